@@ -1,0 +1,4 @@
+"""What Welder registers through Tilewright's hooks.
+
+A skeleton: it registers nothing yet, so installing this distribution changes no compilation.
+"""
