@@ -1,0 +1,49 @@
+"""Every error Tilewright raises on purpose: what was needed, what was found, what to do.
+
+The command line maps the classes to exit codes: 1 mismatch, 2 input, 3 internal.
+"""
+
+from __future__ import annotations
+
+
+class TilewrightError(Exception):
+    """Base of all errors raised on purpose.
+
+    Args:
+        message: what was needed and what was found, in one or two sentences.
+        remedy: what the user can do about it, or an empty string.
+    """
+
+    exit_code = 3
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.remedy}".rstrip()
+
+
+class InputError(TilewrightError):
+    """The model, an option, a tensor or a file that the user gave cannot be used as it is."""
+
+    exit_code = 2
+
+
+class UnsupportedError(InputError):
+    """A model asks for something that Tilewright has no meaning or no code for."""
+
+
+class MismatchError(TilewrightError):
+    """A result differs from the reference by more than the tolerance."""
+
+    exit_code = 1
+
+
+class InternalError(TilewrightError):
+    """A law of the compiler is broken; the fault is ours or a plugin's, never the user's."""
+
+
+class VerifyError(InternalError):
+    """A verifier refused an IR. The message names the law, the form and the place."""

@@ -1,0 +1,68 @@
+"""Element types: their names in the IR, their NumPy types, and the accumulator each one sums in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+FLOATS = ("float64", "float32", "float16", "bfloat16")
+SIGNED = ("int64", "int32", "int16", "int8")
+UNSIGNED = ("uint64", "uint32", "uint16", "uint8")
+INTEGERS = SIGNED + UNSIGNED
+DTYPES = FLOATS + INTEGERS + ("bool",)
+
+_NUMPY: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in DTYPES if name != "bfloat16"}
+_NUMPY["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
+_NAMES = {dtype: name for name, dtype in _NUMPY.items()}
+
+_BITS = {name: dtype.itemsize * 8 for name, dtype in _NUMPY.items()}
+
+
+def to_numpy(dtype: str) -> np.dtype[Any]:
+    """The NumPy type that stores one element of `dtype` (bfloat16 through ml_dtypes)."""
+    return _NUMPY[dtype]
+
+
+def from_numpy(dtype: np.dtype[Any]) -> str:
+    """The IR's name of a NumPy type. Raises KeyError for a type that the IR does not have."""
+    return _NAMES[np.dtype(dtype)]
+
+
+def is_float(dtype: str) -> bool:
+    return dtype in FLOATS
+
+
+def is_integer(dtype: str) -> bool:
+    return dtype in INTEGERS
+
+
+def bits(dtype: str) -> int:
+    return _BITS[dtype]
+
+
+def size_of(dtype: str) -> int:
+    """Bytes of one stored element."""
+    return _NUMPY[dtype].itemsize
+
+
+def accumulator(dtype: str) -> str:
+    """The dtype in which sums and products over `dtype` are carried.
+
+    Half types accumulate in float32 and small integers in int32, as tensor cores do; the result is
+    rounded once, at the write.
+    """
+    if dtype in ("float16", "bfloat16"):
+        return "float32"
+    if dtype in ("int8", "uint8", "int16", "uint16"):
+        return "int32"
+    return dtype
+
+
+def integer_range(dtype: str) -> tuple[int, int]:
+    """Smallest and largest value of an integer dtype (0 and 1 for bool)."""
+    if dtype == "bool":
+        return 0, 1
+    info = np.iinfo(_NUMPY[dtype])
+    return int(info.min), int(info.max)
