@@ -87,11 +87,21 @@ def _combine(op: str, args: list[Interval]) -> Interval | None:
 
 def simplify(expr: Expr, bounds: Bounds) -> Expr:
     """`expr` with comparisons decided and divisions carried out where the bounds allow it."""
-    if not isinstance(expr, Apply):
-        return expr
-    node = rebuild(expr, tuple(simplify(x, bounds) for x in expr.args))
-    if not isinstance(node, Apply):
-        return node
+    done: dict[Expr, Expr] = {}
+
+    def visit(node: Expr) -> Expr:
+        if not isinstance(node, Apply):
+            return node
+        found = done.get(node)
+        if found is None:
+            rebuilt = rebuild(node, tuple(visit(x) for x in node.args))
+            found = done[node] = _decided(rebuilt, bounds) if isinstance(rebuilt, Apply) else rebuilt
+        return found
+
+    return visit(expr)
+
+
+def _decided(node: Apply, bounds: Bounds) -> Expr:
     match node.op:
         case "floordiv" | "floormod" if isinstance(node.args[1], Const) and dtypes.is_integer(node.dtype):
             return _divide(node, bounds)

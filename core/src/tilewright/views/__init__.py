@@ -1,0 +1,1 @@
+"""Views and analyses of the stored forms. Nothing here is stored; everything can be computed again."""
