@@ -2,3 +2,5 @@
 
 A skeleton: it registers nothing yet, so installing this distribution changes no compilation.
 """
+
+TILEWRIGHT_API = 1
