@@ -31,14 +31,17 @@ def from_numpy(dtype: np.dtype[Any]) -> str:
 
 
 def is_float(dtype: str) -> bool:
+    """Whether the type is one of `FLOATS`."""
     return dtype in FLOATS
 
 
 def is_integer(dtype: str) -> bool:
+    """Whether the type is one of `INTEGERS` (bool is not)."""
     return dtype in INTEGERS
 
 
 def bits(dtype: str) -> int:
+    """Width of the type; a bool is stored in 8 bits."""
     return _BITS[dtype]
 
 

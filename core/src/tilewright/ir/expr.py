@@ -51,9 +51,11 @@ OPS: dict[str, OpInfo] = {
     **{
         name: OpInfo(1, "same", "f")
         for name in (
-            "exp log sqrt rsqrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf "
-            "floor ceil round trunc"  # round: half to even
-        ).split()
+            *("exp", "log", "sqrt", "rsqrt", "erf"),
+            *("sin", "cos", "tan", "asin", "acos", "atan"),
+            *("sinh", "cosh", "tanh", "asinh", "acosh", "atanh"),
+            *("floor", "ceil", "round", "trunc"),  # round: half to even
+        )
     },
     "isnan": OpInfo(1, "bool", "f"),
     "isinf": OpInfo(1, "bool", "f"),
@@ -254,18 +256,22 @@ def bitcast(value: Expr, dtype: str) -> Expr:
 
 
 def select(condition: Expr, if_true: Expr | Scalar, if_false: Expr | Scalar) -> Expr:
+    """`if_true` where the condition holds, else `if_false`; both may be evaluated."""
     return apply("select", condition, if_true, if_false)
 
 
 def minimum(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
+    """The smaller one; NaN if either is NaN."""
     return apply("min", a, b)
 
 
 def maximum(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
+    """The larger one; NaN if either is NaN."""
     return apply("max", a, b)
 
 
 def eq(a: Expr | Scalar, b: Expr | Scalar) -> Expr:
+    """The comparison `a == b` as an expression."""
     return apply("eq", a, b)
 
 

@@ -20,7 +20,7 @@ class Group:
         name: unique in the cover.
         ops: the operators in execution order. They may be rewritten ones; `trail` says how they came about.
         outputs: values that are read outside of the group, in the order of their definition.
-        levels: (name, level) of each value that is produced and read inside. A value may be both internal and an output.
+        levels: (name, level) of each value that is produced and read inside. A value may be both inside and an output.
         trail: names of the algebraic rewrites applied, oldest first.
         stream: serial axis that several reductions share with a rescaling of their states (online softmax), or "".
     """

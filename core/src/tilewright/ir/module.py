@@ -68,7 +68,7 @@ class Function:
     body: Region
 
 
-def _frozen_mapping(given: Mapping[str, Any]) -> Mapping[str, Any]:
+def frozen_mapping(given: Mapping[str, Any]) -> Mapping[str, Any]:
     return MappingProxyType(dict(given))
 
 
@@ -79,8 +79,8 @@ class Module:
     The entry's parameters are the model's inputs, its results the outputs.
     """
 
-    functions: Mapping[str, Function] = attrs.field(converter=_frozen_mapping)
-    constants: Mapping[str, Constant] = attrs.field(converter=_frozen_mapping, factory=dict)
+    functions: Mapping[str, Function] = attrs.field(converter=frozen_mapping)
+    constants: Mapping[str, Constant] = attrs.field(converter=frozen_mapping, factory=dict)
     symbols: tuple[Symbol, ...] = ()
     entry: str = "main"
 

@@ -1,0 +1,281 @@
+"""Program: what runs where, in which order, on which storage. The fourth form.
+
+A host tree of launches and control; a launch is an envelope and a list of phases; a phase says what each unit (vEU) does. In
+the papers' words the tasks of a phase are rOperators cut into rTasks, a launch is an rProgram, the tree is the uProgram.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+
+from tilewright.ir.choice import Packing, TileChoice
+from tilewright.ir.expr import Expr, const
+from tilewright.ir.group import Group, Level
+from tilewright.ir.module import Constant, Symbol, frozen_mapping
+from tilewright.ir.ops import Access, Axis, Value
+
+UNIT = "unit"
+"""Name of the variable that stands for the unit's number in the indices of tasks."""
+
+
+@attrs.frozen
+class Kernel:
+    """A group with the tiles chosen for it: what a task runs.
+
+    Args:
+        name: unique in the program; the code's symbol derives from it.
+        group: its operators, with the value names of the first place where it is used.
+        choice: recipe and parameters.
+        params: the values that the code takes pointers to, inputs before outputs. A packed operand stands in
+            place of the value it was packed from.
+        packed: (slot of the kernel's specification, parameter) for each packed operand.
+    """
+
+    name: str
+    group: Group
+    choice: TileChoice
+    params: tuple[Value, ...]
+    packed: tuple[tuple[int, Value], ...] = ()
+
+
+@attrs.frozen
+class Task:
+    """Runs tasks `first, first + stride, …` (`count` of them) of a kernel on a unit, one after the other.
+
+    `args` names the actual values, in the order of the kernel's parameters. The expressions may use `unit`, the counters
+    of enclosing loops and the program's symbols.
+    """
+
+    kernel: str
+    args: tuple[str, ...]
+    first: Expr
+    count: Expr = attrs.field(factory=lambda: const(1))
+    stride: Expr = attrs.field(factory=lambda: const(1))
+
+
+@attrs.frozen
+class Signal:
+    """Adds one to `event[index]` after all earlier items of this unit, with release order."""
+
+    event: str
+    index: Expr
+
+
+@attrs.frozen
+class Wait:
+    """Holds the unit until `event[index] >= target`, with acquire order."""
+
+    event: str
+    index: Expr
+    target: Expr
+
+
+@attrs.frozen
+class BlockControl:
+    """A loop (`trip`) or a branch (`condition` names a scalar value) inside one unit."""
+
+    counter: str
+    trip: Expr | None
+    condition: str
+    body: tuple[Item, ...]
+    orelse: tuple[Item, ...] = ()
+
+
+Item = Task | Signal | Wait | BlockControl
+
+
+@attrs.frozen
+class Lane:
+    """What the units `first <= unit < first + units` do, each in this order."""
+
+    first: int
+    units: Expr
+    items: tuple[Item, ...]
+
+
+@attrs.frozen
+class Phase:
+    """The lanes that run side by side until the next grid barrier. A unit stands in at most one lane."""
+
+    lanes: tuple[Lane, ...]
+
+
+@attrs.frozen
+class GridControl:
+    """A loop or a branch that all units of a launch take together; a grid barrier stands between its phases."""
+
+    counter: str
+    trip: Expr | None
+    condition: str
+    body: tuple[Phase | GridControl, ...]
+    orelse: tuple[Phase | GridControl, ...] = ()
+
+
+@attrs.frozen
+class Envelope:
+    """What a launch occupies.
+
+    Args:
+        units: number of units (thread blocks, or parallel chunks of a CPU region), by the bounds of the symbols.
+        threads: threads per unit.
+        registers: per thread, 0 when unknown.
+        shared_bytes: per unit.
+        cooperative: whether all units must be resident at once (more than one phase, or waits).
+    """
+
+    units: int
+    threads: int = 1
+    registers: int = 0
+    shared_bytes: int = 0
+    cooperative: bool = False
+
+
+@attrs.frozen
+class Launch:
+    """One kernel launch or parallel region. A grid barrier stands between its phases."""
+
+    name: str
+    envelope: Envelope
+    body: tuple[Phase | GridControl, ...]
+
+
+@attrs.frozen
+class HostLoop:
+    """A loop of the host program: at most `trip` times, while the scalar value `condition` holds (if named)."""
+
+    counter: str
+    trip: Expr | None
+    condition: str
+    body: tuple[HostStep, ...]
+
+
+@attrs.frozen
+class HostIf:
+    """A branch of the host program on the scalar value `condition`."""
+
+    condition: str
+    then: tuple[HostStep, ...]
+    orelse: tuple[HostStep, ...]
+
+
+@attrs.frozen
+class HostCopy:
+    """Copies the bytes of one value into another (loop-carried state, outputs that are inputs)."""
+
+    source: str
+    target: str
+
+
+HostStep = Launch | HostLoop | HostIf | HostCopy
+Owner = Literal["program", "launch", "unit"]
+BufferKind = Literal["input", "output", "weight", "workspace", "event"]
+
+
+@attrs.frozen
+class Buffer:
+    """A piece of memory.
+
+    Args:
+        bytes: size by the bounds of the symbols.
+        owner: how long it lives: the whole program, one launch, or one unit of a launch.
+    """
+
+    name: str
+    kind: BufferKind
+    bytes: int
+    level: Level = "global"
+    owner: Owner = "program"
+
+
+@attrs.frozen
+class Placement:
+    """Where a value lives: `bytes` from `offset` of a buffer, from host step `first` to `last` (both inclusive).
+
+    Steps are numbered in the order of a walk over the host tree. Two placements may share bytes when their lifetimes do
+    not overlap, or when they are views of one value.
+    """
+
+    value: Value
+    buffer: str
+    offset: int
+    bytes: int
+    first: int
+    last: int
+
+
+@attrs.frozen
+class Storage:
+    """All buffers, and the placement of every value by name."""
+
+    buffers: Mapping[str, Buffer] = attrs.field(converter=frozen_mapping)
+    placements: Mapping[str, Placement] = attrs.field(converter=frozen_mapping)
+
+
+@attrs.frozen
+class PackedConstant:
+    """A constant in the layout that a kernel reads: computed when the artifact is written, never held twice.
+
+    Args:
+        name: of the value that stands for it.
+        access: how the kernel would have read it (value, index, guard).
+        axes: extents of the kernel's axes that the access uses.
+        packing: dims and the axis values they stand for.
+    """
+
+    name: str
+    access: Access
+    axes: tuple[Axis, ...]
+    packing: Packing
+
+    @property
+    def value(self) -> Value:
+        """The packed tensor."""
+        return Value(self.name, self.access.value.dtype, tuple(const(x) for x in self.packing.shape))
+
+
+@attrs.frozen
+class Program:
+    """A planned model.
+
+    Args:
+        inputs: the model's inputs in order.
+        outputs: the model's outputs in order.
+        kernels: by name.
+        body: the host tree.
+        constants: by value name; only those that some kernel reads as they are, or that something is packed from.
+        packed: by value name.
+    """
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    kernels: Mapping[str, Kernel] = attrs.field(converter=frozen_mapping)
+    body: tuple[HostStep, ...]
+    storage: Storage
+    constants: Mapping[str, Constant] = attrs.field(converter=frozen_mapping)
+    packed: Mapping[str, PackedConstant] = attrs.field(converter=frozen_mapping, factory=dict)
+    symbols: tuple[Symbol, ...] = ()
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Names of the values in weight buffers, in the order of the storage."""
+        kinds = {name: buffer.kind for name, buffer in self.storage.buffers.items()}
+        return tuple(name for name, p in self.storage.placements.items() if kinds[p.buffer] == "weight")
+
+
+def launches(steps: tuple[HostStep, ...]) -> list[Launch]:
+    """Every launch of a host tree, in the order of the text."""
+    found: list[Launch] = []
+    for step in steps:
+        match step:
+            case Launch():
+                found.append(step)
+            case HostLoop():
+                found += launches(step.body)
+            case HostIf():
+                found += launches(step.then) + launches(step.orelse)
+            case HostCopy():
+                pass
+    return found
