@@ -90,7 +90,8 @@ want_cuda_wheels && backends="backends[cuda]"
 
 echo "setup: installing the pinned dependencies into $venv"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet -c "$constraints")
-"${pip[@]}" pip --group build
+"${pip[@]}" pip # first: older ones know no dependency groups
+"${pip[@]}" --group build
 "${pip[@]}" --no-build-isolation --group dev \
     -e core -e "$backends" -e plugins/roller -e plugins/welder -e plugins/grinder -e plugins/rammer -e .
 "$venv/bin/python" -m pip check >/dev/null || fail "$("$venv/bin/python" -m pip check)"
