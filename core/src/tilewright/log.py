@@ -1,4 +1,5 @@
-"""Logging: the library only ever writes to the logger `tilewright`; the command line decides what is shown.
+"""Logging: the library only ever writes to the logger `tilewright`; the command line decides what is
+shown.
 """
 
 from __future__ import annotations

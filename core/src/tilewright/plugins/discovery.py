@@ -49,7 +49,7 @@ class PluginFailure:
 
     plugin: PluginInfo
     cause: str
-    error: Exception | None = None
+    error: BaseException | None = None
 
     def __str__(self) -> str:
         return f"plugin {self.plugin}: {self.cause}"
@@ -86,9 +86,7 @@ def discover(path: Sequence[str] | None = None) -> Discovery:
                     entry = None
                 if entry is None or entry.object_name:
                     broken = PluginInfo(entry_name, name, version, text)
-                    failures.append(
-                        PluginFailure(broken, f"its entry point must be 'package.module', not {text!r}.")
-                    )
+                    failures.append(PluginFailure(broken, f"its entry point must be 'package.module', not {text!r}."))
                 else:
                     plugins.append(PluginInfo(entry_name, name, version, entry.module_name))
     return Discovery(tuple(plugins), tuple(failures))

@@ -54,9 +54,7 @@ class Registry:
         found = discover() if discovery is None else discovery
         self.strict = strict
         self._disabled = frozenset(disabled)
-        self._pending = {
-            info.name: info for info in reversed(found.plugins) if info.name not in self._disabled
-        }
+        self._pending = {info.name: info for info in reversed(found.plugins) if info.name not in self._disabled}
         self._loaded: list[PluginInfo] = []
         self._failures: list[PluginFailure] = []
         self._records: dict[type, dict[str, _Provided]] = {}
@@ -172,7 +170,7 @@ class Registry:
         try:
             module = self._import(info)
             provided = self._register(info, module)
-        except Exception as error:  # noqa: BLE001 - whatever a stranger's module raises must not end the run
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a stranger's module must not end the run
             cause = str(error) if isinstance(error, _RefusedError) else f"{type(error).__name__}: {error}"
             self._fail(PluginFailure(info, cause, error))
             return

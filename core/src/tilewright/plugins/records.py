@@ -87,9 +87,7 @@ class Pass:
     def _check_points(self, attribute: Attribute[Any], value: tuple[str, ...]) -> None:
         for point in value:
             if point not in POINTS:
-                raise ValueError(
-                    f"Pass {self.name!r} stands at {point!r}; the points are {', '.join(POINTS)}."
-                )
+                raise ValueError(f"Pass {self.name!r} stands at {point!r}; the points are {', '.join(POINTS)}.")
 
     @property
     def key(self) -> str:

@@ -1,2 +1,3 @@
-"""Running a compiled program: the `Executable`, its run-time checks, and what a backend's loader must give.
+"""Running a compiled program: the `Executable`, its run-time checks, and what a backend's loader
+must give.
 """

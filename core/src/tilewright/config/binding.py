@@ -1,0 +1,93 @@
+"""Looking up the names of a configuration among the records of the installed plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+from tilewright.config.schema import Config
+from tilewright.config.structure import structure
+from tilewright.plugins.errors import UnknownNameError
+from tilewright.plugins.manager import Registry
+from tilewright.plugins.records import POINTS, SLOTS, Options, Pass, SlotValue, Target
+
+
+@frozen
+class Settings:
+    """A configuration whose names are all found.
+
+    Args:
+        config: the configuration as given.
+        target: the target, parsed and made definite.
+        slots: the record that fills each slot; every slot is there.
+        passes: the records of the passes at each point that has any, in running order.
+        registry: where the names were found.
+    """
+
+    config: Config
+    target: Target
+    slots: Mapping[str, SlotValue]
+    passes: Mapping[str, tuple[Pass, ...]]
+    registry: Registry = field(eq=False, repr=False)
+
+    def options(self, name: str) -> Any:
+        """The options that a plugin registered as `name`: an instance of its class, as configured.
+
+        Raises:
+            UnknownNameError: no plugin registered such options.
+            ConfigError: a key is unknown or missing, or a value has the wrong type.
+        """
+        record = self.registry.get(Options, name, "table of options")
+        cls = self.registry.resolve(record, record.cls)
+        return structure(cls, self.config.options.get(name, {}), f"options.{name}")
+
+    def service(self, slot: str) -> Any:
+        """The service that fills `slot`, made by its record's factory."""
+        record = self.slots[slot]
+        factory = self.registry.resolve(record, record.factory)
+        return factory() if record.options is None else factory(self.options(record.options))
+
+    def run_passes(self, point: str, ir: Any, context: Any) -> Any:
+        """`ir` after the passes of a point such as `after.connect`, which are called in the
+        configured order.
+        """
+        for record in self.passes.get(point, ()):
+            run = self.registry.resolve(record, record.run)
+            arguments = () if record.options is None else (self.options(record.options),)
+            ir = run(ir, context, *arguments)
+        return ir
+
+
+def bind(config: Config, registry: Registry) -> Settings:
+    """Finds every name of `config`.
+
+    Raises:
+        UnknownNameError: a target, slot value, pass or table of options that nothing registered.
+        ConfigError: an option is unknown or has the wrong type.
+        PluginError: a plugin that is wanted is broken, or two are in conflict.
+    """
+    registry.load()
+    target = registry.parse_target(config.target)
+    slots = {slot: registry.slot(slot, name) for slot, name in config.slots.items()}
+    for chosen in list(slots.values()):
+        for slot, name in chosen.prefers.items():
+            slots.setdefault(slot, registry.slot(slot, name))
+    slots = {slot: slots.get(slot) or registry.slot(slot, default) for slot, default in SLOTS.items()}
+    passes = {point: _passes(config, point, registry) for point in POINTS if config.passes.at(point)}
+    settings = Settings(config, target, slots, passes, registry)
+    for name in config.options:
+        settings.options(name)
+    return settings
+
+
+def _passes(config: Config, point: str, registry: Registry) -> tuple[Pass, ...]:
+    found = tuple(registry.get(Pass, name) for name in config.passes.at(point))
+    for record in found:
+        if point not in record.points:
+            raise UnknownNameError(
+                f"Pass {record.name!r} of plugin {registry.provider(record)} cannot stand at passes.{point}.",
+                f"It can stand at: {', '.join(record.points)}.",
+            )
+    return found
