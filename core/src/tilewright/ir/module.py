@@ -69,6 +69,7 @@ class Function:
 
 
 def frozen_mapping(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A read-only copy, for fields of frozen classes."""
     return MappingProxyType(dict(given))
 
 
@@ -77,12 +78,18 @@ class Module:
     """A model: functions (the entry first by name), constants by value name, symbols.
 
     The entry's parameters are the model's inputs, its results the outputs.
+
+    Args:
+        input_names: what the ONNX model calls the entry's parameters; arbitrary text, never an identifier.
+        output_names: likewise for its results.
     """
 
     functions: Mapping[str, Function] = attrs.field(converter=frozen_mapping)
     constants: Mapping[str, Constant] = attrs.field(converter=frozen_mapping, factory=dict)
     symbols: tuple[Symbol, ...] = ()
     entry: str = "main"
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
 
     @property
     def main(self) -> Function:
