@@ -7,7 +7,7 @@ generate code from it, so neither needs to know how operators were grouped.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import attrs
 
@@ -53,6 +53,7 @@ class KernelSpec:
         body: one expression per state.
         combiner: None when there are no reduce axes; then the states are the body's values.
         stores: what is written at each spatial point, in order.
+        constants: names of the values that are known at compile time.
         locations: the ONNX nodes that went in.
     """
 
@@ -63,6 +64,7 @@ class KernelSpec:
     body: tuple[Expr, ...]
     combiner: Combiner | None
     stores: tuple[Store, ...]
+    constants: frozenset[str] = frozenset()
     locations: tuple[Location, ...] = attrs.field(default=(), eq=False)
 
     @property
@@ -94,7 +96,7 @@ def spec_of(op: TensorOp) -> KernelSpec:
     """The specification of one operator alone."""
     states = [Var(f"s{i}", x.dtype) for i, x in enumerate(op.body)]
     stores = tuple(Store(write, cast(states[i], write.value.dtype)) for i, write in enumerate(op.writes))
-    return KernelSpec(op.name, op.axes, op.reads, len(op.reads), op.body, op.combiner, stores, (op.loc,))
+    return KernelSpec(op.name, op.axes, op.reads, len(op.reads), op.body, op.combiner, stores, locations=(op.loc,))
 
 
 def inline_producer(spec: KernelSpec, slot: int, producer: TensorOp) -> KernelSpec | None:
@@ -274,10 +276,13 @@ def is_elementwise(op: object) -> bool:
     return isinstance(op, TensorOp) and op.combiner is None and not op.is_scatter
 
 
-def normalise(group: Group) -> KernelSpec | None:
+def normalise(group: Group, constants: Container[str] = ()) -> KernelSpec | None:
     """The specification of a group of TensorOps, or None when it is not of the default kind (one main operator).
 
     Producers before the main operator are inlined into its reads; consumers after it become stores.
+
+    Args:
+        constants: names of the values that are known at compile time.
     """
     if not group.ops or not all(isinstance(op, TensorOp) for op in group.ops):
         return None
@@ -316,7 +321,10 @@ def normalise(group: Group) -> KernelSpec | None:
                     return None
                 spec, progress = inlined, True
                 break
-    return spec if {v.name for v in spec.outputs} == needed_outside else None
+    if {v.name for v in spec.outputs} != needed_outside:
+        return None
+    known = frozenset(v.name for v in spec.inputs if v.name in constants)
+    return attrs.evolve(spec, name=group.name, constants=known)
 
 
 def flops_per_point(spec: KernelSpec) -> int:

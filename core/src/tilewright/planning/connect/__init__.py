@@ -1,0 +1,1 @@
+"""Values of the slot `connect`: which operators share a kernel."""

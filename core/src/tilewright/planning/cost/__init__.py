@@ -1,0 +1,1 @@
+"""Values of the slot `cost`: predicted seconds of tile choices."""

@@ -1,0 +1,58 @@
+"""`cost = "roofline"`: the slowest of compute and each memory level, with wave quantisation and launch cost."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tilewright.device import DeviceModel
+from tilewright.ir.expr import Expr
+from tilewright.planning.requests import Cost
+from tilewright.recipes import Columns, Match, evaluate
+
+_DEPENDENT_STEP_SECONDS = 30e-9  # a barrier within a unit, or a load that waits for another
+
+
+def make() -> Cost:
+    """The service."""
+
+    def cost(match: Match, columns: Columns, device: DeviceModel) -> npt.NDArray[np.float64]:
+        rows = len(next(iter(columns.values()))) if columns else 1
+
+        def value(expr: Expr) -> npt.NDArray[np.float64]:
+            return evaluate(expr, columns, rows).astype(np.float64)
+
+        tasks = np.maximum(value(match.usage.tasks), 1)
+        slots = device.units * _side_by_side(match, columns, device, rows)
+        rounds = np.ceil(tasks / slots)
+        # The last wave runs as long as a full one; tasks that share a unit share its peak.
+        busy = tasks / (rounds * slots)
+        peak = device.peak.get(match.work.unit, device.peak["fma"])
+        efficiency = np.maximum(value(match.work.efficiency), 1) / 100
+        seconds = value(match.work.flops) / (peak * efficiency * np.maximum(busy, 1e-9))
+        for name, traffic in match.work.traffic.items():
+            level = next((x for x in device.levels if x.name == name), None)
+            if level is None:
+                continue
+            # A few units cannot draw a shared level's whole bandwidth.
+            share = np.minimum(1, 2 * tasks / device.units) if level.shared_by_units else busy
+            seconds = np.maximum(seconds, value(traffic) / (level.bandwidth * np.maximum(share, 1e-9)))
+        latency = value(match.work.serial) * rounds * _DEPENDENT_STEP_SECONDS
+        return np.asarray(seconds + latency + device.launch_seconds)
+
+    return cost
+
+
+def _side_by_side(match: Match, columns: Columns, device: DeviceModel, rows: int) -> npt.NDArray[np.float64]:
+    """Tasks that fit on one unit at a time, at least 1."""
+    if device.kind == "cpu":
+        return np.ones(rows)
+    count = np.full(rows, max(device.max_blocks_per_unit, 1), np.float64)
+    usage = match.usage
+    threads = np.maximum(evaluate(usage.threads, columns, rows), 1)
+    count = np.minimum(count, device.max_threads_per_unit // threads)
+    shared = np.maximum(evaluate(usage.shared_bytes, columns, rows), 1)
+    count = np.minimum(count, device.level("shared").bytes // shared)
+    registers = np.maximum(evaluate(usage.registers, columns, rows), 16)
+    count = np.minimum(count, device.registers_per_unit // (registers * threads))
+    return np.asarray(np.maximum(count, 1), np.float64)

@@ -1,0 +1,67 @@
+"""The kernel table: equal groups with equal choices share one kernel, each with its own arguments."""
+
+from __future__ import annotations
+
+import hashlib
+
+from tilewright.ir.choice import TileChoice
+from tilewright.ir.expr import loads, variables
+from tilewright.ir.group import Group
+from tilewright.ir.keys import Canonical
+from tilewright.ir.ops import Access, Value
+from tilewright.ir.program import Kernel, PackedConstant
+from tilewright.views.kernel import KernelSpec
+
+
+class KernelTable:
+    """Kernels by structural key and choice, and the packed constants that they read."""
+
+    def __init__(self) -> None:
+        self.kernels: dict[str, Kernel] = {}
+        self.packed: dict[str, PackedConstant] = {}
+        self._by_key: dict[tuple[object, ...], Kernel] = {}
+
+    def bind(
+        self, group: Group, spec: KernelSpec | None, canonical: Canonical, choice: TileChoice
+    ) -> tuple[Kernel, tuple[str, ...]]:
+        """The kernel for a group and a choice, and the names of the group's values in the order of its parameters."""
+        packed = [(p.slot, self._pack(spec, p.slot, choice)) for p in choice.packings if spec is not None]
+        params = (*_read_as_they_are(spec, canonical, [slot for slot, _ in packed]), *(v for _, v in packed))
+        params += canonical.outputs
+        key = (canonical.key, choice.recipe, choice.params)
+        kernel = self._by_key.get(key)
+        if kernel is None:
+            kernel = Kernel(self._name(group, choice), group, choice, params, tuple(packed))
+            self._by_key[key] = kernel
+            self.kernels[kernel.name] = kernel
+        return kernel, tuple(v.name for v in params)
+
+    def _name(self, group: Group, choice: TileChoice) -> str:
+        """A symbol of letters, digits and underscores, without anything from the model's names but operator types."""
+        types = (op.loc.op_type for op in group.ops)
+        kinds = list(dict.fromkeys(x.lower() for x in types if x.isalnum() and x.isascii()))
+        stem = "_".join(kinds[:4]) or "kernel"
+        return f"{stem}_{len(self.kernels)}"
+
+    def _pack(self, spec: KernelSpec, slot: int, choice: TileChoice) -> Value:
+        packing = next(p for p in choice.packings if p.slot == slot)
+        access = spec.reads[slot]
+        used = variables(*access.index, access.guard)
+        axes = tuple(x for x in spec.axes if x.name in used)
+        digest = hashlib.sha256(repr((access, axes, packing.dims, packing.axes)).encode()).hexdigest()[:12]
+        constant = PackedConstant(f"{access.value.name}.packed.{digest}", access, axes, packing)
+        self.packed[constant.name] = constant
+        return constant.value
+
+
+def _read_as_they_are(spec: KernelSpec | None, canonical: Canonical, packed: list[int]) -> tuple[Value, ...]:
+    """The inputs that the code still reads in their own layout."""
+    inputs: tuple[Value, ...] = canonical.inputs
+    if spec is None or not packed:
+        return inputs
+    rest: list[Access] = [access for slot, access in enumerate(spec.reads) if slot not in packed]
+    needed = {access.value for access in rest} | {s.write.base for s in spec.stores if s.write.base is not None}
+    # A packed access may sit inside the index of another one; packing is for plain operands only.
+    inner = {slot for access in rest for slot in loads(*access.index, access.guard)}
+    assert not inner & set(packed), "a packed operand cannot steer an index"
+    return tuple(v for v in inputs if v in needed)

@@ -1,0 +1,1 @@
+"""Values of the slot `control_place`: where loops and branches run."""

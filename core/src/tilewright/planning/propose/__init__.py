@@ -1,0 +1,1 @@
+"""Values of the slot `propose`: tile choices for a group."""

@@ -1,0 +1,1 @@
+"""Values of the slot `schedule`: launches for groups."""

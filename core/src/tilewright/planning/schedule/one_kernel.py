@@ -1,0 +1,26 @@
+"""`schedule = "one-kernel-per-group"`: each group is a launch of its own, one task per unit, in execution order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tilewright.ir.expr import Var, const
+from tilewright.ir.program import UNIT, Envelope, Lane, Launch, Phase, Task
+from tilewright.planning.requests import Planned, Request, Schedule
+
+
+def make() -> Schedule:
+    """The service."""
+
+    def schedule(planned: Sequence[Planned], request: Request) -> tuple[Launch, ...]:
+        return tuple(_launch(item) for item in planned)
+
+    return schedule
+
+
+def _launch(item: Planned) -> Launch:
+    choice = item.choices[0]
+    resources = choice.resources
+    envelope = Envelope(resources.tasks, resources.threads, resources.registers, resources.shared_bytes)
+    task = Task(item.kernel.name, item.args, Var(UNIT))
+    return Launch(item.group.name, envelope, (Phase((Lane(0, const(resources.tasks), (task,)),)),))

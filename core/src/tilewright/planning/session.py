@@ -1,0 +1,169 @@
+"""The session: where the slots meet. It hands out services, caches what they answer and keeps the decision record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from tilewright.device import DeviceModel
+from tilewright.errors import UnsupportedError
+from tilewright.ir.choice import TileChoice
+from tilewright.ir.group import Cover, Group
+from tilewright.ir.keys import Canonical, canonical
+from tilewright.ir.ops import Region
+from tilewright.ir.program import HostStep, Launch
+from tilewright.planning.kernels import KernelTable
+from tilewright.planning.requests import Cost, Decision, Planned, Request
+from tilewright.recipes import Columns, Match, Recipe
+from tilewright.views.kernel import KernelSpec, normalise
+
+_T = TypeVar("_T")
+
+
+class Session:
+    """One compilation's services, caches and decisions.
+
+    Args:
+        device: the model of the target.
+        recipes: those of the target's backend.
+        services: the chosen value of each slot, made by its factory.
+        constants: names of the values known at compile time.
+        passes: what configuration puts before and after stages, by point ("after.connect").
+    """
+
+    def __init__(
+        self,
+        device: DeviceModel,
+        recipes: Sequence[Recipe],
+        services: Mapping[str, Any],
+        constants: frozenset[str],
+        passes: Mapping[str, Sequence[Callable[[Any, Session], Any]]] | None = None,
+    ) -> None:
+        self.device = device
+        self.recipes = tuple(sorted(recipes, key=lambda r: (-r.priority, r.name)))
+        self.constants = constants
+        self.decisions: list[Decision] = []
+        self.table = KernelTable()
+        self.aliases: dict[str, str] = {}
+        self._passes = dict(passes or {})
+        self._services = dict(services)
+        self._analyses: dict[tuple[str, object], Any] = {}
+
+    def service(self, slot: str) -> Any:
+        """The chosen value of a slot."""
+        return self._services[slot]
+
+    def request(self) -> Request:
+        """A request without limits."""
+        return Request(self)
+
+    def propose(self, group: Group, request: Request | None = None) -> tuple[TileChoice, ...]:
+        """The ranked choices for a group. Equal groups are asked for once.
+
+        Raises:
+            UnsupportedError: no recipe of the target matches the group.
+        """
+
+        def ask() -> tuple[TileChoice, ...]:
+            choices: tuple[TileChoice, ...] = self.service("propose")(group, request or self.request())
+            return choices
+
+        if request is not None and request != self.request():
+            choices = ask()
+        else:
+            choices = self.analysis("propose", self.canonical(group).key, ask)
+        if not choices:
+            where = ", ".join(str(op.loc) for op in group.ops)
+            raise UnsupportedError(
+                f"No recipe for {self.device.kind} can run {where or group.name}.",
+                "Check with `tilewright plugins list` that the target's backend is installed.",
+            )
+        return choices
+
+    def plan(self, group: Group, choice: TileChoice | None = None) -> Planned:
+        """The group with its kernel for `choice` (by default the best one) and its arguments.
+
+        Values that are views of others stand under the name of what holds their bytes.
+        """
+        choices = self.propose(group)
+        chosen = choice or choices[0]
+        kernel, args = self.table.bind(group, self.spec(group), self.canonical(group), chosen)
+        self.decide(
+            "propose",
+            group.name,
+            {"recipe": chosen.recipe, "params": chosen.as_dict(), "kernel": kernel.name},
+            [{"recipe": c.recipe, "params": c.as_dict()} for c in choices if c is not chosen][:8],
+            [chosen.cost, *(c.cost for c in choices if c is not chosen)][:9],
+            chosen.why,
+        )
+        return Planned(group, choices, kernel, tuple(self.aliases.get(name, name) for name in args))
+
+    def run_passes(self, stage: str, ir: _T, side: str = "after") -> _T:
+        """The IR after the passes that configuration puts at this point."""
+        for run in self._passes.get(f"{side}.{stage}", ()):
+            ir = run(ir, self)
+        return ir
+
+    def connect(self, region: Region) -> Cover:
+        """The cover of a region by the chosen `connect`."""
+        cover: Cover = self.service("connect")(region, self.request())
+        return cover
+
+    def schedule(self, planned: Sequence[Planned], request: Request | None = None) -> tuple[Launch, ...]:
+        """Launches for groups without control flow between them."""
+        launches: tuple[Launch, ...] = self.service("schedule")(planned, request or self.request())
+        return launches
+
+    def place(self, cover: Cover) -> tuple[HostStep, ...]:
+        """The host tree of a cover by the chosen `control_place`."""
+        steps: tuple[HostStep, ...] = self.service("control_place")(cover, self.request())
+        return steps
+
+    def cost(self, match: Match, columns: Columns) -> npt.NDArray[np.float64]:
+        """Predicted seconds for every row of an array of choices."""
+        service: Cost = self.service("cost")
+        return service(match, columns, self.device)
+
+    def matches(self, group: Group) -> tuple[Match, ...]:
+        """How the target's recipes see the group: every recipe of non-negative priority, or else the fallbacks."""
+
+        def find() -> tuple[Match, ...]:
+            spec = self.spec(group)
+            if spec is None:
+                return ()
+            found = [(r, m) for r in self.recipes if (m := r.match(spec, self.device)) is not None]
+            preferred = tuple(m for r, m in found if r.priority >= 0)
+            return preferred or tuple(m for _, m in found)
+
+        return self.analysis("matches", group, find)
+
+    def spec(self, group: Group) -> KernelSpec | None:
+        """The group as one loop nest, or None when it is none."""
+        return self.analysis("spec", group, lambda: normalise(group, self.constants))
+
+    def canonical(self, group: Group) -> Canonical:
+        """Structural key of the group, and its values in the key's order."""
+        return self.analysis("canonical", group, lambda: canonical(group, self.constants))
+
+    def analysis(self, kind: str, subject: object, compute: Callable[[], _T]) -> _T:
+        """`compute()`, remembered for this session under (kind, subject)."""
+        key = (kind, subject)
+        if key not in self._analyses:
+            self._analyses[key] = compute()
+        found: _T = self._analyses[key]
+        return found
+
+    def decide(
+        self,
+        slot: str,
+        subject: str,
+        chosen: Any,
+        alternatives: Sequence[Any] = (),
+        costs: Sequence[float] = (),
+        why: str = "",
+    ) -> None:
+        """Adds an entry to the decision record."""
+        self.decisions.append(Decision(slot, subject, chosen, tuple(alternatives), tuple(costs), why))
