@@ -1,9 +1,9 @@
-"""What every test shares: hypothesis profiles, a private cache, and that a run proves something."""
+"""What every test shares: hypothesis profiles, a private cache, golden files, and that a run proves something."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,16 @@ from hypothesis import HealthCheck, settings
 # No deadline: on a shared machine the time of one example says nothing about the code.
 settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True, print_blob=True)
-settings.register_profile("thorough", deadline=None, max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "thorough", deadline=None, max_examples=1000, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="write golden files instead of comparing with them"
+    )
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -24,6 +32,24 @@ def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TILEWRIGHT_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """`golden(name, text)` compares `text` with the file `golden/<name>` beside the test's file."""
+    folder = request.path.parent / "golden"
+    update: bool = request.config.getoption("--update-golden")
+
+    def compare(name: str, text: str) -> None:
+        path = folder / name
+        if update:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        if not path.is_file():
+            pytest.fail(f"{path} is missing; write it with: pytest --update-golden {request.node.nodeid}")
+        assert text == path.read_text(encoding="utf-8"), f"{path} differs; accept with --update-golden"
+
+    return compare
 
 
 @pytest.hookimpl(trylast=True)
