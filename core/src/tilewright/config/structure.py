@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar, get_origin
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin
 
 import attrs
 from cattrs import Converter
@@ -116,6 +117,21 @@ def _guarded(hook: Callable[..., Any], accepted: type | tuple[type, ...], word: 
     return structure_hook
 
 
+def _scalar_union(cls: Any) -> Callable[[Any, Any], Any]:
+    accepted = get_args(cls)
+
+    def structure_hook(value: Any, _: Any) -> Any:
+        if type(value) not in accepted:
+            raise TypeError(f"it must be {' or '.join(_WORDS[a] for a in accepted)}, not {value!r}")
+        return value
+
+    return structure_hook
+
+
+def _is_scalar_union(cls: Any) -> bool:
+    return isinstance(cls, UnionType) and all(arg in _WORDS for arg in get_args(cls))
+
+
 def _generic(*origins: type) -> Callable[[Any], bool]:
     return lambda cls: get_origin(cls) in origins
 
@@ -142,6 +158,7 @@ def _converter() -> Converter:
     converter.register_structure_hook_factory(_generic(tuple), sequence)
     converter.register_structure_hook_factory(_generic(Mapping, dict), mapping)
     converter.register_structure_hook_factory(attrs.has, table)
+    converter.register_structure_hook_factory(_is_scalar_union, _scalar_union)
     return converter
 
 

@@ -1,0 +1,11 @@
+"""The artifact: one file that holds a compiled program.
+
+It is native code, and loading it runs it: load only artifacts that you trust. Opening and inspecting one runs
+nothing.
+"""
+
+from tilewright.artifact.errors import ArtifactError
+from tilewright.artifact.file import Artifact, write_artifact
+from tilewright.artifact.manifest import Manifest, Section, TensorInfo
+
+__all__ = ["Artifact", "ArtifactError", "Manifest", "Section", "TensorInfo", "write_artifact"]

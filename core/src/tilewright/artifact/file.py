@@ -1,0 +1,182 @@
+"""Writing an artifact, and opening one. Neither runs any of the code that is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import attrs
+
+from tilewright.artifact import manifest as form
+from tilewright.artifact.archive import Member, Sink, add_member, read_members
+from tilewright.artifact.errors import ArtifactError, damaged
+from tilewright.artifact.manifest import Manifest, Section, parse_manifest
+from tilewright.artifact.weights import map_weights, plan_weights
+from tilewright.files import replacing
+from tilewright.runtime.native import Array, Weight
+
+_CHUNK = 4 << 20
+
+
+def write_artifact(
+    path: str | os.PathLike[str],
+    manifest: Manifest,
+    library: Path,
+    weights: Sequence[Weight] = (),
+    *,
+    decisions: Sequence[Mapping[str, Any]] = (),
+    extra: Mapping[str, bytes] | None = None,
+) -> Manifest:
+    """Writes the one file that a program is; `path` appears only once it is whole.
+
+    Args:
+        path: where to.
+        manifest: all but `sections`, which is filled in.
+        library: the shared library.
+        weights: loaded, written and dropped one by one.
+        decisions: the planner's record, JSON values.
+        extra: further sections by name.
+
+    Returns:
+        The manifest as written. Equal arguments make equal bytes.
+    """
+    sections: dict[str, Section] = {}
+    texts = {form.DECISIONS: json.dumps(list(decisions), sort_keys=True).encode(), **(extra or {})}
+    with replacing(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+
+        def add(name: str, size: int, fill: Any) -> None:
+            limit = form.LIMITS.get(name, form.OTHER_LIMIT)
+            if size > limit:
+                raise ArtifactError(f"{name} would have {size} bytes; an artifact holds at most {limit}.")
+            sections[name] = Section(size, add_member(archive, name, size, fill))
+
+        add(form.LIBRARY, library.stat().st_size, lambda sink: _copy(library, sink))
+        for name, data in sorted(texts.items()):
+            add(name, len(data), lambda sink, data=data: sink.write(data))
+        add(form.WEIGHTS, *plan_weights(weights))
+        written = attrs.evolve(manifest, sections=sections)
+        text = written.to_json()
+        add_member(archive, form.MANIFEST, len(text), lambda sink: sink.write(text))
+    return written
+
+
+def _copy(source: Path, sink: Sink) -> None:
+    with source.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            sink.write(chunk)
+
+
+class Artifact:
+    """An artifact on disk. Opening it checks the container and reads the manifest; no code in it is loaded.
+
+    The file is kept open, so that what was checked is what is used, even if the path is replaced meanwhile.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ArtifactError: it is missing, no artifact, damaged, or holds what an artifact may not hold.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            self._file: BinaryIO = self.path.open("rb")
+        except OSError as error:
+            raise ArtifactError(f"Artifact {self.path} cannot be read: {error.strerror}.") from error
+        try:
+            self._members = read_members(self.path, self._file)
+            self.manifest = self._read_manifest()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _read_manifest(self) -> Manifest:
+        member = self._members.get(form.MANIFEST)
+        if member is None or member.size > form.LIMITS[form.MANIFEST]:
+            raise ArtifactError(f"{self.path} is a zip file but no Tilewright artifact: it has no manifest.")
+        manifest = parse_manifest(self.path, self._bytes(member))
+        found = {name: member.size for name, member in self._members.items() if name != form.MANIFEST}
+        if found != {name: section.size for name, section in manifest.sections.items()}:
+            raise damaged(self.path, "its members are not the ones that its manifest lists")
+        for name, size in found.items():
+            if size > form.LIMITS.get(name, form.OTHER_LIMIT):
+                raise damaged(self.path, f"{name} is larger than an artifact may hold")
+        return manifest
+
+    def _bytes(self, member: Member) -> bytes:
+        return os.pread(self._file.fileno(), member.size, member.offset)
+
+    def _chunks(self, name: str) -> Iterator[bytes]:
+        """The bytes of a section; raises at the end if their digest is not the manifest's."""
+        member = self._members.get(name)
+        if member is None:
+            raise damaged(self.path, f"it has no {name}")
+        digest = hashlib.sha256()
+        for begin in range(member.offset, member.offset + member.size, _CHUNK):
+            end = min(begin + _CHUNK, member.offset + member.size)
+            chunk = os.pread(self._file.fileno(), end - begin, begin)
+            digest.update(chunk)
+            yield chunk
+        if digest.hexdigest() != self.manifest.sections[name].sha256:
+            raise damaged(self.path, f"the bytes of {name} are not those that were written")
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a section, checked against its digest."""
+        return b"".join(self._chunks(name))
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """The planner's record."""
+        decisions: list[dict[str, Any]] = json.loads(self.read(form.DECISIONS))
+        return decisions
+
+    def verify(self) -> None:
+        """Reads every section and compares its digest.
+
+        Raises:
+            ArtifactError: a section was changed.
+        """
+        for name in self.manifest.sections:
+            for _ in self._chunks(name):
+                pass
+
+    def weights(self) -> Mapping[str, Array]:
+        """Read-only views of the weights in the mapped file, checked against the digest; nothing is
+        copied.
+        """
+        for _ in self._chunks(form.WEIGHTS):
+            pass
+        mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+        return map_weights(self.path, mapped, self._members[form.WEIGHTS])
+
+    @contextmanager
+    def library(self) -> Iterator[Path]:
+        """A private copy of the library, checked against its digest and removed when the block ends."""
+        folder = Path(tempfile.mkdtemp(prefix="tilewright-"))  # mode 0700
+        try:
+            path = folder / form.LIBRARY
+            with path.open("xb") as file:
+                for chunk in self._chunks(form.LIBRARY):
+                    file.write(chunk)
+            yield path
+        finally:
+            shutil.rmtree(folder)
+
+    def close(self) -> None:
+        """Closes the file; weights that were mapped stay valid."""
+        self._file.close()
+
+    def __enter__(self) -> Artifact:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
