@@ -1,7 +1,8 @@
 """Program: what runs where, in which order, on which storage. The fourth form.
 
-A host tree of launches and control; a launch is an envelope and a list of phases; a phase says what each unit (vEU) does. In
-the papers' words the tasks of a phase are rOperators cut into rTasks, a launch is an rProgram, the tree is the uProgram.
+A host tree of launches and control; a launch is an envelope and a list of phases; a phase says what each unit (vEU)
+does. In the papers' words the tasks of a phase are rOperators cut into rTasks, a launch is an rProgram, the tree is
+the uProgram.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ class Kernel:
 class Task:
     """Runs tasks `first, first + stride, …` (`count` of them) of a kernel on a unit, one after the other.
 
-    `args` names the actual values, in the order of the kernel's parameters. The expressions may use `unit`, the counters
-    of enclosing loops and the program's symbols.
+    `args` names the actual values, in the order of the kernel's parameters. The expressions may use `unit`, the
+    counters of enclosing loops and the program's symbols.
     """
 
     kernel: str
@@ -242,7 +243,9 @@ class Program:
 
     Args:
         inputs: the model's inputs in order.
-        outputs: the model's outputs in order.
+        outputs: the model's outputs in order, each written by some kernel.
+        input_names: what the model calls its inputs.
+        output_names: what the model calls its outputs.
         kernels: by name.
         body: the host tree.
         constants: by value name; only those that some kernel reads as they are, or that something is packed from.
@@ -257,6 +260,8 @@ class Program:
     constants: Mapping[str, Constant] = attrs.field(converter=frozen_mapping)
     packed: Mapping[str, PackedConstant] = attrs.field(converter=frozen_mapping, factory=dict)
     symbols: tuple[Symbol, ...] = ()
+    input_names: tuple[str, ...] = ()
+    output_names: tuple[str, ...] = ()
 
     @property
     def weights(self) -> tuple[str, ...]:

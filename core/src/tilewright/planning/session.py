@@ -13,6 +13,7 @@ from tilewright.errors import UnsupportedError
 from tilewright.ir.choice import TileChoice
 from tilewright.ir.group import Cover, Group
 from tilewright.ir.keys import Canonical, canonical
+from tilewright.ir.module import Module
 from tilewright.ir.ops import Region
 from tilewright.ir.program import HostStep, Launch
 from tilewright.planning.kernels import KernelTable
@@ -21,6 +22,7 @@ from tilewright.recipes import Columns, Match, Recipe
 from tilewright.views.kernel import KernelSpec, normalise
 
 _T = TypeVar("_T")
+_S = TypeVar("_S")
 
 
 class Session:
@@ -31,7 +33,7 @@ class Session:
         recipes: those of the target's backend.
         services: the chosen value of each slot, made by its factory.
         constants: names of the values known at compile time.
-        passes: what configuration puts before and after stages, by point ("after.connect").
+        passes: runs what configuration puts at a point: `passes("after.connect", ir, session)`.
     """
 
     def __init__(
@@ -40,7 +42,7 @@ class Session:
         recipes: Sequence[Recipe],
         services: Mapping[str, Any],
         constants: frozenset[str],
-        passes: Mapping[str, Sequence[Callable[[Any, Session], Any]]] | None = None,
+        passes: Callable[[str, Any, Session], Any] = lambda point, ir, session: ir,
     ) -> None:
         self.device = device
         self.recipes = tuple(sorted(recipes, key=lambda r: (-r.priority, r.name)))
@@ -48,7 +50,7 @@ class Session:
         self.decisions: list[Decision] = []
         self.table = KernelTable()
         self.aliases: dict[str, str] = {}
-        self._passes = dict(passes or {})
+        self._passes = passes
         self._services = dict(services)
         self._analyses: dict[tuple[str, object], Any] = {}
 
@@ -101,11 +103,15 @@ class Session:
         )
         return Planned(group, choices, kernel, tuple(self.aliases.get(name, name) for name in args))
 
-    def run_passes(self, stage: str, ir: _T, side: str = "after") -> _T:
-        """The IR after the passes that configuration puts at this point."""
-        for run in self._passes.get(f"{side}.{stage}", ()):
-            ir = run(ir, self)
-        return ir
+    def stage(self, name: str, ir: _T, run: Callable[[_T], _S]) -> _S:
+        """`run(ir)` between the passes that configuration puts before and after the stage."""
+        result: _S = self._passes(f"after.{name}", run(self._passes(f"before.{name}", ir, self)), self)
+        return result
+
+    def rewrite_control(self, module: Module) -> Module:
+        """The module after the chosen `control_rewrite`."""
+        rewritten: Module = self.service("control_rewrite")(module, self.request())
+        return rewritten
 
     def connect(self, region: Region) -> Cover:
         """The cover of a region by the chosen `connect`."""

@@ -12,8 +12,8 @@ import attrs
 
 from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.module import Module
-from tilewright.ir.ops import Region, Value
-from tilewright.ir.program import HostCopy, HostStep, Program
+from tilewright.ir.ops import Value
+from tilewright.ir.program import HostStep, Program
 from tilewright.planning.requests import Planner
 from tilewright.planning.session import Session
 from tilewright.planning.storage import allocate, lifetimes
@@ -24,13 +24,13 @@ def make() -> Planner:
     """The service."""
 
     def plan(module: Module, session: Session) -> Program:
+        module = session.stage("control_rewrite", module, session.rewrite_control)
         body = module.main.body
-        cover = session.run_passes("connect", session.connect(body))
+        cover = session.stage("connect", body, session.connect)
         cover, aliases = without_views(cover)
-        outputs, copies = _outputs(body, frozenset(module.constants))
         session.aliases.update(aliases)
-        steps: tuple[HostStep, ...] = (*session.place(cover), *copies)
-        return _program(module, session, steps, outputs, cover)
+        steps = session.stage("control_place", cover, session.place)
+        return _program(module, session, steps, cover)
 
     return plan
 
@@ -61,35 +61,20 @@ def without_views(cover: Cover) -> tuple[Cover, dict[str, str]]:
     return attrs.evolve(cover, items=tuple(kept)), aliases
 
 
-def _outputs(body: Region, constants: frozenset[str]) -> tuple[tuple[Value, ...], list[HostCopy]]:
-    """The model's outputs, and copies for those that are inputs, constants or the same value twice."""
-    taken = {v.name for v in body.params} | constants
-    outputs: list[Value] = []
-    copies: list[HostCopy] = []
-    for i, result in enumerate(body.results):
-        if result.name in taken:
-            copy = attrs.evolve(result, name=f"{result.name}.output{i}")
-            copies.append(HostCopy(result.name, copy.name))
-            outputs.append(copy)
-        else:
-            outputs.append(result)
-        taken.add(result.name)
-    return tuple(outputs), copies
-
-
-def _program(
-    module: Module, session: Session, steps: Sequence[HostStep], outputs: tuple[Value, ...], cover: Cover
-) -> Program:
-    values = {**_values(cover), **{v.name: v for v in (*outputs, *module.main.body.params)}}
+def _program(module: Module, session: Session, steps: Sequence[HostStep], cover: Cover) -> Program:
+    body = module.main.body
+    values = {**_values(cover), **{v.name: v for v in (*body.params, *body.results)}}
     used = lifetimes(steps).keys()
     packed = {name: p for name, p in session.table.packed.items() if name in used}
     plain = [name for name in module.constants if name in used]
     weights = [module.constants[name].value(name) for name in plain] + [p.value for p in packed.values()]
-    storage = allocate(steps, values, module.main.body.params, outputs, weights)
+    storage = allocate(steps, values, body.params, body.results, weights)
     needed = {*plain, *(p.access.value.name for p in packed.values())}
     return Program(
-        inputs=module.main.body.params,
-        outputs=outputs,
+        inputs=body.params,
+        outputs=body.results,
+        input_names=module.input_names,
+        output_names=module.output_names,
         kernels=session.table.kernels,
         body=tuple(steps),
         storage=storage,

@@ -1,0 +1,135 @@
+"""From a model to an artifact: the stages of a compilation, in order.
+
+    import -> legalize -> control_rewrite -> connect -> propose/schedule -> control_place -> build -> artifact
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from tilewright.config.binding import Settings
+from tilewright.device import DeviceModel
+from tilewright.errors import InputError
+from tilewright.frontend import import_model
+from tilewright.frontend.legalize import builtin_table, legalize
+from tilewright.ir.module import Module
+from tilewright.ir.program import Program
+from tilewright.planning.requests import Decision
+from tilewright.planning.session import Session
+from tilewright.plugins.records import Backend, DeviceEntry, RecipeEntry
+from tilewright.recipes import Recipe
+from tilewright.runtime.native import BuildOutput
+
+_log = logging.getLogger(__name__)
+
+
+@attrs.frozen
+class Plan:
+    """A planned model and how it came about.
+
+    Args:
+        program: what the backend builds.
+        decisions: the record that `explain` reads.
+        seconds: time of each stage.
+    """
+
+    program: Program
+    decisions: tuple[Decision, ...]
+    seconds: Mapping[str, float]
+
+
+class Clock:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time of the block to the stage and logs it."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        _log.info("%s: %.2f s", name, self.seconds[name])
+
+
+def device_of(settings: Settings) -> DeviceModel:
+    """The device model of the configured target."""
+    target = settings.target
+    entry = settings.registry.get(DeviceEntry, f"{target.backend}:{target.device}", f"device of {target.backend}")
+    device: DeviceModel = settings.registry.resolve(entry, entry.model)()
+    return device
+
+
+def recipes_of(settings: Settings) -> dict[str, Recipe]:
+    """The recipes registered for the target's backend, by name."""
+    found: dict[str, Recipe] = {}
+    for entry in settings.registry.records(RecipeEntry).values():
+        if entry.backend == settings.target.backend:
+            recipe = settings.registry.resolve(entry, entry.recipe)
+            found[entry.name] = recipe if isinstance(recipe, Recipe) else recipe()
+    return found
+
+
+def plan_model(
+    model: Any, settings: Settings, shapes: Mapping[str, Sequence[int]] | None = None, clock: Clock | None = None
+) -> Plan:
+    """Loads a model and plans it.
+
+    Args:
+        model: path, bytes or ModelProto.
+        shapes: shapes of inputs with symbolic dimensions.
+
+    Raises:
+        InputError: the model or the configuration cannot be used.
+    """
+    clock = clock or Clock()
+    table = builtin_table()
+    with clock.stage("import"):
+        module = settings.run_passes("after.import", import_model(model, shapes or {}, table=table), settings)
+    with clock.stage("legalize"):
+        module = legalize(settings.run_passes("before.legalize", module, settings), table)
+        module = settings.run_passes("after.legalize", module, settings)
+    return plan_module(module, settings, clock)
+
+
+def plan_module(module: Module, settings: Settings, clock: Clock | None = None) -> Plan:
+    """Plans a legalised module."""
+    clock = clock or Clock()
+    device = device_of(settings)
+    recipes = list(recipes_of(settings).values())
+    services = {slot: settings.service(slot) for slot in settings.slots}
+    session = Session(device, recipes, services, frozenset(module.constants), settings.run_passes)
+    with clock.stage("plan"):
+        program: Program = session.service("planner")(module, session)
+    return Plan(program, tuple(session.decisions), clock.seconds)
+
+
+def build(plan: Plan, settings: Settings, workdir: Path) -> BuildOutput:
+    """Generates and compiles code for a plan.
+
+    Raises:
+        InputError: code can only be planned for the device, not generated.
+    """
+    device = device_of(settings)
+    if device.plan_only:
+        raise InputError(
+            f"No code can be generated for {settings.target}: {device.plan_only}.", "Choose another target."
+        )
+    registry = settings.registry
+    backend = registry.get(Backend, settings.target.backend)
+    used = {kernel.choice.recipe for kernel in plan.program.kernels.values()}
+    entries = {name: registry.get(RecipeEntry, name) for name in sorted(used)}
+    emitters: dict[str, Callable[..., Any]] = {
+        name: registry.resolve(entry, entry.emitter) for name, entry in entries.items()
+    }
+    builder = registry.resolve(backend, backend.builder)
+    output: BuildOutput = builder(plan.program, target=str(settings.target), emitters=emitters, workdir=workdir)
+    return output
