@@ -1,1 +1,1 @@
-"""Grinder (OSDI'23, published as Cocktailer) as a Tilewright technique: where loops, branches and recursion run: host, whole grid, or inside one block."""
+"""Grinder (OSDI'23, published as Cocktailer) as a Tilewright technique; the distribution's README says which decision it owns."""

@@ -1,1 +1,1 @@
-"""Rammer (OSDI'20) as a Tilewright technique: which tasks run on which virtual execution unit, in what order, behind which waits."""
+"""Rammer (OSDI'20) as a Tilewright technique; the distribution's README says which decision it owns."""

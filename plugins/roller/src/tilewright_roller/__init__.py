@@ -1,1 +1,1 @@
-"""Roller (OSDI'22) as a Tilewright technique: which hardware-aligned tile shapes a kernel uses at each memory level."""
+"""Roller (OSDI'22) as a Tilewright technique; the distribution's README says which decision it owns."""
