@@ -1,1 +1,1 @@
-"""Grinder (OSDI'23, published as Cocktailer) as a Tilewright technique; the distribution's README says which decision it owns."""
+"""Grinder (OSDI'23, published as Cocktailer) as a Tilewright technique; what it decides stands in the README."""
