@@ -99,8 +99,12 @@ def test_a_cost_left_out_is_what_the_proposer_prefers(registry: Registry) -> Non
 
 def test_passes_run_in_the_configured_order(registry: Registry) -> None:
     bound = settings(registry, passes={"after": {"connect": ["acme.opt", "acme.add"]}})
-    assert bound.run_passes("after.connect", [], None) == [3, "add"]
-    assert bound.run_passes("before.connect", [], None) == []
+    passes = bound.runnable_passes()
+    assert list(passes) == ["after.connect"]
+    ir: list[object] = []
+    for run in passes["after.connect"]:
+        ir = run(ir, None)
+    assert ir == [3, "add"]
 
 
 def test_the_target_is_made_definite(registry: Registry) -> None:

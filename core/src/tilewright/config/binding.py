@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from attrs import field, frozen
@@ -49,15 +49,18 @@ class Settings:
         factory = self.registry.resolve(record, record.factory)
         return factory() if record.options is None else factory(self.options(record.options))
 
-    def run_passes(self, point: str, ir: Any, context: Any) -> Any:
-        """`ir` after the passes of a point such as `after.connect`, which are called in the
-        configured order.
+    def runnable_passes(self) -> dict[str, tuple[Callable[[Any, Any], Any], ...]]:
+        """The passes of each point, in the configured order, as functions of (IR, session); options are
+        bound.
         """
-        for record in self.passes.get(point, ()):
-            run = self.registry.resolve(record, record.run)
-            arguments = () if record.options is None else (self.options(record.options),)
-            ir = run(ir, context, *arguments)
-        return ir
+        return {point: tuple(map(self._runnable, records)) for point, records in self.passes.items()}
+
+    def _runnable(self, record: Pass) -> Callable[[Any, Any], Any]:
+        run: Callable[..., Any] = self.registry.resolve(record, record.run)
+        if record.options is None:
+            return run
+        options = self.options(record.options)
+        return lambda ir, session: run(ir, session, options)
 
 
 def bind(config: Config, registry: Registry) -> Settings:

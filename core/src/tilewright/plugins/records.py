@@ -71,7 +71,7 @@ class Pass:
 
     Args:
         name: how configuration picks it.
-        run: called as `run(ir, context)`, or `run(ir, context, options)` if `options` is given, with the IR
+        run: called as `run(ir, session)`, or `run(ir, session, options)` if `options` is given, with the IR
             that stands at that point; returns the IR to go on with. It must not change its argument.
         points: where it may stand, such as `("after.connect",)`.
         options: name of the `Options` record whose instance it wants.
