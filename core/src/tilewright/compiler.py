@@ -93,11 +93,21 @@ def plan_model(
     clock = clock or Clock()
     table = builtin_table()
     with clock.stage("import"):
-        module = settings.run_passes("after.import", import_model(model, shapes or {}, table=table), settings)
+        module = _between("import", settings, lambda _: import_model(model, shapes or {}, table=table), None)
     with clock.stage("legalize"):
-        module = legalize(settings.run_passes("before.legalize", module, settings), table)
-        module = settings.run_passes("after.legalize", module, settings)
+        module = _between("legalize", settings, lambda nodes: legalize(nodes, table), module)
     return plan_module(module, settings, clock)
+
+
+def _between(stage: str, settings: Settings, run: Callable[[Any], Module], ir: Any) -> Module:
+    """A stage before there is a session: its passes get the settings as their context."""
+    passes = settings.runnable_passes()
+    for change in passes.get(f"before.{stage}", ()):
+        ir = change(ir, settings)
+    module = run(ir)
+    for change in passes.get(f"after.{stage}", ()):
+        module = change(module, settings)
+    return module
 
 
 def plan_module(module: Module, settings: Settings, clock: Clock | None = None) -> Plan:
@@ -106,14 +116,14 @@ def plan_module(module: Module, settings: Settings, clock: Clock | None = None) 
     device = device_of(settings)
     recipes = list(recipes_of(settings).values())
     services = {slot: settings.service(slot) for slot in settings.slots}
-    session = Session(device, recipes, services, frozenset(module.constants), settings.run_passes)
+    session = Session(device, recipes, services, frozenset(module.constants), settings.runnable_passes())
     with clock.stage("plan"):
         program: Program = session.service("planner")(module, session)
     return Plan(program, tuple(session.decisions), clock.seconds)
 
 
-def build(plan: Plan, settings: Settings, workdir: Path) -> BuildOutput:
-    """Generates and compiles code for a plan.
+def build_program(program: Program, settings: Settings, workdir: Path) -> BuildOutput:
+    """Generates and compiles code for a program.
 
     Raises:
         InputError: code can only be planned for the device, not generated.
@@ -125,11 +135,11 @@ def build(plan: Plan, settings: Settings, workdir: Path) -> BuildOutput:
         )
     registry = settings.registry
     backend = registry.get(Backend, settings.target.backend)
-    used = {kernel.choice.recipe for kernel in plan.program.kernels.values()}
+    used = {kernel.choice.recipe for kernel in program.kernels.values()}
     entries = {name: registry.get(RecipeEntry, name) for name in sorted(used)}
     emitters: dict[str, Callable[..., Any]] = {
         name: registry.resolve(entry, entry.emitter) for name, entry in entries.items()
     }
     builder = registry.resolve(backend, backend.builder)
-    output: BuildOutput = builder(plan.program, target=str(settings.target), emitters=emitters, workdir=workdir)
+    output: BuildOutput = builder(program, target=str(settings.target), emitters=emitters, workdir=workdir)
     return output

@@ -33,7 +33,7 @@ class Session:
         recipes: those of the target's backend.
         services: the chosen value of each slot, made by its factory.
         constants: names of the values known at compile time.
-        passes: runs what configuration puts at a point: `passes("after.connect", ir, session)`.
+        passes: what configuration puts at each point ("after.connect"), as functions of (IR, session).
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Session:
         recipes: Sequence[Recipe],
         services: Mapping[str, Any],
         constants: frozenset[str],
-        passes: Callable[[str, Any, Session], Any] = lambda point, ir, session: ir,
+        passes: Mapping[str, Sequence[Callable[[Any, Any], Any]]] | None = None,
     ) -> None:
         self.device = device
         self.recipes = tuple(sorted(recipes, key=lambda r: (-r.priority, r.name)))
@@ -50,7 +50,7 @@ class Session:
         self.decisions: list[Decision] = []
         self.table = KernelTable()
         self.aliases: dict[str, str] = {}
-        self._passes = passes
+        self._passes = passes or {}
         self._services = dict(services)
         self._analyses: dict[tuple[str, object], Any] = {}
 
@@ -105,7 +105,11 @@ class Session:
 
     def stage(self, name: str, ir: _T, run: Callable[[_T], _S]) -> _S:
         """`run(ir)` between the passes that configuration puts before and after the stage."""
-        result: _S = self._passes(f"after.{name}", run(self._passes(f"before.{name}", ir, self)), self)
+        for change in self._passes.get(f"before.{name}", ()):
+            ir = change(ir, self)
+        result = run(ir)
+        for change in self._passes.get(f"after.{name}", ()):
+            result = change(result, self)
         return result
 
     def rewrite_control(self, module: Module) -> Module:
