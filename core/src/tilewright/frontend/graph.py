@@ -1,0 +1,386 @@
+"""From NodeProtos to a straight line of typed `OnnxNode`s.
+
+Nodes are taken one by one in their order. Whatever is known at compile time is evaluated on the way, so that the
+shapes of what follows are known too; functions, the model's own and those of ONNX's composite operators, are expanded
+in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import shape_inference
+
+from tilewright.errors import InputError, InternalError, UnsupportedError
+from tilewright.frontend import fold
+from tilewright.frontend.names import Names
+from tilewright.frontend.shapes import value_of
+from tilewright.frontend.tensors import element_type, to_array
+from tilewright.ir import dtypes
+from tilewright.ir.ops import Location, OnnxNode, Value, value
+
+Array = npt.NDArray[Any]
+IsNative = Callable[[str, str, int], bool]
+
+_CONTROL = ("If", "Loop", "Scan")
+_FOLDED_INPUT_LIMIT = 1 << 16
+"""Elements up to which a constant input is shown to shape inference."""
+
+
+@attrs.define
+class Scope:
+    """Where the names of a list of nodes are looked up: the graph's, or one call's of a function.
+
+    Args:
+        path: prefix of node names, so that a node inside a function is called by where it was called from.
+        values: values by ONNX name; None stands for an optional input that was left out.
+        attributes: the call's attributes, for references from the function's body.
+        used: names that anything reads; other outputs are not computed.
+    """
+
+    opsets: Mapping[str, int]
+    used: frozenset[str]
+    path: str = ""
+    values: dict[str, Value | None] = attrs.field(factory=dict)
+    attributes: Mapping[str, onnx.AttributeProto] = attrs.field(factory=dict)
+
+
+class Importer:
+    """Collects nodes and constants.
+
+    Args:
+        functions: the model's local functions by domain and name.
+        is_native: whether an operator (domain, type, opset) needs no expansion by ONNX's function body.
+        folder: where external data may lie.
+    """
+
+    def __init__(
+        self,
+        functions: Mapping[tuple[str, str], onnx.FunctionProto],
+        is_native: IsNative,
+        folder: Path | None,
+    ) -> None:
+        self.functions = functions
+        self.is_native = is_native
+        self.folder = folder
+        self.names = Names()
+        self.ops: list[OnnxNode] = []
+        self.constants: dict[str, Array] = {}
+        self._types: dict[str, onnx.TypeProto] = {}
+        self._calls: list[tuple[str, str]] = []
+
+    def constant(self, hint: str, array: Array) -> Value:
+        """A new constant."""
+        name = self.names.fresh(hint)
+        self.constants[name] = array
+        return value(name, dtypes.from_numpy(array.dtype), [int(x) for x in array.shape])
+
+    def data(self, of: Value | None) -> Array | None:
+        """The contents of a value if it is a constant."""
+        return None if of is None else self.constants.get(of.name)
+
+    def add(self, node: onnx.NodeProto, scope: Scope) -> None:
+        """Imports one node; its outputs are bound in `scope`."""
+        node = _resolved(node, scope)
+        if not any(node.output):
+            return
+        domain = _domain(node.domain)
+        what = describe(node, scope)
+        version = scope.opsets.get(domain)
+        inputs = [self._input(name, scope, what) for name in node.input]
+        local = self.functions.get((domain, node.op_type))
+        if local is not None:
+            self._call(node, local, inputs, scope, what)
+            return
+        if version is None:
+            raise InputError(
+                f"{what} is of the domain {domain!r}, which the model does not import.", "Repair the model."
+            )
+        if domain == "" and node.op_type in _CONTROL:
+            raise UnsupportedError(
+                f"{what} is control flow, which is not compiled yet.", "Export without it."
+            )
+        if domain == "" and self._known(node, inputs, scope, what):
+            return
+        if not onnx.defs.has(node.op_type, version, domain):
+            raise UnsupportedError(
+                f"{what} is not an operator of the domain {domain or 'ai.onnx'!r} at opset {version}.",
+                "Define it as a function in the model, or rewrite it with ONNX's operators.",
+            )
+        schema = onnx.defs.get_schema(node.op_type, version, domain)
+        native = self.is_native(domain, node.op_type, version)
+        kinds = self._infer(schema, node, inputs, scope, what)
+        if kinds is not None and self._fold(node, inputs, kinds, scope, what):
+            return
+        if not native:
+            body = self._standard_body(schema, node, inputs, version)
+            if body is not None:
+                self._call(node, body, inputs, scope, what)
+                return
+        if kinds is None:
+            raise UnsupportedError(
+                f"{what} has a result whose shape depends on the data.",
+                "Make its inputs constants of the model, or export it with fixed shapes.",
+            )
+        outputs: list[Value | None] = []
+        for name, kind in zip(node.output, kinds, strict=True):
+            outputs.append(None if kind is None else attrs.evolve(kind, name=self.names.fresh(name)))
+            if name:
+                scope.values[name] = outputs[-1]
+        self.ops.append(
+            OnnxNode(
+                next((x.name for x in outputs if x is not None), self.names.fresh(node.op_type)),
+                node.op_type,
+                domain,
+                version,
+                tuple(inputs),
+                tuple(outputs),
+                {x.name: self._attribute(x, what) for x in node.attribute},
+                Location(scope.path + node.name, node.op_type, tuple(node.output)),
+            )
+        )
+
+    def _input(self, name: str, scope: Scope, what: str) -> Value | None:
+        if not name:
+            return None
+        if name not in scope.values:
+            raise InputError(f"{what} reads {name!r}, which nothing defines.", "Repair the model.")
+        return scope.values[name]
+
+    def _attribute(self, attribute: onnx.AttributeProto, what: str) -> Any:
+        found = onnx.helper.get_attribute_value(attribute)
+        if isinstance(found, bytes):
+            return found.decode("utf-8", "replace")
+        if isinstance(found, onnx.TensorProto):
+            return to_array(found, self.folder, f"The attribute {attribute.name!r} of {what}")
+        if attribute.type == onnx.AttributeProto.STRINGS:
+            return tuple(x.decode("utf-8", "replace") for x in found)
+        if isinstance(found, (int, float)):
+            return found
+        try:
+            return tuple(found)
+        except TypeError:
+            return found
+
+    # What is known without evaluating anything.
+
+    def _known(self, node: onnx.NodeProto, inputs: Sequence[Value | None], scope: Scope, what: str) -> bool:
+        """Handles the nodes whose outputs are aliases or follow from shapes. Returns whether it did."""
+        first = inputs[0] if inputs else None
+        result: Value | None = None
+        match node.op_type:
+            case "Constant":
+                result = self.constant(node.output[0], self._constant_node(node, what))
+            case "Identity":
+                result = first
+            case "Shape" if first is not None:
+                shape = np.asarray(first.static_shape(), np.int64)
+                start = fold.attribute(node, "start", 0)
+                result = self.constant(node.output[0], shape[start : fold.attribute(node, "end")])
+            case "Size" if first is not None:
+                size = int(np.prod(first.static_shape(), dtype=np.int64))
+                result = self.constant(node.output[0], np.asarray(size, np.int64))
+            case "ConstantOfShape" if self.data(first) is not None:
+                given = fold.attribute(node, "value")
+                fill = (
+                    np.zeros(1, np.float32)
+                    if given is None
+                    else to_array(given, self.folder, f"The value of {what}")
+                )
+                extents = [] if first is None else self.constants[first.name].tolist()
+                result = self.constant(node.output[0], np.broadcast_to(fill.reshape(()), extents))
+        if result is None:
+            return False
+        scope.values[node.output[0]] = result
+        return True
+
+    def _constant_node(self, node: onnx.NodeProto, what: str) -> Array:
+        attribute = node.attribute[0]
+        found = onnx.helper.get_attribute_value(attribute)
+        match attribute.name:
+            case "value":
+                return to_array(found, self.folder, f"The value of {what}")
+            case "value_float" | "value_floats":
+                return np.asarray(found, np.float32)
+            case "value_int" | "value_ints":
+                return np.asarray(found, np.int64)
+            case _:
+                raise UnsupportedError(
+                    f"{what} holds a {attribute.name}.", "Tilewright has dense numeric constants only."
+                )
+
+    # Types and folding.
+
+    def _infer(
+        self,
+        schema: onnx.defs.OpSchema,
+        node: onnx.NodeProto,
+        inputs: Sequence[Value | None],
+        scope: Scope,
+        what: str,
+    ) -> list[Value | None] | None:
+        """Type of each output (None: not wanted), or None when a shape is not known."""
+        types = {name: self._type_of(x) for name, x in zip(node.input, inputs, strict=True) if x is not None}
+        known = {}
+        for name, x in zip(node.input, inputs, strict=True):
+            data = self.data(x)
+            if data is not None and data.size <= _FOLDED_INPUT_LIMIT and data.ndim <= 1:
+                known[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(data))
+        probed = onnx.NodeProto()
+        probed.CopyFrom(node)
+        for i, x in enumerate(inputs):
+            if x is None:
+                probed.input[i] = ""
+        opsets = [onnx.helper.make_opsetid(name, version) for name, version in scope.opsets.items()]
+        try:
+            found = shape_inference.infer_node_outputs(
+                schema, probed, types, {k: v for k, v in known.items() if k in probed.input}, None, opsets
+            )
+        except (shape_inference.InferenceError, onnx.checker.ValidationError) as error:
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{what} does not fit its inputs: {reason}", "Check the model and the given shapes."
+            ) from None
+        kinds: list[Value | None] = []
+        for name in node.output:
+            if not name:
+                kinds.append(None)
+                continue
+            kind = value_of("", found[name], f"The result {name!r} of {what}") if name in found else None
+            if kind is None:
+                return None
+            kinds.append(kind)
+        return kinds
+
+    def _type_of(self, x: Value) -> onnx.TypeProto:
+        found = self._types.get(x.name)
+        if found is None:
+            found = onnx.helper.make_tensor_type_proto(element_type(x.dtype), x.static_shape())
+            self._types[x.name] = found
+        return found
+
+    def _fold(
+        self,
+        node: onnx.NodeProto,
+        inputs: Sequence[Value | None],
+        kinds: Sequence[Value | None],
+        scope: Scope,
+        what: str,
+    ) -> bool:
+        """Evaluates the node if everything is known and the results stay small. Returns whether it did."""
+        if node.op_type in fold.RANDOM or any(x is not None and x.name not in self.constants for x in inputs):
+            return False
+        given = sum(self.constants[x.name].nbytes for x in inputs if x is not None)
+        results = sum(
+            int(np.prod(x.static_shape(), dtype=np.int64)) * dtypes.size_of(x.dtype)
+            for x in kinds
+            if x is not None
+        )
+        if results > given + fold.LARGEST_GROWTH:
+            return False
+        for name, kind, array in zip(
+            node.output,
+            kinds,
+            fold.evaluate(node, [self.data(x) for x in inputs], scope.opsets, what),
+            strict=False,
+        ):
+            if kind is None:
+                continue
+            if array.shape != kind.static_shape():
+                raise InternalError(
+                    f"{what} was folded to shape {array.shape}; inference says {kind.static_shape()}."
+                )
+            array = np.asarray(array, dtypes.to_numpy(kind.dtype))
+            scope.values[name] = self.constant(name, array)
+        return True
+
+    # Functions.
+
+    def _standard_body(
+        self, schema: Any, node: onnx.NodeProto, inputs: Sequence[Value | None], version: int
+    ) -> onnx.FunctionProto | None:
+        """ONNX's own definition of a composite operator, if it has one."""
+        plain = [v for v in schema.function_opset_versions if v <= version]
+        dependent = [v for v in schema.context_dependent_function_opset_versions if v <= version]
+        if plain:
+            body = schema.get_function_with_opset_version(max(plain)).SerializeToString()
+        elif dependent:
+            types = [b"" if x is None else self._type_of(x).SerializeToString() for x in inputs]
+            body = schema.get_context_dependent_function_with_opset_version(
+                max(dependent), node.SerializeToString(), types
+            )
+        else:
+            return None
+        function: onnx.FunctionProto = onnx.FunctionProto.FromString(body)
+        return function if function.node else None
+
+    def _call(
+        self,
+        node: onnx.NodeProto,
+        function: onnx.FunctionProto,
+        inputs: Sequence[Value | None],
+        scope: Scope,
+        what: str,
+    ) -> None:
+        """Imports the body of `function` in the place of `node`."""
+        key = (function.domain, function.name)
+        if key in self._calls:
+            raise InputError(f"{what} calls itself.", "ONNX functions must not be recursive.")
+        padded = [*inputs, *([None] * (len(function.input) - len(inputs)))]
+        opsets = {**scope.opsets, **{_domain(x.domain): x.version for x in function.opset_import}}
+        given = {x.name: x for x in function.attribute_proto} | {x.name: x for x in node.attribute}
+        path = f"{scope.path}{node.name or node.op_type}/"
+        used = names_used(function.node, function.output)
+        inner = Scope(opsets, used, path, dict(zip(function.input, padded, strict=True)), given)
+        self._calls.append(key)
+        for part in function.node:
+            self.add(part, inner)
+        self._calls.pop()
+        for outside, inside in zip(node.output, function.output, strict=False):
+            if outside:
+                scope.values[outside] = self._input(inside, inner, what)
+
+
+def describe(node: onnx.NodeProto, scope: Scope) -> str:
+    """How errors call a node: type, name (or first output) and opset."""
+    domain = _domain(node.domain)
+    name = scope.path + (node.name or next((x for x in node.output if x), ""))
+    opset = scope.opsets.get(domain, 0)
+    return f"{domain + '.' if domain else ''}{node.op_type} node {name!r} (opset {opset})"
+
+
+def _domain(name: str) -> str:
+    return "" if name == "ai.onnx" else name
+
+
+def _resolved(node: onnx.NodeProto, scope: Scope) -> onnx.NodeProto:
+    """The node with references to its function's attributes replaced, and without the names of unused outputs."""
+    references = any(x.ref_attr_name for x in node.attribute)
+    unused = [n for n, name in enumerate(node.output) if name and name not in scope.used]
+    if not references and not unused:
+        return node
+    resolved = onnx.NodeProto()
+    resolved.CopyFrom(node)
+    for n in unused:
+        resolved.output[n] = ""
+    if references:
+        del resolved.attribute[:]
+    for attribute in node.attribute if references else ():
+        if not attribute.ref_attr_name:
+            resolved.attribute.append(attribute)
+        elif attribute.ref_attr_name in scope.attributes:
+            copied = resolved.attribute.add()
+            copied.CopyFrom(scope.attributes[attribute.ref_attr_name])
+            copied.name = attribute.name
+    return resolved
+
+
+def names_used(nodes: Iterable[onnx.NodeProto], results: Iterable[str]) -> frozenset[str]:
+    """Everything that the nodes read, and the results."""
+    return frozenset({*results, *(name for node in nodes for name in node.input)})

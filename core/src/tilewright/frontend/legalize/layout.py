@@ -1,0 +1,161 @@
+"""Reshapes and transposes: operators that only rename where elements stand.
+
+A reshape becomes axes of the common refinement of both row-major factorings, so that the index of either side is a
+sum of axes with strides. `[b, s, h*d] -> [b, s, h, d]` has the axes b, s, h, d and reads `h*D + d`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import attrs
+
+from tilewright.frontend.legalize.builder import Builder, Tensor
+from tilewright.frontend.legalize.node import Node
+from tilewright.frontend.legalize.table import Family
+from tilewright.ir.expr import Expr, as_expr
+
+rule = Family()
+
+
+@attrs.frozen
+class Digit:
+    """Part of a dimension's index: `(axis // divide % modulo) · stride`; no division for modulo 0."""
+
+    axis: int
+    stride: int
+    divide: int = 1
+    modulo: int = 0
+
+
+@attrs.frozen
+class Refinement:
+    """Axes for moving elements between two shapes of one size in row-major order.
+
+    Args:
+        extents: the axes, outermost first.
+        source, target: per dimension of either shape the digits of its index.
+    """
+
+    extents: tuple[int, ...]
+    source: tuple[tuple[Digit, ...], ...]
+    target: tuple[tuple[Digit, ...], ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether every index is a sum of axes with strides, without division."""
+        return all(d.modulo == 0 and d.divide == 1 for dim in (*self.source, *self.target) for d in dim)
+
+
+def refine(source: Sequence[int], target: Sequence[int]) -> Refinement:
+    """The common refinement of two factorings of one number of elements (more than 0).
+
+    Dimensions are matched in blocks of equal size. Inside a block the strides of all dimensions must divide one
+    another for the factors to exist; where they do not, the block becomes one axis with divisions in the index.
+    """
+    extents: list[int] = []
+    digits: tuple[list[list[Digit]], list[list[Digit]]] = ([[] for _ in source], [[] for _ in target])
+    for dims in _blocks(source, target):
+        sizes = [[(source, target)[side][d] for d in dims[side]] for side in (0, 1)]
+        strides = [_strides(x) for x in sizes]
+        cuts = sorted({1, math.prod(sizes[0]), *strides[0], *strides[1]})
+        divisible = all(b % a == 0 for a, b in itertools.pairwise(cuts))
+        if divisible:
+            first = len(extents)
+            places = cuts[:-1][::-1]  # stride of each axis, outermost first
+            extents.extend(b // a for a, b in zip(cuts[-2::-1], cuts[:0:-1], strict=True))
+            for side in (0, 1):
+                for d, size, stride in zip(dims[side], sizes[side], strides[side], strict=True):
+                    digits[side][d] = [
+                        Digit(first + n, place // stride)
+                        for n, place in enumerate(places)
+                        if stride <= place < stride * size
+                    ]
+        else:
+            extents.append(cuts[-1])
+            for side in (0, 1):
+                for d, size, stride in zip(dims[side], sizes[side], strides[side], strict=True):
+                    digits[side][d] = [Digit(len(extents) - 1, 1, stride, size)]
+    return Refinement(tuple(extents), *(tuple(tuple(x) for x in side) for side in digits))
+
+
+def _blocks(source: Sequence[int], target: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Smallest runs of dimensions with equal products on both sides, without dimensions of extent 1."""
+    left = [d for d, n in enumerate(source) if n != 1]
+    right = [d for d, n in enumerate(target) if n != 1]
+    blocks = []
+    while left and right:
+        dims = ([left.pop(0)], [right.pop(0)])
+        products = [source[dims[0][0]], target[dims[1][0]]]
+        while products[0] != products[1]:
+            if products[0] < products[1]:
+                dims[0].append(left.pop(0))
+                products[0] *= source[dims[0][-1]]
+            else:
+                dims[1].append(right.pop(0))
+                products[1] *= target[dims[1][-1]]
+        blocks.append(dims)
+    return blocks
+
+
+def _strides(sizes: Sequence[int]) -> list[int]:
+    return [math.prod(sizes[n + 1 :]) for n in range(len(sizes))]
+
+
+def index_of(digits: Sequence[Sequence[Digit]], axes: Sequence[Expr]) -> tuple[Expr, ...]:
+    """The index that the digits describe at a point."""
+    found = []
+    for dim in digits:
+        total: Expr = as_expr(0)
+        for digit in dim:
+            term = axes[digit.axis]
+            if digit.modulo:
+                term = (term // digit.divide) % digit.modulo
+            total = total + term * digit.stride
+        found.append(total)
+    return tuple(found)
+
+
+def reshape(b: Builder, x: Tensor, shape: Sequence[int], name: str = "") -> Tensor:
+    """`x` in another shape of the same number of elements, in row-major order."""
+    if tuple(shape) == x.shape:
+        return x
+    if x.size == 0:
+        return b.compute(x.dtype, shape, lambda *i: x[tuple(as_expr(0) for _ in x.shape)], name)
+    axes = refine(x.shape, shape)
+    return b.domain(
+        [(x.dtype, shape)],
+        axes.extents,
+        (),
+        lambda *i: x[index_of(axes.source, i)],
+        index=lambda *i: index_of(axes.target, i),
+        name=name,
+    )[0]
+
+
+@rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def _reshape(b: Builder, node: Node) -> Tensor:
+    return reshape(b, node[0], node.out().static_shape())
+
+
+@rule("Transpose")
+def _transpose(b: Builder, node: Node) -> Tensor:
+    return transpose(b, node[0], node.attr("perm", tuple(range(node[0].rank))[::-1]))
+
+
+def transpose(b: Builder, x: Tensor, order: Sequence[int], name: str = "") -> Tensor:
+    """`out[i…] = x[i permuted]`, dimension k of the result being dimension `order[k]` of `x`."""
+    moving = [d for d in order if x.shape[d] != 1]
+    shape = [x.shape[d] for d in order]
+    if moving == sorted(moving):
+        return reshape(b, x, shape, name)
+
+    def body(*i: Expr) -> Expr:
+        index = [i[0]] * x.rank
+        for here, there in enumerate(order):
+            index[there] = i[here]
+        return x[tuple(index)]
+
+    return b.compute(x.dtype, shape, body, name)

@@ -1,0 +1,130 @@
+"""`load`: read, check, import, legalise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from tilewright.errors import InputError
+from tilewright.frontend.graph import Importer, Scope, names_used
+from tilewright.frontend.legalize import Table, builtin_table, legalize
+from tilewright.frontend.shapes import bind_inputs
+from tilewright.frontend.source import Source, read
+from tilewright.ir import dtypes
+from tilewright.ir.module import Constant, Function, Module
+from tilewright.ir.ops import OnnxNode, Region, Value, value
+
+Model = str | Path | bytes | onnx.ModelProto
+
+
+def load(
+    model: Model,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    bind: Mapping[str, npt.NDArray[Any]] | None = None,
+    table: Table | None = None,
+) -> Module:
+    """An ONNX model as a module of tensor operators.
+
+    Args:
+        model: a path, the bytes of a file, or a parsed model.
+        shapes: sizes of inputs whose declared shape has symbolic dimensions.
+        bind: inputs that are fixed to the given arrays at compile time.
+        table: the legalisation rules; by default the built-in ones.
+
+    Raises:
+        InputError: the model or an argument cannot be used as it is.
+        UnsupportedError: the model has an operator or a type that Tilewright has no meaning for.
+    """
+    rules = builtin_table() if table is None else table
+    return legalize(import_model(model, shapes, bind, rules), rules)
+
+
+def import_model(
+    model: Model,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    bind: Mapping[str, npt.NDArray[Any]] | None = None,
+    table: Table | None = None,
+) -> Module:
+    """An ONNX model as a module of typed ONNX nodes: functions expanded, constants folded. Arguments as in `load`."""
+    rules = builtin_table() if table is None else table
+    source = read(model)
+    functions = {("" if f.domain == "ai.onnx" else f.domain, f.name): f for f in source.proto.functions}
+    importer = Importer(functions, rules.covers, source.folder)
+    graph = source.proto.graph
+    scope = Scope(source.opsets, names_used(graph.node, (x.name for x in graph.output)))
+    params = _inputs(source, importer, scope, shapes or {}, bind or {})
+    for node in graph.node:
+        importer.add(node, scope)
+    results = tuple(_result(info.name, scope) for info in graph.output)
+    ops = _live(importer.ops, results)
+    used = {x.name for op in ops for x in op.inputs if x is not None} | {x.name for x in results}
+    constants = {name: Constant(data) for name, data in importer.constants.items() if name in used}
+    return Module(
+        {"main": Function("main", Region(tuple(params.values()), ops, results))},
+        constants,
+        input_names=tuple(params),
+        output_names=tuple(x.name for x in graph.output),
+    )
+
+
+def _inputs(
+    source: Source,
+    importer: Importer,
+    scope: Scope,
+    shapes: Mapping[str, Sequence[int]],
+    bind: Mapping[str, npt.NDArray[Any]],
+) -> dict[str, Value]:
+    """Defines the model's inputs and initialisers; returns the inputs by ONNX name.
+
+    An initialiser that is listed as an input too (the rule before IR 4) is a default value, used as a constant.
+    """
+    graph = source.proto.graph
+    declared = [x for x in graph.input if x.name not in source.weights]
+    unknown = [x for x in bind if x not in {info.name for info in graph.input}]
+    if unknown:
+        raise InputError(
+            f"A value is bound to {unknown[0]!r}, which is no input of the model.", "Check the name."
+        )
+    given = {x: list(np.shape(bind[x])) for x in bind if x not in source.weights} | dict(shapes)
+    typed = bind_inputs(declared, given)
+    params: dict[str, Value] = {}
+    for info in declared:
+        dtype, shape = typed[info.name]
+        if info.name in bind:
+            array = np.asarray(bind[info.name])
+            if array.dtype != dtypes.to_numpy(dtype) or array.shape != shape:
+                raise InputError(
+                    f"Input {info.name!r} is {dtype} {list(shape)}; the value bound to it is "
+                    f"{array.dtype} {list(array.shape)}.",
+                    "Bind an array of the input's type.",
+                )
+            scope.values[info.name] = importer.constant(info.name, array)
+        else:
+            params[info.name] = value(importer.names.fresh(info.name), dtype, list(shape))
+            scope.values[info.name] = params[info.name]
+    for name, data in source.weights.items():
+        scope.values[name] = importer.constant(name, np.asarray(bind.get(name, data)))
+    return params
+
+
+def _result(name: str, scope: Scope) -> Value:
+    found = scope.values.get(name)
+    if found is None:
+        raise InputError(f"The model's output {name!r} is not defined by any node.", "Repair the model.")
+    return found
+
+
+def _live(ops: Sequence[OnnxNode], results: Sequence[Value]) -> tuple[OnnxNode, ...]:
+    """The nodes that the results depend on, in their order."""
+    needed = {x.name for x in results}
+    kept = []
+    for op in reversed(ops):
+        if any(x is not None and x.name in needed for x in op.outputs):
+            kept.append(op)
+            needed.update(x.name for x in op.inputs if x is not None)
+    return tuple(reversed(kept))
