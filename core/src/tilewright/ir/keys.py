@@ -1,4 +1,9 @@
-"""Structural keys ignore names, locations and weight values, so that twelve equal layers match."""
+"""Structural keys ignore names, locations and weight values, so that twelve equal layers match.
+
+What a key holds: every dtype, shape, extent, index, guard, fill, body and combiner, which operand is a constant (it
+may be packed), the level of each inner edge. Values and axes stand under numbers in the order in which they are met.
+Symbols keep their names, for two of them have different bounds; so do the functions that a `Call` names.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +13,27 @@ from collections.abc import Container
 import attrs
 
 from tilewright.ir.expr import Apply, Const, Expr, Load, Var
-from tilewright.ir.group import Group
-from tilewright.ir.ops import Access, Axis, Combiner, HostOp, Routine, ScanOp, TensorOp, Value, Write
+from tilewright.ir.group import Cover, Group
+from tilewright.ir.module import Function, Module
+from tilewright.ir.ops import (
+    Access,
+    Axis,
+    Call,
+    Combiner,
+    HostOp,
+    If,
+    Loop,
+    OnnxNode,
+    Op,
+    Region,
+    Routine,
+    ScanOp,
+    TensorOp,
+    Value,
+    Write,
+)
+from tilewright.ir.text import print_cover, print_function, print_group, print_module, print_op, print_region
+from tilewright.ir.text.ops import print_attribute
 
 
 @attrs.frozen
@@ -25,29 +49,60 @@ class Canonical:
 
 
 def canonical(group: Group, constants: Container[str] = ()) -> Canonical:
-    """The structural key of a group.
+    """The structural key of a group. How the group came about (`trail`) is not part of it.
 
     Args:
-        constants: names of the values known at compile time. That an operand is a constant is part of the key (it may be
-            packed), which constant it is is not.
+        constants: names of the values known at compile time.
+    """
+    return Canonical(structural_key(group, constants), group.inputs, group.outputs)
+
+
+def structural_key(subject: Op | Group | Region | Function, constants: Container[str] = ()) -> str:
+    """SHA-256 in hexadecimal of the subject's structure.
+
+    Args:
+        constants: names of the values known at compile time. That an operand is a constant is part of the key,
+            which constant it is is not.
     """
     writer = _Writer(constants)
-    for op in group.ops:
-        writer.op(op)
-    writer.add("outputs", *(writer.value(v) for v in group.outputs))
-    writer.add("levels", *(f"{writer.names.get(name, name)}={level}" for name, level in group.levels))
-    writer.add("trail", *group.trail, "stream", writer.axes.get(group.stream, group.stream))
-    digest = hashlib.sha256("\n".join(writer.lines).encode()).hexdigest()
-    return Canonical(digest, group.inputs, group.outputs)
+    match subject:
+        case Group():
+            writer.group(subject)
+        case Region():
+            writer.region(subject)
+        case Function():
+            writer.region(subject.body)
+        case _:
+            writer.op(subject)
+    return hashlib.sha256("\n".join(writer.lines).encode()).hexdigest()
+
+
+def identity(subject: Op | Group | Cover | Region | Function | Module) -> str:
+    """SHA-256 in hexadecimal of all that the subject says: names, locations and the contents of constants too."""
+    match subject:
+        case Module():
+            text = print_module(subject)
+        case Function():
+            text = print_function(subject)
+        case Region():
+            text = print_region(subject)
+        case Cover():
+            text = print_cover(subject)
+        case Group():
+            text = print_group(subject)
+        case _:
+            text = print_op(subject)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _Writer:
-    """Writes operators with numbered values and axes."""
+    """Writes operators with numbered values and axes, and each distinct expression of an operator once."""
 
     def __init__(self, constants: Container[str]) -> None:
         self.constants = constants
         self.names: dict[str, str] = {}
         self.axes: dict[str, str] = {}
+        self.exprs: dict[Expr, str] = {}
         self.lines: list[str] = []
 
     def add(self, *parts: str) -> None:
@@ -70,17 +125,23 @@ class _Writer:
             case Const():
                 return f"{expr.value!r}:{expr.dtype}"
             case Var():
-                return f"{self.axes.get(expr.name, expr.name)}:{expr.dtype}"
+                return f"{self.axes.get(expr.name) or repr(expr.name)}:{expr.dtype}"
             case Load():
                 return f"%{expr.slot}:{expr.dtype}"
             case Apply():
-                return f"{expr.op}:{expr.dtype}({','.join(self.expr(x) for x in expr.args)})"
+                found = self.exprs.get(expr)
+                if found is None:
+                    args = ",".join(self.expr(x) for x in expr.args)
+                    found = self.exprs[expr] = f"e{len(self.exprs)}"
+                    self.add(found, f"{expr.op}:{expr.dtype}({args})")
+                return found
             case _:
                 raise TypeError(f"{expr!r} is not an expression")
 
     def axis(self, axis: Axis) -> str:
+        extent = self.expr(axis.extent)
         self.axes[axis.name] = f"a{len(self.axes)}"
-        return f"{axis.kind}<{self.expr(axis.extent)}"
+        return f"{axis.kind}<{extent}"
 
     def access(self, access: Access) -> str:
         index = ",".join(self.expr(x) for x in access.index)
@@ -96,25 +157,62 @@ class _Writer:
         if combiner is None:
             return "-"
         states = ",".join(self.expr(x) for x in (*combiner.identity, *combiner.combine))
-        return f"{states}/{combiner.associative}/{combiner.commutative}"
+        return f"{combiner.name!r}({states})/{combiner.associative}/{combiner.commutative}"
 
-    def op(self, op: TensorOp | ScanOp | Routine | HostOp) -> None:
+    def io(self, *values: Value | None) -> None:
+        self.add("io", *(self.value(x) for x in values))
+
+    def group(self, group: Group) -> None:
+        streams: list[str] = []
+        for number, op in enumerate(group.ops):
+            self.op(op)
+            if group.stream in self.axes:
+                streams.append(f"{number}.{self.axes[group.stream]}")
+        levels = {self.names.get(name, repr(name)): level for name, level in group.levels}
+        self.add("outputs", *(self.value(v) for v in group.outputs))
+        self.add("levels", *(f"{name}={levels[name]}" for name in sorted(levels)))
+        self.add("stream", *(streams if group.stream else ()))
+
+    def region(self, region: Region) -> None:
+        self.add("params", *(self.value(x) for x in region.params))
+        for op in region.ops:
+            self.op(op)
+        self.add("results", *(self.value(x) for x in region.results))
+
+    def op(self, op: Op) -> None:
+        self.axes, self.exprs = {}, {}
         match op:
             case TensorOp():
-                self.axes = {}
-                self.add("tensor", *(self.axis(x) for x in op.axes))
-                self.add("reads", *(self.access(x) for x in op.reads))
-                self.add("body", *(self.expr(x) for x in op.body), self.combiner(op.combiner))
-                self.add("writes", *(self.write(x) for x in op.writes), self.names.get(op.inplace, "-"))
+                self.add("tensor", *[self.axis(x) for x in op.axes])
+                self.add("reads", *[self.access(x) for x in op.reads])
+                self.add("body", *[self.expr(x) for x in op.body], self.combiner(op.combiner))
+                self.add("writes", *[self.write(x) for x in op.writes], self.names.get(op.inplace, "-"))
             case ScanOp():
-                self.axes = {}
-                self.add("scan", *(self.axis(x) for x in (*op.axes, op.scan)))
-                self.add("reads", *(self.access(x) for x in op.reads))
-                self.add("steps", *(self.expr(x) for x in (*op.init, *op.step, *op.results)))
-                self.add("writes", *(self.write(x) for x in op.writes))
+                self.add("scan", *[self.axis(x) for x in (*op.axes, op.scan)])
+                self.add("reads", *[self.access(x) for x in op.reads])
+                for part in (op.init, op.step, op.results):
+                    self.add("states", *[self.expr(x) for x in part])
+                self.add("writes", *[self.write(x) for x in op.writes])
             case Routine():
-                self.add("routine", op.kind, repr(op.attributes), str(op.parallel), self.expr(op.workspace))
-                self.add("io", *(self.value(x) for x in (*op.inputs, *op.outputs)))
+                attributes = ",".join(f"{name!r}={print_attribute(x)}" for name, x in op.attributes)
+                self.add("routine", repr(op.kind), attributes, str(op.parallel), self.expr(op.workspace))
+                self.io(*op.inputs, None, *op.outputs)
             case HostOp():
                 self.add("host", op.node.hex(), str(op.opset))
-                self.add("io", *(self.value(x) for x in (*op.inputs, *op.outputs)))
+                self.io(*op.inputs, None, *op.outputs)
+            case OnnxNode():
+                attributes = ",".join(f"{name!r}={print_attribute(x)}" for name, x in op.attributes)
+                self.add("onnx", repr((op.domain, op.op_type, op.version)), attributes)
+                self.io(*op.inputs, None, *op.outputs)
+            case Call():
+                self.add("call", repr(op.function))
+                self.io(*op.inputs, None, *op.outputs)
+            case Loop():
+                self.io(op.trip, op.condition, *op.carried)
+                self.region(op.body)
+                self.add("loop", *(self.value(x) for x in op.outputs))
+            case If():
+                self.io(op.condition)
+                self.region(op.then)
+                self.region(op.orelse)
+                self.add("if", *(self.value(x) for x in op.outputs))

@@ -12,6 +12,7 @@ from tilewright.ir.text.modules import print_function, print_module
 from tilewright.ir.text.ops import print_op, print_region
 from tilewright.ir.text.parse_exprs import parse_expr
 from tilewright.ir.text.parser import parse_module
+from tilewright.ir.text.programs import print_program
 
 __all__ = [
     "ParseError",
@@ -25,5 +26,6 @@ __all__ = [
     "print_group",
     "print_module",
     "print_op",
+    "print_program",
     "print_region",
 ]

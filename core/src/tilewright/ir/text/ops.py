@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -138,10 +139,11 @@ def _results(values: Iterable[Value | None]) -> str:
 def _attributes(attributes: tuple[tuple[str, Any], ...]) -> str:
     if not attributes:
         return ""
-    return f" {{{', '.join(f'{quote(name)} = {_attribute(x)}' for name, x in attributes)}}}"
+    return f" {{{', '.join(f'{quote(name)} = {print_attribute(x)}' for name, x in attributes)}}}"
 
 
-def _attribute(value: Any) -> str:
+def print_attribute(value: Any) -> str:
+    """An attribute's value; an array by type and digest."""
     match value:
         case None:
             return "none"
@@ -152,9 +154,10 @@ def _attribute(value: Any) -> str:
         case str():
             return quote(value) if quote(value).startswith('"') else f'"{value}"'
         case tuple() | list():
-            return f"[{', '.join(map(_attribute, value))}]"
+            return f"[{', '.join(map(print_attribute, value))}]"
         case np.ndarray():
-            return f"{value.dtype}{list(value.shape)}"
+            digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+            return f'{value.dtype}{list(value.shape)} digest "{digest}"'
         case _:
             return f"<{type(value).__name__}>"
 

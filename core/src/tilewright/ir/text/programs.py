@@ -1,0 +1,159 @@
+"""Text of the fourth stored form: programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tilewright.ir.expr import Expr, const
+from tilewright.ir.program import (
+    BlockControl,
+    GridControl,
+    HostCopy,
+    HostIf,
+    HostLoop,
+    HostStep,
+    Item,
+    Kernel,
+    Launch,
+    PackedConstant,
+    Phase,
+    Program,
+    Signal,
+    Task,
+    Wait,
+)
+from tilewright.ir.text.choices import choice_lines
+from tilewright.ir.text.exprs import print_expr
+from tilewright.ir.text.groups import group_lines
+from tilewright.ir.text.modules import print_constant
+from tilewright.ir.text.names import names, quote
+from tilewright.ir.text.ops import declaration, indent, print_axis
+
+
+def print_program(program: Program) -> str:
+    """Symbols, constants, storage, kernels with their groups and choices, and the host tree."""
+    return "\n".join(_lines(program)) + "\n"
+
+
+def _lines(program: Program) -> Iterator[str]:
+    yield f"program ({', '.join(map(declaration, program.inputs))}) {{"
+    for what, given in (("inputs", program.input_names), ("outputs", program.output_names)):
+        if given:
+            yield f"  {what} {names(given)}"
+    for symbol in program.symbols:
+        yield f"  symbol {quote(symbol.name)} in [{symbol.lower}, {symbol.upper}]"
+    for name, constant in program.constants.items():
+        yield f"  const {quote(name)}: {print_constant(constant)}"
+    for packed in program.packed.values():
+        yield from indent(_packed(packed))
+    for buffer in program.storage.buffers.values():
+        kind = f"{buffer.kind}, {buffer.level}, {buffer.owner}"
+        yield f"  buffer {quote(buffer.name)}: {buffer.bytes} bytes ({kind})"
+    for place in program.storage.placements.values():
+        where = f"{quote(place.buffer)}[{place.offset}, {place.offset + place.bytes})"
+        yield f"  place {declaration(place.value)} at {where} for steps {place.first} to {place.last}"
+    for kernel in program.kernels.values():
+        yield from indent(_kernel(kernel))
+    yield from indent(_steps(program.body))
+    yield f"  return ({names(x.name for x in program.outputs)})"
+    yield "}"
+
+
+def _packed(packed: PackedConstant) -> Iterator[str]:
+    access, packing = packed.access, packed.packing
+    index = ", ".join(print_expr(x, "int64") for x in access.index)
+    guard = f" if {print_expr(access.guard, 'bool')}" if access.guard is not None else ""
+    dims = ", ".join(f"{quote(name)} < {extent}" for name, extent in packing.dims)
+    yield f"packed {declaration(packed.value)} = {quote(access.value.name)}[{index}]{guard} {{"
+    yield f"  axes ({', '.join(map(print_axis, packed.axes))})"
+    yield f"  dims ({dims}) at {', '.join(f'{quote(n)} = {print_expr(e)}' for n, e in packing.axes)}"
+    yield "}"
+
+
+def _kernel(kernel: Kernel) -> Iterator[str]:
+    yield f"kernel {quote(kernel.name)} ({', '.join(map(declaration, kernel.params))}) {{"
+    for slot, value in kernel.packed:
+        yield f"  packed %{slot} = {quote(value.name)}"
+    yield from indent(choice_lines(kernel.choice))
+    yield from indent(group_lines(kernel.group))
+    yield "}"
+
+
+def _steps(steps: tuple[HostStep, ...]) -> Iterator[str]:
+    for step in steps:
+        match step:
+            case Launch():
+                yield from _launch(step)
+            case HostLoop():
+                yield f"loop {_control(step.counter, step.trip, step.condition)} {{"
+                yield from indent(_steps(step.body))
+                yield "}"
+            case HostIf():
+                yield f"if {quote(step.condition)} {{"
+                yield from indent(_steps(step.then))
+                yield "} else {"
+                yield from indent(_steps(step.orelse))
+                yield "}"
+            case HostCopy():
+                yield f"copy {quote(step.source)} -> {quote(step.target)}"
+
+
+def _control(counter: str, trip: Expr | None, condition: str) -> str:
+    count = f" < {print_expr(trip, 'int64')}" if trip is not None else ""
+    return f"{quote(counter)}{count}" + (f" while {quote(condition)}" if condition else "")
+
+
+def _launch(launch: Launch) -> Iterator[str]:
+    e = launch.envelope
+    parts = [f"units {e.units}", f"threads {e.threads}"]
+    parts += [f"registers {e.registers}"] * bool(e.registers)
+    parts += [f"shared {e.shared_bytes} bytes"] * bool(e.shared_bytes) + ["cooperative"] * e.cooperative
+    yield f"launch {quote(launch.name)} ({', '.join(parts)}) {{"
+    yield from indent(_parts(launch.body))
+    yield "}"
+
+
+def _parts(parts: tuple[Phase | GridControl, ...]) -> Iterator[str]:
+    for part in parts:
+        if isinstance(part, Phase):
+            yield "phase {"
+            for lane in part.lanes:
+                units = print_expr(lane.units, "int64")
+                yield f"  lane from unit {lane.first}, {units} units {{"
+                yield from indent(indent(_items(lane.items)))
+                yield "  }"
+            yield "}"
+        else:
+            yield from _branches("grid", part, _parts(part.body), _parts(part.orelse))
+
+
+def _items(items: tuple[Item, ...]) -> Iterator[str]:
+    for item in items:
+        match item:
+            case Task():
+                tasks = print_expr(item.first, "int64")
+                if item.count != const(1):
+                    tasks += f" step {print_expr(item.stride, 'int64')} count {print_expr(item.count, 'int64')}"
+                yield f"run {quote(item.kernel)}({names(item.args)}) task {tasks}"
+            case Signal():
+                yield f"signal {quote(item.event)}[{print_expr(item.index, 'int64')}]"
+            case Wait():
+                target = print_expr(item.target, "int64")
+                yield f"wait {quote(item.event)}[{print_expr(item.index, 'int64')}] >= {target}"
+            case BlockControl():
+                yield from _branches("block", item, _items(item.body), _items(item.orelse))
+
+
+def _branches(
+    level: str, control: GridControl | BlockControl, body: Iterator[str], orelse: Iterator[str]
+) -> Iterator[str]:
+    if control.trip is not None or control.counter:
+        yield f"{level} loop {_control(control.counter, control.trip, control.condition)} {{"
+        yield from indent(body)
+    else:
+        yield f"{level} if {quote(control.condition)} {{"
+        yield from indent(body)
+        if control.orelse:
+            yield "} else {"
+            yield from indent(orelse)
+    yield "}"
