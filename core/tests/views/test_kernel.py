@@ -1,0 +1,190 @@
+"""Kernel specifications of the default groups, evaluated and compared with ONNX's reference evaluator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+from onnx.reference import ReferenceEvaluator
+
+from tilewright.frontend import load
+from tilewright.interpret.evaluate import evaluate
+from tilewright.ir import dtypes
+from tilewright.ir.expr import Expr
+from tilewright.ir.group import Group
+from tilewright.ir.ops import Access
+from tilewright.planning.connect import epilogue
+from tilewright.views.kernel import KernelSpec, normalise
+
+Arrays = Mapping[str, Any]
+
+
+def read(access: Access, values: Arrays, env: Arrays, loads: list[Any]) -> Any:
+    """The elements that an access gives at every point."""
+    data = values[access.value.name]
+    index = [np.asarray(evaluate(x, env, loads)) for x in access.index]
+    clipped = tuple(np.clip(x, 0, n - 1) for x, n in zip(index, data.shape, strict=True))
+    found = data[clipped] if clipped else data
+    if access.guard is None:
+        for raw, kept in zip(index, clipped, strict=True):
+            assert (raw == kept).all(), f"unguarded read of {access.value.name} is out of range"
+        return found
+    assert access.fill is not None
+    return np.where(evaluate(access.guard, env, loads), found, np.asarray(access.fill.value, data.dtype))
+
+
+def run(spec: KernelSpec, values: Arrays) -> dict[str, Any]:
+    """What the kernel stores, by value name; what it does not store is NaN or -1."""
+    extents = [int(x.extent.value) for x in spec.axes]  # type: ignore[attr-defined]
+    grid = np.ix_(*(np.arange(n) for n in extents)) if extents else ()
+    env: dict[str, Any] = {x.name: g for x, g in zip(spec.axes, grid, strict=True)}
+    loads: list[Any] = []
+    for access in spec.reads[: spec.body_reads]:
+        loads.append(read(access, values, env, loads))
+    states = [np.broadcast_to(evaluate(x, env, loads), extents) for x in spec.body]
+    spatial = len(spec.spatial)
+    if spec.combiner is not None:
+        axes = tuple(range(spatial, len(extents)))
+        reducer = {"sum": np.sum, "prod": np.prod, "max": np.max, "min": np.min}[spec.combiner.name]
+        states = [reducer(states[0], axis=axes)]
+    env = {x.name: g.reshape(g.shape[:spatial]) for x, g in zip(spec.spatial, grid[:spatial], strict=True)}
+    env |= {f"s{i}": x.astype(dtypes.to_numpy(spec.body[i].dtype)) for i, x in enumerate(states)}
+    loads = loads[: spec.body_reads]
+    reduced = [x.reshape(x.shape[:spatial]) if x.size == np.prod(x.shape[:spatial]) else x for x in loads]
+    for access in spec.reads[spec.body_reads :]:
+        reduced.append(read(access, values, env, reduced))
+    result: dict[str, Any] = {}
+    for store in spec.stores:
+        value = store.write.value
+        target = np.full(
+            value.static_shape(), np.nan if dtypes.is_float(value.dtype) else -1, dtypes.to_numpy(value.dtype)
+        )
+
+        def at(expr: Expr) -> Any:
+            return np.broadcast_to(evaluate(expr, env, reduced), extents[:spatial])
+
+        target[tuple(at(x) for x in store.write.index)] = at(store.expr)
+        result[value.name] = target
+    return result
+
+
+def model(nodes: list[Any], inputs: dict[str, list[int]], weights: dict[str, Any], outputs: list[str]) -> Any:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs],
+        [numpy_helper.from_array(v, n) for n, v in weights.items()],
+    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return shape_inference.infer_shapes(made, strict_mode=True, data_prop=True)
+
+
+def rand(*shape: int) -> Any:
+    return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
+
+
+def n(kind: str, inputs: str, outputs: str, **attributes: Any) -> Any:
+    return helper.make_node(kind, inputs.split(), outputs.split(), **attributes)
+
+
+CASES: dict[str, tuple[Any, int]] = {
+    # name: (model, groups that the default `connect` makes)
+    "conv, residual and relu": (
+        model(
+            [
+                n("Conv", "x w b", "c", pads=[1, 1, 1, 1], strides=[2, 2]),
+                n("Add", "c r", "a"),
+                n("Relu", "a", "y"),
+            ],
+            {"x": [1, 3, 9, 8], "r": [1, 4, 5, 4]},
+            {"w": rand(4, 3, 3, 3), "b": rand(4)},
+            ["y"],
+        ),
+        1,
+    ),
+    "both the convolution and its relu leave": (
+        model(
+            [n("Conv", "x w", "c"), n("Relu", "c", "y")],
+            {"x": [1, 3, 6, 6]},
+            {"w": rand(4, 3, 3, 3)},
+            ["c", "y"],
+        ),
+        1,
+    ),
+    "heads split and transposed before a product": (
+        model(
+            [
+                n("Reshape", "x s", "h"),
+                n("Transpose", "h", "t", perm=[0, 2, 1, 3]),
+                n("Transpose", "h", "u", perm=[0, 2, 3, 1]),
+                n("MatMul", "t u", "p"),
+                n("Mul", "p scale", "y"),
+            ],
+            {"x": [2, 5, 12]},
+            {"s": np.array([0, 0, 3, 4], np.int64), "scale": np.float32(0.5)},
+            ["y"],
+        ),
+        1,
+    ),
+    "pad and transpose into a sum": (
+        model(
+            [
+                n("Pad", "x p", "q"),
+                n("Transpose", "q", "t", perm=[1, 0]),
+                n("ReduceSum", "t ax", "r", keepdims=0),
+                n("Neg", "r", "y"),
+            ],
+            {"x": [4, 5]},
+            {"p": np.array([1, 0, 2, 3], np.int64), "ax": np.array([1], np.int64)},
+            ["y"],
+        ),
+        1,
+    ),
+    "a diamond whose sides must not close a circle": (
+        model(
+            [
+                n("ReduceMax", "x", "m", axes=[1], keepdims=1),
+                n("Sub", "x m", "d"),
+                n("Exp", "d", "e"),
+                n("ReduceSum", "e ax", "s", keepdims=1),
+                n("Div", "e s", "y"),
+            ],
+            {"x": [4, 7]},
+            {"ax": np.array([1], np.int64)},
+            ["y"],
+        ),
+        4,
+    ),
+    "reshape behind a product": (
+        model(
+            [n("MatMul", "x w", "p"), n("Reshape", "p s", "r"), n("Add", "r b", "y")],
+            {"x": [2, 6, 8]},
+            {"w": rand(8, 12), "s": np.array([2, 6, 3, 4], np.int64), "b": rand(3, 4)},
+            ["y"],
+        ),
+        1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_specifications_mean_what_the_model_means(name: str) -> None:
+    proto, groups = CASES[name]
+    feeds = {x.name: rand(*(d.dim_value for d in x.type.tensor_type.shape.dim)) for x in proto.graph.input}
+    expected = ReferenceEvaluator(proto).run(None, feeds)
+    module = load(proto)
+    cover = epilogue.make()(module.main.body, None)  # type: ignore[arg-type]
+    values: dict[str, Any] = {k: v.data for k, v in module.constants.items()}
+    values |= dict(zip((v.name for v in module.main.body.params), feeds.values(), strict=True))
+    assert len(cover.items) == groups
+    for group in cover.items:
+        assert isinstance(group, Group)
+        spec = normalise(group, module.constants)
+        assert spec is not None
+        values |= run(spec, values)
+    for value, reference in zip(module.main.body.results, expected, strict=True):
+        np.testing.assert_allclose(values[value.name], reference, rtol=1e-5, atol=1e-6)
