@@ -1,0 +1,206 @@
+"""The conformance kit: what a recipe and a proposer have to hold, for ours and for third parties' alike.
+
+A recipe's law: every choice that meets its constraints compiles and computes the right thing. The kit samples
+choices for each kernel of the corpus that the recipe matches, builds them together in one program, runs it on
+poisoned outputs and compares with ONNX's reference evaluator in float64 (float32 for what has no float64
+meaning).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx.reference import ReferenceEvaluator
+
+from tilewright.compiler import device_of, recipes_of
+from tilewright.config.binding import Settings
+from tilewright.frontend import load
+from tilewright.ir import dtypes
+from tilewright.ir.choice import TileChoice
+from tilewright.ir.group import Cover, Group
+from tilewright.ir.module import Module
+from tilewright.ir.ops import Op, Region, TensorOp, Value
+from tilewright.ir.program import HostStep, Program
+from tilewright.planning.propose.divisors import combinations
+from tilewright.planning.requests import Request
+from tilewright.planning.session import Session
+from tilewright.recipes import Match, Recipe
+from tilewright.runtime.immediate import run
+from tilewright.testing.corpus import Case, corpus
+
+TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
+"""Largest allowed ‖a − b‖ / ‖b‖ by dtype; integers and booleans must be equal."""
+
+
+@attrs.frozen
+class Failure:
+    """A choice that was allowed and did not compute the right thing."""
+
+    case: str
+    choice: TileChoice
+    problem: str
+
+
+@attrs.frozen
+class Report:
+    """What was sampled for one recipe: number of kernels it matched and of choices run, and the failures."""
+
+    recipe: str
+    kernels: int
+    choices: int
+    failures: tuple[Failure, ...]
+
+
+def check_recipe(
+    recipe: str, settings: Settings, samples: int = 200, seed: int = 0, cases: Sequence[Case] | None = None
+) -> Report:
+    """Samples choices of a recipe over the corpus and runs them.
+
+    Args:
+        recipe: name of a registered recipe of the configured target.
+        samples: choices in all, spread over the kernels that the recipe matches.
+    """
+    rng = np.random.default_rng(seed)
+    record = recipes_of(settings)[recipe]
+    device = device_of(settings)
+    matched: list[tuple[Case, Module, Group, Match]] = []
+    for one in cases if cases is not None else (*corpus("float32"), *corpus("float16")):
+        module = load(one.model)
+        session = _session(settings, module, [record])
+        for group in session.connect(module.main.body).groups:
+            matched += [(one, module, group, m) for m in session.matches(group) if m.recipe == recipe]
+    failures: list[Failure] = []
+    ran = 0
+    for number, (one, module, group, match) in enumerate(matched):
+        share = samples // len(matched) + (number < samples % len(matched))
+        chosen = sample(match, max(share, 1), rng)
+        ran += len(chosen)
+        failures += _run(one, module, group, chosen, settings)
+    assert device.kind == record.target
+    return Report(recipe, len(matched), ran, tuple(failures))
+
+
+def sample(match: Match, count: int, rng: np.random.Generator) -> list[TileChoice]:
+    """Up to `count` different choices that meet the match's constraints."""
+    columns = combinations(match)
+    rows = np.flatnonzero(match.allowed(columns))
+    picked = rng.permutation(rows)[:count]
+    return [match.choice({name: int(column[row]) for name, column in columns.items()}) for row in picked]
+
+
+def _session(settings: Settings, module: Module, recipes: Sequence[Recipe], **services: Any) -> Session:
+    made = {slot: settings.service(slot) for slot in settings.slots} | services
+    return Session(device_of(settings), recipes, made, frozenset(module.constants))
+
+
+def _run(one: Case, module: Module, group: Group, choices: Sequence[TileChoice], settings: Settings) -> list[Failure]:
+    """One program with a copy of the model for each choice of one of its groups."""
+    program = copies(module, group, choices, settings)
+    expected = reference(one)
+    found = run(program, settings, [one.feeds[name] for name in module.input_names])
+    per_copy = len(expected)
+    failures = []
+    for i, choice in enumerate(choices):
+        for output, wanted in zip(found[i * per_copy : (i + 1) * per_copy], expected, strict=True):
+            problem = difference(output, wanted)
+            if problem:
+                failures.append(Failure(one.name, choice, problem))
+                break
+    return failures
+
+
+def copies(module: Module, group: Group, choices: Sequence[TileChoice], recipe: Recipe, settings: Settings) -> Program:
+    """A program that computes the module once per choice, with that choice for `group` and any for
+    the rest.
+    """
+    body = module.main.body
+    base = _session(settings, module, list(recipes_of(settings).values()))
+    cover = base.connect(body)
+    items: list[Group] = []
+    results: list[Value] = []
+    given: dict[str, TileChoice] = {}
+    for i, choice in enumerate(choices):
+        made = {v.name for item in cover.items for v in item.outputs}
+        for item in cover.groups:
+            copy = _renamed(item, made, f".copy{i}")
+            items.append(copy)
+            if item.name == group.name:
+                given[copy.name] = choice
+        results += [attrs.evolve(v, name=f"{v.name}.copy{i}") for v in body.results]
+    ops: tuple[Op, ...] = tuple(op for item in items for op in item.ops)
+    region = Region(body.params, ops, tuple(results))
+    whole = Cover(region, tuple(items))
+
+    def place(covered: Cover, request: Request) -> tuple[HostStep, ...]:
+        session = request.session
+        return session.schedule([session.plan(item, given.get(item.name)) for item in covered.groups], request)
+
+    session = _session(settings, module, base.recipes, connect=lambda region, request: whole, control_place=place)
+    program: Program = session.service("planner")(module.with_main(region), session)
+    return program
+
+
+def _renamed(group: Group, made: set[str], suffix: str) -> Group:
+    def of(value: Value) -> Value:
+        return attrs.evolve(value, name=value.name + suffix) if value.name in made else value
+
+    ops = []
+    for op in group.ops:
+        assert isinstance(op, TensorOp), "the corpus holds tensor operators"
+        ops.append(
+            attrs.evolve(
+                op,
+                name=op.name + suffix,
+                reads=tuple(attrs.evolve(r, value=of(r.value)) for r in op.reads),
+                writes=tuple(attrs.evolve(w, value=of(w.value)) for w in op.writes),
+            )
+        )
+    levels = tuple((name + suffix if name in made else name, level) for name, level in group.levels)
+    return Group(group.name + suffix, tuple(ops), tuple(of(v) for v in group.outputs), levels, group.trail)
+
+
+def reference(one: Case) -> list[npt.NDArray[Any]]:
+    """The case's outputs by ONNX's reference evaluator, floats computed in float64 where the operators have
+    it.
+    """
+    feeds = dict(one.feeds)
+    return [np.asarray(x) for x in ReferenceEvaluator(_widened(one.model)).run(None, _widened_feeds(feeds))]
+
+
+def _widened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its float tensors in float64."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    narrow = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    for info in (*wide.graph.input, *wide.graph.output, *wide.graph.value_info):
+        if info.type.tensor_type.elem_type in narrow:
+            info.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    for tensor in wide.graph.initializer:
+        if tensor.data_type in narrow:
+            array = onnx.numpy_helper.to_array(tensor).astype(np.float64)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    return wide
+
+
+def _widened_feeds(feeds: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v.astype(np.float64) if v.dtype.kind == "f" else v for k, v in feeds.items()}
+
+
+def difference(found: npt.NDArray[Any], wanted: npt.NDArray[Any]) -> str:
+    """What is wrong with an output, or ""."""
+    if found.shape != wanted.shape:
+        return f"shape {found.shape} instead of {wanted.shape}"
+    dtype = dtypes.from_numpy(found.dtype)
+    if not dtypes.is_float(dtype):
+        wrong = int(np.sum(found != wanted))
+        return f"{wrong} of {found.size} elements differ" if wrong else ""
+    a, b = found.astype(np.float64), wanted.astype(np.float64)
+    if not (np.isnan(a) == np.isnan(b)).all():
+        return f"NaN in {int(np.isnan(a).sum())} elements instead of {int(np.isnan(b).sum())}"
+    error = float(np.linalg.norm(np.nan_to_num(a - b)) / (np.linalg.norm(np.nan_to_num(b)) or 1.0))
+    return f"relative error {error:.2e}" if error > TOLERANCE[dtype] else ""
