@@ -114,10 +114,8 @@ def _run(one: Case, module: Module, group: Group, choices: Sequence[TileChoice],
     return failures
 
 
-def copies(module: Module, group: Group, choices: Sequence[TileChoice], recipe: Recipe, settings: Settings) -> Program:
-    """A program that computes the module once per choice, with that choice for `group` and any for
-    the rest.
-    """
+def copies(module: Module, group: Group, choices: Sequence[TileChoice], settings: Settings) -> Program:
+    """A program that computes the module once per choice, with that choice for `group` and the best for the rest."""
     body = module.main.body
     base = _session(settings, module, list(recipes_of(settings).values()))
     cover = base.connect(body)
