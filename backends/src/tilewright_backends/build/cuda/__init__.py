@@ -1,0 +1,1 @@
+"""CUDA: from kernel bodies to source, machine code and a library."""

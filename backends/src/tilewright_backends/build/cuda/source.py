@@ -1,0 +1,143 @@
+"""Kernels as TIR device functions, and their CUDA source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import tvm
+import tvm_ffi
+from tvm import tirx
+from tvm.ir import PointerType, PrimType, Range
+from tvm.tirx import transform
+
+from tilewright.errors import InternalError
+from tilewright.ir.expr import Const
+from tilewright.ir.ops import Value
+from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.lower.types import Prim, storage
+
+_COOPERATIVE = "tirx.use_cooperative_launch"
+_DYNAMIC_SHARED = "tirx.use_dyn_shared_memory"
+
+
+@attrs.frozen
+class DeviceKernel:
+    """A kernel ready for code generation.
+
+    Args:
+        name: symbol in the machine code.
+        params: values that it takes pointers to.
+        grid: number of blocks.
+        block: threads per block.
+        shared_bytes: dynamic shared memory.
+        cooperative: whether it must be launched with all blocks resident.
+        descriptors: names of the tensor-map parameters that follow the pointers.
+        function: the TIR device function.
+    """
+
+    name: str
+    params: tuple[Value, ...]
+    grid: int
+    block: int
+    shared_bytes: int
+    cooperative: bool
+    function: Prim = attrs.field(eq=False, repr=False)
+
+    @property
+    def launch_tags(self) -> list[str]:
+        """What the launch arguments mean, in TVM's order."""
+        tags = ["blockIdx.x", "threadIdx.x"]
+        if self.cooperative:
+            tags.append(_COOPERATIVE)
+        if self.shared_bytes:
+            tags.append(_DYNAMIC_SHARED)
+        return tags
+
+
+def cuda_target(arch: str) -> tvm.target.Target:
+    """TVM's target for one architecture."""
+    return tvm.target.Target(
+        {
+            "kind": "cuda",
+            "arch": arch,
+            "max_threads_per_block": 1024,
+            "max_shared_memory_per_block": 232448,
+            "thread_warp_size": 32,
+        }
+    )
+
+
+class KernelShell:
+    """The parameters and the body of a kernel under construction.
+
+    Args:
+        name: symbol in the machine code.
+        params: values that it takes pointers to, outputs included.
+        threads: threads per block.
+        tasks: number of blocks; each runs one task.
+        aliased: whether two of the pointers may overlap (an output that replaces an input).
+    """
+
+    def __init__(self, name: str, params: Sequence[Value], threads: int, tasks: int, aliased: bool = False) -> None:
+        self.name = name
+        self.params = tuple(params)
+        self.aliased = aliased
+        self.body = Body(threads, tasks)
+        self._pointers: list[Prim] = []
+        for number, value in enumerate(self.params):
+            pointer = tirx.Var(f"p{number}", PointerType(PrimType(storage(value.dtype)), "global"))
+            elements = value.num_elements()
+            size = int(elements.value) if isinstance(elements, Const) else 1
+            self._pointers.append(pointer)
+            self.body.params[value.name] = self.body.view(pointer, storage(value.dtype), max(size, 1))
+
+    def finish(self, arch: str, cooperative: bool = False) -> DeviceKernel:
+        """The device function."""
+        body = self.body.finish()
+        for variable, tag, extent in (
+            (self.body.thread_var, "threadIdx.x", self.body.threads),
+            (self.body.task_var, "blockIdx.x", self.body.tasks),
+        ):
+            axis = tirx.IterVar(Range(0, extent), variable, 1, tag)
+            body = tirx.AttrStmt(axis, "thread_extent", i32(extent), body)
+        kernel = DeviceKernel(
+            self.name, self.params, self.body.tasks, self.body.threads, self.body.shared_bytes, cooperative, None
+        )
+        function = tirx.PrimFunc(self._pointers, body)
+        attributes = {
+            "global_symbol": self.name,
+            "target": cuda_target(arch),
+            "calling_conv": 2,
+            "tirx.is_global_func": True,
+            "tirx.kernel_launch_params": kernel.launch_tags,
+            "tirx.noalias": not self.aliased,
+            "s_tir": True,
+        }
+        for key, value in attributes.items():
+            function = function.with_attr(key, value)
+        return attrs.evolve(kernel, function=function)
+
+
+def _take_source(code: str) -> bytes:
+    # With a CUDA driver TVM compiles while it generates code. The source is what is wanted; `compile` does the rest.
+    return b"source only"
+
+
+def cuda_source(kernels: Sequence[DeviceKernel], arch: str) -> str:
+    """CUDA C++ of the kernels. Each appears once."""
+    target = cuda_target(arch)
+    if len({k.name for k in kernels}) != len(kernels):
+        raise InternalError("two kernels have one symbol.")
+    module = tvm.IRModule({k.name: k.function for k in kernels})
+    passes = [
+        transform.FlattenBuffer(),
+        transform.VectorizeLoop(True),
+        transform.LowerIntrin(),
+    ]
+    tvm_ffi.register_global_func("tvm_callback_cuda_compile", _take_source, override=True)
+    with target, tvm.transform.PassContext(opt_level=3):
+        module = tvm.ir.transform.Sequential(passes)(module)
+        built = tvm.get_global_func("target.build.cuda")(module, target)
+    source: str = built.inspect_source()
+    return source

@@ -1,0 +1,1 @@
+"""CUDA emitters: statements of one task of each recipe."""

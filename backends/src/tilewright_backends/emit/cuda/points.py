@@ -1,0 +1,118 @@
+"""Points of a domain on CUDA: one thread, one point at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tilewright.ir import dtypes
+from tilewright.ir.bounds import linear_terms, simplify
+from tilewright.ir.expr import Const, Expr, Var, loads, variables
+from tilewright.ir.ops import Axis
+from tilewright_backends.emit.cuda.body import Body
+from tilewright_backends.emit.cuda.semantics import CudaSemantics
+from tilewright_backends.lower import types
+from tilewright_backends.lower.flat import FlatAccess, FlatSpec, FlatStore
+from tilewright_backends.lower.point import Point
+from tilewright_backends.lower.types import Prim
+
+SEMANTICS = CudaSemantics()
+
+
+def point_at(
+    body: Body,
+    spec: FlatSpec,
+    at: Mapping[str, Expr],
+    states: Sequence[Prim] = (),
+    loaded: Mapping[int, Prim] | None = None,
+) -> Point:
+    """The point where the axes have the values `at` and the states are `states`."""
+    given = {f"s{i}": x for i, x in enumerate(states)}
+    return Point(body, spec, body.params, at, SEMANTICS, given=given, loaded=loaded)
+
+
+def size(axis: Axis) -> int:
+    """The literal extent of an axis."""
+    if not isinstance(axis.extent, Const):
+        raise TypeError(f"axis {axis.name} has no literal extent: {axis.extent!r}")
+    return int(axis.extent.value)
+
+
+def count(axes: Sequence[Axis]) -> int:
+    """Number of points of fused axes."""
+    total = 1
+    for axis in axes:
+        total *= size(axis)
+    return total
+
+
+def decompose(number: Expr, axes: Sequence[Axis], body: Body) -> dict[str, Expr]:
+    """The axis values of point `number` of fused axes, innermost last, each computed once."""
+    found: dict[str, Expr] = {}
+    rest = body.hold(number, "at")
+    for position, axis in reversed(list(enumerate(axes))):
+        if position == 0:
+            found[axis.name] = rest
+            break
+        found[axis.name] = body.hold(rest % size(axis), "at")
+        rest = body.hold(rest // size(axis), "rest")
+    return found
+
+
+def varies(spec: FlatSpec, slot: int, axis: str) -> bool:
+    """Whether a read sees another element when `axis` moves."""
+    access = spec.reads[slot]
+    if axis in variables(access.address, access.guard):
+        return True
+    return any(varies(spec, s, axis) for s in loads(access.address, access.guard))
+
+
+def contiguous(spec: FlatSpec, access: FlatAccess | FlatStore, axis: Axis, lanes: int) -> bool:
+    """Whether `lanes` neighbours along `axis` (from a multiple of `lanes`) are one aligned vector in memory, always read."""
+    if access.guard is not None or loads(access.address) or dtypes.size_of(access.value.dtype) * lanes % 4:
+        return False
+    if size(axis) % lanes:
+        return False
+    for factor, term in linear_terms(simplify(access.address, spec.bounds())):
+        if term == Var(axis.name):
+            if factor != 1:
+                return False
+        elif axis.name in variables(term) or factor % lanes:
+            return False
+    return True
+
+
+_WORDS = {4: "uint32", 8: "uint32x2", 16: "uint32x4"}
+
+
+def words(dtype: str, lanes: int) -> tuple[str, int]:
+    """The word type that moves `lanes` elements of an IR dtype, and how many words that takes."""
+    bytes_ = dtypes.size_of(dtype) * lanes
+    wide = max(x for x in _WORDS if bytes_ % x == 0)
+    return _WORDS[wide], bytes_ // wide
+
+
+def load_words(body: Body, dtype: str, lanes: int, source: Prim, address: Prim) -> Prim:
+    """Registers holding `lanes` elements from `address` (a multiple of `lanes`) of a flat buffer."""
+    registers = body.local(types.storage(dtype), lanes, "vec")
+    word, number = words(dtype, lanes)
+    far, near = body.view(source.data, word, 1), body.view(registers.data, word, number)
+    first = _word_index(address, lanes, number)
+    for i in range(number):
+        body.store(near, types.literal(i, "int32"), far[first + i])
+    return registers
+
+
+def store_words(body: Body, dtype: str, lanes: int, registers: Prim, target: Prim, address: Prim) -> None:
+    """Writes `lanes` elements in registers to `address` (a multiple of `lanes`) of a flat buffer."""
+    word, number = words(dtype, lanes)
+    far, near = body.view(target.data, word, 1), body.view(registers.data, word, number)
+    first = _word_index(address, lanes, number)
+    for i in range(number):
+        body.store(far, first + i, near[i])
+
+
+def _word_index(address: Prim, lanes: int, number: int) -> Prim:
+    from tvm.tirx import op as tir_op
+
+    index = tir_op.truncdiv(address, types.literal(lanes, types.element(address)))
+    return index * number if number > 1 else index

@@ -1,0 +1,228 @@
+"""Moving the tile of a contraction's operand from memory into registers and from there into shared memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+
+import attrs
+from tvm import tirx
+from tvm.tirx import op as tir_op
+
+from tilewright.ir.expr import Expr, const
+from tilewright.ir.ops import Axis
+from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.cuda.points import contiguous, count, decompose, load_words, point_at, size
+from tilewright_backends.lower import types
+from tilewright_backends.lower.flat import FlatSpec
+from tilewright_backends.lower.types import Prim
+from tilewright_backends.recipes.cuda.roles import Operand, plain_slot, stride
+
+
+@attrs.frozen
+class TilePlan:
+    """How the threads of a block share an `extent` × `step` tile of an operand (outer × reduce).
+
+    Args:
+        operand: the operand.
+        extent: outer points of the tile.
+        step: reduction points of the tile.
+        lanes: elements per load, along the reduction if `along_k`, otherwise along the outer axis.
+        along_k: neighbouring threads move along the reduction first.
+        packed: value that holds the operand as [outer tile][k][outer point], padded, or None.
+    """
+
+    operand: Operand
+    extent: int
+    step: int
+    lanes: int
+    along_k: bool
+    packed: Prim | None = None
+
+    def loads(self, threads: int) -> int:
+        """Loads per thread and tile."""
+        return -(-self.extent * self.step // (threads * self.lanes))
+
+
+def plan_tile(
+    spec: FlatSpec, operand: Operand, k: tuple[Axis, ...], extent: int, step: int, threads: int, packed: Prim | None
+) -> TilePlan:
+    """Chooses direction and width of the loads from the operand's layout."""
+    if packed is not None:
+        lanes = next(v for v in (4, 2, 1) if extent % v == 0 and extent * step % (threads * v) == 0 or v == 1)
+        return TilePlan(operand, extent, step, lanes, False, packed)
+    slot = plain_slot(operand.value)
+    along_k = False
+    lanes = 1
+    if slot is not None:
+        access = spec.reads[slot]
+        near_k = stride(spec, slot, k[-1] if k else None) == 1
+        near_outer = stride(spec, slot, operand.outer[-1] if operand.outer else None) == 1
+        along_k = near_k and not near_outer
+        axis = k[-1] if along_k else operand.outer[-1] if operand.outer else None
+        reach = step if along_k else extent
+        for wide in (4, 2):
+            if axis is not None and size(axis) % wide == 0 and reach % wide == 0:
+                if contiguous(spec, access, axis, wide) and extent * step % (threads * wide) == 0:
+                    lanes = wide
+                    break
+    return TilePlan(operand, extent, step, lanes, along_k)
+
+
+class TileLoader:
+    """Loads successive tiles of one operand.
+
+    Args:
+        body: the kernel under construction, outside of the loop over tiles.
+        spec: its specification.
+        plan: how the threads share a tile.
+        k: reduce axes.
+        base: first outer point of the tile.
+        batch: values of the batch axes.
+        tile: number of the outer tile, for packed operands.
+        state: dtype of the products; tiles hold it.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        spec: FlatSpec,
+        plan: TilePlan,
+        k: tuple[Axis, ...],
+        base: Expr,
+        batch: Mapping[str, Expr],
+        tile: Expr,
+        state: str,
+    ) -> None:
+        self.body, self.spec, self.plan, self.k, self.tile = body, spec, plan, k, tile
+        self.cell = types.carrier(state)
+        self.registers = body.local(self.cell, plan.loads(body.threads) * plan.lanes, "ahead")
+        self._batch = dict(batch)
+        self._base = base
+        self._fixed = self._fixed_outer()
+
+    def _fixed_outer(self) -> list[tuple[Expr, dict[str, Expr], Prim]] | None:
+        """(point in the tile, axis values, inside) of the outer points that a thread meets, when they never change."""
+        plan, body = self.plan, self.body
+        if plan.packed is not None or plan.along_k:
+            return None
+        across = plan.extent // plan.lanes
+        if across >= body.threads:
+            if across % body.threads:
+                return None
+            steps = across // body.threads
+            firsts = [body.hold((body.thread + i * body.threads) * plan.lanes, "x") for i in range(steps)]
+        elif body.threads % across == 0:
+            firsts = [body.hold(body.thread % across * plan.lanes, "x")]
+        else:
+            return None
+        return [self._place(x) for x in firsts]
+
+    def _place(self, x: Expr) -> tuple[Expr, dict[str, Expr], Prim]:
+        total = count(self.plan.operand.outer)
+        number = self.body.hold(self._base + x, "outer")
+        inside = None
+        if total % self.plan.extent:
+            inside = self.body.bind(self.body.index(number < total), "in_range")
+        return x, decompose(number, self.plan.operand.outer, self.body), inside
+
+    def fetch(self, trip: Expr) -> None:
+        """Loads tile `trip` into registers."""
+        plan, body = self.plan, self.body
+        for load in range(plan.loads(body.threads)):
+            x, kk = self._where(load)
+            guard = None
+            if plan.extent * plan.step % (body.threads * plan.lanes):
+                guard = body.index((body.thread + load * body.threads) * plan.lanes < plan.extent * plan.step)
+            with body.when(guard) if guard is not None else nullcontext():
+                self._fetch_one(load, x, kk, trip)
+
+    def _where(self, load: int) -> tuple[Expr, Expr]:
+        """Outer point and reduction point in the tile of a thread's load."""
+        plan, body = self.plan, self.body
+        number = body.thread + load * body.threads
+        if plan.along_k:
+            across = plan.step // plan.lanes
+            return body.simplify(number // across), body.simplify(number % across * plan.lanes)
+        across = plan.extent // plan.lanes
+        if across >= body.threads and across % body.threads == 0:
+            steps = across // body.threads
+            first = (body.thread + load % steps * body.threads) * plan.lanes
+            return body.simplify(first), body.simplify(const(load // steps))
+        return body.simplify(number % across * plan.lanes), body.simplify(number // across)
+
+    def _fetch_one(self, load: int, x: Expr, kk: Expr, trip: Expr) -> None:
+        plan, body, spec = self.plan, self.body, self.spec
+        total = count(self.k)
+        if plan.packed is not None:
+            padded = -(-total // plan.step) * plan.step
+            address = body.index(body.simplify((self.tile * padded + trip * plan.step + kk) * plan.extent + x))
+            self._keep(load, load_words(body, self._packed_dtype(), plan.lanes, plan.packed, address), self._packed_dtype())
+            return
+        if self._fixed is None:
+            _, outer, inside = self._place(x)
+        else:
+            _, outer, inside = self._fixed[load % len(self._fixed)]
+        number = body.hold(trip * plan.step + kk, "k")
+        if total % plan.step:
+            good = body.index(number < total)
+            inside = good if inside is None else tirx.And(inside, good)
+        at = {**self._batch, **outer, **decompose(number, self.k, body)}
+        if plan.lanes > 1:
+            self._fetch_vector(load, at, inside)
+            return
+        with body.branches(inside) if inside is not None else nullcontext(_nothing) as otherwise:
+            value = point_at(body, spec, at).value(plan.operand.value)
+            body.store(self.registers, i32(load), types.convert(value, self.cell))
+            if inside is not None:
+                otherwise()
+                body.store(self.registers, i32(load), types.literal(0, self.cell))
+
+    def _fetch_vector(self, load: int, at: dict[str, Expr], inside: Prim) -> None:
+        plan, body, spec = self.plan, self.body, self.spec
+        slot = plain_slot(plan.operand.value)
+        assert slot is not None
+        access = spec.reads[slot]
+        with body.branches(inside) if inside is not None else nullcontext(_nothing) as otherwise:
+            address = point_at(body, spec, at).index(access.address)
+            wide = load_words(body, access.value.dtype, plan.lanes, body.params[access.value.name], address)
+            self._keep(load, wide, access.value.dtype)
+            if inside is not None:
+                otherwise()
+                for lane in range(plan.lanes):
+                    body.store(self.registers, i32(load * plan.lanes + lane), types.literal(0, self.cell))
+
+    def _packed_dtype(self) -> str:
+        slot = plain_slot(self.plan.operand.value)
+        assert slot is not None
+        return self.spec.reads[slot].value.dtype
+
+    def _keep(self, load: int, wide: Prim, dtype: str) -> None:
+        for lane in range(self.plan.lanes):
+            value = types.convert(types.from_storage(wide[lane], dtype), self.cell)
+            self.body.store(self.registers, i32(load * self.plan.lanes + lane), value)
+
+    def put(self, tile: Prim, row: int, offset: Expr) -> None:
+        """Stores the registers into a shared tile laid out [k][outer point] with rows of `row` elements, from `offset`."""
+        plan, body = self.plan, self.body
+        lanes = plan.lanes
+        wide = not plan.along_k and lanes > 1 and row % lanes == 0
+        near = body.vectors(self.registers, lanes) if wide else None
+        far = body.vectors(tile, lanes) if wide else None
+        for load in range(plan.loads(body.threads)):
+            x, kk = self._where(load)
+            guard = None
+            if plan.extent * plan.step % (body.threads * lanes):
+                guard = body.index((body.thread + load * body.threads) * lanes < plan.extent * plan.step)
+            with body.when(guard) if guard is not None else nullcontext():
+                if wide:
+                    place = body.index(body.simplify(offset + kk * row + x))
+                    body.store(far, tir_op.truncdiv(place, i32(lanes)), near[i32(load)])
+                    continue
+                for lane in range(lanes):
+                    at = offset + (kk + lane) * row + x if plan.along_k else offset + kk * row + x + lane
+                    body.store(tile, body.index(body.simplify(at)), self.registers[i32(load * lanes + lane)])
+
+
+def _nothing() -> None:
+    """The second branch of a load that needs none."""

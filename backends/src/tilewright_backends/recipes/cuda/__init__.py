@@ -1,0 +1,1 @@
+"""CUDA recipes: what the emitters can do, without TVM."""

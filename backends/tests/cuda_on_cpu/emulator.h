@@ -1,0 +1,137 @@
+// Runs CUDA C++ kernels on the CPU, thread for thread: every thread of a block is a fiber, a barrier waits for all of them.
+// For tests of generated code on machines without a GPU. Knows what the emitters use, nothing else.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <type_traits>
+#include <ucontext.h>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __shared__
+#define __grid_constant__
+#define CUDART_INF_F (std::numeric_limits<float>::infinity())
+#define CUDART_NAN_F (std::numeric_limits<float>::quiet_NaN())
+#define CUDART_INF (std::numeric_limits<double>::infinity())
+#define CUDART_NAN (std::numeric_limits<double>::quiet_NaN())
+#define uchar unsigned char
+#define ushort unsigned short
+
+struct emu_dim { int x, y, z; };
+struct uint2 { unsigned x, y; };
+struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct alignas(16) float4 { float x, y, z, w; };
+struct alignas(8) float2 { float x, y; };
+typedef _Float16 half;
+
+static const int emu_stack = 256 * 1024;
+struct emu_fiber { ucontext_t context; std::vector<char> stack; bool done = false; int waits = 0; };
+static emu_fiber* emu_current;
+static ucontext_t emu_scheduler;
+static emu_dim emu_tid, emu_bid, emu_bdim, emu_gdim;
+static int emu_number, emu_threads;
+static std::function<void()> emu_kernel;
+alignas(1024) static unsigned char emu_shared[256 * 1024];
+struct emu_exchange { unsigned long long slot[32]; unsigned char block[32][64]; };
+static std::vector<emu_exchange> emu_warps;
+
+#define threadIdx (emu_tid)
+#define blockIdx (emu_bid)
+#define blockDim (emu_bdim)
+#define gridDim (emu_gdim)
+#define shared_memory_ptr emu_shared_memory
+
+static void emu_yield(int kind) {  // 1: block barrier, 2: warp barrier
+  int mine = emu_number;
+  emu_current->waits = kind;
+  swapcontext(&emu_current->context, &emu_scheduler);
+  emu_number = mine;
+  emu_tid = {mine, 0, 0};
+}
+static inline void __syncthreads() { emu_yield(1); }
+static inline void __syncwarp(unsigned = ~0u) { emu_yield(2); }
+
+static void emu_enter() { emu_kernel(); emu_current->done = true; swapcontext(&emu_current->context, &emu_scheduler); }
+
+static void emu_run(int grid, int block, int shared_bytes, std::function<void()> kernel) {
+  emu_kernel = kernel;
+  emu_threads = block;
+  emu_bdim = {block, 1, 1};
+  emu_gdim = {grid, 1, 1};
+  emu_warps.assign((block + 31) / 32, {});
+  std::vector<emu_fiber> fibers(block);
+  for (auto& f : fibers) f.stack.resize(emu_stack);
+  for (int b = 0; b < grid; ++b) {
+    emu_bid = {b, 0, 0};
+    std::memset(emu_shared, 0xff, sizeof emu_shared);  // NaN
+    for (auto& f : fibers) {
+      getcontext(&f.context);
+      f.context.uc_stack.ss_sp = f.stack.data();
+      f.context.uc_stack.ss_size = f.stack.size();
+      f.context.uc_link = nullptr;
+      f.done = false;
+      f.waits = 0;
+      makecontext(&f.context, emu_enter, 0);
+    }
+    while (true) {
+      // A thread runs when it waits for nothing, when its warp is at a warp barrier, or when all are at the block barrier.
+      bool all_done = true, all_block = true;
+      for (auto& f : fibers) { all_done &= f.done; all_block &= f.done || f.waits == 1; }
+      if (all_done) break;
+      bool progress = false;
+      if (all_block) { for (auto& f : fibers) f.waits = 0; }
+      for (int w = 0; w * 32 < block; ++w) {
+        bool ready = true;
+        for (int t = w * 32; t < block && t < w * 32 + 32; ++t) ready &= fibers[t].done || fibers[t].waits == 2;
+        if (ready) for (int t = w * 32; t < block && t < w * 32 + 32; ++t) fibers[t].waits = 0;
+      }
+      for (int t = 0; t < block; ++t) {
+        if (fibers[t].done || fibers[t].waits) continue;
+        progress = true;
+        emu_current = &fibers[t];
+        emu_number = t;
+        emu_tid = {t, 0, 0};
+        swapcontext(&emu_scheduler, &fibers[t].context);
+      }
+      if (!progress) { std::fprintf(stderr, "emulator: barrier that not all threads reach\n"); std::abort(); }
+    }
+  }
+}
+
+template <typename T> static T emu_from_lane(T value, int lane) {
+  static_assert(sizeof(T) <= 8, "");
+  auto& warp = emu_warps[emu_number / 32];
+  unsigned long long bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  warp.slot[emu_number % 32] = bits;
+  emu_yield(2);
+  bits = warp.slot[lane & 31];
+  emu_yield(2);
+  T result;
+  std::memcpy(&result, &bits, sizeof(T));
+  return result;
+}
+template <typename T> static T __shfl_xor_sync(unsigned, T value, int mask) { return emu_from_lane(value, (emu_number % 32) ^ mask); }
+template <typename T> static T __shfl_sync(unsigned, T value, int lane) { return emu_from_lane(value, lane); }
+
+template <int N, typename R, typename... A> struct emu_nth;
+template <typename R, typename F, typename... A> struct emu_nth<0, R, F, A...> { typedef F type; };
+template <int N, typename R, typename F, typename... A> struct emu_nth<N, R, F, A...> : emu_nth<N - 1, R, A...> {};
+template <int N, typename R, typename... A> typename emu_nth<N, R, A...>::type emu_arg(R (*)(A...));
+
+template <typename A, typename B> static auto min(A a, B b) -> decltype(a + b) { return a < b ? a : b; }
+template <typename A, typename B> static auto max(A a, B b) -> decltype(a + b) { return a > b ? a : b; }
+static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
+static inline float __int_as_float(int x) { float r; std::memcpy(&r, &x, 4); return r; }
+static inline int __float_as_int(float x) { int r; std::memcpy(&r, &x, 4); return r; }
+static inline unsigned __float_as_uint(float x) { unsigned r; std::memcpy(&r, &x, 4); return r; }
+static inline float __uint_as_float(unsigned x) { float r; std::memcpy(&r, &x, 4); return r; }
+static unsigned long emu_shared_address(const void* p) { return (unsigned long)((const unsigned char*)p - emu_shared); }
