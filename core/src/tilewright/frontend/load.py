@@ -19,7 +19,7 @@ from tilewright.ir import dtypes
 from tilewright.ir.module import Constant, Function, Module
 from tilewright.ir.ops import OnnxNode, Region, Value, value
 
-Model = str | Path | bytes | onnx.ModelProto
+Model = str | Path | bytes | onnx.ModelProto | Source
 
 
 def load(
@@ -31,7 +31,7 @@ def load(
     """An ONNX model as a module of tensor operators.
 
     Args:
-        model: a path, the bytes of a file, or a parsed model.
+        model: a path, the bytes of a file, a parsed model, or what `read` made of one.
         shapes: sizes of inputs whose declared shape has symbolic dimensions.
         bind: inputs that are fixed to the given arrays at compile time.
         table: the legalisation rules; by default the built-in ones.
@@ -52,7 +52,7 @@ def import_model(
 ) -> Module:
     """An ONNX model as a module of typed ONNX nodes: functions expanded, constants folded. Arguments as in `load`."""
     rules = builtin_table() if table is None else table
-    source = read(model)
+    source = model if isinstance(model, Source) else read(model)
     functions = {("" if f.domain == "ai.onnx" else f.domain, f.name): f for f in source.proto.functions}
     importer = Importer(functions, rules.covers, source.folder)
     graph = source.proto.graph
