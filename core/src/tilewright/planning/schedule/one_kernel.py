@@ -19,8 +19,7 @@ def make() -> Schedule:
 
 
 def _launch(item: Planned) -> Launch:
-    choice = item.choices[0]
-    resources = choice.resources
+    resources = item.kernel.choice.resources
     envelope = Envelope(resources.tasks, resources.threads, resources.registers, resources.shared_bytes)
     task = Task(item.kernel.name, item.args, Var(UNIT))
     return Launch(item.group.name, envelope, (Phase((Lane(0, const(resources.tasks), (task,)),)),))
