@@ -5,6 +5,9 @@ The command line maps the classes to exit codes: 1 mismatch, 2 input, 3 internal
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class TilewrightError(Exception):
     """Base of all errors raised on purpose.
@@ -47,3 +50,17 @@ class InternalError(TilewrightError):
 
 class VerifyError(InternalError):
     """A verifier refused an IR. The message names the law, the form and the place."""
+
+
+def did_you_mean(name: str, known: Iterable[str], there_are: str = "Known") -> str:
+    """A remedy for an unknown name: the near one of the `known`, or all of them.
+
+    Args:
+        there_are: the words before the list of all.
+    """
+    names = list(known)
+    lower = {candidate.lower(): candidate for candidate in names}
+    near = difflib.get_close_matches(name.lower(), lower, n=1)
+    if near:
+        return f"Did you mean {lower[near[0]]!r}?"
+    return f"{there_are}: {', '.join(map(repr, names)) or 'none'}."

@@ -77,7 +77,7 @@ def test_a_record_is_found_by_its_plugins_prefix_and_only_that_plugin_is_importe
         ("raise SystemExit(3)", "SystemExit"),
         ("TILEWRIGHT_API = 99", "version 99 of the hooks, and this is version 1"),
         ("del TILEWRIGHT_API", "needs TILEWRIGHT_API = 1"),
-        ("@hookimpl\ndef tilewright_slotz(): return []", "did you mean tilewright_slots?"),
+        ("@hookimpl\ndef tilewright_slotz(): return []", "Did you mean 'tilewright_slots'?"),
         ("def tilewright_slots(): return []", "lacks the decorator @hookimpl"),
         ("@hookimpl\ndef tilewright_slots(surprise): return []", "surprise"),
         ("@hookimpl\ndef tilewright_slots(): return ['text']", "must give SlotValue records"),

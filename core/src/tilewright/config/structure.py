@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -19,7 +18,7 @@ from cattrs.errors import (
 )
 from cattrs.gen import make_dict_structure_fn
 
-from tilewright.errors import InputError
+from tilewright.errors import InputError, did_you_mean
 
 T = TypeVar("T")
 
@@ -66,24 +65,17 @@ def _leaves(error: BaseException, where: str) -> Iterator[tuple[str, str]]:
     elif isinstance(error, ForbiddenExtraKeysError):
         for key in sorted(map(str, error.extra_fields)):
             known = [a.name for a in attrs.fields(error.cl) if a.init]
-            near = difflib.get_close_matches(key, known, n=1)
-            advice = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known) or 'none'}."
-            yield f"{_place(where)} has no key {key!r}.", advice
+            yield f"{_place(where)} has no key {key!r}.", did_you_mean(key, known)
     elif isinstance(error, InputError):
         yield f"{_place(where)} is wrong: {error.message}", error.remedy
     elif isinstance(error, KeyError):
         yield f"{_place(where)} is missing.", "Give it a value."
     elif len(error.args) == 4 and isinstance(error.args[1], attrs.Attribute):  # attrs' own `in_`
         _, attribute, choices, value = error.args
-        yield _not_one_of(f"{where}.{attribute.name}" if where else attribute.name, value, choices)
+        place = f"{where}.{attribute.name}" if where else attribute.name
+        yield f"{place} cannot be {value!r}.", did_you_mean(str(value), map(str, choices))
     else:
         yield f"{_place(where)} is wrong: {error.args[0] if error.args else error}.", ""
-
-
-def _not_one_of(where: str, value: object, choices: Iterable[object]) -> tuple[str, str]:
-    known = [str(choice) for choice in choices]
-    near = difflib.get_close_matches(str(value), known, n=1)
-    return f"{where} cannot be {value!r}.", f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(known)}."
 
 
 def _note(error: BaseException) -> object:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
-from tilewright.errors import InputError
+from tilewright.errors import InputError, did_you_mean
 
 
 class PluginError(InputError):
@@ -23,12 +22,6 @@ def unknown_name(what: str, name: str, known: Iterable[str], remedy: str = "") -
         what: the kind of thing looked for, such as `value of slot 'connect'`.
         remedy: a further sentence, put last.
     """
-    names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    if near:
-        advice = f"Did you mean {near[0]!r}?"
-    elif names:
-        advice = f"Known: {', '.join(names)}."
-    else:
-        advice = "None is known."
-    return UnknownNameError(f"There is no {what} named {name!r}.", f"{advice} {remedy}".rstrip())
+    return UnknownNameError(
+        f"There is no {what} named {name!r}.", f"{did_you_mean(name, sorted(known))} {remedy}".rstrip()
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 import pluggy
 from attrs import frozen
 
+from tilewright.errors import did_you_mean
 from tilewright.plugins import hookspecs
 from tilewright.plugins.discovery import Discovery, PluginFailure, PluginInfo, discover
 from tilewright.plugins.errors import PluginError, unknown_name
@@ -210,9 +210,7 @@ class Registry:
         except pluggy.PluginValidationError as error:
             implemented = [caller.name for caller in self._hooks.get_hookcallers(module) or ()]
             wrong = next((name for name in implemented if name not in known), "")
-            near = difflib.get_close_matches(wrong, known, n=1)
-            advice = f"did you mean {near[0]}?" if near else f"the hooks are {', '.join(known)}."
-            raise _RefusedError(f"it implements {wrong}, which is no hook; {advice}") from error
+            raise _RefusedError(f"it implements {wrong}, which is no hook. {did_you_mean(wrong, known)}") from error
         implemented = [caller.name for caller in self._hooks.get_hookcallers(module) or ()]
         for name, value in vars(module).items():
             if name.startswith("tilewright_") and inspect.isfunction(value) and name not in implemented:

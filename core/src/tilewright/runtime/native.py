@@ -84,9 +84,9 @@ class NativeProgram(Protocol):
     def run(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         """Computes `outputs` from `inputs`, both in the manifest's order.
 
-        Every array is a C-contiguous host array of the declared dtype and of the actual shape. Outputs are
-        allocated by the caller and hold garbage on entry. Inputs are only read. An exception must leave the
-        program usable.
+        Inputs are aligned as NumPy happened to align them, outputs to 64 bytes. Every array is a C-contiguous
+        host array of the declared dtype and of the actual shape. Outputs are allocated by the caller and hold
+        garbage on entry. Inputs are only read. An exception must leave the program usable.
         """
 
     def close(self) -> None:

@@ -1,0 +1,171 @@
+"""`tilewright.compile`: from a model to an `Executable`, through the cache."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from tilewright.artifact import Manifest, TensorInfo, write_artifact
+from tilewright.cache import Cache, cache_key
+from tilewright.compiler import Plan, build_program, device_of, plan_model
+from tilewright.config import ConfigSource, load_config
+from tilewright.config.binding import Settings, bind
+from tilewright.frontend.source import Source, read
+from tilewright.ir.expr import Const, Var
+from tilewright.ir.module import Constant
+from tilewright.ir.ops import Value
+from tilewright.plugins.identity import code_identity, distribution_version
+from tilewright.plugins.manager import Registry
+from tilewright.plugins.records import Backend
+from tilewright.runtime.executable import Executable, load
+from tilewright.runtime.native import BuildOutput
+
+if TYPE_CHECKING:
+    import onnx
+
+    Model = str | os.PathLike[str] | bytes | onnx.ModelProto
+
+
+def compile(
+    model: Model,
+    target: str | None = None,
+    config: ConfigSource = None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    threads: int | None = None,
+    cache: bool = True,
+    strict: bool = False,
+) -> Executable:
+    """Compiles an ONNX model, or takes the program from the cache.
+
+    Args:
+        model: a path, the bytes of a model, or a `ModelProto`.
+        target: such as `cpu` or `cuda:h200`; replaces the target of `config`.
+        config: a path to a TOML file, a mapping of the same form, or a `Config`.
+        shapes: the shapes of inputs whose declared shapes have symbolic dimensions.
+        threads: worker threads of `Executable.run`.
+        cache: whether to use the cache.
+        strict: whether a broken plugin ends the compilation.
+
+    Raises:
+        InputError: the model, the configuration or an argument cannot be used as it is; says what to do.
+    """
+    settings = settings_for(target, config, strict=strict)
+    source = read(os.fspath(model) if isinstance(model, os.PathLike) else model)
+
+    def build(path: Path) -> None:
+        build_artifact(source, settings, path, shapes)
+
+    def open_artifact(path: Path) -> Executable:
+        return load(path, threads=threads, registry=settings.registry)
+
+    if cache:
+        return Cache().fetch(compilation_key(source, settings, shapes), build, open_artifact)
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+        path = Path(folder, "program.tw")
+        build(path)
+        return open_artifact(path)  # it stays open, so the folder may go
+
+
+def settings_for(target: str | None, config: ConfigSource, *, strict: bool = False) -> Settings:
+    """The configuration with every name looked up among the installed plugins."""
+    found = load_config(config, target=target)
+    return bind(found, Registry(strict=strict, disabled=found.plugins.disabled))
+
+
+def build_artifact(
+    source: Source, settings: Settings, path: Path, shapes: Mapping[str, Sequence[int]] | None = None
+) -> Manifest:
+    """Compiles a model that was read, and writes the artifact to `path`; no cache."""
+    plan = plan_model(source, settings, shapes)
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as workdir:
+        output = build_program(plan.program, settings, Path(workdir))
+        return write_artifact(
+            path,
+            _manifest(source, plan, output, settings),
+            output.library,
+            output.weights,
+            decisions=[plain(attrs.asdict(decision)) for decision in plan.decisions],
+        )
+
+
+def compilation_key(source: Source, settings: Settings, shapes: Mapping[str, Sequence[int]] | None = None) -> str:
+    """The cache's key of a compilation: model, shapes, configuration, device, plugins, compiler and
+    toolchain.
+    """
+    registry = settings.registry
+    backend = registry.get(Backend, settings.target.backend)
+    return cache_key(
+        {
+            "model": source.proto.SerializeToString(deterministic=True).hex(),
+            "weights": {name: Constant(array).digest for name, array in source.weights.items()},
+            "shapes": {name: list(shape) for name, shape in (shapes or {}).items()},
+            "target": str(settings.target),
+            "config": plain(attrs.asdict(settings.config)),
+            "slots": {slot: record.name for slot, record in settings.slots.items()},
+            "device": plain(attrs.asdict(device_of(settings))),
+            "code": code_identity(registry),
+            "toolchain": plain(registry.resolve(backend, backend.versions)()),
+        }
+    )
+
+
+def _manifest(source: Source, plan: Plan, output: BuildOutput, settings: Settings) -> Manifest:
+    program = plan.program
+    registry = settings.registry
+    provider = registry.provider(registry.get(Backend, settings.target.backend))
+    return Manifest(
+        tilewright=distribution_version("tilewright-core"),
+        model=source.proto.graph.name,
+        target=str(settings.target),
+        provider=provider.name,
+        inputs=_tensors(program.input_names, program.inputs),
+        outputs=_tensors(program.output_names, program.outputs),
+        symbols={symbol.name: symbol.upper for symbol in program.symbols},
+        requires=output.requires,
+        slots={slot: record.name for slot, record in settings.slots.items()},
+        versions={
+            **{info.distribution: distribution_version(info.distribution) for info in registry.loaded},
+            **output.versions,
+        },
+        kernels=len(program.kernels),
+        data=output.data,
+    )
+
+
+def _tensors(names: Sequence[str], values: Sequence[Value]) -> tuple[TensorInfo, ...]:
+    return tuple(
+        TensorInfo(name, value.dtype, tuple(_extent(extent) for extent in value.shape))
+        for name, value in zip(names, values, strict=True)
+    )
+
+
+def _extent(extent: object) -> int | str:
+    match extent:
+        case Const(value=value):
+            return int(value)
+        case Var(name=name):
+            return str(name)
+    raise NotImplementedError(f"an input or output with the extent {extent}")
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: NumPy numbers become Python's, numbers that are not finite become None."""
+    match value:
+        case Mapping():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case bool() | str() | None | int():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case _ if hasattr(value, "item"):
+            return plain(value.item())
+    return str(value)

@@ -1,0 +1,97 @@
+"""Checking what a caller gives to a program, and turning it into arrays the program can read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tilewright.artifact.manifest import TensorInfo
+from tilewright.errors import InputError, did_you_mean
+from tilewright.ir import dtypes
+from tilewright.runtime.native import Array
+
+_HOST_DEVICES = (1, 3)  # DLPack: CPU, and host memory pinned for CUDA
+
+
+def check_names(what: str, given: Sequence[str], declared: Sequence[TensorInfo]) -> None:
+    """Raises InputError for a name that is not declared, and suggests the near one."""
+    known = [info.name for info in declared]
+    for name in given:
+        if name not in known:
+            raise InputError(f"The model has no {what} named {name!r}.", did_you_mean(str(name), known, "It has"))
+
+
+def prepare(
+    feeds: Mapping[str, object], inputs: Sequence[TensorInfo], bounds: Mapping[str, int]
+) -> tuple[list[Array], dict[str, int]]:
+    """The arrays of `feeds` in the order of `inputs`, and the extent of each symbol.
+
+    An array that is contiguous is passed on as it is, any other is copied.
+
+    Args:
+        feeds: by input name: NumPy arrays, or anything that offers DLPack.
+        inputs: what the program declares.
+        bounds: upper bound of each symbol.
+
+    Raises:
+        InputError: a name is missing or unknown, or a dtype or shape is not the declared one.
+    """
+    check_names("input", list(feeds), inputs)
+    missing = [info.name for info in inputs if info.name not in feeds]
+    if missing:
+        names = ", ".join(map(repr, missing))
+        raise InputError(f"The model needs the input{'s' * (len(missing) > 1)} {names}, and none was given.")
+    symbols: dict[str, int] = {}
+    arrays = [_prepare(info, feeds[info.name], symbols, bounds) for info in inputs]
+    return arrays, symbols
+
+
+def _prepare(info: TensorInfo, given: object, symbols: dict[str, int], bounds: Mapping[str, int]) -> Array:
+    array = _as_array(info, given)
+    wanted = dtypes.to_numpy(info.dtype)
+    if array.dtype != wanted:
+        raise InputError(
+            f"Input {info.name!r} needs dtype {wanted} and was given {array.dtype}.", f"Convert it to {wanted} first."
+        )
+    if array.ndim != len(info.shape):
+        raise _wrong_shape(info, array, f"it needs {len(info.shape)} dimensions")
+    for axis, (extent, declared) in enumerate(zip(array.shape, info.shape, strict=True)):
+        if isinstance(declared, int):
+            if extent != declared:
+                raise _wrong_shape(info, array, f"dimension {axis} must be {declared}")
+            continue
+        if symbols.setdefault(declared, extent) != extent:
+            raise _wrong_shape(info, array, f"dimension {axis} is {declared!r}, which is {symbols[declared]} elsewhere")
+        if extent > bounds.get(declared, extent):
+            raise _wrong_shape(info, array, f"dimension {axis} ({declared!r}) may be at most {bounds[declared]}")
+    # ascontiguousarray would give a scalar one dimension
+    return array if array.flags.c_contiguous else array.copy(order="C")
+
+
+def _wrong_shape(info: TensorInfo, array: Array, why: str) -> InputError:
+    return InputError(
+        f"Input {info.name!r} is declared as {info} and was given the shape {list(array.shape)}: {why}.",
+        "Give an array of that shape, or compile the model for another one with --shape.",
+    )
+
+
+def _as_array(info: TensorInfo, given: Any) -> Array:
+    if isinstance(given, np.ndarray | np.generic):
+        return np.asarray(given)
+    if not hasattr(given, "__dlpack__"):
+        raise InputError(
+            f"Input {info.name!r} needs a NumPy array or an object with DLPack, not {type(given).__name__}.",
+            f"Wrap it: numpy.asarray(value, {str(dtypes.to_numpy(info.dtype))!r}).",
+        )
+    if given.__dlpack_device__()[0] not in _HOST_DEVICES:
+        raise InputError(
+            f"Input {info.name!r} lies in the memory of a device.", "Copy it to the host first, as with .cpu()."
+        )
+    try:
+        return np.from_dlpack(given)
+    except (BufferError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(
+            f"Input {info.name!r} cannot be taken over through DLPack: {error}.", "Give a NumPy array instead."
+        ) from error

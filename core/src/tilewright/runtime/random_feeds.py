@@ -1,0 +1,32 @@
+"""Random inputs for a model, from a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tilewright.artifact.manifest import TensorInfo
+from tilewright.ir import dtypes
+from tilewright.runtime.native import Array
+
+
+def random_feeds(
+    inputs: Sequence[TensorInfo], seed: int = 0, symbols: Mapping[str, int] | None = None
+) -> dict[str, Array]:
+    """An array for each input: floats standard normal, integers and booleans 0 or 1.
+
+    Integers are that small because they may be indices into a table of unknown length.
+
+    Args:
+        inputs: what the program declares.
+        seed: equal seeds give equal arrays.
+        symbols: extent of each symbol.
+    """
+    rng = np.random.default_rng(seed)
+    feeds: dict[str, Array] = {}
+    for info in inputs:
+        shape = [extent if isinstance(extent, int) else (symbols or {})[extent] for extent in info.shape]
+        plain = rng.standard_normal(shape) if dtypes.is_float(info.dtype) else rng.integers(0, 2, shape)
+        feeds[info.name] = np.asarray(plain).astype(dtypes.to_numpy(info.dtype))
+    return feeds
