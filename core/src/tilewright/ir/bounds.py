@@ -30,11 +30,16 @@ Bounds = Mapping[str, Interval]
 
 
 def bounds_of(expr: Expr, bounds: Bounds) -> Interval:
-    """The interval that `expr` lies in, given the intervals of its variables (an unknown one is unbounded)."""
+    """The interval that `expr` lies in, given the intervals of its variables (an unknown one is unbounded).
+
+    Floats are unbounded. Integers narrower than int64 may wrap; then all that is known is their dtype's range.
+    """
+    if dtypes.is_float(expr.dtype):
+        return Interval(-INFINITY, INFINITY)
     if isinstance(expr, Const):
         return Interval(int(expr.value), int(expr.value))
     if isinstance(expr, Var):
-        return bounds.get(expr.name, Interval(-INFINITY, INFINITY))
+        return bounds.get(expr.name, _of_dtype(expr.dtype))
     if isinstance(expr, Apply):
         if expr.dtype == "bool":
             return Interval(0, 1)
@@ -43,7 +48,8 @@ def bounds_of(expr: Expr, bounds: Bounds) -> Interval:
             target = _of_dtype(expr.dtype)
             return args[0] if target.low <= args[0].low and args[0].high <= target.high else target
         found = _combine(expr.op, args)
-        if found is not None:
+        whole = _of_dtype(expr.dtype)
+        if found is not None and (expr.dtype == "int64" or (whole.low <= found.low and found.high <= whole.high)):
             return Interval(max(found.low, -INFINITY), min(found.high, INFINITY))
     return _of_dtype(expr.dtype)
 
@@ -103,7 +109,7 @@ def simplify(expr: Expr, bounds: Bounds) -> Expr:
 
 def _decided(node: Apply, bounds: Bounds) -> Expr:
     match node.op:
-        case "floordiv" | "floormod" if isinstance(node.args[1], Const) and dtypes.is_integer(node.dtype):
+        case "floordiv" | "floormod" if isinstance(node.args[1], Const) and node.dtype == "int64":
             return _divide(node, bounds)
         case "lt" | "le" if not dtypes.is_float(node.args[0].dtype):
             left, right = (bounds_of(x, bounds) for x in node.args)
