@@ -27,12 +27,12 @@ class OpReader:
     def __init__(
         self,
         stream: Stream,
-        values: Mapping[str, Value],
+        values: dict[str, Value],
         symbols: Sequence[str],
         region: Callable[[Mapping[str, Value]], Region] | None = None,
     ) -> None:
         self.stream = stream
-        self.values = dict(values)
+        self.values = values
         self.symbols = dict.fromkeys(symbols, "int64")
         self._region = region
 

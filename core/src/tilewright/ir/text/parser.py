@@ -34,6 +34,7 @@ class _ModuleReader:
         self.given = given
         self.symbols: dict[str, Symbol] = {}
         self.constants: dict[str, Constant] = {}
+        self.values: dict[str, Value] = {}
 
     def module(self) -> Module:
         s = self.stream
@@ -56,7 +57,7 @@ class _ModuleReader:
                 name = s.name("the name of a function")
                 if name in functions:
                     raise s.fail("a name that no other function has", at)
-                functions[name] = Function(name, self._region(self._scope()))
+                functions[name] = Function(name, self._region(self.values))
             else:
                 raise s.fail("'inputs', 'outputs', 'symbol', 'const', 'func' or '}'")
         closing = s.expect("}")
@@ -98,9 +99,7 @@ class _ModuleReader:
         s = self.stream
         s.expect("const")
         at = s.token
-        value = self._declaration(self._scope())
-        if value.name in self.constants:
-            raise s.fail("a name that no other constant has", at)
+        value = OpReader(s, self.values, tuple(self.symbols)).declaration()
         try:
             shape = value.static_shape()
         except TypeError as error:
@@ -110,6 +109,7 @@ class _ModuleReader:
             self.constants[value.name] = self._by_digest(value, shape)
         else:
             self.constants[value.name] = self._inline(value, shape)
+        self.values[value.name] = value
         s.end_line()
 
     def _by_digest(self, value: Value, shape: tuple[int, ...]) -> Constant:
@@ -143,16 +143,9 @@ class _ModuleReader:
         data = np.asarray(elements, np.float64 if dtypes.is_float(value.dtype) else object)
         return Constant(data.astype(dtypes.to_numpy(value.dtype)).reshape(shape))
 
-    def _scope(self) -> dict[str, Value]:
-        return {name: constant.value(name) for name, constant in self.constants.items()}
-
-    def _declaration(self, scope: Mapping[str, Value]) -> Value:
-        return OpReader(self.stream, scope, tuple(self.symbols)).declaration()
-
     def _region(self, outer: Mapping[str, Value]) -> Region:
         s = self.stream
-        scope = dict(outer)
-        reader = OpReader(s, scope, tuple(self.symbols), self._region)
+        reader = OpReader(s, dict(outer), tuple(self.symbols), self._region)
         params = reader.declarations()
         s.expect("{")
         s.end_line()
