@@ -1,0 +1,7 @@
+"""Work in processes of its own: with limits, ended as a group, and never outliving the process that asked for
+it.
+"""
+
+from tilewright.workers.client import Reply, Worker, WorkerError
+
+__all__ = ["Reply", "Worker", "WorkerError"]

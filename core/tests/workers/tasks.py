@@ -1,0 +1,46 @@
+"""Tasks that the tests of workers run in other processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tilewright.errors import InputError
+
+
+def echo(argument: Any) -> Callable[[Any], Any]:
+    sys.stdout.write("noise on stdout, which must not disturb the replies\n")
+    variable = os.environ.get("VARIABLE_OF_THIS_TEST")
+    return lambda request: {"argument": argument, "request": request, "pid": os.getpid(), "variable": variable}
+
+
+def act(argument: Any) -> Callable[[Any], Any]:
+    def handle(request: Any) -> Any:
+        match request:
+            case "input error":
+                raise InputError("The file is wrong.", "Give another.")
+            case "bug":
+                raise ZeroDivisionError("oops")
+            case "sleep":
+                time.sleep(60)
+            case "die":
+                os.write(1, b"last words")
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "exit":
+                sys.exit(5)
+            case "child":
+                return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
+            case {"allocate": size}:
+                return len(b"x" * size)
+        return None
+
+    return handle
+
+
+def broken(argument: Any) -> Callable[[Any], Any]:
+    raise InputError("It cannot start.", "Do something else.")
