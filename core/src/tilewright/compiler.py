@@ -116,7 +116,9 @@ def plan_module(module: Module, settings: Settings, clock: Clock | None = None) 
     device = device_of(settings)
     recipes = list(recipes_of(settings).values())
     services = {slot: settings.service(slot) for slot in settings.slots}
-    session = Session(device, recipes, services, frozenset(module.constants), settings.runnable_passes())
+    session = Session(
+        str(settings.target), device, recipes, services, frozenset(module.constants), settings.runnable_passes()
+    )
     with clock.stage("plan"):
         program: Program = session.service("planner")(module, session)
     return Plan(program, tuple(session.decisions), clock.seconds)

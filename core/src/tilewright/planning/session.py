@@ -16,8 +16,10 @@ from tilewright.ir.keys import Canonical, canonical
 from tilewright.ir.module import Module
 from tilewright.ir.ops import Region
 from tilewright.ir.program import HostStep, Launch
+from tilewright.planning import trial
 from tilewright.planning.kernels import KernelTable
 from tilewright.planning.requests import Cost, Decision, Planned, Request
+from tilewright.planning.trial import CodeFacts, Failure, Samples
 from tilewright.recipes import Columns, Match, Recipe
 from tilewright.views.kernel import KernelSpec, normalise
 
@@ -29,6 +31,7 @@ class Session:
     """One compilation's services, caches and decisions.
 
     Args:
+        target: canonical target string.
         device: the model of the target.
         recipes: those of the target's backend.
         services: the chosen value of each slot, made by its factory.
@@ -38,18 +41,21 @@ class Session:
 
     def __init__(
         self,
+        target: str,
         device: DeviceModel,
         recipes: Sequence[Recipe],
         services: Mapping[str, Any],
         constants: frozenset[str],
         passes: Mapping[str, Sequence[Callable[[Any, Any], Any]]] | None = None,
     ) -> None:
+        self.target = target
         self.device = device
         self.recipes = tuple(sorted(recipes, key=lambda r: (-r.priority, r.name)))
         self.constants = constants
         self.decisions: list[Decision] = []
         self.table = KernelTable()
         self.aliases: dict[str, str] = {}
+        self.trial_limits = trial.Limits()
         self._passes = passes or {}
         self._services = dict(services)
         self._analyses: dict[tuple[str, object], Any] = {}
@@ -136,6 +142,25 @@ class Session:
         """Predicted seconds for every row of an array of choices."""
         service: Cost = self.service("cost")
         return service(match, columns, self.device)
+
+    def build(self, group: Group, choices: Sequence[TileChoice]) -> list[CodeFacts | Failure]:
+        """Compiles choices for a group in an isolated worker; needs no device. Each is compiled once."""
+        return self._try("build", group, choices, trial.build)
+
+    def measure(self, group: Group, choices: Sequence[TileChoice]) -> list[Samples | Failure]:
+        """Runs choices for a group on random operands in an isolated worker. Each is run once."""
+        return self._try("measure", group, choices, trial.measure)
+
+    def _try(
+        self, kind: str, group: Group, choices: Sequence[TileChoice], run: Callable[..., list[_T | Failure]]
+    ) -> list[_T | Failure]:
+        key = self.canonical(group).key
+        known: dict[tuple[object, ...], _T | Failure] = self.analysis(kind, key, dict)
+        new = [c for c in choices if (c.recipe, c.params) not in known]
+        if new:
+            answers = run(self.target, group, new, self.constants, self.trial_limits)
+            known.update({(c.recipe, c.params): a for c, a in zip(new, answers, strict=True)})
+        return [known[c.recipe, c.params] for c in choices]
 
     def matches(self, group: Group) -> tuple[Match, ...]:
         """How the target's recipes see the group: every recipe of non-negative priority, or else the fallbacks."""

@@ -89,6 +89,9 @@ class NativeProgram(Protocol):
         garbage on entry. Inputs are only read. An exception must leave the program usable.
         """
 
+    def measure(self, rounds: int) -> Sequence[float]:
+        """Seconds of each of `rounds` further runs on the arrays of the last `run`, transfers left out."""
+
     def close(self) -> None:
         """Frees what the program holds. Called once; no `run` follows."""
 

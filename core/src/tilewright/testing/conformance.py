@@ -95,7 +95,7 @@ def sample(match: Match, count: int, rng: np.random.Generator) -> list[TileChoic
 
 def _session(settings: Settings, module: Module, recipes: Sequence[Recipe], **services: Any) -> Session:
     made = {slot: settings.service(slot) for slot in settings.slots} | services
-    return Session(device_of(settings), recipes, made, frozenset(module.constants))
+    return Session(str(settings.target), device_of(settings), recipes, made, frozenset(module.constants))
 
 
 def _run(one: Case, module: Module, group: Group, choices: Sequence[TileChoice], settings: Settings) -> list[Failure]:
@@ -115,7 +115,9 @@ def _run(one: Case, module: Module, group: Group, choices: Sequence[TileChoice],
 
 
 def copies(module: Module, group: Group, choices: Sequence[TileChoice], settings: Settings) -> Program:
-    """A program that computes the module once per choice, with that choice for `group` and the best for the rest."""
+    """A program that computes the module once per choice, with that choice for `group` and the best for the
+    rest.
+    """
     body = module.main.body
     base = _session(settings, module, list(recipes_of(settings).values()))
     cover = base.connect(body)

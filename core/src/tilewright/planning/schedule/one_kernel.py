@@ -13,12 +13,13 @@ def make() -> Schedule:
     """The service."""
 
     def schedule(planned: Sequence[Planned], request: Request) -> tuple[Launch, ...]:
-        return tuple(_launch(item) for item in planned)
+        return tuple(launch_of(item) for item in planned)
 
     return schedule
 
 
-def _launch(item: Planned) -> Launch:
+def launch_of(item: Planned) -> Launch:
+    """One launch for one group: unit i runs task i."""
     resources = item.kernel.choice.resources
     envelope = Envelope(resources.tasks, resources.threads, resources.registers, resources.shared_bytes)
     task = Task(item.kernel.name, item.args, Var(UNIT))

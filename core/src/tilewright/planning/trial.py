@@ -1,0 +1,159 @@
+"""Trials: one group with one choice as a program of its own, built and measured in isolated workers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from tilewright.ir import dtypes, serial
+from tilewright.ir.choice import TileChoice
+from tilewright.ir.group import Group
+from tilewright.ir.keys import canonical
+from tilewright.ir.module import Constant
+from tilewright.ir.ops import Value
+from tilewright.ir.program import Program
+from tilewright.planning.kernels import KernelTable
+from tilewright.planning.requests import Planned
+from tilewright.planning.schedule.one_kernel import launch_of
+from tilewright.planning.storage import allocate
+from tilewright.views.kernel import normalise
+from tilewright.workers import Worker, WorkerError
+
+_WORKER = "tilewright.planning.trial_worker:start"
+
+
+@attrs.frozen
+class CodeFacts:
+    """What the compiler says about a kernel's code. A number that the target does not have is 0.
+
+    Args:
+        seconds: time to generate and compile it.
+        registers: 32-bit registers per thread.
+        spills: bytes of registers spilled to memory per thread.
+        shared_bytes: shared memory per block, static and dynamic.
+        blocks_per_unit: blocks that fit on one unit at a time.
+    """
+
+    seconds: float
+    registers: int = 0
+    spills: int = 0
+    shared_bytes: int = 0
+    blocks_per_unit: int = 0
+
+
+@attrs.frozen
+class Samples:
+    """Measured seconds of a kernel, one per run."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return float(np.median(self.seconds))
+
+
+@attrs.frozen
+class Failure:
+    """A choice that could not be built or run, and why."""
+
+    reason: str
+
+
+@attrs.frozen
+class Limits:
+    """What one trial may use: seconds, and bytes of memory of its process."""
+
+    seconds: float = 120.0
+    memory: int | None = 8 << 30
+
+
+def build(
+    target: str, group: Group, choices: Sequence[TileChoice], constants: frozenset[str], limits: Limits = Limits()
+) -> list[CodeFacts | Failure]:
+    """Compiles each choice for a group; needs no device. The answers are in the order of the choices.
+
+    Args:
+        target: canonical target string.
+        constants: names of the values known at compile time.
+    """
+    return [_code_facts(x) for x in _ask("build", target, group, choices, constants, limits)]
+
+
+def measure(
+    target: str, group: Group, choices: Sequence[TileChoice], constants: frozenset[str], limits: Limits = Limits()
+) -> list[Samples | Failure]:
+    """Compiles and runs each choice on random operands. Arguments as for `build`; a failure is in the list as such."""
+    answers = _ask("measure", target, group, choices, constants, limits)
+    return [x if isinstance(x, Failure) else Samples(tuple(x["seconds"])) for x in answers]
+
+
+def _code_facts(answer: Any) -> CodeFacts | Failure:
+    return answer if isinstance(answer, Failure) else CodeFacts(**answer)
+
+
+def _ask(
+    action: str, target: str, group: Group, choices: Sequence[TileChoice], constants: frozenset[str], limits: Limits
+) -> list[Any]:
+    """One answer per choice. A worker that dies or hangs costs one choice; the next gets a fresh one."""
+    argument = {"target": target, "group": serial.dump(group), "constants": sorted(constants)}
+    answers: list[Any] = []
+    worker: Worker | None = None
+    try:
+        for choice in choices:
+            try:
+                if worker is None:
+                    worker = Worker(_WORKER, argument, time_limit=limits.seconds, memory_limit=limits.memory)
+                answers.append(worker.call({"action": action, "choice": serial.dump(choice)}).value)
+            except WorkerError as error:
+                answers.append(Failure(str(error)))
+                if error.kind != "error" and worker is not None:
+                    worker.close()
+                    worker = None
+    finally:
+        if worker is not None:
+            worker.close()
+    return answers
+
+
+def trial_program(group: Group, choice: TileChoice, constants: frozenset[str], seed: int = 0) -> Program:
+    """A program of one launch that runs `group` as `choice` says, with random constants.
+
+    Args:
+        constants: names of the group's inputs that are constants; their contents are drawn from `seed`.
+    """
+    known = {
+        v.name: Constant(random_array(v, np.random.default_rng([seed, i])))
+        for i, v in enumerate(group.inputs)
+        if v.name in constants
+    }
+    table = KernelTable()
+    kernel, args = table.bind(group, normalise(group, known), canonical(group, known), choice)
+    steps = (launch_of(Planned(group, (choice,), kernel, args)),)
+    inputs = tuple(v for v in group.inputs if v.name not in known)
+    plain = [v for v in group.inputs if v.name in known and v.name in args]
+    weights = [*plain, *(p.value for p in table.packed.values())]
+    values = {v.name: v for v in (*group.inputs, *group.outputs)}
+    return Program(
+        inputs=inputs,
+        outputs=group.outputs,
+        kernels=table.kernels,
+        body=steps,
+        storage=allocate(steps, values, inputs, group.outputs, weights),
+        constants=known,
+        packed=table.packed,
+        input_names=tuple(v.name for v in inputs),
+        output_names=tuple(v.name for v in group.outputs),
+    )
+
+
+def random_array(value: Value, rng: np.random.Generator) -> npt.NDArray[Any]:
+    """A tensor of small random numbers: normal floats, integers of 0 and 1 (valid as most indices), coin flips."""
+    shape = value.static_shape()
+    if dtypes.is_float(value.dtype):
+        return rng.standard_normal(shape, dtype=np.float32).astype(dtypes.to_numpy(value.dtype))
+    return rng.integers(0, 2, shape).astype(dtypes.to_numpy(value.dtype))
