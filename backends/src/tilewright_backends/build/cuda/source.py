@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import attrs
@@ -32,7 +33,6 @@ class DeviceKernel:
         block: threads per block.
         shared_bytes: dynamic shared memory.
         cooperative: whether it must be launched with all blocks resident.
-        descriptors: names of the tensor-map parameters that follow the pointers.
         function: the TIR device function.
     """
 
@@ -139,5 +139,42 @@ def cuda_source(kernels: Sequence[DeviceKernel], arch: str) -> str:
     with target, tvm.transform.PassContext(opt_level=3):
         module = tvm.ir.transform.Sequential(passes)(module)
         built = tvm.get_global_func("target.build.cuda")(module, target)
-    source: str = built.inspect_source()
-    return source
+    return with_preamble(str(built.inspect_source()))
+
+
+_PREAMBLE_END = "#define ushort unsigned short\n#endif\n"
+_PREAMBLE = """\
+#ifdef __CUDACC_RTC__
+typedef signed char int8_t;
+typedef short int16_t;
+typedef int int32_t;
+typedef long long int64_t;
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef unsigned int uint32_t;
+typedef unsigned long long uint64_t;
+#else
+#include <cstdint>
+#endif
+#include <cuda_fp16.h>
+#define uint unsigned int
+#define uchar unsigned char
+#define ushort unsigned short
+#ifndef CUDART_INF_F
+#define CUDART_INF_F __int_as_float(0x7f800000)
+#define CUDART_NAN_F __int_as_float(0x7fffffff)
+#define CUDART_INF __longlong_as_double(0x7ff0000000000000ll)
+#define CUDART_NAN __longlong_as_double(0x7fffffffffffffffll)
+#endif
+"""
+
+
+def with_preamble(source: str) -> str:
+    """The source with TVM's preamble replaced by one that needs no headers but `cuda_fp16.h`, under NVRTC too."""
+    end = source.find(_PREAMBLE_END)
+    if end < 0:
+        raise InternalError("the CUDA source does not begin as the pinned TVM writes it.")
+    body = source[end + len(_PREAMBLE_END) :]
+    halves = re.search(r"\bhalf\b", body) is not None
+    preamble = _PREAMBLE if halves else _PREAMBLE.replace("#include <cuda_fp16.h>\n", "")
+    return preamble + body

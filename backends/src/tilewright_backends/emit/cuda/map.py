@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 
+from tilewright.errors import InternalError
 from tilewright.ir.expr import Expr
 from tilewright.ir.ops import Axis
+from tilewright.ir.program import Kernel
+from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.points import (
     contiguous,
@@ -21,9 +24,18 @@ from tilewright_backends.emit.cuda.points import (
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
+from tilewright_backends.recipes.cuda.common import flat_spec
 
 
-def emit(body: Body, spec: FlatSpec, vector: int) -> None:
+def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
+    """The code of one task of a kernel."""
+    flat = flat_spec(spec)
+    if flat is None:
+        raise InternalError(f"cuda.map does not take kernel {kernel.name}.")
+    statements(body, flat, kernel.choice["vector"])
+
+
+def statements(body: Body, spec: FlatSpec, vector: int) -> None:
     """Statements of one task: `threads * vector` neighbouring points.
 
     Args:

@@ -12,20 +12,32 @@ from contextlib import nullcontext
 
 from tvm import tirx
 
+from tilewright.errors import InternalError
 from tilewright.ir.expr import Expr, minimum
+from tilewright.ir.program import Kernel
+from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.points import SEMANTICS, count, decompose, point_at, size
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.point import combine
 from tilewright_backends.lower.types import Prim
+from tilewright_backends.recipes.cuda.reduce import teams_of
 
 WARP = 32
 _UNROLL = 64
 """Reductions of at most this many steps are unrolled."""
 
 
-def emit(body: Body, spec: FlatSpec, points: int, lanes: int, along_reduction: bool) -> None:
+def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
+    """The code of one task of a kernel."""
+    teams = teams_of(spec)
+    if teams is None:
+        raise InternalError(f"cuda.reduce does not take kernel {kernel.name}.")
+    statements(body, teams.spec, kernel.choice["x.block"], kernel.choice["lanes"], teams.along_reduction)
+
+
+def statements(body: Body, spec: FlatSpec, points: int, lanes: int, along_reduction: bool) -> None:
     """Statements of one task: `points` points with `lanes` threads each (`points * lanes` is the block).
 
     Args:

@@ -11,11 +11,14 @@ from tvm import tirx
 from tilewright.errors import InternalError
 from tilewright.ir.bounds import Interval
 from tilewright.ir.expr import Const, Expr
+from tilewright.ir.program import Kernel
+from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.points import SEMANTICS, count, decompose, point_at
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec, FlatStore
 from tilewright_backends.lower.point import combine
+from tilewright_backends.recipes.cuda.common import flat_spec
 
 
 def elements(store: FlatStore) -> int:
@@ -26,7 +29,15 @@ def elements(store: FlatStore) -> int:
     return int(total.value)
 
 
-def emit(body: Body, spec: FlatSpec) -> None:
+def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
+    """The code of one task of a kernel."""
+    flat = flat_spec(spec)
+    if flat is None:
+        raise InternalError(f"cuda.scatter does not take kernel {kernel.name}.")
+    statements(body, flat)
+
+
+def statements(body: Body, spec: FlatSpec) -> None:
     """Statements of one task: the elements whose number leaves this thread's number modulo all threads."""
     if spec.combiner is not None:
         raise InternalError("a scatter of reductions must be split into two kernels.")

@@ -10,9 +10,11 @@ import attrs
 from tvm import tirx
 from tvm.tirx import op as tir_op
 
-from tilewright.ir import dtypes
+from tilewright.errors import InternalError
 from tilewright.ir.expr import Expr
 from tilewright.ir.ops import Axis
+from tilewright.ir.program import Kernel
+from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body, i32
 from tilewright_backends.emit.cuda.points import count, decompose, point_at
 from tilewright_backends.emit.cuda.tiles import TileLoader, plan_tile
@@ -20,6 +22,7 @@ from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.cuda.roles import Contraction
+from tilewright_backends.recipes.cuda.simt import detail_of
 
 _PAD = 4
 
@@ -39,7 +42,19 @@ class SimtTiles:
         return (self.m_block // self.m_thread) * (self.n_block // self.n_thread)
 
 
-def emit(
+def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
+    """The code of one task of a kernel."""
+    detail = detail_of(spec)
+    if detail is None:
+        raise InternalError(f"cuda.simt does not take kernel {kernel.name}.")
+    choice = kernel.choice
+    tiles = SimtTiles(*(choice[x] for x in ("m.block", "n.block", "k.step", "m.thread", "n.thread")))
+    buffers = {slot: body.params[value.name] for slot, value in kernel.packed}
+    rows, columns = (None if x is None else buffers.get(x) for x in detail.constants)
+    statements(body, detail.spec, detail.roles, tiles, (rows, columns))
+
+
+def statements(
     body: Body, spec: FlatSpec, contraction: Contraction, tiles: SimtTiles, packed: tuple[Prim | None, Prim | None]
 ) -> None:
     """Statements of one task: one `m_block` × `n_block` tile of the result.
@@ -132,7 +147,7 @@ class _RegisterTile:
         at = 0
         for first, width in runs:
             place = body.index(body.simplify((stage * self.tiles.k_step + kk) * row + first + who * width))
-            wide = width in (2, 4) and row % width == 0 and first % width == 0 and dtypes.bits(self.cell) == 32
+            wide = width in (2, 4) and row % width == 0 and first % width == 0 and self.cell in ("float32", "int32")
             if wide:
                 near, far = body.vectors(into, width), body.vectors(tile, width)
                 body.store(near, i32(at // width), far[tir_op.truncdiv(place, i32(width))])

@@ -23,6 +23,14 @@ class Operand:
     slots: tuple[int, ...]
     outer: tuple[Axis, ...]
 
+    def constant_slot(self, spec: FlatSpec, constants: frozenset[str]) -> int | None:
+        """The slot when the operand is a plain read of a compile-time constant that varies with its own axes and k only."""
+        slot = plain_slot(self.value)
+        if slot is None or spec.reads[slot].value.name not in constants or self.slots != (slot,):
+            return None
+        own = {x.name for x in self.outer} | {x.name for x in spec.reduce}
+        return slot if used_axes(spec, self.value) <= own else None
+
 
 @attrs.frozen
 class Contraction:

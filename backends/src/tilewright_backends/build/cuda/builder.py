@@ -1,0 +1,118 @@
+"""The CUDA builder: a planned program becomes one shared library with host code and machine code."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm.target import Target, codegen
+from tvm.tirx import transform
+
+from tilewright.errors import InternalError
+from tilewright.ir.program import Kernel, Program
+from tilewright.planning.weights import weights_of
+from tilewright.runtime.native import BuildOutput
+from tilewright.views.kernel import normalise
+from tilewright_backends import gpus, tvm_env
+from tilewright_backends.build.cuda.compile import KernelFacts, compile_source
+from tilewright_backends.build.cuda.library import assembly, cuda_module, packed_modules
+from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, cuda_source
+from tilewright_backends.build.cuda.versions import versions
+from tilewright_backends.build.llvm import c_compiler
+from tilewright_backends.host.cuda import CudaHost, emit_launch
+from tilewright_backends.host.function import ENTRY
+from tilewright_backends.lower.types import Prim
+
+
+def build(
+    program: Program, *, target: str, emitters: Mapping[str, Callable[..., Any]], workdir: Path
+) -> BuildOutput:
+    """Generates and compiles the library of a program.
+
+    Args:
+        target: `cuda:DEVICE`.
+        emitters: by recipe: `emit(body, kernel, specification)` adds one task's code to a kernel's body.
+    """
+    tvm_env.require_tvm()
+    arch = gpus.arch(target.partition(":")[2])
+    device = {
+        name: device_kernel(kernel, program, emitters[kernel.choice.recipe], arch)
+        for name, kernel in program.kernels.items()
+    }
+    kernels = list(device.values())
+    modules, facts = [], {}
+    if kernels:
+        source = cuda_source(kernels, arch)
+        compiled = compile_source(source, arch, workdir)
+        modules.append(cuda_module(compiled.cubin, kernels))
+        facts = dict(compiled.facts)
+    host = CudaHost(program, device)
+    host.steps(program.body, emit_launch)
+    library = workdir / "library.so"
+    link(host_module(host.finish()), packed_modules(modules), library, workdir)
+    buffers = program.storage.buffers
+    data = {
+        "entry": ENTRY,
+        "arch": arch,
+        "buffers": [[name, buffer.kind, buffer.bytes] for name, buffer in buffers.items()],
+        "kernels": {k.name: _described(k, facts.get(k.name)) for k in kernels},
+    }
+    return BuildOutput(library, weights_of(program), data, ("runtime",), versions())
+
+
+def device_kernel(kernel: Kernel, program: Program, emitter: Callable[..., Any], arch: str) -> DeviceKernel:
+    """The device function of one kernel."""
+    spec = normalise(kernel.group, program.constants)
+    if spec is None:
+        raise InternalError(f"kernel {kernel.name} is no single loop nest, but recipe {kernel.choice.recipe} wants one.")
+    resources = kernel.choice.resources
+    # A result may be placed over an operand that dies here only when the operator allows it in place.
+    inplace = any(getattr(op, "inplace", "") for op in kernel.group.ops)
+    shell = KernelShell(f"tw_{kernel.name}", kernel.params, resources.threads, resources.tasks, inplace)
+    emitter(shell.body, kernel, spec)
+    if shell.body.shared_bytes > resources.shared_bytes:
+        raise InternalError(
+            f"kernel {kernel.name} takes {shell.body.shared_bytes} bytes of shared memory, but recipe "
+            f"{kernel.choice.recipe} announced {resources.shared_bytes}."
+        )
+    return shell.finish(arch)
+
+
+def host_module(function: Prim) -> Prim:
+    """LLVM code of the host function."""
+    target = Target({"kind": "llvm", "mtriple": str(codegen.llvm_get_system_triple()), "mcpu": "x86-64"})
+    bound = function.with_attr("target", target.with_host(target)).with_attr("tirx.is_entry_func", True)
+    module = tvm.IRModule({ENTRY: bound})
+    passes = [
+        transform.FlattenBuffer(),
+        transform.MakePackedAPI(),
+        transform.LowerTVMBuiltin(),
+        transform.LowerIntrin(),
+    ]
+    with target:
+        module = tvm.ir.transform.Sequential(passes)(module)
+        return tvm.get_global_func("target.build.llvm")(module, target)
+
+
+def link(host: Prim, modules: bytes, path: Path, workdir: Path) -> None:
+    """Writes host code and packed device modules as a shared library."""
+    objects, blob, source = workdir / "host.o", workdir / "modules.bin", workdir / "modules.S"
+    host.write_to_file(str(objects), "o")
+    blob.write_bytes(modules)
+    source.write_text(assembly(blob.name), encoding="utf-8")
+    compiler = c_compiler()
+    command = [compiler, "-shared", "-fPIC", "-Wl,--build-id=none", "-Wl,--strip-debug", "-Wa,-I."]
+    command += ["-o", str(path.resolve()), objects.name, source.name]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=workdir)
+    if done.returncode:
+        raise InternalError(f"{compiler} could not link the program: {done.stderr.strip()[-2000:]}")
+
+
+def _described(kernel: DeviceKernel, facts: KernelFacts | None) -> dict[str, int]:
+    found = {"blocks": kernel.grid, "threads": kernel.block, "shared_bytes": kernel.shared_bytes}
+    if facts is not None:
+        found |= {"registers": facts.registers, "spill_bytes": facts.spill_bytes, "stack_bytes": facts.stack_bytes}
+    return found

@@ -1,0 +1,70 @@
+"""Machine code inside a shared library, in the form in which TVM's runtime unpacks it when the library is loaded.
+
+TVM would do this itself, but only on a machine whose CUDA driver loads. The layout is that of the pinned version: a table
+of modules in the symbol `__tvm_ffi__library_bin`, each a kind and its bytes; integers are 64-bit little-endian, strings have
+their length in front.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+from tilewright_backends.build.cuda.source import DeviceKernel
+
+_POINTER = struct.pack("<BBH", 3, 64, 1)  # DLPack's dtype of an opaque handle: code, bits, lanes
+SYMBOL = "__tvm_ffi__library_bin"
+
+
+def _number(value: int) -> bytes:
+    return struct.pack("<Q", value)
+
+
+def _text(value: bytes | str) -> bytes:
+    data = value.encode() if isinstance(value, str) else value
+    return _number(len(data)) + data
+
+
+def cuda_module(cubin: bytes, kernels: Sequence[DeviceKernel]) -> bytes:
+    """A CUDA module as TVM's runtime reads it: format, functions with arguments and launch tags, machine code."""
+    parts = [_text("cubin"), _number(len(kernels))]
+    for kernel in kernels:
+        tags = kernel.launch_tags
+        parts += [
+            _text(kernel.name),
+            _text(kernel.name),
+            _number(len(kernel.params)),
+            _POINTER * len(kernel.params),
+            _number(len(tags)),
+            *(_text(tag) for tag in tags),
+            _number(len(kernel.params)),
+            b"\0\0\0\0" * len(kernel.params),  # none of the arguments is a tensor map
+        ]
+    parts.append(_text(cubin))
+    return b"".join(parts)
+
+
+def packed_modules(modules: Sequence[bytes]) -> bytes:
+    """The table of a library that imports CUDA modules."""
+    count = len(modules)
+    rows = [0] + [count] * (count + 1)
+    parts = [_number(len(rows)), *map(_number, rows), _number(count), *(_number(i + 1) for i in range(count))]
+    parts.append(_text("_lib"))
+    for module in modules:
+        parts += [_text("cuda"), _text(module)]
+    body = b"".join(parts)
+    return _number(len(body)) + body
+
+
+def assembly(path: str) -> str:
+    """Assembler source that puts a file's bytes under the symbol that the runtime looks for."""
+    return f"""\
+.section .rodata
+.globl {SYMBOL}
+.type {SYMBOL}, @object
+.balign 64
+{SYMBOL}:
+.incbin "{path}"
+.size {SYMBOL}, . - {SYMBOL}
+.section .note.GNU-stack, "", @progbits
+"""

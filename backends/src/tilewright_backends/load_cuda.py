@@ -1,0 +1,214 @@
+"""Loads CUDA programs with TVM's runtime alone and runs them, as a CUDA graph once the addresses are known to stay."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tvm_ffi
+
+from tilewright.errors import InputError, InternalError
+from tilewright.runtime.native import Array
+from tilewright_backends.load import runtime_library
+
+_CUDA = 2
+"""DLPack's device type."""
+_TO_DEVICE, _TO_HOST = 1, 2
+_THREAD_LOCAL_CAPTURE = 1
+
+
+class CudaRuntime:
+    """The CUDA runtime library, through ctypes. Every call is checked.
+
+    Raises:
+        InputError: there is no CUDA driver or runtime library.
+    """
+
+    def __init__(self) -> None:
+        try:
+            ctypes.CDLL("libcuda.so.1", ctypes.RTLD_GLOBAL)
+            self._library = ctypes.CDLL(_cudart(), ctypes.RTLD_GLOBAL)
+        except OSError as error:
+            raise InputError(
+                f"Running a CUDA program needs an NVIDIA driver and libcudart.so.13: {error}.",
+                "Install the driver, and CUDA 13 or `pip install 'tilewright-backends[cuda]'`.",
+            ) from error
+        self._library.cudaGetErrorString.restype = ctypes.c_char_p
+        folder = runtime_library().parent
+        for name in ("libtvm_runtime.so", "libtvm_runtime_cuda.so"):
+            ctypes.CDLL(str(folder / name), ctypes.RTLD_GLOBAL)
+
+    def __call__(self, function: str, *args: Any) -> None:
+        """Calls `function`. Raises InternalError with CUDA's words when it fails."""
+        status = getattr(self._library, function)(*args)
+        if status:
+            text = self._library.cudaGetErrorString(status).decode()
+            raise InternalError(f"{function}: {text} (CUDA error {status}).")
+
+    def compute_capability(self) -> tuple[int, int]:
+        """That of device 0."""
+        found = []
+        for attribute in (75, 76):
+            value = ctypes.c_int()
+            self("cudaDeviceGetAttribute", ctypes.byref(value), attribute, 0)
+            found.append(value.value)
+        return found[0], found[1]
+
+    def allocate(self, size: int) -> int:
+        """Device memory; the address."""
+        pointer = ctypes.c_void_p()
+        self("cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(max(size, 256)))
+        return int(pointer.value or 0)
+
+
+def _cudart() -> str:
+    spec = importlib.util.find_spec("nvidia")
+    for folder in spec.submodule_search_locations or () if spec is not None else ():
+        for path in sorted(Path(folder).glob("*/lib/libcudart.so.13")):
+            return str(path)
+    return "libcudart.so.13"
+
+
+class CudaProgram:
+    """A loaded program: device buffers, a table of their addresses, and the function that runs over it.
+
+    The first run calls the function; from the second on, a graph captured from it is replayed.
+    """
+
+    def __init__(self, library: Path, weights: Mapping[str, Array], data: Mapping[str, Any]) -> None:
+        self._cuda = CudaRuntime()
+        _check_device(self._cuda, str(data["arch"]))
+        self._stream = ctypes.c_void_p()
+        self._cuda("cudaStreamCreate", ctypes.byref(self._stream))
+        self._allocated: list[int] = []
+        self._inputs: list[int] = []
+        self._outputs: list[int] = []
+        self._graph: ctypes.c_void_p | None = None
+        self._runs = 0
+        buffers = list(data["buffers"])
+        self._table = np.zeros(max(len(buffers), 1), np.uint64)
+        for number, (name, kind, size) in enumerate(buffers):
+            address = self._cuda.allocate(int(size))
+            self._allocated.append(address)
+            self._table[number] = address
+            if kind == "input":
+                self._inputs.append(number)
+            elif kind == "output":
+                self._outputs.append(number)
+            elif kind == "weight":
+                self._upload(address, weights[name])
+        self._set_stream: Any = tvm_ffi.get_global_func("runtime.TVMSetStream")
+        self._module: Any = tvm_ffi.load_module(str(library.resolve()))
+        self._main: Any = self._module[data["entry"]]
+        self._pointer = ctypes.c_void_p(self._table.ctypes.data)
+        self._cuda("cudaStreamSynchronize", self._stream)
+
+    def _upload(self, address: int, array: Array) -> None:
+        if array.nbytes:
+            self._cuda(
+                "cudaMemcpyAsync",
+                ctypes.c_void_p(address),
+                ctypes.c_void_p(array.ctypes.data),
+                ctypes.c_size_t(array.nbytes),
+                _TO_DEVICE,
+                self._stream,
+            )
+
+    def run(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+        """Runs the program once. See `tilewright.runtime.native.NativeProgram`."""
+        if len(inputs) != len(self._inputs) or len(outputs) != len(self._outputs):
+            raise InternalError(
+                f"The program takes {len(self._inputs)} inputs and {len(self._outputs)} outputs, "
+                f"got {len(inputs)} and {len(outputs)}."
+            )
+        for number, array in zip(self._inputs, inputs, strict=True):
+            self._upload(int(self._table[number]), array)
+        self.launch()
+        for number, array in zip(self._outputs, outputs, strict=True):
+            if array.nbytes:
+                self._cuda(
+                    "cudaMemcpyAsync",
+                    ctypes.c_void_p(array.ctypes.data),
+                    ctypes.c_void_p(int(self._table[number])),
+                    ctypes.c_size_t(array.nbytes),
+                    _TO_HOST,
+                    self._stream,
+                )
+        self._cuda("cudaStreamSynchronize", self._stream)
+
+    def launch(self) -> None:
+        """Starts the kernels on the device buffers, without copies and without waiting."""
+        if self._graph is not None:
+            self._cuda("cudaGraphLaunch", self._graph, self._stream)
+            return
+        self._set_stream(_CUDA, 0, self._stream)
+        self._main(self._pointer)
+        self._runs += 1
+        if self._runs == 1:
+            # Loads the machine code, which must not happen under capture.
+            self._cuda("cudaStreamSynchronize", self._stream)
+            self._graph = self._capture()
+
+    def _capture(self) -> ctypes.c_void_p:
+        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+        self._cuda("cudaStreamBeginCapture", self._stream, _THREAD_LOCAL_CAPTURE)
+        try:
+            self._main(self._pointer)
+        finally:
+            self._cuda("cudaStreamEndCapture", self._stream, ctypes.byref(graph))
+        self._cuda("cudaGraphInstantiate", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
+        self._cuda("cudaGraphDestroy", graph)
+        return executable
+
+    def time_launches(self, count: int) -> float:
+        """Seconds per launch of the whole program over `count` launches, by device events."""
+        first, last = ctypes.c_void_p(), ctypes.c_void_p()
+        for event in (first, last):
+            self._cuda("cudaEventCreate", ctypes.byref(event))
+        self._cuda("cudaEventRecord", first, self._stream)
+        for _ in range(count):
+            self.launch()
+        self._cuda("cudaEventRecord", last, self._stream)
+        self._cuda("cudaEventSynchronize", last)
+        elapsed = ctypes.c_float()
+        self._cuda("cudaEventElapsedTime", ctypes.byref(elapsed), first, last)
+        for event in (first, last):
+            self._cuda("cudaEventDestroy", event)
+        return elapsed.value * 1e-3 / count
+
+    def close(self) -> None:
+        """Frees the device buffers and unloads the library."""
+        self._cuda("cudaStreamSynchronize", self._stream)
+        if self._graph is not None:
+            self._cuda("cudaGraphExecDestroy", self._graph)
+            self._graph = None
+        self._main = self._module = None
+        for address in self._allocated:
+            self._cuda("cudaFree", ctypes.c_void_p(address))
+        self._allocated = []
+        self._cuda("cudaStreamDestroy", self._stream)
+
+
+def _check_device(cuda: CudaRuntime, arch: str) -> None:
+    """Raises InputError when device 0 cannot run code for `arch`."""
+    major, minor = cuda.compute_capability()
+    digits = arch.removeprefix("sm_")
+    wanted = int(digits.rstrip("abcdefghijklmnopqrstuvwxyz"))
+    have = 10 * major + minor
+    exact = not digits.isdigit()
+    if (exact and have != wanted) or have < wanted or have // 10 != wanted // 10:
+        raise InputError(
+            f"The program was built for {arch}, and this machine's GPU has compute capability {major}.{minor}.",
+            f"Compile the model for it (--target cuda:sm_{have}{'a' if have == 90 else ''}).",
+        )
+
+
+def load_cuda(
+    library: Path, weights: Mapping[str, Array], data: Mapping[str, Any], *, target: str, threads: int
+) -> CudaProgram:
+    """The CUDA loader. See `tilewright.runtime.native.Loader`."""
+    return CudaProgram(library, weights, data)

@@ -1,0 +1,96 @@
+"""What the CUDA recipes share: specifications in the form that emitters want, limits, formulas."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import attrs
+
+from tilewright.device import DeviceModel
+from tilewright.ir import dtypes
+from tilewright.ir.expr import Apply, Const, Expr, apply, const, walk
+from tilewright.ir.ops import Axis
+from tilewright.recipes import Constraint, Parameter
+from tilewright.views.kernel import KernelSpec
+from tilewright_backends.lower.flat import FlatSpec, coefficient, flatten, merge_axes
+
+_SLOW = frozenset("pow exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf div floormod".split())
+
+
+def flat_spec(kernel: KernelSpec) -> FlatSpec | None:
+    """The kernel with merged axes, the axis along the result's memory last; None when an extent is not a literal."""
+    spec = merge_axes(flatten(kernel))
+    if not all(isinstance(x.extent, Const) for x in spec.axes):
+        return None
+    along = [x for x in spec.spatial if spec.stores and coefficient(spec.stores[0].address, x.name) == 1]
+    if not along:
+        return spec
+    rest = tuple(x for x in spec.spatial if x is not along[-1])
+    return attrs.evolve(spec, axes=(*rest, along[-1], *spec.reduce))
+
+
+def scatters(spec: FlatSpec) -> bool:
+    """Whether a store merges with what stands there or leaves other elements as they are."""
+    return any(s.base is not None or s.update is not None for s in spec.stores)
+
+
+def extent(axis: Axis) -> int:
+    """The literal extent of an axis."""
+    if not isinstance(axis.extent, Const):
+        raise TypeError(f"axis {axis.name} has no literal extent: {axis.extent!r}")
+    return int(axis.extent.value)
+
+
+def points(axes: Sequence[Axis]) -> int:
+    """Number of points of fused axes."""
+    return math.prod(extent(x) for x in axes)
+
+
+def operations(*exprs: Expr) -> int:
+    """Weighted count of the operations at one point; elementary functions count ten."""
+    nodes = {node for expr in exprs for node in walk(expr) if isinstance(node, Apply)}
+    return sum(10 if node.op in _SLOW else 1 for node in nodes)
+
+
+def memory_bytes(spec: FlatSpec) -> int:
+    """Bytes of all operands and results, each counted once."""
+    total = 0
+    for value in {x.value for x in (*spec.reads, *spec.stores)}:
+        count = math.prod(int(x.value) if isinstance(x, Const) else 1 for x in value.shape)
+        total += count * dtypes.size_of(value.dtype)
+    return total
+
+
+def ceil_div(a: Expr | int, b: Expr | int) -> Expr:
+    """⌈a / b⌉ as a formula."""
+    a = const(a) if isinstance(a, int) else a
+    b = const(b) if isinstance(b, int) else b
+    return apply("floordiv", a + b - 1, b)
+
+
+def divides(divisor: Expr, number: Expr | int, why: str) -> Constraint:
+    """`divisor` divides `number`."""
+    number = const(number) if isinstance(number, int) else number
+    return Constraint(apply("floormod", number, divisor), const(0), why)
+
+
+def block_limits(threads: Expr, registers: Expr, shared: Expr, device: DeviceModel) -> tuple[Constraint, ...]:
+    """What every block must meet."""
+    return (
+        Constraint(threads, const(device.max_threads_per_block), "threads of a block"),
+        divides(const(device.warp), threads, "blocks are whole warps"),
+        Constraint(registers * threads, const(device.registers_per_unit), "registers of a multiprocessor"),
+        Constraint(registers, const(255), "registers of a thread"),
+        Constraint(shared, const(device.shared_per_block), "shared memory of a block"),
+    )
+
+
+def powers(low: int, high: int) -> tuple[int, ...]:
+    """Powers of two from `low` to `high`."""
+    return tuple(1 << i for i in range(low.bit_length() - 1, high.bit_length()))
+
+
+def parameter(name: str, candidates: Sequence[int], *, align: int = 1, role: str = "", level: str = "") -> Parameter:
+    """A parameter with its candidates in order."""
+    return Parameter(name, tuple(sorted(set(candidates))), align, role, level)

@@ -1,0 +1,76 @@
+"""`cuda.map`: element-wise kernels and data movement, one thread per vector of neighbouring points."""
+
+from __future__ import annotations
+
+from tilewright.device import DeviceModel
+from tilewright.ir import dtypes
+from tilewright.ir.expr import const
+from tilewright.recipes import Match, Recipe, Usage, Work
+from tilewright.views.kernel import KernelSpec
+from tilewright_backends.lower.flat import FlatSpec, coefficient
+from tilewright_backends.recipes.cuda.common import (
+    block_limits,
+    ceil_div,
+    divides,
+    extent,
+    flat_spec,
+    memory_bytes,
+    operations,
+    parameter,
+    points,
+    powers,
+    scatters,
+)
+
+NAME = "cuda.map"
+
+
+def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
+    spec = flat_spec(kernel)
+    if spec is None or spec.combiner is not None or scatters(spec):
+        return None
+    inner = extent(spec.spatial[-1]) if spec.spatial else 1
+    narrowest = min(dtypes.size_of(s.value.dtype) for s in spec.stores)
+    widest = max(device.vector_bytes // narrowest, 1)
+    parameters = (
+        parameter("threads", (128, 256, 512), align=device.warp, role="x", level="block"),
+        parameter("vector", [v for v in powers(1, widest) if inner % v == 0], role="x", level="register"),
+    )
+    threads, vector = (p.var for p in parameters)
+    total = points(spec.spatial)
+    registers = const(24) + vector * (2 * len(spec.reads) + 2)
+    work = operations(*spec.body, *(s.expr for s in spec.stores)) + len(spec.reads) + len(spec.stores)
+    return Match(
+        recipe=NAME,
+        roles={"x": tuple(x.name for x in spec.spatial)},
+        extents={"x": total},
+        parameters=parameters,
+        constraints=(
+            divides(vector, inner, "vectors do not cross the innermost axis"),
+            divides(vector, widest, "vectors are 2, 4, … elements"),
+            *block_limits(threads, registers, const(0), device),
+        ),
+        usage=Usage(tasks=ceil_div(total, threads * vector), threads=threads, registers=registers),
+        work=Work(
+            flops=const(total * work),
+            traffic={"dram": const(memory_bytes(spec)), "l2": const(_l2_bytes(spec, total))},
+            # Narrow accesses keep too few bytes in flight.
+            efficiency=const(30) + vector * 4,
+            serial=const(10) - vector,
+        ),
+        detail=spec,
+    )
+
+
+def _l2_bytes(spec: FlatSpec, total: int) -> int:
+    """Bytes through the second-level cache: a strided access moves whole sectors of 32 bytes."""
+    found = 0
+    inner = spec.spatial[-1].name if spec.spatial else ""
+    for access in (*spec.reads, *spec.stores):
+        step = coefficient(access.address, inner) if inner else 0
+        size = dtypes.size_of(access.value.dtype)
+        found += total * (size if step in (0, 1) else min(32, size * abs(step)) if step else 32)
+    return found
+
+
+RECIPE = Recipe(NAME, "cuda", match, priority=10)

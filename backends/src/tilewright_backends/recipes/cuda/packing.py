@@ -1,0 +1,64 @@
+"""Constant operands of contractions in the order in which tiles are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tilewright.errors import InternalError
+from tilewright.ir.choice import Packing
+from tilewright.ir.expr import Expr, Var, const, variables
+from tilewright.ir.ops import Axis
+from tilewright.views.kernel import KernelSpec
+from tilewright_backends.recipes.cuda.common import extent, points
+
+TILE, STEP, POINT = "tile", "step", "point"
+
+
+def pack_operand(
+    kernel: KernelSpec, slot: int, outer: Sequence[Axis], k: Sequence[Axis], block: int, step: int
+) -> Packing:
+    """The operand as [outer tile][k][point of the tile], padded with zeros to whole tiles and whole steps.
+
+    Args:
+        outer: fused axes of the operand's rows, merged ones as `lower.flat` names them.
+        k: fused reduce axes.
+        block: points of a tile.
+        step: reduction points of a step.
+    """
+    tiles = -(-points(outer) // block)
+    padded = -(-points(k) // step) * step
+    dims = ((TILE, tiles), (STEP, padded), (POINT, block))
+    at = _split(Var(TILE) * block + Var(POINT), _originals(kernel, outer)) | _split(Var(STEP), _originals(kernel, k))
+    access = kernel.reads[slot]
+    axes: list[tuple[str, Expr]] = []
+    for axis in kernel.axes:
+        if axis.name not in variables(*access.index, access.guard):
+            continue
+        if axis.name not in at and axis.extent != const(1):
+            raise InternalError(f"axis {axis.name} of a packed operand has no role.")
+        axes.append((axis.name, at.get(axis.name, const(0))))
+    return Packing(slot, dims, tuple(axes))
+
+
+def _originals(kernel: KernelSpec, axes: Sequence[Axis]) -> list[Axis]:
+    """The kernel's own axes behind fused ones, outermost first."""
+    own = {x.name: x for x in kernel.axes}
+    found: list[Axis] = []
+    for axis in axes:
+        rest = axis.name
+        while rest:
+            name = next((n for n in sorted(own, key=len, reverse=True) if rest == n or rest.startswith(n + ".")), None)
+            if name is None:
+                raise InternalError(f"axis {axis.name} is not made of the axes of kernel {kernel.name}.")
+            found.append(own[name])
+            rest = rest[len(name) + 1 :]
+    return found
+
+
+def _split(number: Expr, axes: Sequence[Axis]) -> dict[str, Expr]:
+    """The axis values of point `number`; the outermost one runs beyond its extent in the padding."""
+    found: dict[str, Expr] = {}
+    for position, axis in reversed(list(enumerate(axes))):
+        found[axis.name] = number % extent(axis) if position else number
+        number = number // extent(axis)
+    return found

@@ -1,0 +1,58 @@
+"""`cuda.scatter`: every thread owns some elements of the result and walks over all updates."""
+
+from __future__ import annotations
+
+from tilewright.device import DeviceModel
+from tilewright.ir.expr import Const, const
+from tilewright.recipes import Match, Recipe, Usage, Work
+from tilewright.views.kernel import KernelSpec
+from tilewright_backends.recipes.cuda.common import (
+    block_limits,
+    ceil_div,
+    flat_spec,
+    memory_bytes,
+    operations,
+    parameter,
+    points,
+    scatters,
+)
+
+NAME = "cuda.scatter"
+
+
+def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
+    spec = flat_spec(kernel)
+    if spec is None or not scatters(spec) or spec.combiner is not None:
+        return None
+    elements = 0
+    for store in spec.stores:
+        total = store.value.num_elements()
+        if not isinstance(total, Const):
+            return None
+        elements += int(total.value)
+    parameters = (
+        parameter("threads", (128, 256), align=device.warp, role="x", level="block"),
+        parameter("blocks", (1, 4, 16, 64, 256), role="x"),
+    )
+    threads, blocks = (p.var for p in parameters)
+    updates = points(spec.spatial)
+    owners = threads * blocks
+    cost = operations(*spec.body, *(s.address for s in spec.stores)) + 4
+    return Match(
+        recipe=NAME,
+        roles={"x": tuple(x.name for x in spec.spatial)},
+        extents={"x": updates},
+        parameters=parameters,
+        constraints=block_limits(threads, const(48), const(0), device),
+        usage=Usage(blocks, threads, const(48)),
+        work=Work(
+            flops=owners * (updates * cost) + elements,
+            traffic={"dram": const(memory_bytes(spec)), "l2": owners * (updates * 8) + elements * 8},
+            efficiency=const(20),
+            serial=ceil_div(elements, owners) // 4 + updates // 8,
+        ),
+        detail=spec,
+    )
+
+
+RECIPE = Recipe(NAME, "cuda", match, priority=0)

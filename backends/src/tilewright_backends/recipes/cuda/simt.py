@@ -1,0 +1,135 @@
+"""`cuda.simt`: contractions on the ordinary arithmetic units, convolutions as implicit products included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from tilewright.device import DeviceModel
+from tilewright.ir import dtypes
+from tilewright.ir.choice import Packing
+from tilewright.ir.expr import Expr, const
+from tilewright.recipes import Match, Recipe, Usage, Work
+from tilewright.views.kernel import KernelSpec
+from tilewright_backends.lower.flat import FlatSpec
+from tilewright_backends.recipes.cuda.common import (
+    block_limits,
+    ceil_div,
+    divides,
+    flat_spec,
+    memory_bytes,
+    parameter,
+    points,
+    powers,
+)
+from tilewright_backends.recipes.cuda.packing import pack_operand
+from tilewright_backends.recipes.cuda.roles import Contraction, contraction_of
+
+NAME = "cuda.simt"
+
+
+@attrs.frozen
+class SimtDetail:
+    """The specification, its roles, and the slots of its constant operands (None: read as it is)."""
+
+    spec: FlatSpec
+    roles: Contraction
+    constants: tuple[int | None, int | None]
+
+
+def detail_of(kernel: KernelSpec) -> SimtDetail | None:
+    """The roles of a contraction, or None when the kernel is none or sums in a type that tiles cannot hold."""
+    spec = flat_spec(kernel)
+    roles = contraction_of(spec) if spec is not None else None
+    if spec is None or roles is None or roles.state not in ("float32", "float64", "int32", "int64"):
+        return None
+    constants = tuple(x.constant_slot(spec, kernel.constants) for x in (roles.rows, roles.columns))
+    return SimtDetail(spec, roles, (constants[0], constants[1]))
+
+
+def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
+    detail = detail_of(kernel)
+    if detail is None:
+        return None
+    roles = detail.roles
+    m, n, k, batch = (points(x) for x in (roles.m, roles.n, roles.k, roles.batch))
+    if min(m, n) < 4:
+        return None
+    size = dtypes.size_of(roles.state)
+    parameters = (
+        parameter("m.block", _sizes(m), align=4, role="m", level="shared"),
+        parameter("n.block", _sizes(n), align=4, role="n", level="shared"),
+        parameter("k.step", (8, 16, 32), align=4, role="k", level="shared"),
+        parameter("m.thread", (2, 4, 8), align=2, role="m", level="register"),
+        parameter("n.thread", (2, 4, 8), align=2, role="n", level="register"),
+    )
+    mb, nb, ks, mt, nt = (p.var for p in parameters)
+    threads = (mb // mt) * (nb // nt)
+    shared = (mb + nb + 8) * ks * (2 * size) + 32
+    ahead = ceil_div((mb + nb) * ks, threads) + 8
+    registers = (mt * nt + mt + nt + ahead) * (size // 4) + 40
+    tasks = ceil_div(m, mb) * ceil_div(n, nb) * batch
+    trips = ceil_div(k, ks)
+    return Match(
+        recipe=NAME,
+        roles={"m": _names(roles.m), "n": _names(roles.n), "k": _names(roles.k), "batch": _names(roles.batch)},
+        extents={"m": m, "n": n, "k": k, "batch": batch},
+        parameters=parameters,
+        constraints=(
+            divides(mt, mb, "threads share the rows of a block evenly"),
+            divides(nt, nb, "threads share the columns of a block evenly"),
+            *block_limits(threads, registers, shared, device),
+        ),
+        usage=Usage(tasks, threads, registers, shared, const(1)),
+        work=_work(detail, tasks, trips, (mb, nb, ks, mt, nt), size),
+        packings=_Packings(kernel, detail),
+        detail=detail,
+    )
+
+
+def _work(
+    detail: SimtDetail, tasks: Expr, trips: Expr, sizes: tuple[Expr, Expr, Expr, Expr, Expr], size: int
+) -> Work:
+    mb, nb, ks, mt, nt = sizes
+    out = sum(points(detail.spec.spatial) * dtypes.size_of(s.value.dtype) for s in detail.spec.stores)
+    products = mt * nt
+    return Work(
+        flops=tasks * mb * nb * trips * ks * 2,
+        traffic={
+            "dram": const(memory_bytes(detail.spec)),
+            "l2": tasks * (mb + nb) * trips * ks * size + out,
+            "shared": tasks * (mb * nb) * trips * ks * size // mt // 4 + tasks * (mb * nb) * trips * ks * size // nt // 4,
+        },
+        # Loads and addresses compete with the products for issue slots.
+        efficiency=products * 85 // (products + 12),
+        serial=trips * 2 + 6,
+    )
+
+
+@attrs.frozen
+class _Packings:
+    """Constant operands stored as [tile][k][point of the tile]."""
+
+    kernel: KernelSpec
+    detail: SimtDetail
+
+    def __call__(self, params: Mapping[str, int]) -> tuple[Packing, ...]:
+        roles = self.detail.roles
+        found = []
+        for slot, outer, block in zip(self.detail.constants, (roles.m, roles.n), ("m.block", "n.block"), strict=True):
+            if slot is not None:
+                found.append(pack_operand(self.kernel, slot, outer, roles.k, params[block], params["k.step"]))
+        return tuple(found)
+
+
+def _names(axes: tuple[object, ...]) -> tuple[str, ...]:
+    return tuple(str(getattr(x, "name", "")) for x in axes)
+
+
+def _sizes(limit: int) -> tuple[int, ...]:
+    """Block sizes from 8 to 256, not much beyond the extent."""
+    return tuple(x for x in powers(8, 256) if x < 2 * max(limit, 8))
+
+
+RECIPE = Recipe(NAME, "cuda", match, priority=20)
