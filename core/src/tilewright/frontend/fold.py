@@ -86,7 +86,7 @@ def _squeeze(node: onnx.NodeProto, data: Array, axes: Array | None = None) -> Ar
 
 
 def _transpose(node: onnx.NodeProto, data: Array) -> Array:
-    return np.ascontiguousarray(np.transpose(data, attribute(node, "perm")))
+    return np.transpose(data, attribute(node, "perm")).copy()
 
 
 def _arithmetic(function: Callable[..., Array]) -> Callable[..., Array | None]:

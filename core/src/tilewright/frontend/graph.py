@@ -231,7 +231,7 @@ class Importer:
         for name, x in zip(node.input, inputs, strict=True):
             data = self.data(x)
             if data is not None and data.size <= _FOLDED_INPUT_LIMIT and data.ndim <= 1:
-                known[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(data))
+                known[name] = onnx.numpy_helper.from_array(data.copy())
         probed = onnx.NodeProto()
         probed.CopyFrom(node)
         for i, x in enumerate(inputs):
@@ -309,7 +309,7 @@ class Importer:
         plain = [v for v in schema.function_opset_versions if v <= version]
         dependent = [v for v in schema.context_dependent_function_opset_versions if v <= version]
         if plain:
-            body = schema.get_function_with_opset_version(max(plain)).SerializeToString()
+            body = schema.get_function_with_opset_version(max(plain))
         elif dependent:
             types = [b"" if x is None else self._type_of(x).SerializeToString() for x in inputs]
             body = schema.get_context_dependent_function_with_opset_version(

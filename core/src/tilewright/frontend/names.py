@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_]+")
-_RESERVED = re.compile(r"[abiprst][0-9]+")  # axes, states and combiner arguments are called so
+_RESERVED = re.compile(r"t|[abiprs][0-9]+")  # axes, states and combiner arguments are called so
 _LONGEST = 64
 
 

@@ -38,8 +38,8 @@ def read(model: str | Path | bytes | onnx.ModelProto) -> Source:
     """Reads and checks a model.
 
     Raises:
-        InputError: not a file, not ONNX, truncated, invalid, or older than opset 7.
-        UnsupportedError: sparse initialisers or element types that the IR does not have.
+        InputError: not a file, not ONNX, truncated or invalid.
+        UnsupportedError: older than opset 7, sparse initialisers, or element types that the IR does not have.
     """
     proto, folder, what = _parse(model)
     weights = {
@@ -55,7 +55,7 @@ def read(model: str | Path | bytes | onnx.ModelProto) -> Source:
     opsets = {_domain(x.domain): x.version for x in skeleton.opset_import}
     version = opsets.get("", onnx.defs.onnx_opset_version())
     if version < OLDEST_OPSET:
-        raise InputError(
+        raise UnsupportedError(
             f"{what} uses opset {version}; Tilewright reads opset {OLDEST_OPSET} and later.",
             "Export it again with a newer opset, or convert it with onnx.version_converter.",
         )

@@ -7,13 +7,22 @@ from functools import cache
 from tilewright.frontend.legalize import (
     activations,
     convolution,
+    einsum,
     elementwise,
+    indexing,
     layout,
     matmul,
     movement,
     normalization,
     pooling,
+    quantization,
     reductions,
+    resize,
+    sampling,
+    scans,
+    selection,
+    spectral,
+    transposed,
 )
 from tilewright.frontend.legalize.table import Table
 
@@ -27,6 +36,15 @@ _FAMILIES = (
     reductions.rule,
     movement.rule,
     layout.rule,
+    indexing.rule,
+    selection.rule,
+    scans.rule,
+    einsum.rule,
+    transposed.rule,
+    quantization.rule,
+    resize.rule,
+    sampling.rule,
+    spectral.rule,
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tilewright.frontend.legalize.builder import Builder, Tensor, wide
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
@@ -11,8 +13,18 @@ from tilewright.ir.expr import Expr, cast
 rule = Family()
 
 
+Convert = Callable[[Expr, tuple[Expr, ...]], Expr]
+
+
 def batched_product(b: Builder, x: Tensor, y: Tensor, dtype: str, name: str = "") -> Tensor:
     """NumPy's `matmul` of two tensors of rank 1 or more, accumulated in `dtypes.accumulator`, stored as `dtype`."""
+    return batched_sum(b, x, y, dtype, lambda v, i: wide(v), lambda v, i: wide(v), name)
+
+
+def batched_sum(
+    b: Builder, x: Tensor, y: Tensor, dtype: str, of_x: Convert, of_y: Convert, name: str = ""
+) -> Tensor:
+    """`matmul` of two tensors whose elements are first converted; the converters get the element and its index."""
     left = (1, *x.shape) if x.rank == 1 else x.shape
     right = (*y.shape, 1) if y.rank == 1 else y.shape
     rank = max(len(left), len(right)) - 2
@@ -23,17 +35,17 @@ def batched_product(b: Builder, x: Tensor, y: Tensor, dtype: str, name: str = ""
     rows = () if x.rank == 1 else (left[-2],)
     columns = () if y.rank == 1 else (right[-1],)
 
-    def operand(t: Tensor, outer: tuple[Expr, ...], inner: tuple[Expr, ...]) -> Expr:
+    def operand(t: Tensor, convert: Convert, outer: tuple[Expr, ...], inner: tuple[Expr, ...]) -> Expr:
         lead = t.rank - len(inner)
         used = outer[len(outer) - lead :] if lead else ()
         index = tuple(i if extent != 1 else i * 0 for extent, i in zip(t.shape[:lead], used, strict=True))
-        return wide(t[(*index, *inner)])
+        return convert(t[(*index, *inner)], (*index, *inner))
 
     def body(*i: Expr) -> Expr:
         outer, k = i[:rank], i[-1]
         row = i[rank : rank + len(rows)]
         column = i[rank + len(rows) : -1]
-        return operand(x, outer, (*row, k)) * operand(y, outer, (k, *column))
+        return operand(x, of_x, outer, (*row, k)) * operand(y, of_y, outer, (k, *column))
 
     return b.reduce(dtype, (*batch, *rows, *columns), (left[-1],), "sum", body, name)
 

@@ -1,11 +1,14 @@
-"""Concat, Split, Expand and the like: operators that copy elements."""
+"""Concat, Split, Slice, Pad, Tile and the like: operators that copy elements to places known at compile time."""
 
 from __future__ import annotations
 
-from tilewright.frontend.legalize.builder import Builder, Tensor
+import math
+from collections.abc import Sequence
+
+from tilewright.frontend.legalize.builder import Builder, Tensor, within
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
-from tilewright.ir.expr import Expr, select
+from tilewright.ir.expr import Expr, apply, as_expr, cast, const, maximum, minimum, select
 
 rule = Family()
 
@@ -15,19 +18,22 @@ def _concat(b: Builder, node: Node) -> Tensor:
     parts = [x for x in node.inputs if x is not None]
     axis = node.axis(parts[0].rank, 1)
     parts = [x for x in parts if x.shape[axis]] or parts[:1]
+    return concat(b, parts, axis)
+
+
+def concat(b: Builder, parts: Sequence[Tensor], axis: int, name: str = "") -> Tensor:
+    """The tensors one after the other along `axis`: one operator whose reads are guarded by their ranges."""
     if len(parts) == 1:
         return parts[0]
-    out = node.out()
     starts = [sum(x.shape[axis] for x in parts[:n]) for n in range(len(parts) + 1)]
+    shape = [starts[-1] if d == axis else n for d, n in enumerate(parts[0].shape)]
 
     def body(*i: Expr) -> Expr:
         at = i[axis]
 
         def part(n: int) -> Expr:
             inside = None
-            for condition in ([at >= starts[n]] if n else []) + (
-                [at < starts[n + 1]] if n + 1 < len(parts) else []
-            ):
+            for condition in ([at >= starts[n]] if n else []) + ([at < starts[n + 1]] if n + 1 < len(parts) else []):
                 inside = condition if inside is None else inside & condition
             return parts[n].guarded(inside, (*i[:axis], at - starts[n], *i[axis + 1 :]))
 
@@ -36,10 +42,183 @@ def _concat(b: Builder, node: Node) -> Tensor:
             result = select(at < starts[n + 1], part(n), result)
         return result
 
-    return b.compute(out.dtype, out.static_shape(), body)
+    return b.compute(parts[0].dtype, shape, body, name)
+
+
+@rule("Split")
+def _split(b: Builder, node: Node) -> list[Tensor | None]:
+    x = node[0]
+    axis = node.axis(x.rank, 0)
+    sizes = node.ints(1, "sizes") if node.version >= 13 else node.attr("split")
+    count = len(node.op.outputs)
+    if not sizes:
+        part = math.ceil(x.shape[axis] / count)
+        sizes = [part] * (count - 1) + [x.shape[axis] - part * (count - 1)]
+    starts = [sum(sizes[:n]) for n in range(count)]
+    return [
+        slice_along(b, x, axis, start, size) if node.wants(n) else None
+        for n, (start, size) in enumerate(zip(starts, sizes, strict=True))
+    ]
+
+
+def slice_along(b: Builder, x: Tensor, axis: int, start: int, size: int, step: int = 1, name: str = "") -> Tensor:
+    """`size` elements of `x` along `axis` from `start`."""
+    if start == 0 and size == x.shape[axis] and step == 1:
+        return x
+    shape = [size if d == axis else n for d, n in enumerate(x.shape)]
+    return b.compute(x.dtype, shape, lambda *i: x[(*i[:axis], i[axis] * step + start, *i[axis + 1 :])], name)
+
+
+@rule("Slice")
+def _slice(b: Builder, node: Node) -> Tensor:
+    x, out = node[0], node.out()
+    if node.version >= 10:
+        starts, ends = node.ints(1, "starts") or [], node.ints(2, "ends") or []
+        axes, steps = node.ints(3, "axes"), node.ints(4, "steps")
+    else:
+        starts, ends, axes, steps = list(node.attr("starts")), list(node.attr("ends")), node.attr("axes"), None
+    axes = list(range(len(starts))) if axes is None else [node.normal_axis(a, x.rank) for a in axes]
+    first, stride = [0] * x.rank, [1] * x.rank
+    for start, end, axis, step in zip(starts, ends, axes, steps or [1] * len(starts), strict=True):
+        first[axis], stride[axis] = slice(start, end, step).indices(x.shape[axis])[0], step
+    if out.static_shape() == x.shape and all(s == 1 for s in stride):
+        return x
+
+    def body(*i: Expr) -> Expr:
+        return x[tuple(at * s + f for at, s, f in zip(i, stride, first, strict=True))]
+
+    return b.compute(x.dtype, out.static_shape(), body)
+
+
+@rule("Pad")
+def _pad(b: Builder, node: Node) -> Tensor:
+    x, out, mode = node[0], node.out(), node.attr("mode", "constant")
+    pads = (node.ints(1, "pads") if node.version >= 11 else list(node.attr("pads"))) or []
+    value = node.get(2) if node.version >= 11 else None
+    axes = node.ints(3, "axes")
+    axes = list(range(x.rank)) if axes is None else [node.normal_axis(a, x.rank) for a in axes]
+    before = [0] * x.rank
+    for n, axis in enumerate(axes):
+        before[axis] = pads[n]
+    if not any(pads):
+        return x
+    shape = out.static_shape()
+    if mode != "constant":
+
+        def moved(*i: Expr) -> Expr:
+            return x[tuple(_outside(at - p, n, mode) for at, p, n in zip(i, before, x.shape, strict=True))]
+
+        return b.compute(x.dtype, shape, moved)
+    known = float(node.attr("value", 0.0)) if value is None else value.scalar()
+
+    def body(*i: Expr) -> Expr:
+        index = tuple(at - p for at, p in zip(i, before, strict=True))
+        inside: Expr = const(True, "bool")
+        for at, n in zip(index, x.shape, strict=True):
+            inside = inside & within(at, n)
+        inside = b.simplified(inside)
+        if known is not None or value is None:
+            return x.guarded(inside, index, 0 if known is None else known)
+        return select(inside, x.guarded(inside, index), value[tuple(as_expr(0) for _ in value.shape)])
+
+    return b.compute(x.dtype, shape, body)
+
+
+def _outside(at: Expr, extent: int, mode: str) -> Expr:
+    """The element of `0 … extent-1` that stands at a position outside of it."""
+    last = extent - 1
+    if mode == "edge":
+        return minimum(maximum(at, 0), last)
+    if mode == "wrap":
+        return at % extent
+    if last == 0:
+        return at * 0
+    # One mirroring at each end if the padding is shorter than the dimension, otherwise periodic.
+    return last - apply("abs", last - at % (2 * last))
 
 
 @rule("Expand")
 def _expand(b: Builder, node: Node) -> Tensor:
     x, out = node[0], node.out()
     return x if x.shape == out.static_shape() else b.compute(x.dtype, out.static_shape(), lambda *i: x.at(i))
+
+
+@rule("Tile")
+def _tile(b: Builder, node: Node) -> Tensor:
+    x, out = node[0], node.out()
+    repeats = node.ints(1, "repeats") or []
+    if all(n == 1 for n in repeats):
+        return x
+    # An output dimension is a pair of axes: repetition and element.
+    extents = [n for pair in zip(repeats, x.shape, strict=True) for n in pair]
+    return b.domain(
+        [(x.dtype, out.static_shape())],
+        extents,
+        (),
+        lambda *i: x[i[1::2]],
+        index=lambda *i: [r * n + at for r, n, at in zip(i[::2], x.shape, i[1::2], strict=True)],
+    )[0]
+
+
+@rule("DepthToSpace")
+def _depth_to_space(b: Builder, node: Node) -> Tensor:
+    x, size = node[0], int(node.attr("blocksize"))
+    batch, channels, height, width = x.shape
+    depth = channels // (size * size)
+    by_block = node.attr("mode", "DCR") == "DCR"
+
+    def source(n: Expr, c: Expr, h: Expr, p: Expr, w: Expr, q: Expr) -> Expr:
+        channel = (p * size + q) * depth + c if by_block else (c * size + p) * size + q
+        return x[n, channel, h, w]
+
+    return b.domain(
+        [(x.dtype, node.out().static_shape())],
+        (batch, depth, height, size, width, size),
+        (),
+        source,
+        index=lambda n, c, h, p, w, q: (n, c, h * size + p, w * size + q),
+    )[0]
+
+
+@rule("SpaceToDepth")
+def _space_to_depth(b: Builder, node: Node) -> Tensor:
+    x, size = node[0], int(node.attr("blocksize"))
+    batch, channels, height, width = x.shape
+    return b.domain(
+        [(x.dtype, node.out().static_shape())],
+        (batch, size, size, channels, height // size, width // size),
+        (),
+        lambda n, p, q, c, h, w: x[n, c, h * size + p, w * size + q],
+        index=lambda n, p, q, c, h, w: (n, (p * size + q) * channels + c, h, w),
+    )[0]
+
+
+@rule("Trilu")
+def _trilu(b: Builder, node: Node) -> Tensor:
+    x, offset, upper = node[0], node.get(1), bool(node.attr("upper", 1))
+
+    def body(*i: Expr) -> Expr:
+        shift: Expr = as_expr(0) if offset is None else cast(offset[tuple(as_expr(0) for _ in offset.shape)], "int64")
+        distance = i[-1] - i[-2]
+        kept = distance >= shift if upper else distance <= shift
+        return select(kept, x[i], const(0, x.dtype))
+
+    return b.compute(x.dtype, x.shape, body)
+
+
+@rule("EyeLike")
+def _eye_like(b: Builder, node: Node) -> Tensor:
+    out, shift = node.out(), int(node.attr("k", 0))
+
+    def body(i: Expr, j: Expr) -> Expr:
+        return select(apply("eq", j - i, shift), const(1, out.dtype), const(0, out.dtype))
+
+    return b.compute(out.dtype, out.static_shape(), body)
+
+
+@rule("ConstantOfShape")
+def _constant_of_shape(b: Builder, node: Node) -> Tensor:
+    node.ints(0, "shape")
+    out, given = node.out(), node.attr("value")
+    fill = const(0 if given is None else given.reshape(()).item(), out.dtype)
+    return b.compute(out.dtype, out.static_shape(), lambda *i: fill)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,30 +12,35 @@ from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.reductions import over
 from tilewright.frontend.legalize.table import Family
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Expr, apply, cast
+from tilewright.ir.expr import Expr, apply, cast, const, eq, select
 
 rule = Family()
 
 
 @rule("BatchNormalization")
-def _batch_normalization(b: Builder, node: Node) -> Tensor:
+def _batch_normalization(b: Builder, node: Node) -> list[Tensor | None]:
     x, scale, bias, mean, var = (node[i] for i in range(5))
-    if node.attr("training_mode", 0):
-        raise node.unsupported("is in training mode.", "Export the model for inference.")
     if not node.attr("spatial", 1):
-        raise node.unsupported(
-            "normalises each element on its own (spatial=0).", "Export with a newer opset."
-        )
-    epsilon = float(node.attr("epsilon", 1e-5))
-    carried = dtypes.accumulator(x.dtype)
+        raise node.unsupported("normalises each element on its own (spatial=0).", "Export with a newer opset.")
+    epsilon, carried = float(node.attr("epsilon", 1e-5)), dtypes.accumulator(x.dtype)
+    if node.attr("training_mode", 0):
+        return _in_training(b, node, epsilon)
     known = [t.data for t in (scale, bias, mean, var)]
     if all(t is not None for t in known):
-        # One multiply-add per element; the factors are exact to the last bit of the carried dtype.
+        # One multiply-add per element; the factors are computed in float64 and rounded once.
         s, o, m, v = (np.asarray(t).astype(np.float64) for t in known)
         factor = s / np.sqrt(v + epsilon)
         f = b.constant(factor.astype(dtypes.to_numpy(carried)), "factor")
         a = b.constant((o - m * factor).astype(dtypes.to_numpy(carried)), "offset")
-        return b.compute(x.dtype, x.shape, lambda *i: wide(x[i]) * f[i[1]] + a[i[1]])
+        return [b.compute(x.dtype, x.shape, lambda *i: wide(x[i]) * f[i[1]] + a[i[1]])]
+    return [_by_channel(b, x, scale, bias, mean, var, epsilon)]
+
+
+def _by_channel(
+    b: Builder, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor, epsilon: float
+) -> Tensor:
+    """`(x - mean) * scale / sqrt(var + epsilon) + bias`, all but `x [N, C, …]` of shape [C]."""
+    carried = dtypes.accumulator(x.dtype)
     factors = b.compute(
         carried,
         scale.shape,
@@ -45,6 +51,133 @@ def _batch_normalization(b: Builder, node: Node) -> Tensor:
     def body(*i: Expr) -> Expr:
         c = i[1]
         return (wide(x[i]) - cast(mean[c], carried)) * factors[c] + cast(bias[c], carried)
+
+    return b.compute(x.dtype, x.shape, body)
+
+
+def _in_training(b: Builder, node: Node, epsilon: float) -> list[Tensor | None]:
+    """Normalises with the statistics of the batch and updates the running ones."""
+    x, scale, bias, mean, var = (node[i] for i in range(5))
+    momentum, carried = float(node.attr("momentum", 0.9)), dtypes.accumulator(x.dtype)
+    axes = [d for d in range(x.rank) if d != 1]
+    count = float(math.prod(x.shape[d] for d in axes))
+    total = over(b, x, axes, carried, "sum", wide, "total", keep=False)
+    average = b.compute(carried, total.shape, lambda c: total[c] / count, "mean")
+
+    def deviation(*i: Expr) -> Expr:
+        difference = wide(x[i]) - average[i[1]]
+        return difference * difference
+
+    squares = over(b, x, axes, carried, "sum", lambda v: v, "squares", point=deviation, keep=False)
+    variance = b.compute(carried, total.shape, lambda c: squares[c] / count, "variance")
+
+    def running(old: Tensor, new: Tensor) -> Tensor:
+        return b.compute(
+            old.dtype, old.shape, lambda c: wide(old[c]) * momentum + cast(new[c], dtypes.accumulator(old.dtype)) * (1 - momentum)
+        )
+
+    moved = [running(old, new) if node.wants(n) else None for n, old, new in ((1, mean, average), (2, var, variance))]
+    return [_by_channel(b, x, scale, bias, average, variance, epsilon), *moved]
+
+
+@rule("LayerNormalization")
+def _layer_normalization(b: Builder, node: Node) -> list[Tensor | None]:
+    x, scale, bias = node[0], node[1], node.get(2)
+    axes = list(range(node.axis(x.rank, -1), x.rank))
+    carried, epsilon = dtypes.accumulator(x.dtype), float(node.attr("epsilon", 1e-5))
+    count = float(math.prod(x.shape[d] for d in axes))
+    total = over(b, x, axes, carried, "sum", wide, "total")
+    mean = b.compute(carried, total.shape, lambda *i: total[i] / count, "mean")
+
+    def deviation(*i: Expr) -> Expr:
+        difference = wide(x[i]) - mean.at(i)
+        return difference * difference
+
+    squares = over(b, x, axes, carried, "sum", lambda v: v, "squares", point=deviation)
+    inverse = b.compute(carried, total.shape, lambda *i: 1.0 / apply("sqrt", squares[i] / count + epsilon), "inverse")
+
+    def body(*i: Expr) -> Expr:
+        found = (wide(x[i]) - mean.at(i)) * inverse.at(i) * cast(scale.at(i), carried)
+        return found if bias is None else found + cast(bias.at(i), carried)
+
+    def stored(t: Tensor, position: int) -> Tensor | None:
+        if not node.wants(position):
+            return None
+        dtype = node.out(position).dtype
+        return t if t.dtype == dtype else b.compute(dtype, t.shape, lambda *i: t[i])
+
+    return [b.compute(x.dtype, x.shape, body), stored(mean, 1), stored(inverse, 2)]
+
+
+@rule("RMSNormalization")
+def _rms_normalization(b: Builder, node: Node) -> Tensor:
+    x, scale = node[0], node[1]
+    axes = list(range(node.axis(x.rank, -1), x.rank))
+    carried, epsilon = dtypes.accumulator(x.dtype), float(node.attr("epsilon", 1e-5))
+    count = float(math.prod(x.shape[d] for d in axes))
+    squares = over(b, x, axes, carried, "sum", lambda v: wide(v) * wide(v), "squares")
+    inverse = b.compute(carried, squares.shape, lambda *i: 1.0 / apply("sqrt", squares[i] / count + epsilon), "inverse")
+    out = node.out()
+    return b.compute(out.dtype, x.shape, lambda *i: wide(x[i]) * inverse.at(i) * cast(scale.at(i), carried))
+
+
+@rule("InstanceNormalization")
+def _instance_normalization(b: Builder, node: Node) -> Tensor:
+    return _by_groups(b, node, node[0].shape[1], by_channel=True)
+
+
+@rule("GroupNormalization")
+def _group_normalization(b: Builder, node: Node) -> Tensor:
+    return _by_groups(b, node, int(node.attr("num_groups")), by_channel=node.version >= 21)
+
+
+def _by_groups(b: Builder, node: Node, groups: int, by_channel: bool) -> Tensor:
+    """Normalises `x [N, C, …]` over the channels of a group and all positions; scale and bias per channel or group."""
+    x, scale, bias = node[0], node[1], node[2]
+    carried, epsilon = dtypes.accumulator(x.dtype), float(node.attr("epsilon", 1e-5))
+    size, positions = x.shape[1] // groups, x.shape[2:]
+    count = float(size * math.prod(positions))
+    statistics, reduced = (x.shape[0], groups), (size, *positions)
+
+    def element(n: Expr, g: Expr, c: Expr, at: Sequence[Expr]) -> Expr:
+        return wide(x[(n, g * size + c, *at)])
+
+    total = b.reduce(carried, statistics, reduced, "sum", lambda n, g, c, *at: element(n, g, c, at), "total")
+    mean = b.compute(carried, statistics, lambda *i: total[i] / count, "mean")
+
+    def deviation(n: Expr, g: Expr, c: Expr, *at: Expr) -> Expr:
+        difference = element(n, g, c, at) - mean[n, g]
+        return difference * difference
+
+    squares = b.reduce(carried, statistics, reduced, "sum", deviation, "squares")
+    inverse = b.compute(carried, statistics, lambda *i: 1.0 / apply("sqrt", squares[i] / count + epsilon), "inverse")
+
+    def body(n: Expr, g: Expr, c: Expr, *at: Expr) -> Expr:
+        own = g * size + c if by_channel else g
+        normal = (element(n, g, c, at) - mean[n, g]) * inverse[n, g]
+        return normal * cast(scale[own], carried) + cast(bias[own], carried)
+
+    return b.domain(
+        [(x.dtype, x.shape)],
+        (x.shape[0], groups, size, *positions),
+        (),
+        body,
+        index=lambda n, g, c, *at: (n, g * size + c, *at),
+    )[0]
+
+
+@rule("LpNormalization")
+def _lp_normalization(b: Builder, node: Node) -> Tensor:
+    x, power = node[0], int(node.attr("p", 2))
+    carried, axis = dtypes.accumulator(x.dtype), node.axis(x.rank, -1)
+    total = over(
+        b, x, [axis], carried, "sum", lambda v: apply("abs", wide(v)) if power == 1 else wide(v) * wide(v), "total"
+    )
+    norm = total if power == 1 else b.compute(carried, total.shape, lambda *i: apply("sqrt", total[i]), "norm")
+
+    def body(*i: Expr) -> Expr:
+        length = norm.at(i)
+        return select(eq(length, 0.0), const(0, carried), wide(x[i]) / length)
 
     return b.compute(x.dtype, x.shape, body)
 

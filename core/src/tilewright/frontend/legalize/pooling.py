@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from tilewright.frontend.legalize.builder import Builder, Tensor, wide
 from tilewright.frontend.legalize.node import Node
+from tilewright.frontend.legalize.selection import extreme
 from tilewright.frontend.legalize.table import Family
 from tilewright.frontend.legalize.windows import Window, window_of
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Expr, Scalar, apply, as_expr, cast, ceil_div, const, maximum, minimum
+from tilewright.ir.expr import Expr, Scalar, apply, as_expr, cast, ceil_div, const, maximum, minimum, select
 
 rule = Family()
 
@@ -26,16 +27,45 @@ def _window(node: Node) -> Window:
 
 
 @rule("MaxPool")
-def _max_pool(b: Builder, node: Node) -> Tensor:
-    x, window = node[0], _window(node)
-    if node.wants(1):
-        raise node.unsupported("returns the indices of its maxima.", "Export it without the second output.")
+def _max_pool(b: Builder, node: Node) -> list[Tensor | None]:
+    x, window, shape = node[0], _window(node), node.out().static_shape()
+
+    def place(n: Expr, c: Expr, rest: Sequence[Expr]) -> tuple[Expr, ...]:
+        return (n, c, *window.position(rest[: window.rank], rest[window.rank :]))
 
     def body(n: Expr, c: Expr, *rest: Expr) -> Expr:
-        position = window.position(rest[: window.rank], rest[window.rank :])
-        return x.guarded(window.inside(position), (n, c, *position), lowest(x.dtype))
+        at = place(n, c, rest)
+        return x.guarded(window.inside(at[2:]), at, lowest(x.dtype))
 
-    return b.reduce(x.dtype, node.out().static_shape(), window.kernel, "max", body)
+    if not node.wants(1):
+        return [b.reduce(x.dtype, shape, window.kernel, "max", body)]
+    if all(k == 1 for k in window.kernel):
+        raise node.unsupported("returns the indices of windows of one element.", "Leave out the pool.")
+    how = extreme(x.dtype)
+
+    def both(n: Expr, c: Expr, *rest: Expr) -> tuple[Expr, Expr]:
+        at = place(n, c, rest)
+        number: Expr = as_expr(0)
+        for extent, here in zip(x.shape, at, strict=True):
+            number = number * extent + here
+        inside = b.simplified(window.inside(at[2:]))
+        return select(inside, number, how.identity[0]), x.guarded(inside, at, lowest(x.dtype))
+
+    kinds = [("int64", shape), (x.dtype, shape)]
+    indices, values = b.domain(kinds, shape, window.kernel, both, how=how)
+    if node.attr("storage_order", 0):
+        indices = b.compute("int64", shape, lambda *i: _column_major(indices[i], x.shape), "columns")
+    return [values, indices]
+
+
+def _column_major(number: Expr, shape: Sequence[int]) -> Expr:
+    """The position of element `number` when the spatial dimensions are counted in the reverse order."""
+    size = math.prod(shape[2:])
+    digits = [number // math.prod(shape[d + 1 :]) % shape[d] for d in range(2, len(shape))]
+    found: Expr = as_expr(0)
+    for extent, digit in zip(reversed(shape[2:]), reversed(digits), strict=True):
+        found = found * extent + digit
+    return number // size * size + found
 
 
 @rule("AveragePool")

@@ -1,0 +1,182 @@
+"""ONNX's own node tests, run through the front end and any executor.
+
+The cases come from `onnx.backend.test`, which generates them in memory: per operator one-node models with
+inputs and expected outputs. Cases about control flow, strings, sequences, optionals and maps are left out,
+and those with element types that the IR does not have.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from tilewright.errors import InputError, UnsupportedError
+from tilewright.frontend import load
+from tilewright.ir.module import Module
+
+Array = npt.NDArray[Any]
+Execute = Callable[[Module, Sequence[Array]], Sequence[Array]]
+Kind = Literal["native", "specialised", "constant", "declined", "wrong", "excluded"]
+
+KINDS: tuple[Kind, ...] = ("native", "specialised", "constant", "declined", "wrong", "excluded")
+
+_CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+
+
+@attrs.frozen
+class Case:
+    """One node test.
+
+    Args:
+        operator: type of the operator under test.
+        data: pairs of inputs and expected outputs.
+    """
+
+    name: str
+    operator: str
+    model: onnx.ModelProto
+    data: tuple[tuple[tuple[Any, ...], tuple[Any, ...]], ...]
+    rtol: float
+    atol: float
+
+
+@attrs.frozen
+class Outcome:
+    """What became of a case.
+
+    Args:
+        kind: native: compiled with all inputs open; specialised: with inputs that steer shapes bound to their
+            values; constant: nothing was left to compute after that; declined: a clear error; wrong: another
+            answer, or a failure that is no clear error; excluded: not about tensors, or control flow.
+        detail: the error or the difference.
+    """
+
+    name: str
+    operator: str
+    kind: Kind
+    detail: str = ""
+
+
+@cache
+def cases() -> tuple[Case, ...]:
+    """Every node test of the installed onnx."""
+    from onnx.backend.test.case import node
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = node.collect_testcases(None)
+    made = []
+    for case in found:
+        data = tuple((tuple(x), tuple(y)) for x, y in case.data_sets)
+        operator = _operator(case.name, case.model)
+        made.append(Case(case.name, operator, case.model, data, case.rtol, case.atol))
+    return tuple(sorted(made, key=lambda x: x.name))
+
+
+def _operator(name: str, model: onnx.ModelProto) -> str:
+    """The operator under test; an expanded case names it in the test's name only."""
+    if len(model.graph.node) == 1:
+        return str(model.graph.node[0].op_type)
+    spelt = name.removeprefix("test_").replace("_", "").lower()
+    known = sorted({s.name for s in onnx.defs.get_all_schemas()}, key=len, reverse=True)
+    return next((x for x in known if spelt.startswith(x.lower())), str(model.graph.node[-1].op_type))
+
+
+def run_case(case: Case, execute: Execute) -> Outcome:
+    """Loads and executes a case and compares with the expected outputs: dtype, shape, and values by its
+    tolerances.
+    """
+    reason = _excluded(case)
+    if reason:
+        return Outcome(case.name, case.operator, "excluded", reason)
+    kind: Kind = "native"
+    try:
+        for inputs, expected in case.data:
+            arrays = [_array(x) for x in inputs]
+            declined: UnsupportedError | None = None
+            try:
+                module = load(case.model)
+                given = arrays
+            except UnsupportedError as error:
+                declined = error
+                bound = _steering(case.model, arrays)
+                module = load(case.model, bind=bound)
+                given = [x for i, x in zip(case.model.graph.input, arrays, strict=True) if i.name not in bound]
+                kind = "specialised" if any(op.inputs for op in module.main.body.ops) and given else "constant"
+            outputs = execute(module, given)
+            for name, mine, theirs in zip(module.output_names, outputs, expected, strict=True):
+                difference = _compare(mine, _array(theirs), case)
+                if difference:
+                    return Outcome(case.name, case.operator, "wrong", f"{name}: {difference}")
+    except UnsupportedError as error:
+        return Outcome(case.name, case.operator, "declined", str(declined or error))
+    except Exception as error:  # noqa: BLE001 (a crash is an outcome of the case)
+        return Outcome(case.name, case.operator, "wrong", f"{type(error).__name__}: {error}")
+    return Outcome(case.name, case.operator, kind)
+
+
+def _array(x: Any) -> Array:
+    return onnx.numpy_helper.to_array(x) if isinstance(x, onnx.TensorProto) else np.asarray(x)
+
+
+def _excluded(case: Case) -> str:
+    graph = case.model.graph
+    if any(n.op_type in _CONTROL for n in graph.node):
+        return "control flow"
+    for info in (*graph.input, *graph.output):
+        if not info.type.HasField("tensor_type"):
+            return str(info.type.WhichOneof("value"))
+        if info.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+            return "string"
+    return ""
+
+
+def _steering(model: onnx.ModelProto, arrays: Sequence[Array]) -> dict[str, Array]:
+    """Inputs other than the first that may decide shapes: vectors and scalars of integers, bools or
+    factors.
+    """
+    return {
+        info.name: x
+        for position, (info, x) in enumerate(zip(model.graph.input, arrays, strict=True))
+        if x.ndim <= 1 and (position > 0 or (x.dtype.kind == "i" and len(arrays) == 1) or x.ndim == 0)
+    }
+
+
+def _compare(mine: Array, theirs: Array, case: Case) -> str:
+    if mine.dtype != theirs.dtype or mine.shape != theirs.shape:
+        return f"{mine.dtype} {list(mine.shape)} instead of {theirs.dtype} {list(theirs.shape)}"
+    if mine.dtype.kind not in "fV":
+        wrong = int((mine != theirs).sum())
+        return f"{wrong} of {mine.size} elements differ" if wrong else ""
+    a, b = mine.astype(np.float64), theirs.astype(np.float64)
+    close = np.isclose(a, b, rtol=case.rtol, atol=case.atol, equal_nan=True)
+    if close.all():
+        return ""
+    worst = np.nanmax(np.abs(np.where(close, 0, a - b)))
+    return f"{int((~close).sum())} of {mine.size} elements differ, by up to {worst:.3g}"
+
+
+def table(outcomes: Iterable[Outcome]) -> str:
+    """Counts per operator and kind, as text."""
+    rows: dict[str, dict[str, int]] = {}
+    for outcome in outcomes:
+        row = rows.setdefault(outcome.operator, {})
+        row[outcome.kind] = row.get(outcome.kind, 0) + 1
+    lines = [f"{'operator':32}" + "".join(f"{kind:>13}" for kind in KINDS)]
+    total = dict.fromkeys(KINDS, 0)
+    for operator, row in sorted(rows.items()):
+        lines.append(f"{operator:32}" + "".join(f"{row.get(kind, 0):>13}" for kind in KINDS))
+        for kind in KINDS:
+            total[kind] += row.get(kind, 0)
+    lines.append(f"{'all':32}" + "".join(f"{total[kind]:>13}" for kind in KINDS))
+    return "\n".join(lines)
+
+
+__all__ = ["KINDS", "Case", "InputError", "Outcome", "cases", "run_case", "table"]
