@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,21 +57,30 @@ def compile(
     Raises:
         InputError: the model, the configuration or an argument cannot be used as it is; says what to do.
     """
+    start = time.perf_counter()
     settings = settings_for(target, config, strict=strict)
     source = read(os.fspath(model) if isinstance(model, os.PathLike) else model)
 
+    built = False
+
     def build(path: Path) -> None:
+        nonlocal built
         build_artifact(source, settings, path, shapes)
+        built = True
 
     def open_artifact(path: Path) -> Executable:
         return load(path, threads=threads, registry=settings.registry)
 
     if cache:
-        return Cache().fetch(compilation_key(source, settings, shapes), build, open_artifact)
-    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
-        path = Path(folder, "program.tw")
-        build(path)
-        return open_artifact(path)  # it stays open, so the folder may go
+        program = Cache().fetch(compilation_key(source, settings, shapes), build, open_artifact)
+    else:
+        with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+            path = Path(folder, "program.tw")
+            build(path)
+            program = open_artifact(path)  # it stays open, so the folder may go
+    if built:
+        program.compile_seconds = time.perf_counter() - start
+    return program
 
 
 def settings_for(target: str | None, config: ConfigSource, *, strict: bool = False) -> Settings:

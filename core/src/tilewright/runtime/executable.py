@@ -25,7 +25,12 @@ class Executable:
     """A compiled model. `tilewright.compile` and `tilewright.load` make it.
 
     It may be used from several threads; their calls of `run` take turns.
+
+    Attributes:
+        compile_seconds: how long its compilation took, or None if it was loaded from a file or the cache.
     """
+
+    compile_seconds: float | None = None
 
     def __init__(self, artifact: Artifact, native: NativeProgram) -> None:
         self._artifact = artifact

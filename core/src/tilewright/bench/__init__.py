@@ -1,0 +1,1 @@
+"""Measuring engines side by side: each in its own process, taking turns, medians."""

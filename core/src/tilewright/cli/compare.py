@@ -1,0 +1,81 @@
+"""`tilewright compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from tilewright.bench.measure import Limits, engine_worker, outputs_of
+from tilewright.cli.base import Command, threads_option
+from tilewright.cli.compile import compiled
+from tilewright.cli.options import compile_options, model_argument, opened_model
+from tilewright.cli.output import Output, table
+from tilewright.cli.tensors import read_inputs
+from tilewright.compare import Agreement, Tolerance, compare_outputs
+from tilewright.runtime.executable import Executable, load
+from tilewright.runtime.native import Array
+from tilewright.runtime.random_feeds import random_feeds
+from tilewright.runtime.threads import thread_count
+
+
+@click.command("compare", cls=Command)
+@model_argument
+@click.option("--artifact", metavar="FILE", type=click.Path(path_type=Path), help="Compare this, not a compilation.")
+@click.option("--against", type=click.Choice(["onnxruntime", "reference"]), default="onnxruntime", show_default=True)
+@click.option("--input", "inputs", multiple=True, metavar="NAME=FILE", help=".npy, .npz or .pb; may be repeated.")
+@click.option("--seed", type=int, default=0, show_default=True, help="For the inputs that no --input gives.")
+@click.option("--rtol", type=float, help="Also require |a-b| <= atol + rtol·|b| of each element.")
+@click.option("--atol", type=float, help="See --rtol.")
+@click.option("--time-limit", type=float, default=600.0, show_default=True, help="Seconds for the reference.")
+@compile_options
+@threads_option
+def command(
+    output: Output,
+    model: str,
+    artifact: Path | None,
+    against: str,
+    inputs: tuple[str, ...],
+    seed: int,
+    rtol: float | None,
+    atol: float | None,
+    time_limit: float,
+    threads: int | None,
+    **options: Any,
+) -> int:
+    """Compare the compiled MODEL with a reference on the same inputs; exit with 1 if they differ.
+
+    Outputs agree when dtype, shape and places of NaN and infinities are equal and the norm of the difference
+    is at most 1e-4 (float32), 1e-2 (float16), 3e-2 (bfloat16) of the reference's norm; integers must be
+    equal.
+    """
+    with opened_model(model) as path:
+        with output.progress(f"compiling {model}"):
+            program = load(artifact, threads=threads) if artifact else compiled(str(path), threads=threads, **options)
+        with program:
+            feeds = {**random_feeds(program.inputs, seed), **read_inputs(inputs, program.inputs)}
+            ours = program.run(None, feeds)
+        with output.progress(f"running {against}"):
+            theirs = _reference(path, against, feeds, thread_count(threads), time_limit)
+    found = _compare(program, ours, theirs, Tolerance(rtol=rtol, atol=atol))
+    agree = all(agreement.ok for agreement in found)
+    output.result(
+        {"agree": agree, "against": against, "outputs": [attrs.asdict(a) for a in found]},
+        table(
+            ["output", "agrees", "‖a-b‖/‖b‖", "max |a-b|", "why not"],
+            [[a.name, "yes" if a.ok else "NO", f"{a.norm_error:.2e}", f"{a.max_error:.2e}", a.why] for a in found],
+            right=("‖a-b‖/‖b‖", "max |a-b|"),
+        ),
+    )
+    return 0 if agree else 1
+
+
+def _reference(path: Path, engine: str, feeds: dict[str, Array], threads: int, seconds: float) -> list[Array]:
+    with engine_worker(engine, path, feeds, threads, Limits(seconds)) as worker:
+        return outputs_of(worker)
+
+
+def _compare(program: Executable, ours: list[Array], theirs: list[Array], tolerance: Tolerance) -> list[Agreement]:
+    return compare_outputs([info.name for info in program.outputs], ours, theirs, tolerance)

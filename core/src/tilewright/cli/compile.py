@@ -1,0 +1,64 @@
+"""`tilewright compile`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tilewright.api import compile as compile_model
+from tilewright.cli.base import Command, threads_option
+from tilewright.cli.options import compile_options, model_argument, opened_model
+from tilewright.cli.output import Output, lines, size_text
+from tilewright.runtime.executable import Executable
+
+
+@click.command("compile", cls=Command)
+@model_argument
+@click.option("-o", "--output", "path", metavar="FILE", type=click.Path(path_type=Path), required=True)
+@compile_options
+@threads_option
+def command(output: Output, model: str, path: Path, **options: Any) -> None:
+    """Compile the ONNX model MODEL to the artifact FILE.
+
+    MODEL is a path, or light:NAME for a seeded variant of a light model that ships with onnx. FILE will hold
+    native code, which loading runs.
+    """
+    with output.progress(f"compiling {model}"), compiled(model, **options) as program:
+        program.save(path)
+    manifest = program.manifest
+    seconds = program.compile_seconds
+    data = {
+        "artifact": str(path),
+        "model": model,
+        "target": manifest.target,
+        "kernels": manifest.kernels,
+        "bytes": path.stat().st_size,
+        "seconds": seconds,
+        "cached": seconds is None,
+    }
+    text = lines(
+        {
+            "artifact": f"{path} ({size_text(path.stat().st_size)})",
+            "target": manifest.target,
+            "kernels": manifest.kernels,
+            "compile time": "taken from the cache" if seconds is None else f"{seconds:.1f} s",
+        }
+    )
+    output.result(data, text)
+
+
+def compiled(
+    model: str,
+    *,
+    target: str | None,
+    config: str | None,
+    shapes: dict[str, list[int]],
+    no_cache: bool,
+    strict: bool,
+    threads: int | None = None,
+) -> Executable:
+    """The program for the options of the command line."""
+    with opened_model(model) as path:
+        return compile_model(path, target, config, shapes=shapes, threads=threads, cache=not no_cache, strict=strict)

@@ -1,0 +1,142 @@
+"""`tilewright doctor`: is the installation sound? From metadata and the file system; no plugin is
+imported.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+import click
+from attrs import asdict, frozen
+
+from tilewright.cache import Cache
+from tilewright.cli.base import Command
+from tilewright.cli.output import Output, table
+from tilewright.errors import InputError
+from tilewright.plugins.discovery import discover
+from tilewright.plugins.identity import distribution_version
+from tilewright.runtime.threads import thread_count
+
+
+@frozen
+class Check:
+    """One finding: what was looked at, what was found, and whether that is `ok`, `optional` (missing) or
+    `bad`.
+    """
+
+    what: str
+    found: str
+    state: str
+    remedy: str = ""
+
+
+@click.command("doctor", cls=Command)
+def command(output: Output) -> int:
+    """Check the installation; exit with 2 if something is wrong. No plugin is imported."""
+    checks = [*_machine(), *_distributions(), *_cuda(), _cache(), *_plugins()]
+    output.result(
+        [asdict(check) for check in checks],
+        table(["check", "state", "found", "remedy"], [[c.what, c.state, c.found, c.remedy] for c in checks]),
+    )
+    return 2 if any(check.state == "bad" for check in checks) else 0
+
+
+def _machine() -> list[Check]:
+    supported = (3, 11) <= sys.version_info[:2] < (3, 14)
+    system = f"{platform.system()} {platform.machine()}"
+    return [
+        Check(
+            "Python",
+            platform.python_version(),
+            "ok" if supported else "bad",
+            "" if supported else "Use Python 3.11, 3.12 or 3.13.",
+        ),
+        Check("system", system, "ok" if system == "Linux x86_64" else "bad"),
+        _threads(),
+    ]
+
+
+def _threads() -> Check:
+    try:
+        return Check("threads", str(thread_count()), "ok")
+    except InputError as error:
+        return Check("threads", error.message, "bad", error.remedy)
+
+
+def _distributions() -> list[Check]:
+    core = Check("tilewright-core", distribution_version("tilewright-core"), "ok")
+    reference = distribution_version("onnxruntime")
+    checks = [
+        core,
+        Check("onnx", distribution_version("onnx"), "ok"),
+        Check(
+            "onnxruntime",
+            reference,
+            "optional" if reference == "not installed" else "ok",
+            "pip install onnxruntime, to compare with it" if reference == "not installed" else "",
+        ),
+    ]
+    try:
+        needed = requires("tilewright-backends") or []
+    except PackageNotFoundError:
+        return [*checks, Check("tilewright-backends", "not installed", "bad", "pip install tilewright-backends")]
+    checks.append(Check("tilewright-backends", distribution_version("tilewright-backends"), "ok"))
+    for requirement in needed:
+        pin = re.fullmatch(r"(apache-tvm[a-z-]*)==(\S+)", requirement)
+        if pin:
+            name, wanted = pin.groups()
+            found = distribution_version(name)
+            state = "ok" if found == wanted else "bad"
+            checks.append(Check(name, found, state, "" if state == "ok" else f"pip install {name}=={wanted}"))
+    return checks
+
+
+def _cuda() -> list[Check]:
+    driver = Path("/proc/driver/nvidia/version")
+    nvcc = shutil.which("nvcc") or _under_cuda_path()
+    nvrtc = distribution_version("nvidia-cuda-nvrtc")
+    return [
+        Check(
+            "NVIDIA driver",
+            driver.read_text(errors="replace").splitlines()[0] if driver.exists() else "none",
+            "ok" if driver.exists() else "optional",
+            "" if driver.exists() else "needed to run CUDA programs, not to compile them",
+        ),
+        Check(
+            "CUDA compiler",
+            nvcc or (f"NVRTC {nvrtc}" if nvrtc != "not installed" else "none"),
+            "ok" if nvcc or nvrtc != "not installed" else "optional",
+            "" if nvcc or nvrtc != "not installed" else "pip install 'tilewright-backends[cuda]'",
+        ),
+    ]
+
+
+def _under_cuda_path() -> str | None:
+    for root in (os.environ.get("CUDA_PATH"), os.environ.get("CUDA_HOME"), "/usr/local/cuda"):
+        if root and Path(root, "bin", "nvcc").exists():
+            return str(Path(root, "bin", "nvcc"))
+    return None
+
+
+def _cache() -> Check:
+    try:
+        return Check("cache", str(Cache().folder), "ok")
+    except InputError as error:
+        return Check("cache", error.message, "bad", error.remedy)
+
+
+def _plugins() -> list[Check]:
+    found = discover()
+    return [
+        *(Check(f"plugin {p.name}", f"{p.distribution} {p.version}", "ok") for p in found.plugins),
+        *(
+            Check(f"plugin {f.plugin.name}", f.cause, "bad", f"Reinstall {f.plugin.distribution}.")
+            for f in found.failures
+        ),
+    ]

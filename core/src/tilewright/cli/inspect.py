@@ -1,0 +1,37 @@
+"""`tilewright inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import attrs
+import click
+
+from tilewright.artifact import Artifact
+from tilewright.cli.base import Command
+from tilewright.cli.output import Output, lines, size_text
+
+
+@click.command("inspect", cls=Command)
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+def command(output: Output, file: Path) -> None:
+    """Show what the artifact FILE is and check its digests. No code in it is loaded."""
+    with Artifact(file) as artifact:
+        artifact.verify()
+        manifest = artifact.manifest
+    fields: dict[str, object] = {
+        "model": manifest.model,
+        "target": manifest.target,
+        "written by": f"Tilewright {manifest.tilewright}",
+        "needs": ", ".join(manifest.requires),
+        "kernels": manifest.kernels,
+    }
+    fields |= {f"input {info.name}": info for info in manifest.inputs}
+    fields |= {f"output {info.name}": info for info in manifest.outputs}
+    fields |= {f"slot {slot}": name for slot, name in manifest.slots.items()}
+    fields |= {f"version of {name}": version for name, version in manifest.versions.items()}
+    fields |= {
+        f"section {name}": f"{size_text(section.size)}, SHA-256 {section.sha256[:16]}…"
+        for name, section in manifest.sections.items()
+    }
+    output.result(attrs.asdict(manifest), lines(fields))

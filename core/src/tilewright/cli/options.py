@@ -1,0 +1,61 @@
+"""Options that several commands take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from tilewright.errors import InputError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def shapes(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, list[int]]:
+    """`NAME=1x3x224x224`, several times, as a mapping."""
+    found: dict[str, list[int]] = {}
+    for text in given:
+        name, separator, extents = text.rpartition("=")
+        parts = extents.split("x") if extents else []
+        if not separator or not all(part.isdecimal() for part in parts):
+            raise InputError(f"--shape {text!r} is not of the form NAME=1x3x224x224.", "Give sizes joined by x.")
+        found[name] = [int(part) for part in parts]
+    return found
+
+
+def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+model_argument = click.argument("model", metavar="MODEL")
+"""A path, or `light:NAME`: the seeded variant of a light model that ships with onnx."""
+
+compile_options = _together(
+    click.option("--target", metavar="T", help="cpu, cpu:MCPU, cuda:h200, auto, … [default: the configuration's]."),
+    click.option("--config", metavar="FILE", type=click.Path(), help="Configuration, a TOML file."),
+    click.option(
+        "--shape",
+        "shapes",
+        multiple=True,
+        metavar="NAME=1x3x224x224",
+        callback=shapes,
+        help="Shape of an input with symbolic dimensions; may be repeated.",
+    ),
+    click.option("--no-cache", is_flag=True, help="Neither read nor fill the cache."),
+    click.option("--strict", is_flag=True, help="A broken plugin is an error, not a warning."),
+)
+
+
+def opened_model(model: str) -> AbstractContextManager[Path]:
+    """The path of the model that MODEL names, while the block runs."""
+    from tilewright.bench.measure import model_file
+
+    return model_file(model)

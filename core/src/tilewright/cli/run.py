@@ -1,0 +1,86 @@
+"""`tilewright run`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from tilewright.cli.base import Command, threads_option
+from tilewright.cli.options import compile_options
+from tilewright.cli.output import Output, table
+from tilewright.cli.tensors import read_inputs, save_outputs
+from tilewright.ir import dtypes
+from tilewright.runtime.executable import Executable, load
+from tilewright.runtime.native import Array
+from tilewright.runtime.random_feeds import random_feeds
+
+
+@click.command("run", cls=Command)
+@click.argument("file", metavar="FILE")
+@click.option("--input", "inputs", multiple=True, metavar="NAME=FILE", help=".npy, .npz or .pb; may be repeated.")
+@click.option("--seed", type=int, default=0, show_default=True, help="For the inputs that no --input gives.")
+@click.option("--save-outputs", "folder", metavar="DIR", type=click.Path(path_type=Path))
+@compile_options
+@threads_option
+def command(output: Output, file: str, inputs: tuple[str, ...], seed: int, folder: Path | None, **options: Any) -> None:
+    """Run FILE, an artifact or an ONNX model, and show its outputs.
+
+    Running an artifact runs the native code in it: only run files that you trust. Inputs that no --input
+    gives are
+    random: floats standard normal, integers 0 or 1.
+    """
+    with output.progress(f"opening {file}"):
+        program = open_program(file, **options)
+    with program:
+        feeds = {**random_feeds(program.inputs, seed), **read_inputs(inputs, program.inputs)}
+        start = time.perf_counter()
+        results = program.run(None, feeds)
+        seconds = time.perf_counter() - start
+        names = [info.name for info in program.outputs]
+    saved = save_outputs(folder, list(zip(names, results, strict=True))) if folder else []
+    data = [_summary(name, array) for name, array in zip(names, results, strict=True)]
+    rows = [[*map(_short, row.values())] for row in data]
+    output.result(
+        {"outputs": data, "seconds": seconds, "saved": [str(path) for path in saved]},
+        table(list(data[0]) if data else ["name"], rows, right=("min", "mean", "max")),
+    )
+
+
+def open_program(file: str, *, threads: int | None, **options: Any) -> Executable:
+    """The program in an artifact, or the one that a model compiles to."""
+    if is_artifact(file):
+        return load(file, threads=threads)
+    from tilewright.cli.compile import compiled
+
+    return compiled(file, threads=threads, **options)
+
+
+def is_artifact(file: str) -> bool:
+    """Whether `file` begins as a zip file does, and so is no ONNX model."""
+    try:
+        with Path(file).open("rb") as stream:
+            return stream.read(4) == b"PK\x03\x04"
+    except OSError:
+        return False
+
+
+def _summary(name: str, array: Array) -> dict[str, object]:
+    numbers = array.astype(np.float64) if array.size else np.zeros(0)
+    finite = numbers[np.isfinite(numbers)]
+    return {
+        "name": name,
+        "dtype": dtypes.from_numpy(array.dtype),
+        "shape": list(array.shape),
+        "min": float(finite.min()) if finite.size else None,
+        "mean": float(finite.mean()) if finite.size else None,
+        "max": float(finite.max()) if finite.size else None,
+        "not finite": int(numbers.size - finite.size),
+    }
+
+
+def _short(value: object) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
