@@ -1,0 +1,244 @@
+"""Laws of programs: kernels, their arguments, envelopes, control. Storage, phases and ordering have their own files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from tilewright.ir.expr import variables
+from tilewright.ir.program import (
+    UNIT,
+    GridControl,
+    HostCopy,
+    HostIf,
+    HostLoop,
+    HostStep,
+    Launch,
+    Phase,
+    Program,
+    Task,
+    Wait,
+    launches,
+)
+from tilewright.ir.verify.choice import check_resources
+from tilewright.ir.verify.groups import check_group
+from tilewright.ir.verify.laws import Place
+from tilewright.ir.verify.ordering import Footprint, accesses, whole
+from tilewright.ir.verify.phases import WRITTEN, Run, run_phase
+from tilewright.ir.verify.storage import check_storage
+from tilewright.ir.verify.tree import Part, first_phases, leaves, tasks_of
+from tilewright.ir.verify.unroll import TRIPS, number
+
+if TYPE_CHECKING:
+    from tilewright.device import DeviceModel
+
+PARAMS = "a kernel's parameters are what it reads, among it what was packed, then the outputs of its group"
+CALLS = "a task names a kernel and one value per parameter, of the parameter's dtype and number of elements"
+ENVELOPE = "the envelope is within the device and has room for the kernels that run in it"
+RESIDENT = "units that wait for each other (by barrier or event) are resident at once: a cooperative launch that fits"
+UNIFORM = (
+    "a grid condition is the same for all units: not owned by a unit, nor written while some unit may still read it"
+)
+CONSTANT = "inputs and weights are never written"
+NAMES = "launches have names of their own; a condition names a bool scalar"
+
+
+def verify_program(program: Program, device: DeviceModel | None = None, footprint: Footprint = whole) -> None:
+    """Raises VerifyError, naming law and place, unless the program keeps the laws of the fourth form.
+
+    Args:
+        device: what envelopes must fit into.
+        footprint: which elements of its parameters a task touches; without it, possibly all of them.
+    """
+    place = Place("program")
+    symbols = {x.name: x.interval for x in program.symbols}
+    for name, kernel in program.kernels.items():
+        there = place.at(f"kernel {name}")
+        check_group(kernel.group, symbols, there)
+        _check_params(name, program, there)
+        if device is not None:
+            check_resources(kernel.choice.resources, device, there)
+    for launch in launches(program.body):
+        for task in tasks_of(launch.body):
+            _check_call(task, program, place.at(f"launch {launch.name}"))
+    check_storage(program, symbols, place)
+    checker = _Checker(program, device, footprint)
+    env = {name: x.high for name, x in symbols.items()}
+    written = checker.steps(program.body, checker.constant, env, place)
+    for output in program.outputs:
+        if output.name not in written:
+            raise place.broken(WRITTEN, f"output {output.name!r} is never written")
+
+
+def _check_params(name: str, program: Program, place: Place) -> None:
+    kernel = program.kernels[name]
+    outputs = kernel.group.outputs
+    if kernel.name != name or not outputs or kernel.params[-len(outputs) :] != outputs:
+        found = f"parameters {[x.name for x in kernel.params]}, outputs {[x.name for x in outputs]}"
+        raise place.broken(PARAMS, found)
+    known = {*kernel.group.inputs, *(x for _, x in kernel.packed)}
+    for value in kernel.params[: -len(outputs)]:
+        if value not in known:
+            raise place.broken(PARAMS, f"{value.name!r} is neither an input of its group nor packed")
+
+
+def _check_call(task: Task, program: Program, place: Place) -> None:
+    kernel = program.kernels.get(task.kernel)
+    if kernel is None or len(task.args) != len(kernel.params):
+        raise place.broken(CALLS, f"{task.kernel!r} with {len(task.args)} values")
+    for name, param in zip(task.args, kernel.params, strict=True):
+        found = program.storage.placements.get(name)
+        if found is None:
+            continue  # refused by the laws of storage
+        same_size = found.value.shape == param.shape or found.value.num_elements() == param.num_elements()
+        if found.value.dtype != param.dtype or not same_size:
+            shown = f"{found.value.dtype}{list(found.value.shape)} for {param.dtype}{list(param.shape)}"
+            raise place.broken(CALLS, f"{name!r} as parameter {param.name!r} of {kernel.name} is {shown}")
+
+
+class _Checker:
+    """Walks the host tree with the set of values that are written by then."""
+
+    def __init__(self, program: Program, device: DeviceModel | None, footprint: Footprint) -> None:
+        self.constant = frozenset({x.name for x in program.inputs} | set(program.weights))
+        self._program = program
+        self._device = device
+        self._footprint = footprint
+        self._names: set[str] = set()
+
+    def steps(
+        self, steps: Sequence[HostStep], written: frozenset[str], env: Mapping[str, int], place: Place
+    ) -> frozenset[str]:
+        """Checks the steps in order and returns what is written after them."""
+        for step in steps:
+            match step:
+                case Launch():
+                    written = self._launch(step, written, env, place.at(f"launch {step.name}"))
+                case HostCopy():
+                    self._read(step.source, written, place.at("copy"))
+                    self._write(step.target, place.at("copy"))
+                    written = written | {step.target}
+                case HostLoop():
+                    there = place.at(f"loop {step.counter}")
+                    if step.condition:
+                        self._condition(step.condition, written, there)
+                    inside = self.steps(step.body, written, {**env, step.counter: 0}, there)
+                    surely = not step.condition and step.trip is not None and number(step.trip, env) > 0
+                    written = inside if surely else written
+                case HostIf():
+                    there = place.at(f"if {step.condition}")
+                    self._condition(step.condition, written, there)
+                    then = self.steps(step.then, written, env, there.at("then"))
+                    written = then & self.steps(step.orelse, written, env, there.at("else"))
+        return written
+
+    def _read(self, name: str, written: frozenset[str], place: Place) -> None:
+        if name not in written:
+            raise place.broken(WRITTEN, f"{name!r} is read and not written before")
+
+    def _write(self, name: str, place: Place) -> None:
+        if name in self.constant:
+            raise place.broken(CONSTANT, f"{name!r} is written")
+
+    def _condition(self, name: str, written: frozenset[str], place: Place) -> None:
+        value = self._program.storage.placements[name].value
+        if value.dtype != "bool" or value.rank != 0:
+            raise place.broken(NAMES, f"the condition {name!r} is {value.dtype} of rank {value.rank}")
+        self._read(name, written, place)
+
+    def _launch(self, launch: Launch, written: frozenset[str], env: Mapping[str, int], place: Place) -> frozenset[str]:
+        if launch.name in self._names:
+            raise place.broken(NAMES, f"another launch is called {launch.name!r}")
+        self._names.add(launch.name)
+        self._check_envelope(launch, place)
+        for task in tasks_of(launch.body):
+            for access in accesses(self._program, task.kernel, task.args):
+                if access.write:
+                    self._write(access.value, place.at(f"task of {task.kernel}"))
+        run = Run()
+        written = self._parts(launch.body, launch, written, env, run, place)
+        run.check(self._program, place)
+        return written
+
+    def _check_envelope(self, launch: Launch, place: Place) -> None:
+        e, device = launch.envelope, self._device
+        for task in tasks_of(launch.body):
+            needs = self._program.kernels[task.kernel].choice.resources
+            for what, needed, there in (
+                ("threads", needs.threads, e.threads),
+                ("shared bytes", needs.shared_bytes, e.shared_bytes),
+                ("registers", needs.registers, e.registers or needs.registers),
+            ):
+                if needed > there:
+                    raise place.broken(ENVELOPE, f"{task.kernel} needs {needed} {what}, the envelope has {there}")
+        several = len(launch.body) > 1 or any(isinstance(x, GridControl) for x in launch.body)
+        if (several or any(isinstance(x, Wait) for x in leaves(launch.body))) and not e.cooperative:
+            raise place.broken(RESIDENT, "it has several phases or waits, and the launch is not cooperative")
+        if device is None:
+            return
+        for what, needed, there in (
+            ("threads", e.threads, device.max_threads_per_block),
+            ("shared bytes", e.shared_bytes, device.shared_per_block),
+            ("registers", e.registers * e.threads, device.registers_per_unit),
+        ):
+            if there and needed > there:
+                raise place.broken(ENVELOPE, f"{needed} {what}, {device.name} has {there}")
+        if e.cooperative and e.units > device.units * _blocks_per_unit(launch, device):
+            raise place.broken(RESIDENT, f"{e.units} units do not fit on {device.name} at once")
+
+    def _parts(
+        self,
+        parts: Sequence[Part],
+        launch: Launch,
+        written: frozenset[str],
+        env: Mapping[str, int],
+        run: Run,
+        place: Place,
+    ) -> frozenset[str]:
+        for at, part in enumerate(parts):
+            there = place.at(f"part {at}")
+            if isinstance(part, Phase):
+                written = run_phase(self._program, part, launch, written, env, run, there, self._footprint)
+                continue
+            if part.trip is not None and UNIT in variables(part.trip):
+                raise there.broken(UNIFORM, f"the trip count {part.trip!r} depends on the unit")
+            if part.condition:
+                self._condition(part.condition, written, there)
+                self._check_uniform(part, parts[at + 1 :], there)
+            if part.counter:
+                count = TRIPS if part.trip is None else min(number(part.trip, env), TRIPS)
+                after = written
+                for trip in range(count):
+                    inner = {**env, part.counter: trip}
+                    after = self._parts(part.body, launch, after, inner, run, there.at(f"trip {trip}"))
+                written = after if part.trip is not None and not part.condition else written
+            else:
+                then = self._parts(part.body, launch, written, env, run, there.at("then"))
+                written = then & self._parts(part.orelse, launch, written, env, run, there.at("else"))
+        return written
+
+    def _check_uniform(self, control: GridControl, following: Sequence[Part], place: Place) -> None:
+        """Units read the condition after the barrier before it; nobody may write it before the next barrier."""
+        placement = self._program.storage.placements[control.condition]
+        if self._program.storage.buffers[placement.buffer].owner == "unit":
+            raise place.broken(UNIFORM, f"{control.condition!r} is owned by a unit")
+        low, high = placement.offset, placement.offset + placement.bytes
+        for task in tasks_of([*first_phases(control.body), *first_phases(control.orelse), *first_phases(following)]):
+            for access in accesses(self._program, task.kernel, task.args):
+                p = access.placement
+                if access.write and p.buffer == placement.buffer and p.offset < high and low < p.offset + p.bytes:
+                    found = f"{task.kernel} writes {control.condition!r} in the phase after the condition is read"
+                    raise place.broken(UNIFORM, found)
+
+
+def _blocks_per_unit(launch: Launch, device: DeviceModel) -> int:
+    """How many blocks of the envelope fit on one multiprocessor; one on a CPU."""
+    e = launch.envelope
+    limits = [max(1, device.max_blocks_per_unit)]
+    if device.max_threads_per_unit:
+        limits.append(device.max_threads_per_unit // max(1, e.threads))
+    if device.registers_per_unit and e.registers:
+        limits.append(device.registers_per_unit // (e.registers * e.threads))
+    if device.shared_per_block and e.shared_bytes:
+        limits.append(device.shared_per_block // e.shared_bytes)
+    return min(limits)
