@@ -1,0 +1,302 @@
+"""The meaning of a program on tasks, with NumPy: one task after the other, in any legal order, on poisoned storage.
+
+Values live in the bytes that `Program.storage` gives them. Memory is poisoned before a value's lifetime and after it,
+so a lifetime that is too short, a value that is never written, or a missing wait shows up as a wrong result under some
+seed. A task computes its part of its kernel's outputs from what the inputs' bytes hold at that moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from tilewright.errors import InputError, InternalError
+from tilewright.interpret.evaluate import evaluate
+from tilewright.interpret.tensor import interpret
+from tilewright.ir import dtypes
+from tilewright.ir.expr import Expr
+from tilewright.ir.module import Function, Module
+from tilewright.ir.ops import Region
+from tilewright.ir.program import (
+    UNIT,
+    BlockControl,
+    GridControl,
+    HostCopy,
+    HostIf,
+    HostLoop,
+    HostStep,
+    Item,
+    Kernel,
+    Launch,
+    Phase,
+    Program,
+    Signal,
+    Task,
+    Wait,
+)
+
+Array = npt.NDArray[Any]
+Bytes = npt.NDArray[np.uint8]
+Env = Mapping[str, int]
+Action = Callable[[], bool]
+"""Does one thing of a unit, or returns False because it has to wait."""
+
+Part = Callable[[Kernel, int, int], "Sequence[tuple[int, int]] | None"]
+"""(kernel, parameter, task) -> half-open element ranges of an output that the task writes."""
+
+POISON = 0xFF
+"""Every byte of memory that holds no value: NaN in floats, -1 in integers."""
+
+
+def equal_parts(kernel: Kernel, parameter: int, task: int) -> Sequence[tuple[int, int]]:
+    """A cut of an output into as many consecutive parts as the kernel has tasks."""
+    size = int(np.prod(kernel.params[parameter].static_shape(), dtype=np.int64))
+    tasks = kernel.choice.resources.tasks
+    return [(size * task // tasks, size * (task + 1) // tasks)]
+
+
+def run_tasks(program: Program, inputs: Sequence[Array], seed: int = 0, part: Part = equal_parts) -> tuple[Array, ...]:
+    """The outputs of a program of static shapes.
+
+    Args:
+        inputs: an array per input, of its dtype and shape.
+        seed: picks the order in which units take turns.
+        part: what a task writes.
+
+    Raises:
+        InputError: an input is of another dtype or shape.
+        InternalError: all units wait for ever, or a kernel refuses what it reads.
+    """
+    machine = _Machine(program, random.Random(seed), part)
+    for value, array in zip(program.inputs, inputs, strict=True):
+        if array.dtype != dtypes.to_numpy(value.dtype) or array.shape != value.static_shape():
+            raise InputError(
+                f"Input {value.name} must be {value.dtype}{list(value.static_shape())}, "
+                f"found {array.dtype}{list(array.shape)}."
+            )
+        machine.memory.store(value.name, array)
+    for name, constant in program.constants.items():
+        if name in program.storage.placements:
+            machine.memory.store(name, constant.data)
+    machine.steps(program.body, {}, 0)
+    return tuple(machine.memory.load(x.name).copy() for x in program.outputs)
+
+
+class _Memory:
+    """The bytes of all buffers; a unit's own buffers exist once per unit."""
+
+    def __init__(self, program: Program) -> None:
+        self._storage = program.storage
+        self._bytes: dict[tuple[str, int], Bytes] = {}
+
+    def view(self, name: str, unit: int = 0) -> Bytes:
+        """The bytes of a value."""
+        placement = self._storage.placements[name]
+        buffer = self._storage.buffers[placement.buffer]
+        key = (buffer.name, unit if buffer.owner == "unit" else 0)
+        if key not in self._bytes:
+            self._bytes[key] = np.full(buffer.bytes, POISON, np.uint8)
+        size = int(np.prod(placement.value.static_shape(), dtype=np.int64)) * dtypes.size_of(placement.value.dtype)
+        return self._bytes[key][placement.offset : placement.offset + size]
+
+    def load(self, name: str, unit: int = 0) -> Array:
+        """The array of a value (a view of its bytes)."""
+        value = self._storage.placements[name].value
+        return self.view(name, unit).view(dtypes.to_numpy(value.dtype)).reshape(value.static_shape())
+
+    def store(self, name: str, array: Array) -> None:
+        """Puts an array in the place of a value."""
+        self.view(name)[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+    def new_launch(self) -> None:
+        """Forgets what belonged to the last launch and to its units."""
+        for key in [k for k in self._bytes if self._storage.buffers[k[0]].owner != "program"]:
+            del self._bytes[key]
+
+    def poison(self, step: int, at: str) -> None:
+        """Poisons the values whose lifetime begins (`at` "first") or has ended (`at` "last") with a step."""
+        for name, placement in self._storage.placements.items():
+            buffer = self._storage.buffers[placement.buffer]
+            kinds = ("workspace", "output") if at == "first" else ("workspace",)
+            if getattr(placement, at) == step and buffer.kind in kinds and buffer.owner == "program":
+                self.view(name)[:] = POISON
+
+
+@attrs.define
+class _Machine:
+    program: Program
+    random: random.Random
+    part: Part
+    memory: _Memory = attrs.field(init=False)
+    _results: dict[tuple[str, bytes], tuple[Array, ...]] = attrs.field(factory=dict, init=False)
+    _signals: dict[tuple[str, int], int] = attrs.field(factory=dict, init=False)
+    _signalled: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.memory = _Memory(self.program)
+
+    def steps(self, steps: Sequence[HostStep], env: Env, number: int) -> int:
+        """Runs host steps of which the first has a number, as `Placement` counts them; returns the next number."""
+        for step in steps:
+            self.memory.poison(number, "first")
+            match step:
+                case Launch():
+                    self.memory.new_launch()
+                    self._signals.clear()
+                    self._parts(step.body, env)
+                    end = number
+                case HostCopy():
+                    self.memory.view(step.target)[:] = self.memory.view(step.source)
+                    end = number
+                case HostLoop():
+                    end = _count(step.body, number + 1)
+                    for trip in self._trips(step.trip, step.condition, env):
+                        self.steps(step.body, {**env, step.counter: trip}, number + 1)
+                case HostIf():
+                    middle = _count(step.then, number + 1)
+                    end = _count(step.orelse, middle)
+                    if self._holds(step.condition):
+                        self.steps(step.then, env, number + 1)
+                    else:
+                        self.steps(step.orelse, env, middle)
+            self.memory.poison(end, "last")
+            number = end + 1
+        return number
+
+    def _holds(self, condition: str, unit: int = 0) -> bool:
+        return bool(self.memory.view(condition, unit)[0] == 1)
+
+    def _trips(self, trip: Expr | None, condition: str, env: Env, unit: int = 0) -> Iterator[int]:
+        limit = _number(trip, env) if trip is not None else None
+        done = 0
+        while (limit is None or done < limit) and (not condition or self._holds(condition, unit)):
+            yield done
+            done += 1
+
+    def _parts(self, parts: Sequence[Phase | GridControl], env: Env) -> None:
+        for part in parts:
+            if isinstance(part, Phase):
+                self._phase(part, env)
+            elif part.counter:
+                for trip in self._trips(part.trip, part.condition, env):
+                    self._parts(part.body, {**env, part.counter: trip})
+            else:
+                self._parts(part.body if self._holds(part.condition) else part.orelse, env)
+
+    def _phase(self, phase: Phase, env: Env) -> None:
+        """Lets the units take turns at random until all are done."""
+        units: list[tuple[int, Iterator[Action]]] = []
+        for lane in phase.lanes:
+            for unit in range(lane.first, lane.first + _number(lane.units, env)):
+                units.append((unit, self._items(lane.items, {**env, UNIT: unit}, unit)))
+        blocked: dict[int, Action] = {}
+        ready = list(range(len(units)))
+        while ready or blocked:
+            if self._signalled:
+                ready += blocked
+                self._signalled = False
+            if not ready:
+                raise InternalError(f"Units {sorted(units[x][0] for x in blocked)} wait for signals that never come.")
+            at = self.random.randrange(len(ready))
+            ready[at], ready[-1] = ready[-1], ready[at]
+            who = ready.pop()
+            action = blocked.pop(who, None) or next(units[who][1], None)
+            if action is None:
+                continue
+            if action():
+                ready.append(who)
+            else:
+                blocked[who] = action
+
+    def _items(self, items: Sequence[Item], env: Env, unit: int) -> Iterator[Action]:
+        for item in items:
+            match item:
+                case Task():
+                    first, count, stride = (_number(x, env) for x in (item.first, item.count, item.stride))
+                    for i in range(count):
+                        yield self._task(item, first + i * stride, unit)
+                case Signal():
+                    yield self._signal((item.event, _number(item.index, env)))
+                case Wait():
+                    yield self._wait((item.event, _number(item.index, env)), _number(item.target, env))
+                case BlockControl() if item.counter:
+                    for trip in self._trips(item.trip, item.condition, env, unit):
+                        yield from self._items(item.body, {**env, item.counter: trip}, unit)
+                case BlockControl():
+                    taken = item.body if self._holds(item.condition, unit) else item.orelse
+                    yield from self._items(taken, env, unit)
+
+    def _signal(self, key: tuple[str, int]) -> Action:
+        def act() -> bool:
+            self._signals[key] = self._signals.get(key, 0) + 1
+            self._signalled = True
+            return True
+
+        return act
+
+    def _wait(self, key: tuple[str, int], target: int) -> Action:
+        return lambda: self._signals.get(key, 0) >= target
+
+    def _task(self, task: Task, number: int, unit: int) -> Action:
+        def act() -> bool:
+            kernel = self.program.kernels[task.kernel]
+            results = self._outputs(kernel, task, unit)
+            for i, result in enumerate(results, len(kernel.params) - len(results)):
+                target = self.memory.load(task.args[i], unit).reshape(-1)
+                ranges = self.part(kernel, i, number)
+                for low, high in equal_parts(kernel, i, number) if ranges is None else ranges:
+                    target[low:high] = result.reshape(-1)[low:high]
+            return True
+
+        return act
+
+    def _outputs(self, kernel: Kernel, task: Task, unit: int) -> tuple[Array, ...]:
+        """What the kernel makes of its inputs as they are now (remembered by their contents)."""
+        arrays = self._inputs(kernel, task, unit)
+        digest = hashlib.blake2b(b"".join(hashlib.blake2b(x.tobytes()).digest() for x in arrays)).digest()
+        found = self._results.get((kernel.name, digest))
+        if found is None:
+            group = kernel.group
+            module = Module({"main": Function("main", Region(group.inputs, group.ops, group.outputs))})
+            found = interpret(module, arrays)
+            self._results[kernel.name, digest] = found
+        return found
+
+    def _inputs(self, kernel: Kernel, task: Task, unit: int) -> list[Array]:
+        actual = {p.name: a for p, a in zip(kernel.params, task.args, strict=True)}
+        for _, packed in kernel.packed:
+            # a packed operand holds the same numbers as the constant that it was packed from
+            source = self.program.packed[packed.name].access.value.name
+            actual.setdefault(source, self.program.packed[actual[packed.name]].access.value.name)
+        arrays = []
+        for value in kernel.group.inputs:
+            name = actual[value.name]
+            if name in self.program.storage.placements:
+                arrays.append(self.memory.load(name, unit).reshape(value.static_shape()).copy())
+            else:
+                arrays.append(self.program.constants[name].data.reshape(value.static_shape()))
+        return arrays
+
+
+def _number(expr: Expr, env: Env) -> int:
+    return int(evaluate(expr, env))
+
+
+def _count(steps: Sequence[HostStep], number: int) -> int:
+    """The number after some steps of which the first has a number."""
+    for step in steps:
+        match step:
+            case HostLoop():
+                number = _count(step.body, number + 1)
+            case HostIf():
+                number = _count(step.orelse, _count(step.then, number + 1))
+            case _:
+                pass
+        number += 1
+    return number
