@@ -25,9 +25,7 @@ RANDOM = frozenset(
 )
 
 
-def evaluate(
-    node: onnx.NodeProto, inputs: Sequence[Array | None], opsets: Mapping[str, int], what: str
-) -> list[Array]:
+def evaluate(node: onnx.NodeProto, inputs: Sequence[Array | None], opsets: Mapping[str, int], what: str) -> list[Array]:
     """The outputs of a node on known inputs.
 
     Raises:
@@ -41,20 +39,14 @@ def evaluate(
                 return [result]
         return _reference(node, inputs, opsets)
     except (ValueError, TypeError, IndexError, RuntimeError, NotImplementedError) as error:
-        raise InputError(
-            f"{what} cannot be evaluated on its constant inputs: {error}.", "Check the model."
-        ) from error
+        raise InputError(f"{what} cannot be evaluated on its constant inputs: {error}.", "Check the model.") from error
 
 
-def _reference(
-    node: onnx.NodeProto, inputs: Sequence[Array | None], opsets: Mapping[str, int]
-) -> list[Array]:
+def _reference(node: onnx.NodeProto, inputs: Sequence[Array | None], opsets: Mapping[str, int]) -> list[Array]:
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(node, opsets=dict(opsets))
-    feeds = {
-        name: np.asarray(x) for name, x in zip(node.input, inputs, strict=True) if name and x is not None
-    }
+    feeds = {name: np.asarray(x) for name, x in zip(node.input, inputs, strict=True) if name and x is not None}
     with np.errstate(all="ignore"):
         return [np.asarray(x) for x in evaluator.run(None, feeds)]
 

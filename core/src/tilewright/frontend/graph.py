@@ -20,7 +20,7 @@ from onnx import shape_inference
 from tilewright.errors import InputError, InternalError, UnsupportedError
 from tilewright.frontend import fold
 from tilewright.frontend.names import Names
-from tilewright.frontend.shapes import value_of
+from tilewright.frontend.shapes import OUTPUT_SHAPES, value_of
 from tilewright.frontend.tensors import element_type, to_array
 from tilewright.ir import dtypes
 from tilewright.ir.ops import Location, OnnxNode, Value, value
@@ -29,6 +29,9 @@ Array = npt.NDArray[Any]
 IsNative = Callable[[str, str, int], bool]
 
 _CONTROL = ("If", "Loop", "Scan")
+_INFERENCE_DEFAULTS = {"STFT": onnx.helper.make_attribute("onesided", 1)}
+"""Attributes that onnx's shape inference takes another default for than the operator's definition says."""
+
 _FOLDED_INPUT_LIMIT = 1 << 16
 """Elements up to which a constant input is shown to shape inference."""
 
@@ -88,6 +91,8 @@ class Importer:
     def add(self, node: onnx.NodeProto, scope: Scope) -> None:
         """Imports one node; its outputs are bound in `scope`."""
         node = _resolved(node, scope)
+        if node.op_type in _INFERENCE_DEFAULTS:
+            node = _with_default(node, _INFERENCE_DEFAULTS[node.op_type])
         if not any(node.output):
             return
         domain = _domain(node.domain)
@@ -102,10 +107,11 @@ class Importer:
             raise InputError(
                 f"{what} is of the domain {domain!r}, which the model does not import.", "Repair the model."
             )
+        if domain == "" and node.op_type == "If" and self.data(inputs[0]) is not None:
+            self._branch(node, bool(np.asarray(self.data(inputs[0])).reshape(())), scope, what)
+            return
         if domain == "" and node.op_type in _CONTROL:
-            raise UnsupportedError(
-                f"{what} is control flow, which is not compiled yet.", "Export without it."
-            )
+            raise UnsupportedError(f"{what} is control flow, which is not compiled yet.", "Export without it.")
         if domain == "" and self._known(node, inputs, scope, what):
             return
         if not onnx.defs.has(node.op_type, version, domain):
@@ -186,12 +192,15 @@ class Importer:
             case "Size" if first is not None:
                 size = int(np.prod(first.static_shape(), dtype=np.int64))
                 result = self.constant(node.output[0], np.asarray(size, np.int64))
+            case "Range" if all(x is not None and x.name in self.constants for x in inputs):
+                # ONNX's own function bodies pass vectors of one element, which inference refuses.
+                parts = [np.asarray(self.data(x)) for x in inputs]
+                found = np.arange(*(x.reshape(-1)[0] for x in parts)).astype(parts[0].dtype)
+                result = self.constant(node.output[0], found)
             case "ConstantOfShape" if self.data(first) is not None:
                 given = fold.attribute(node, "value")
                 fill = (
-                    np.zeros(1, np.float32)
-                    if given is None
-                    else to_array(given, self.folder, f"The value of {what}")
+                    np.zeros(1, np.float32) if given is None else to_array(given, self.folder, f"The value of {what}")
                 )
                 extents = [] if first is None else self.constants[first.name].tolist()
                 result = self.constant(node.output[0], np.broadcast_to(fill.reshape(()), extents))
@@ -253,6 +262,8 @@ class Importer:
                 kinds.append(None)
                 continue
             kind = value_of("", found[name], f"The result {name!r} of {what}") if name in found else None
+            if kind is None and node.op_type in OUTPUT_SHAPES:
+                kind = OUTPUT_SHAPES[node.op_type](node, inputs, [self.data(x) for x in inputs])
             if kind is None:
                 return None
             kinds.append(kind)
@@ -278,9 +289,7 @@ class Importer:
             return False
         given = sum(self.constants[x.name].nbytes for x in inputs if x is not None)
         results = sum(
-            int(np.prod(x.static_shape(), dtype=np.int64)) * dtypes.size_of(x.dtype)
-            for x in kinds
-            if x is not None
+            int(np.prod(x.static_shape(), dtype=np.int64)) * dtypes.size_of(x.dtype) for x in kinds if x is not None
         )
         if results > given + fold.LARGEST_GROWTH:
             return False
@@ -293,14 +302,26 @@ class Importer:
             if kind is None:
                 continue
             if array.shape != kind.static_shape():
-                raise InternalError(
-                    f"{what} was folded to shape {array.shape}; inference says {kind.static_shape()}."
-                )
+                raise InternalError(f"{what} was folded to shape {array.shape}; inference says {kind.static_shape()}.")
             array = np.asarray(array, dtypes.to_numpy(kind.dtype))
             scope.values[name] = self.constant(name, array)
         return True
 
-    # Functions.
+    # Functions and branches that are known.
+
+    def _branch(self, node: onnx.NodeProto, taken: bool, scope: Scope, what: str) -> None:
+        """Imports the branch that the constant condition takes in the place of the `If`."""
+        name = "then_branch" if taken else "else_branch"
+        graph = fold.attribute(node, name)
+        used = names_used(graph.node, (x.name for x in graph.output))
+        inner = Scope(scope.opsets, used, f"{scope.path}{node.name or 'If'}/", dict(scope.values), scope.attributes)
+        for tensor in graph.initializer:
+            inner.values[tensor.name] = self.constant(tensor.name, to_array(tensor, self.folder, f"A weight of {what}"))
+        for part in graph.node:
+            self.add(part, inner)
+        for outside, inside in zip(node.output, graph.output, strict=True):
+            if outside:
+                scope.values[outside] = self._input(inside.name, inner, what)
 
     def _standard_body(
         self, schema: Any, node: onnx.NodeProto, inputs: Sequence[Value | None], version: int
@@ -310,15 +331,18 @@ class Importer:
         dependent = [v for v in schema.context_dependent_function_opset_versions if v <= version]
         if plain:
             body = schema.get_function_with_opset_version(max(plain))
-        elif dependent:
+            function: onnx.FunctionProto = onnx.FunctionProto.FromString(body)
+            defaults = [x.default_value for x in schema.attributes.values() if x.default_value.type]
+            function.attribute_proto.extend(defaults)
+            return function
+        if dependent:
             types = [b"" if x is None else self._type_of(x).SerializeToString() for x in inputs]
             body = schema.get_context_dependent_function_with_opset_version(
                 max(dependent), node.SerializeToString(), types
             )
-        else:
-            return None
-        function: onnx.FunctionProto = onnx.FunctionProto.FromString(body)
-        return function if function.node else None
+            found: onnx.FunctionProto = onnx.FunctionProto.FromString(body)
+            return found if found.node else None
+        return None
 
     def _call(
         self,
@@ -381,6 +405,22 @@ def _resolved(node: onnx.NodeProto, scope: Scope) -> onnx.NodeProto:
     return resolved
 
 
+def _with_default(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> onnx.NodeProto:
+    """The node with an attribute made explicit."""
+    if any(x.name == attribute.name for x in node.attribute):
+        return node
+    completed = onnx.NodeProto()
+    completed.CopyFrom(node)
+    completed.attribute.append(attribute)
+    return completed
+
+
 def names_used(nodes: Iterable[onnx.NodeProto], results: Iterable[str]) -> frozenset[str]:
-    """Everything that the nodes read, and the results."""
-    return frozenset({*results, *(name for node in nodes for name in node.input)})
+    """Everything that the nodes and the graphs inside them read, and the results."""
+    found = set(results)
+    for node in nodes:
+        found.update(node.input)
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
+                found |= names_used(graph.node, (x.name for x in graph.output))
+    return frozenset(found)

@@ -87,9 +87,7 @@ def _inputs(
     declared = [x for x in graph.input if x.name not in source.weights]
     unknown = [x for x in bind if x not in {info.name for info in graph.input}]
     if unknown:
-        raise InputError(
-            f"A value is bound to {unknown[0]!r}, which is no input of the model.", "Check the name."
-        )
+        raise InputError(f"A value is bound to {unknown[0]!r}, which is no input of the model.", "Check the name.")
     given = {x: list(np.shape(bind[x])) for x in bind if x not in source.weights} | dict(shapes)
     typed = bind_inputs(declared, given)
     params: dict[str, Value] = {}

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 
 from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend.tensors import dtype_of
 from tilewright.ir.ops import Value, value
+
+Array = npt.NDArray[Any]
 
 
 def bind_inputs(
@@ -51,9 +56,7 @@ def bind_inputs(
                 f"Give one: --shape {info.name}=1x3x224x224 for example.",
             )
         else:
-            shape = tuple(
-                _extent(info.name, kind.shape.dim, axis, symbols) for axis in range(len(kind.shape.dim))
-            )
+            shape = tuple(_extent(info.name, kind.shape.dim, axis, symbols) for axis in range(len(kind.shape.dim)))
         found[info.name] = dtype, shape
     return found
 
@@ -111,8 +114,37 @@ def value_of(name: str, info: onnx.TypeProto, what: str) -> Value | None:
         form = info.WhichOneof("value")
         raise UnsupportedError(f"{what} is a {form}, not a tensor.", "Tilewright compiles tensors only.")
     dtype = dtype_of(kind.elem_type, what)
-    if not kind.HasField("shape") or any(
-        not d.HasField("dim_value") or d.dim_value < 0 for d in kind.shape.dim
-    ):
+    if not kind.HasField("shape") or any(not d.HasField("dim_value") or d.dim_value < 0 for d in kind.shape.dim):
         return None
     return value(name, dtype, [d.dim_value for d in kind.shape.dim])
+
+
+def _like_first(node: onnx.NodeProto, inputs: Sequence[Value | None], data: Sequence[Array | None]) -> Value | None:
+    return inputs[0]
+
+
+def _compressed(node: onnx.NodeProto, inputs: Sequence[Value | None], data: Sequence[Array | None]) -> Value | None:
+    x, condition = inputs[0], data[1]
+    if x is None or condition is None:
+        return None
+    kept = int(np.count_nonzero(condition))
+    shape = list(x.static_shape())
+    axis = next((a.i for a in node.attribute if a.name == "axis"), None)
+    if axis is None:
+        return value("", x.dtype, [kept])
+    shape[axis] = kept
+    return value("", x.dtype, shape)
+
+
+def _unpooled(node: onnx.NodeProto, inputs: Sequence[Value | None], data: Sequence[Array | None]) -> Value | None:
+    x = inputs[0]
+    shape = data[2] if len(data) > 2 else None
+    return None if x is None or shape is None else value("", x.dtype, [int(n) for n in shape])
+
+
+OUTPUT_SHAPES: dict[str, Callable[[onnx.NodeProto, Sequence[Value | None], Sequence[Array | None]], Value | None]] = {
+    "GroupNormalization": _like_first,
+    "Compress": _compressed,
+    "MaxUnpool": _unpooled,
+}
+"""Type of the first output where onnx's inference does not find it, from the node, its inputs and what is constant."""

@@ -42,9 +42,7 @@ def read(model: str | Path | bytes | onnx.ModelProto) -> Source:
         UnsupportedError: older than opset 7, sparse initialisers, or element types that the IR does not have.
     """
     proto, folder, what = _parse(model)
-    weights = {
-        t.name: to_array(t, folder, f"The initialiser {t.name!r} of {what}") for t in proto.graph.initializer
-    }
+    weights = {t.name: to_array(t, folder, f"The initialiser {t.name!r} of {what}") for t in proto.graph.initializer}
     if proto.graph.sparse_initializer:
         raise UnsupportedError(
             f"{what} has sparse initialisers, which Tilewright does not read.", "Store them as dense tensors."

@@ -112,9 +112,7 @@ def _external(
         size = path.stat().st_size
         length = int(entries.get("length", str(size - offset)))
     except ValueError:
-        raise InputError(
-            f"{what} has an offset or a length that is no number.", "The model is damaged."
-        ) from None
+        raise InputError(f"{what} has an offset or a length that is no number.", "The model is damaged.") from None
     needed = math.prod(shape) * dtype.itemsize
     if offset < 0 or length != needed or offset + length > size:
         raise InputError(

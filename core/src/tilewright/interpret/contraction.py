@@ -59,7 +59,8 @@ def contract(left: Array, right: Array, dtype: str, reduce: Sequence[int], shape
     Returns:
         one dimension per axis, extent 1 on the reduced ones.
     """
-    kind = dtypes.to_numpy(dtype)
+    # Products of float32 are exact in float64; the sum is rounded once.
+    kind = dtypes.to_numpy("float64" if dtype == "float32" else dtype)
     rank = len(shape)
     has = [[shape[n] > 1 and x.shape[n] > 1 for n in range(rank)] for x in (left, right)]
     inner = [n for n in reduce if has[0][n] and has[1][n]]
@@ -83,7 +84,8 @@ def contract(left: Array, right: Array, dtype: str, reduce: Sequence[int], shape
     order = [*batch, *rows, *columns]
     back = sorted(range(len(order)), key=lambda k: order[k])
     full = [shape[n] if n in order else 1 for n in range(rank)]
-    return np.asarray(result.transpose(back).reshape(full))
+    with np.errstate(all="ignore"):
+        return np.asarray(result.transpose(back).reshape(full)).astype(dtypes.to_numpy(dtype))
 
 
 def _matrix(x: Array, batch: Sequence[int], rows: Sequence[int], columns: Sequence[int]) -> Array:

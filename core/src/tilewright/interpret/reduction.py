@@ -59,7 +59,7 @@ def reduce_states(how: Combiner, states: Sequence[Array], axes: tuple[int, ...])
         moved = x.transpose([*kept, *axes])
         flat.append(moved.reshape(*moved.shape[: len(kept)], -1))
     if flat[0].shape[-1] == 0:
-        shape = flat[0].shape[:-1] + (1,)
+        shape = (*flat[0].shape[:-1], 1)
         flat = [np.full(shape, x.value, dtypes.to_numpy(x.dtype)) for x in how.identity]
     while flat[0].shape[-1] > 1:
         even = flat[0].shape[-1] // 2 * 2

@@ -195,24 +195,26 @@ class _Machine:
         for lane in phase.lanes:
             for unit in range(lane.first, lane.first + _number(lane.units, env)):
                 units.append((unit, self._items(lane.items, {**env, UNIT: unit}, unit)))
-        blocked: dict[int, Action] = {}
+        pending: dict[int, Action] = {}
+        blocked: list[int] = []
         ready = list(range(len(units)))
         while ready or blocked:
             if self._signalled:
-                ready += blocked
+                ready, blocked = ready + blocked, []
                 self._signalled = False
             if not ready:
                 raise InternalError(f"Units {sorted(units[x][0] for x in blocked)} wait for signals that never come.")
             at = self.random.randrange(len(ready))
             ready[at], ready[-1] = ready[-1], ready[at]
             who = ready.pop()
-            action = blocked.pop(who, None) or next(units[who][1], None)
+            action = pending.pop(who, None) or next(units[who][1], None)
             if action is None:
                 continue
             if action():
                 ready.append(who)
             else:
-                blocked[who] = action
+                pending[who] = action
+                blocked.append(who)
 
     def _items(self, items: Sequence[Item], env: Env, unit: int) -> Iterator[Action]:
         for item in items:

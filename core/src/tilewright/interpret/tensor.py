@@ -150,9 +150,7 @@ def _whole(axes: Sequence[Axis], symbols: Mapping[str, Any]) -> Block:
     return Block(tuple(x.name for x in axes), tuple((0, n) for n in extents))
 
 
-def _loads(
-    op: TensorOp | ScanOp, data: Mapping[str, Array], env: Mapping[str, Any], block: Block
-) -> dict[int, Array]:
+def _loads(op: TensorOp | ScanOp, data: Mapping[str, Array], env: Mapping[str, Any], block: Block) -> dict[int, Array]:
     """Every read of the operator over a block."""
     found: dict[int, Array] = {}
     for slot, access in enumerate(op.reads):
@@ -241,9 +239,7 @@ def _store(
         return x.reshape(x.shape[:spatial]) if x.ndim == len(block.names) else x
 
     inner = {k: flat(x) if k in area.names else x for k, x in env.items() if k not in block.names[spatial:]}
-    seen = {
-        k: flat(x) for k, x in loads.items() if x.ndim < len(block.names) or all(n == 1 for n in x.shape[spatial:])
-    }
+    seen = {k: flat(x) for k, x in loads.items() if x.ndim < len(block.names) or all(n == 1 for n in x.shape[spatial:])}
     for target, state in zip(targets, states, strict=False):
         target.store(np.broadcast_to(flat(state), area.shape), area, inner, seen)
 

@@ -143,9 +143,7 @@ class Builder:
         """`out[i…] = body(i…)`, rounded to `dtype`. `name` says what the value is, for printed IR."""
         return self.domain([(dtype, shape)], shape, (), body, name=name)[0]
 
-    def computes(
-        self, outputs: Sequence[str], shape: Shape, body: Body, name: str = ""
-    ) -> tuple[Tensor, ...]:
+    def computes(self, outputs: Sequence[str], shape: Shape, body: Body, name: str = "") -> tuple[Tensor, ...]:
         """Several values of one shape from one body that returns a tuple."""
         return self.domain([(x, shape) for x in outputs], shape, (), body, name=name)
 
@@ -190,9 +188,7 @@ class Builder:
         with self._record([*axes, *reduce_axes]) as recording:
             made = body(*spatial_index, *reduce_index)
             states = tuple(as_expr(x, outputs[0][0]) for x in (made if isinstance(made, tuple) else (made,)))
-            target = (
-                tuple(spatial_index) if index is None else tuple(as_expr(x) for x in index(*spatial_index))
-            )
+            target = tuple(spatial_index) if index is None else tuple(as_expr(x) for x in index(*spatial_index))
             condition = None if guard is None else guard(*spatial_index)
             target = tuple(simplify(x, recording.bounds) for x in target)
             if condition is not None:
@@ -208,9 +204,7 @@ class Builder:
                 raise InternalError(f"The reduction for {self.loc} has no combiner.")
             merge = combiner(how, states[0].dtype) if isinstance(how, str) else how  # type: ignore[arg-type]
             if merge.dtypes != tuple(x.dtype for x in states):
-                raise InternalError(
-                    f"The body for {self.loc} gives {[x.dtype for x in states]}, not {merge.dtypes}."
-                )
+                raise InternalError(f"The body for {self.loc} gives {[x.dtype for x in states]}, not {merge.dtypes}.")
         self.ops.append(
             TensorOp(
                 values[0].name,
@@ -218,8 +212,7 @@ class Builder:
                 tuple(recording.slots),
                 states,
                 tuple(
-                    Write(v, target, condition, update, None if base is None else base.value, ordered)
-                    for v in values
+                    Write(v, target, condition, update, None if base is None else base.value, ordered) for v in values
                 ),
                 merge,
                 loc=self.loc,
@@ -301,9 +294,7 @@ class Builder:
         if self._recording is None:
             raise InternalError(f"{of.name} is read outside of an operator's body.")
         if len(index) != of.rank:
-            raise InternalError(
-                f"{of.name} of rank {of.rank} is read with {len(index)} indices ({self.loc})."
-            )
+            raise InternalError(f"{of.name} of rank {of.rank} is read with {len(index)} indices ({self.loc}).")
         bounds = self._recording.bounds
         where = tuple(simplify(as_expr(x), bounds) for x in index)
         if guard is not None:

@@ -32,7 +32,9 @@ def convolve(
     groups: int,
     shape: tuple[int, ...],
     dtype: str,
-    multiply: Callable[[Expr, Expr, Expr, Expr], Expr] = lambda pixel, weight, channel, inside: wide(pixel) * wide(weight),
+    multiply: Callable[[Expr, Expr, Expr, Expr], Expr] = lambda pixel, weight, channel, inside: (
+        wide(pixel) * wide(weight)
+    ),
     name: str = "product",
 ) -> Tensor:
     """Grouped convolution of `x [N, C, …]` with `w [M, C/groups, …]` into `shape [N, M, …]`, stored as `dtype`.

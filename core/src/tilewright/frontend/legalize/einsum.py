@@ -40,7 +40,9 @@ def _parse(node: Node, operands: list[Tensor]) -> tuple[list[Labels], Labels]:
     written = left.split(",")
     if len(written) != len(operands):
         raise node.unsupported(f"has {len(operands)} operands for the equation {equation!r}.", "Repair the model.")
-    widest = max((x.rank - len(t.replace("...", "")) for x, t in zip(operands, written, strict=True) if "..." in t), default=0)
+    widest = max(
+        (x.rank - len(t.replace("...", "")) for x, t in zip(operands, written, strict=True) if "..." in t), default=0
+    )
 
     def labels(term: str, rank: int) -> Labels:
         before, dots, after = term.partition("...")

@@ -99,8 +99,16 @@ def _narrow(x: Expr, dtype: str) -> Expr:
 
 @rule("BitShift")
 def _bit_shift(b: Builder, node: Node) -> Tensor:
-    op = "shl" if node.attr("direction") == "LEFT" else "shr"
-    return pointwise(b, node, lambda x, y: apply(op, x, y))
+    if node.attr("direction") == "LEFT":
+        return pointwise(b, node, lambda x, y: apply("shl", x, y))
+    width = dtypes.bits(node.out().dtype)
+
+    def right(x: Expr, y: Expr) -> Expr:
+        if x.dtype in dtypes.SIGNED:  # a negative number shifted too far leaves its sign
+            y = select((y >= 0) & (y < width), y, width - 1)
+        return apply("shr", x, y)
+
+    return pointwise(b, node, right)
 
 
 @rule("IsInf")
@@ -117,9 +125,7 @@ def _is_inf(b: Builder, node: Node) -> Tensor:
     return pointwise(b, node, test)
 
 
-def _variadic(
-    op_type: str, op: Callable[[Expr, Expr], Expr], mean: bool = False, widened: bool = True
-) -> None:
+def _variadic(op_type: str, op: Callable[[Expr, Expr], Expr], mean: bool = False, widened: bool = True) -> None:
     """Registers an operator that combines any number of inputs from left to right."""
 
     def build(b: Builder, node: Node) -> Tensor:
@@ -167,6 +173,8 @@ def _cast(b: Builder, node: Node) -> Tensor:
 @rule("BitCast")
 def _bit_cast(b: Builder, node: Node) -> Tensor:
     x, out = node[0], node.out()
+    if x.dtype == "bool" and out.dtype in ("uint8", "int8"):
+        return pointwise(b, node, lambda v: cast(v, out.dtype), [x])
     if dtypes.bits(x.dtype) != dtypes.bits(out.dtype) or "bool" in (x.dtype, out.dtype):
         raise node.unsupported(f"reads {x.dtype} as {out.dtype}.", "Only types of one width are supported.")
     return x if x.dtype == out.dtype else pointwise(b, node, lambda v: bitcast(v, out.dtype), [x])

@@ -11,11 +11,13 @@ from tilewright.frontend.legalize import (
     elementwise,
     indexing,
     layout,
+    linear_algebra,
     matmul,
     movement,
     normalization,
     pooling,
     quantization,
+    recurrent,
     reductions,
     resize,
     sampling,
@@ -45,6 +47,8 @@ _FAMILIES = (
     resize.rule,
     sampling.rule,
     spectral.rule,
+    recurrent.rule,
+    linear_algebra.rule,
 )
 
 

@@ -36,9 +36,7 @@ def legalize(module: Module, table: Table) -> Module:
         if not isinstance(op, OnnxNode):
             builder.ops.append(op)
             continue
-        node = Node(
-            op, tuple(None if x is None else builder.tensor(values.get(x.name, x)) for x in op.inputs)
-        )
+        node = Node(op, tuple(None if x is None else builder.tensor(values.get(x.name, x)) for x in op.inputs))
         _legalize_node(node, table, builder, values)
     results = _own_results(region.results, values, builder, region.params)
     ops = _live(builder.ops, results)
@@ -95,14 +93,10 @@ def _rename(op: Op, names: dict[str, Value]) -> Op:
 
     if isinstance(op, (TensorOp, ScanOp)):
         name = of(op.outputs[0]).name
-        return attrs.evolve(
-            op, name=name, reads=tuple(map(read, op.reads)), writes=tuple(map(write, op.writes))
-        )
+        return attrs.evolve(op, name=name, reads=tuple(map(read, op.reads)), writes=tuple(map(write, op.writes)))
     if isinstance(op, Routine):
         name = of(op.outputs[0]).name
-        return attrs.evolve(
-            op, name=name, inputs=tuple(map(of, op.inputs)), outputs=tuple(map(of, op.outputs))
-        )
+        return attrs.evolve(op, name=name, inputs=tuple(map(of, op.inputs)), outputs=tuple(map(of, op.outputs)))
     return op
 
 

@@ -21,9 +21,7 @@ def batched_product(b: Builder, x: Tensor, y: Tensor, dtype: str, name: str = ""
     return batched_sum(b, x, y, dtype, lambda v, i: wide(v), lambda v, i: wide(v), name)
 
 
-def batched_sum(
-    b: Builder, x: Tensor, y: Tensor, dtype: str, of_x: Convert, of_y: Convert, name: str = ""
-) -> Tensor:
+def batched_sum(b: Builder, x: Tensor, y: Tensor, dtype: str, of_x: Convert, of_y: Convert, name: str = "") -> Tensor:
     """`matmul` of two tensors whose elements are first converted; the converters get the element and its index."""
     left = (1, *x.shape) if x.rank == 1 else x.shape
     right = (*y.shape, 1) if y.rank == 1 else y.shape

@@ -184,12 +184,17 @@ def _depth_to_space(b: Builder, node: Node) -> Tensor:
 def _space_to_depth(b: Builder, node: Node) -> Tensor:
     x, size = node[0], int(node.attr("blocksize"))
     batch, channels, height, width = x.shape
+    by_block = node.attr("mode", "DCR") == "DCR"
+
+    def channel(p: Expr, q: Expr, c: Expr) -> Expr:
+        return (p * size + q) * channels + c if by_block else (c * size + p) * size + q
+
     return b.domain(
         [(x.dtype, node.out().static_shape())],
         (batch, size, size, channels, height // size, width // size),
         (),
         lambda n, p, q, c, h, w: x[n, c, h * size + p, w * size + q],
-        index=lambda n, p, q, c, h, w: (n, (p * size + q) * channels + c, h, w),
+        index=lambda n, p, q, c, h, w: (n, channel(p, q, c), h, w),
     )[0]
 
 

@@ -73,7 +73,9 @@ def _in_training(b: Builder, node: Node, epsilon: float) -> list[Tensor | None]:
 
     def running(old: Tensor, new: Tensor) -> Tensor:
         return b.compute(
-            old.dtype, old.shape, lambda c: wide(old[c]) * momentum + cast(new[c], dtypes.accumulator(old.dtype)) * (1 - momentum)
+            old.dtype,
+            old.shape,
+            lambda c: wide(old[c]) * momentum + cast(new[c], dtypes.accumulator(old.dtype)) * (1 - momentum),
         )
 
     moved = [running(old, new) if node.wants(n) else None for n, old, new in ((1, mean, average), (2, var, variance))]
@@ -208,9 +210,7 @@ def softmax(b: Builder, x: Tensor, axes: Sequence[int], dtype: str, log: bool = 
         return wide(x[i]) - wide(highest.at(i))
 
     if log:
-        total = over(
-            b, x, axes, carried, "sum", lambda v: v, "sum", point=lambda *i: apply("exp", shifted(*i))
-        )
+        total = over(b, x, axes, carried, "sum", lambda v: v, "sum", point=lambda *i: apply("exp", shifted(*i)))
         return b.compute(dtype, x.shape, lambda *i: shifted(*i) - apply("log", total.at(i)))
     powers = b.compute(carried, x.shape, lambda *i: apply("exp", shifted(*i)), "exp")
     total = over(b, powers, axes, carried, "sum", lambda v: v, "sum")

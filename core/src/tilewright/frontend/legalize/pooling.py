@@ -131,9 +131,7 @@ def _lp_pool(b: Builder, node: Node) -> Tensor:
     whole = node.op.op_type == "GlobalLpPool"
     rank = x.rank - 2
     window = (
-        Window(x.shape[2:], x.shape[2:], (1,) * rank, (1,) * rank, (0,) * rank, (0,) * rank)
-        if whole
-        else _window(node)
+        Window(x.shape[2:], x.shape[2:], (1,) * rank, (1,) * rank, (0,) * rank, (0,) * rank) if whole else _window(node)
     )
 
     def body(n: Expr, c: Expr, *rest: Expr) -> Expr:

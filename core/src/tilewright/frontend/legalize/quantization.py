@@ -78,7 +78,9 @@ def _shifted(x: Tensor, zero: Tensor | None, at: Callable[[Point], Point]) -> Ca
     return read
 
 
-def _integer_matmul(b: Builder, x: Tensor, y: Tensor, x_zero: Tensor | None, y_zero: Tensor | None, name: str) -> Tensor:
+def _integer_matmul(
+    b: Builder, x: Tensor, y: Tensor, x_zero: Tensor | None, y_zero: Tensor | None, name: str
+) -> Tensor:
     """int32 product of two quantised matrices; zero points are scalars, per row of `x` or per column of `y`."""
 
     def row(i: Point) -> Point:

@@ -111,7 +111,8 @@ def _roi_align(b: Builder, node: Node) -> Tensor:
     ratio, scale = int(node.attr("sampling_ratio", 0)), float(node.attr("spatial_scale", 1.0))
     if ratio == 0:
         raise node.unsupported(
-            "chooses its number of samples from the data (sampling_ratio = 0).", "Export it with a fixed sampling_ratio."
+            "chooses its number of samples from the data (sampling_ratio = 0).",
+            "Export it with a fixed sampling_ratio.",
         )
     half = node.version >= 16 and node.attr("coordinate_transformation_mode", "half_pixel") == "half_pixel"
     carried = dtypes.accumulator(x.dtype)

@@ -1,4 +1,4 @@
-"""DFT and STFT as contractions with tables of sines and cosines."""
+"""DFT and STFT as contractions with tables of sines and cosines, carried in float64: the sums cancel."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tilewright.frontend.legalize.builder import Builder, Tensor, wide, within
+from tilewright.frontend.legalize.builder import Builder, Tensor, within
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
-from tilewright.ir import dtypes
-from tilewright.ir.expr import Expr
+from tilewright.ir.expr import Expr, cast
 
 rule = Family()
 
@@ -52,13 +51,12 @@ def _dft(b: Builder, node: Node) -> Tensor:
     shape = out.static_shape()
     rows = min(x.shape[axis], length // 2 + 1 if inverse and onesided else length)
     parts = (x.shape[-1], shape[-1])
-    table = _twiddles(length, rows, shape[axis], parts, inverse).astype(dtypes.to_numpy(dtypes.accumulator(x.dtype)))
-    factors = b.constant(table, "twiddles")
+    factors = b.constant(_twiddles(length, rows, shape[axis], parts, inverse), "twiddles")
 
     def body(*i: Expr) -> Expr:
         at, part = i[-2], i[-1]
         point = tuple(at if d == axis else here for d, here in enumerate(i[: x.rank - 1]))
-        return wide(x[(*point, part)]) * factors[at, i[axis], part, i[x.rank - 1]]
+        return cast(x[(*point, part)], "float64") * factors[at, i[axis], part, i[x.rank - 1]]
 
     return b.reduce(out.dtype, shape, (rows, parts[0]), "sum", body)
 
@@ -71,16 +69,14 @@ def _stft(b: Builder, node: Node) -> Tensor:
     length = lengths[0] if lengths else (window.shape[0] if window is not None else x.shape[1])
     shape = out.static_shape()
     parts = x.shape[-1] if x.rank == 3 else 1
-    carried = dtypes.accumulator(x.dtype)
-    table = _twiddles(length, length, shape[2], (parts, 2), False).astype(dtypes.to_numpy(carried))
-    factors = b.constant(table, "twiddles")
+    factors = b.constant(_twiddles(length, length, shape[2], (parts, 2), False), "twiddles")
 
     def body(n: Expr, frame: Expr, k: Expr, to: Expr, at: Expr, part: Expr) -> Expr:
         position = frame * step + at
         index = (n, position, part) if x.rank == 3 else (n, position)
-        value = wide(x.guarded(within(position, x.shape[1]), index))
+        value = cast(x.guarded(within(position, x.shape[1]), index), "float64")
         if window is not None:
-            value = value * wide(window[at])
+            value = value * cast(window[at], "float64")
         return value * factors[at, k, part, to]
 
     return b.reduce(out.dtype, shape, (length, parts), "sum", body)

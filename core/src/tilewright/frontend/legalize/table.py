@@ -41,9 +41,7 @@ class Table:
         """Adds a rule. Raises InternalError when one for the same operator and opset is there already."""
         known = self._rules.setdefault(rule.op_type, [])
         if any(x.since == rule.since for x in known):
-            raise InternalError(
-                f"Two legalisation rules are given for {rule.op_type} since opset {rule.since}."
-            )
+            raise InternalError(f"Two legalisation rules are given for {rule.op_type} since opset {rule.since}.")
         known.append(rule)
         known.sort(key=lambda x: x.since)
 
@@ -53,9 +51,7 @@ class Table:
 
     def find(self, domain: str, op_type: str, version: int) -> Rule | None:
         """The rule for an operator at an opset."""
-        fitting = [
-            x for x in self._rules.get(f"{domain}.{op_type}" if domain else op_type, ()) if x.since <= version
-        ]
+        fitting = [x for x in self._rules.get(f"{domain}.{op_type}" if domain else op_type, ()) if x.since <= version]
         return fitting[-1] if fitting else None
 
     def covers(self, domain: str, op_type: str, version: int) -> bool:

@@ -73,8 +73,9 @@ def _transposed_window(
     for d in range(rank):
         total = strides[d] * (extents[d] - 1) + extra[d] + (kernel[d] - 1) * dilations[d] + 1 - outputs[d]
         if mode in ("SAME_UPPER", "SAME_LOWER") or node.attr("output_shape"):
-            begin[d] = total // 2 if mode != "SAME_LOWER" else total - total // 2
-            end[d] = total - begin[d]
+            less = max(total, 0) // 2
+            begin[d] = less if mode == "SAME_UPPER" else max(total, 0) - less
+            end[d] = max(total, 0) - begin[d]
         elif pads is not None and mode != "VALID":
             begin[d], end[d] = pads[d], pads[rank + d]
     return Window(extents, kernel, strides, dilations, tuple(begin), tuple(end))
@@ -143,7 +144,8 @@ def _col2im(b: Builder, node: Node) -> Tensor:
 
     def body(n: Expr, c: Expr, *rest: Expr) -> Expr:
         at, taps = rest[:rank], rest[rank:]
-        row, column, inside = c, as_expr(0), const(True, "bool")
+        row, column = c, as_expr(0)
+        inside: Expr = const(True, "bool")
         for d in range(rank):
             distance = at[d] + window.begin[d] - taps[d] * window.dilations[d]
             place = distance // window.strides[d]
