@@ -6,9 +6,12 @@ import math
 
 from tvm import tirx
 from tvm.backend.cuda.op import cuda_func_call
+from tvm.tirx import op as tir_op
 from tvm.tirx.op import call_pure_extern
 
 from tilewright.errors import InternalError
+from tilewright.ir import dtypes
+from tilewright_backends.lower import types
 from tilewright_backends.lower.semantics import Bind, Semantics
 from tilewright_backends.lower.types import Prim, element
 
@@ -38,6 +41,9 @@ class CudaSemantics(Semantics):
     """`Semantics` whose functions are CUDA's."""
 
     def apply(self, op: str, args: list[Prim], given: str, dtype: str, bind: Bind) -> Prim:
+        if op == "select" and dtypes.is_float(dtype):
+            # TVM's interval analysis fails on a Select of two float variables.
+            return types.rounded(tir_op.if_then_else(args[0], args[1], args[2]), dtype)
         if op in ("min", "max") and element(args[0]) == "float32" and not any(_is_number(x) for x in args):
             return cuda_func_call(f"tw_{op}_f32", *args, source_code=_EXTREME_SOURCE[op], return_type="float32")
         return super().apply(op, args, given, dtype, bind)

@@ -11,13 +11,13 @@ from tvm import tirx
 from tvm.tirx import op as tir_op
 
 from tilewright.errors import InternalError
-from tilewright.ir.expr import Expr
+from tilewright.ir.expr import Expr, const
 from tilewright.ir.ops import Axis
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body, i32
 from tilewright_backends.emit.cuda.points import count, decompose, point_at
-from tilewright_backends.emit.cuda.tiles import TileLoader, plan_tile
+from tilewright_backends.emit.cuda.tiles import Team, TileLoader, plan_tile
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
@@ -29,17 +29,34 @@ _PAD = 4
 
 @attrs.frozen
 class SimtTiles:
-    """Sizes of the tiles: of a block, of one thread, and of a step along the reduction."""
+    """Sizes of the tiles.
+
+    Args:
+        m_block, n_block: result of a block.
+        k_step: reduction points of a shared tile.
+        m_thread, n_thread: result of a thread.
+        slices: teams of threads in a block that each sum over a part of the reduction.
+    """
 
     m_block: int
     n_block: int
     k_step: int
     m_thread: int
     n_thread: int
+    slices: int = 1
+
+    @property
+    def team(self) -> int:
+        """Threads of a slice."""
+        return (self.m_block // self.m_thread) * (self.n_block // self.n_thread)
 
     @property
     def threads(self) -> int:
-        return (self.m_block // self.m_thread) * (self.n_block // self.n_thread)
+        return self.team * self.slices
+
+    def trips(self, k_total: int) -> int:
+        """Shared tiles that each slice goes through."""
+        return -(-k_total // (self.k_step * self.slices))
 
 
 def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
@@ -48,7 +65,7 @@ def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
     if detail is None:
         raise InternalError(f"cuda.simt does not take kernel {kernel.name}.")
     choice = kernel.choice
-    tiles = SimtTiles(*(choice[x] for x in ("m.block", "n.block", "k.step", "m.thread", "n.thread")))
+    tiles = SimtTiles(*(choice[x] for x in ("m.block", "n.block", "k.step", "m.thread", "n.thread", "slices")))
     buffers = {slot: body.params[value.name] for slot, value in kernel.packed}
     rows, columns = (None if x is None else buffers.get(x) for x in detail.constants)
     statements(body, detail.spec, detail.roles, tiles, (rows, columns))
@@ -63,46 +80,47 @@ def statements(
         packed: buffers of the operands that are stored as [outer tile][k][outer point], zero-padded.
     """
     c = contraction
-    m_total, n_total, k_total = count(c.m), count(c.n), count(c.k)
-    m_tiles, n_tiles = -(-m_total // tiles.m_block), -(-n_total // tiles.n_block)
+    m_tiles, n_tiles = -(-count(c.m) // tiles.m_block), -(-count(c.n) // tiles.n_block)
     m_tile = body.hold(body.task % m_tiles, "m_tile")
     rest = body.hold(body.task // m_tiles, "rest")
     n_tile = body.hold(rest % n_tiles, "n_tile")
     batch = decompose(body.hold(rest // n_tiles, "b"), c.batch, body) if c.batch else {}
-    trips = -(-k_total // tiles.k_step)
-    plans = [
-        plan_tile(spec, c.rows, c.k, tiles.m_block, tiles.k_step, body.threads, packed[0]),
-        plan_tile(spec, c.columns, c.k, tiles.n_block, tiles.k_step, body.threads, packed[1]),
-    ]
-    loaders = [
-        TileLoader(body, spec, plans[0], c.k, m_tile * tiles.m_block, batch, m_tile, c.state),
-        TileLoader(body, spec, plans[1], c.k, n_tile * tiles.n_block, batch, n_tile, c.state),
-    ]
-    rows = [
-        plan.extent + (_PAD if plan.along_k else 0) for plan in plans
-    ]
-    cell = types.carrier(c.state)
-    buffers = [body.shared(cell, 2 * tiles.k_step * row, "tile") for row in rows]
-    register_tile = _RegisterTile(body, tiles, buffers, rows, cell)
-    for loader, buffer, row in zip(loaders, buffers, rows, strict=True):
-        loader.fetch(body.constant(0))
-        loader.put(buffer, row, body.constant(0))
+    team = Team(tiles.team, body.hold(body.thread % tiles.team, "member"))
+    slice_ = body.hold(body.thread // tiles.team, "slice")
+    trips = tiles.trips(count(c.k))
+    loaders: list[TileLoader] = []
+    for operand, extent, tile, buffer in (
+        (c.rows, tiles.m_block, m_tile, packed[0]),
+        (c.columns, tiles.n_block, n_tile, packed[1]),
+    ):
+        padded = trips * tiles.slices * tiles.k_step
+        plan = plan_tile(spec, operand, c.k, extent, tiles.k_step, padded, team.threads, buffer)
+        loaders.append(TileLoader(body, spec, team, plan, c.k, tile * extent, batch, tile, c.state))
+    stages = _Stages(body, tiles, loaders, slice_, types.carrier(c.state))
+    register_tile = _RegisterTile(body, tiles, stages, team.thread)
+    first = body.hold(slice_ * trips, "first")
+    stages.fetch(first)
+    stages.put(const(0))
     body.sync()
     with body.loop("trip", trips) as trip:
         more = body.index(trip < trips - 1)
         if trips > 1:
             with body.when(more):
-                for loader in loaders:
-                    loader.fetch(trip + 1)
+                stages.fetch(first + trip + 1)
         here = body.hold(trip % 2, "here")
         register_tile.multiply(here)
         if trips > 1:
-            there = body.hold(1 - here, "there")
             with body.when(more):
-                for loader, buffer, row in zip(loaders, buffers, rows, strict=True):
-                    loader.put(buffer, row, there * (tiles.k_step * row))
+                stages.put(body.hold(1 - here, "there"))
             body.sync()
-    _store(body, spec, c, tiles, register_tile, m_tile, n_tile, batch)
+    if tiles.slices == 1:
+        _store(body, spec, c, tiles, register_tile, m_tile, n_tile, batch)
+        return
+    if trips == 1:
+        body.sync()
+    register_tile.add_slices(slice_)
+    with body.when(body.index(slice_ < 1)):
+        _store(body, spec, c, tiles, register_tile, m_tile, n_tile, batch)
 
 
 def _groups(whole: int, part: int) -> list[tuple[int, int]]:
@@ -114,47 +132,92 @@ def _groups(whole: int, part: int) -> list[tuple[int, int]]:
     return [(run * (whole // runs), width) for run in range(runs)]
 
 
+class _Stages:
+    """The shared tiles: two stages of both operands for each slice, in one buffer."""
+
+    def __init__(
+        self, body: Body, tiles: SimtTiles, loaders: list[TileLoader], slice_: Expr, cell: str
+    ) -> None:
+        self.loaders, self.cell = loaders, cell
+        # Transposed stores of neighbouring threads would meet in one bank without the padding.
+        self.rows = [x.plan.extent + (_PAD if x.plan.along_k else 0) for x in loaders]
+        sizes = [tiles.k_step * row for row in self.rows]
+        slice_size = 2 * sum(sizes)
+        partial = (tiles.slices - 1) * tiles.m_block * tiles.n_block
+        self.buffer = body.shared(cell, max(tiles.slices * slice_size, partial), "tiles")
+        self._body = body
+        self._slice = slice_
+        self._slice_size = slice_size
+        self._sizes = sizes
+
+    def offset(self, operand: int, stage: Expr) -> Expr:
+        """First element of an operand's tile in this thread's slice."""
+        before = 2 * self._sizes[0] if operand else 0
+        return self._slice * self._slice_size + before + stage * self._sizes[operand]
+
+    def fetch(self, trip: Expr) -> None:
+        for loader in self.loaders:
+            loader.fetch(trip)
+
+    def put(self, stage: Expr) -> None:
+        for number, loader in enumerate(self.loaders):
+            loader.put(self.buffer, self.rows[number], self.offset(number, stage))
+
+
 class _RegisterTile:
     """The part of a block's result that one thread computes."""
 
-    def __init__(self, body: Body, tiles: SimtTiles, buffers: list[Prim], rows: list[int], cell: str) -> None:
-        self.body, self.tiles, self.buffers, self.rows, self.cell = body, tiles, buffers, rows, cell
+    def __init__(self, body: Body, tiles: SimtTiles, stages: _Stages, member: Expr) -> None:
+        self.body, self.tiles, self.stages, self.member = body, tiles, stages, member
         across = tiles.n_block // tiles.n_thread
-        self.tx = body.hold(body.thread % across, "tx")
-        self.ty = body.hold(body.thread // across, "ty")
+        self.tx = body.hold(member % across, "tx")
+        self.ty = body.hold(member // across, "ty")
         self.m_runs = _groups(tiles.m_block, tiles.m_thread)
         self.n_runs = _groups(tiles.n_block, tiles.n_thread)
-        self.sums = body.local(cell, tiles.m_thread * tiles.n_thread, "sum")
+        self.sums = body.local(stages.cell, tiles.m_thread * tiles.n_thread, "sum")
         with body.repeat(tiles.m_thread * tiles.n_thread, "clear") as i:
-            body.store(self.sums, i, types.literal(0, cell))
-        self._a = body.local(cell, tiles.m_thread, "a")
-        self._b = body.local(cell, tiles.n_thread, "b")
+            body.store(self.sums, i, types.literal(0, stages.cell))
+        self._a = body.local(stages.cell, tiles.m_thread, "a")
+        self._b = body.local(stages.cell, tiles.n_thread, "b")
 
     def multiply(self, stage: Expr) -> None:
         """Adds the products of the shared tiles of a stage."""
         body, tiles = self.body, self.tiles
+        bases = [body.hold(self.stages.offset(i, stage), "base") for i in (0, 1)]
         with body.loop("kk", tiles.k_step, "unrolled") as kk:
-            self._pick(self.buffers[0], self.rows[0], stage, kk, self.ty, self.m_runs, self._a)
-            self._pick(self.buffers[1], self.rows[1], stage, kk, self.tx, self.n_runs, self._b)
+            self._pick(bases[0] + kk * self.stages.rows[0], self.ty, self.m_runs, self._a)
+            self._pick(bases[1] + kk * self.stages.rows[1], self.tx, self.n_runs, self._b)
             with body.repeat(tiles.m_thread, "i") as i, body.repeat(tiles.n_thread, "j") as j:
                 at = i * tiles.n_thread + j
                 body.store(self.sums, at, self.sums[at] + self._a[i] * self._b[j])
 
-    def _pick(
-        self, tile: Prim, row: int, stage: Expr, kk: Expr, who: Expr, runs: list[tuple[int, int]], into: Prim
-    ) -> None:
-        body = self.body
+    def _pick(self, row: Expr, who: Expr, runs: list[tuple[int, int]], into: Prim) -> None:
+        """Loads a thread's elements of one row of a shared tile."""
+        body, tile = self.body, self.stages.buffer
         at = 0
         for first, width in runs:
-            place = body.index(body.simplify((stage * self.tiles.k_step + kk) * row + first + who * width))
-            wide = width in (2, 4) and row % width == 0 and first % width == 0 and self.cell in ("float32", "int32")
-            if wide:
+            place = body.index(body.simplify(row + first + who * width))
+            if width in (2, 4) and first % width == 0 and self.stages.cell in ("float32", "int32"):
                 near, far = body.vectors(into, width), body.vectors(tile, width)
                 body.store(near, i32(at // width), far[tir_op.truncdiv(place, i32(width))])
             else:
                 for i in range(width):
                     body.store(into, i32(at + i), tile[place + i])
             at += width
+
+    def add_slices(self, slice_: Expr) -> None:
+        """Adds the sums of all slices to those of the first, through the tiles' memory."""
+        body, tiles = self.body, self.tiles
+        count_ = tiles.m_thread * tiles.n_thread
+        pool = self.stages.buffer
+        with body.when(body.index(const(0) < slice_)), body.repeat(count_, "give") as i:
+            place = body.index(body.simplify((slice_ - 1) * (count_ * tiles.team) + self.member))
+            body.store(pool, place + i * tiles.team, self.sums[i])
+        body.sync()
+        with body.when(body.index(slice_ < 1)), body.loop("other", tiles.slices - 1) as other:
+            place = body.bind(body.index(body.simplify(other * (count_ * tiles.team) + self.member)), "place")
+            with body.repeat(count_, "take") as i:
+                body.store(self.sums, i, self.sums[i] + pool[place + i * tiles.team])
 
 
 def _store(

@@ -27,14 +27,16 @@ class TilePlan:
         operand: the operand.
         extent: outer points of the tile.
         step: reduction points of the tile.
+        padded: reduction points of all tiles; those beyond the extent count as zero.
         lanes: elements per load, along the reduction if `along_k`, otherwise along the outer axis.
         along_k: neighbouring threads move along the reduction first.
-        packed: value that holds the operand as [outer tile][k][outer point], padded, or None.
+        packed: buffer that holds the operand as [outer tile][k][outer point], zero where it is padded, or None.
     """
 
     operand: Operand
     extent: int
     step: int
+    padded: int
     lanes: int
     along_k: bool
     packed: Prim | None = None
@@ -45,12 +47,19 @@ class TilePlan:
 
 
 def plan_tile(
-    spec: FlatSpec, operand: Operand, k: tuple[Axis, ...], extent: int, step: int, threads: int, packed: Prim | None
+    spec: FlatSpec,
+    operand: Operand,
+    k: tuple[Axis, ...],
+    extent: int,
+    step: int,
+    padded: int,
+    threads: int,
+    packed: Prim | None,
 ) -> TilePlan:
     """Chooses direction and width of the loads from the operand's layout."""
     if packed is not None:
         lanes = next(v for v in (4, 2, 1) if extent % v == 0 and extent * step % (threads * v) == 0 or v == 1)
-        return TilePlan(operand, extent, step, lanes, False, packed)
+        return TilePlan(operand, extent, step, padded, lanes, False, packed)
     slot = plain_slot(operand.value)
     along_k = False
     lanes = 1
@@ -66,7 +75,15 @@ def plan_tile(
                 if contiguous(spec, access, axis, wide) and extent * step % (threads * wide) == 0:
                     lanes = wide
                     break
-    return TilePlan(operand, extent, step, lanes, along_k)
+    return TilePlan(operand, extent, step, padded, lanes, along_k)
+
+
+@attrs.frozen
+class Team:
+    """The threads that work on a tile together: how many, and a thread's number among them."""
+
+    threads: int
+    thread: Expr
 
 
 class TileLoader:
@@ -75,7 +92,8 @@ class TileLoader:
     Args:
         body: the kernel under construction, outside of the loop over tiles.
         spec: its specification.
-        plan: how the threads share a tile.
+        team: the threads that load.
+        plan: how they share a tile.
         k: reduce axes.
         base: first outer point of the tile.
         batch: values of the batch axes.
@@ -87,6 +105,7 @@ class TileLoader:
         self,
         body: Body,
         spec: FlatSpec,
+        team: Team,
         plan: TilePlan,
         k: tuple[Axis, ...],
         base: Expr,
@@ -95,8 +114,9 @@ class TileLoader:
         state: str,
     ) -> None:
         self.body, self.spec, self.plan, self.k, self.tile = body, spec, plan, k, tile
+        self.team = team
         self.cell = types.carrier(state)
-        self.registers = body.local(self.cell, plan.loads(body.threads) * plan.lanes, "ahead")
+        self.registers = body.local(self.cell, plan.loads(self.team.threads) * plan.lanes, "ahead")
         self._batch = dict(batch)
         self._base = base
         self._fixed = self._fixed_outer()
@@ -107,13 +127,13 @@ class TileLoader:
         if plan.packed is not None or plan.along_k:
             return None
         across = plan.extent // plan.lanes
-        if across >= body.threads:
-            if across % body.threads:
+        if across >= self.team.threads:
+            if across % self.team.threads:
                 return None
-            steps = across // body.threads
-            firsts = [body.hold((body.thread + i * body.threads) * plan.lanes, "x") for i in range(steps)]
-        elif body.threads % across == 0:
-            firsts = [body.hold(body.thread % across * plan.lanes, "x")]
+            steps = across // self.team.threads
+            firsts = [body.hold((self.team.thread + i * self.team.threads) * plan.lanes, "x") for i in range(steps)]
+        elif self.team.threads % across == 0:
+            firsts = [body.hold(self.team.thread % across * plan.lanes, "x")]
         else:
             return None
         return [self._place(x) for x in firsts]
@@ -129,25 +149,25 @@ class TileLoader:
     def fetch(self, trip: Expr) -> None:
         """Loads tile `trip` into registers."""
         plan, body = self.plan, self.body
-        for load in range(plan.loads(body.threads)):
+        for load in range(plan.loads(self.team.threads)):
             x, kk = self._where(load)
             guard = None
-            if plan.extent * plan.step % (body.threads * plan.lanes):
-                guard = body.index((body.thread + load * body.threads) * plan.lanes < plan.extent * plan.step)
+            if plan.extent * plan.step % (self.team.threads * plan.lanes):
+                guard = body.index((self.team.thread + load * self.team.threads) * plan.lanes < plan.extent * plan.step)
             with body.when(guard) if guard is not None else nullcontext():
                 self._fetch_one(load, x, kk, trip)
 
     def _where(self, load: int) -> tuple[Expr, Expr]:
         """Outer point and reduction point in the tile of a thread's load."""
         plan, body = self.plan, self.body
-        number = body.thread + load * body.threads
+        number = self.team.thread + load * self.team.threads
         if plan.along_k:
             across = plan.step // plan.lanes
             return body.simplify(number // across), body.simplify(number % across * plan.lanes)
         across = plan.extent // plan.lanes
-        if across >= body.threads and across % body.threads == 0:
-            steps = across // body.threads
-            first = (body.thread + load % steps * body.threads) * plan.lanes
+        if across >= self.team.threads and across % self.team.threads == 0:
+            steps = across // self.team.threads
+            first = (self.team.thread + load % steps * self.team.threads) * plan.lanes
             return body.simplify(first), body.simplify(const(load // steps))
         return body.simplify(number % across * plan.lanes), body.simplify(number // across)
 
@@ -155,8 +175,7 @@ class TileLoader:
         plan, body, spec = self.plan, self.body, self.spec
         total = count(self.k)
         if plan.packed is not None:
-            padded = -(-total // plan.step) * plan.step
-            address = body.index(body.simplify((self.tile * padded + trip * plan.step + kk) * plan.extent + x))
+            address = body.index(body.simplify((self.tile * plan.padded + trip * plan.step + kk) * plan.extent + x))
             self._keep(load, load_words(body, self._packed_dtype(), plan.lanes, plan.packed, address), self._packed_dtype())
             return
         if self._fixed is None:
@@ -164,7 +183,7 @@ class TileLoader:
         else:
             _, outer, inside = self._fixed[load % len(self._fixed)]
         number = body.hold(trip * plan.step + kk, "k")
-        if total % plan.step:
+        if total != plan.padded:
             good = body.index(number < total)
             inside = good if inside is None else tirx.And(inside, good)
         at = {**self._batch, **outer, **decompose(number, self.k, body)}
@@ -209,11 +228,11 @@ class TileLoader:
         wide = not plan.along_k and lanes > 1 and row % lanes == 0
         near = body.vectors(self.registers, lanes) if wide else None
         far = body.vectors(tile, lanes) if wide else None
-        for load in range(plan.loads(body.threads)):
+        for load in range(plan.loads(self.team.threads)):
             x, kk = self._where(load)
             guard = None
-            if plan.extent * plan.step % (body.threads * lanes):
-                guard = body.index((body.thread + load * body.threads) * lanes < plan.extent * plan.step)
+            if plan.extent * plan.step % (self.team.threads * lanes):
+                guard = body.index((self.team.thread + load * self.team.threads) * lanes < plan.extent * plan.step)
             with body.when(guard) if guard is not None else nullcontext():
                 if wide:
                     place = body.index(body.simplify(offset + kk * row + x))

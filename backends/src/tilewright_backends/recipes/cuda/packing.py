@@ -23,7 +23,7 @@ def pack_operand(
         outer: fused axes of the operand's rows, merged ones as `lower.flat` names them.
         k: fused reduce axes.
         block: points of a tile.
-        step: reduction points of a step.
+        step: the reduction is padded to a multiple of this.
     """
     tiles = -(-points(outer) // block)
     padded = -(-points(k) // step) * step

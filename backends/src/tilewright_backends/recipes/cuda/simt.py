@@ -9,8 +9,8 @@ import attrs
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.choice import Packing
-from tilewright.ir.expr import Expr, const
-from tilewright.recipes import Match, Recipe, Usage, Work
+from tilewright.ir.expr import Expr, const, maximum
+from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.recipes.cuda.common import (
@@ -63,14 +63,16 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         parameter("k.step", (8, 16, 32), align=4, role="k", level="shared"),
         parameter("m.thread", (2, 4, 8), align=2, role="m", level="register"),
         parameter("n.thread", (2, 4, 8), align=2, role="n", level="register"),
+        parameter("slices", (1, 2, 4, 8), role="k", level="block"),
     )
-    mb, nb, ks, mt, nt = (p.var for p in parameters)
-    threads = (mb // mt) * (nb // nt)
-    shared = (mb + nb + 8) * ks * (2 * size) + 32
-    ahead = ceil_div((mb + nb) * ks, threads) + 8
-    registers = (mt * nt + mt + nt + ahead) * (size // 4) + 40
+    mb, nb, ks, mt, nt, slices = (p.var for p in parameters)
+    team = (mb // mt) * (nb // nt)
+    threads = team * slices
+    shared = maximum((mb + nb + 8) * ks * slices * 2, (slices - 1) * mb * nb) * size + 32
+    ahead = ceil_div((mb + nb) * ks, team)
+    registers = (mt * nt + mt + nt + ahead) * (size // 4) + 28
     tasks = ceil_div(m, mb) * ceil_div(n, nb) * batch
-    trips = ceil_div(k, ks)
+    trips = ceil_div(k, ks * slices)
     return Match(
         recipe=NAME,
         roles={"m": _names(roles.m), "n": _names(roles.n), "k": _names(roles.k), "batch": _names(roles.batch)},
@@ -79,31 +81,35 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         constraints=(
             divides(mt, mb, "threads share the rows of a block evenly"),
             divides(nt, nb, "threads share the columns of a block evenly"),
+            Constraint(ahead, const(32), "elements that a thread loads ahead"),
             *block_limits(threads, registers, shared, device),
         ),
         usage=Usage(tasks, threads, registers, shared, const(1)),
-        work=_work(detail, tasks, trips, (mb, nb, ks, mt, nt), size),
+        work=_work(detail, tasks, trips, (mb, nb, ks, mt, nt, slices), size),
         packings=_Packings(kernel, detail),
         detail=detail,
     )
 
 
 def _work(
-    detail: SimtDetail, tasks: Expr, trips: Expr, sizes: tuple[Expr, Expr, Expr, Expr, Expr], size: int
+    detail: SimtDetail, tasks: Expr, trips: Expr, sizes: tuple[Expr, ...], size: int
 ) -> Work:
-    mb, nb, ks, mt, nt = sizes
+    mb, nb, ks, mt, nt, slices = sizes
+    padded = trips * slices * ks
     out = sum(points(detail.spec.spatial) * dtypes.size_of(s.value.dtype) for s in detail.spec.stores)
     products = mt * nt
     return Work(
-        flops=tasks * mb * nb * trips * ks * 2,
+        flops=tasks * mb * nb * padded * 2,
         traffic={
             "dram": const(memory_bytes(detail.spec)),
-            "l2": tasks * (mb + nb) * trips * ks * size + out,
-            "shared": tasks * (mb * nb) * trips * ks * size // mt // 4 + tasks * (mb * nb) * trips * ks * size // nt // 4,
+            "l2": tasks * (mb + nb) * padded * size + out,
+            # A quarter of what the threads read: neighbours read the same words.
+            "shared": tasks * (mb * nb) * padded * size // (mt * 4) + tasks * (mb * nb) * padded * size // (nt * 4),
         },
         # Loads and addresses compete with the products for issue slots.
         efficiency=products * 85 // (products + 12),
-        serial=trips * 2 + 6,
+        # One tile is loaded ahead, which hides about half of the latency of the loads.
+        serial=trips * 10 + 8 + slices * 2,
     )
 
 
@@ -119,7 +125,7 @@ class _Packings:
         found = []
         for slot, outer, block in zip(self.detail.constants, (roles.m, roles.n), ("m.block", "n.block"), strict=True):
             if slot is not None:
-                found.append(pack_operand(self.kernel, slot, outer, roles.k, params[block], params["k.step"]))
+                found.append(pack_operand(self.kernel, slot, outer, roles.k, params[block], params["k.step"] * params["slices"]))
         return tuple(found)
 
 
