@@ -129,9 +129,65 @@ template <int N, typename R, typename... A> typename emu_nth<N, R, A...>::type e
 
 template <typename A, typename B> static auto min(A a, B b) -> decltype(a + b) { return a < b ? a : b; }
 template <typename A, typename B> static auto max(A a, B b) -> decltype(a + b) { return a > b ? a : b; }
+static inline half __float2half_rn(float x) { return (half)x; }
 static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 static inline float __int_as_float(int x) { float r; std::memcpy(&r, &x, 4); return r; }
 static inline int __float_as_int(float x) { int r; std::memcpy(&r, &x, 4); return r; }
 static inline unsigned __float_as_uint(float x) { unsigned r; std::memcpy(&r, &x, 4); return r; }
 static inline float __uint_as_float(unsigned x) { float r; std::memcpy(&r, &x, 4); return r; }
 static unsigned long emu_shared_address(const void* p) { return (unsigned long)((const unsigned char*)p - emu_shared); }
+
+// Collective instructions of a warp. The emulator's user drops the definitions of these names from the generated source.
+static unsigned short emu_u16(const void* p) { unsigned short r; std::memcpy(&r, p, 2); return r; }
+static void emu_ldmatrix(uint32_t* r, const void* p, bool trans) {
+  auto& warp = emu_warps[emu_number / 32];
+  int lane = emu_number % 32;
+  warp.slot[lane] = (unsigned long long)p;
+  if ((unsigned long long)p % 16) { std::fprintf(stderr, "emulator: ldmatrix row is not aligned\n"); std::abort(); }
+  emu_yield(2);
+  for (int j = 0; j < 4; ++j) {
+    if (!trans) {
+      std::memcpy(&r[j], (const char*)warp.slot[j * 8 + lane / 4] + lane % 4 * 4, 4);
+    } else {
+      unsigned lo = emu_u16((const char*)warp.slot[j * 8 + 2 * (lane % 4)] + lane / 4 * 2);
+      unsigned hi = emu_u16((const char*)warp.slot[j * 8 + 2 * (lane % 4) + 1] + lane / 4 * 2);
+      r[j] = lo | hi << 16;
+    }
+  }
+  emu_yield(2);
+}
+static void tw_ldmatrix_x4(uint32_t* r, const void* p) { emu_ldmatrix(r, p, false); }
+static void tw_ldmatrix_x4_trans(uint32_t* r, const void* p) { emu_ldmatrix(r, p, true); }
+
+static float emu_half(uint32_t word, int which, bool bf16) {
+  unsigned short bits = word >> (16 * which);
+  if (bf16) return __uint_as_float((unsigned)bits << 16);
+  _Float16 h;
+  std::memcpy(&h, &bits, 2);
+  return h;
+}
+static void emu_mma(float* d, const uint32_t* a, const uint32_t* b, bool bf16) {
+  auto& warp = emu_warps[emu_number / 32];
+  int lane = emu_number % 32;
+  std::memcpy(warp.block[lane], a, 16);
+  std::memcpy(warp.block[lane] + 16, b, 8);
+  emu_yield(2);
+  auto word = [&](int from, int index) { uint32_t r; std::memcpy(&r, warp.block[from] + index * 4, 4); return r; };
+  for (int e = 0; e < 4; ++e) {
+    int row = lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2;
+    for (int k = 0; k < 16; ++k) {
+      float x = emu_half(word(row % 8 * 4 + k % 8 / 2, row / 8 + k / 8 * 2), k % 2, bf16);
+      float y = emu_half(word(column * 4 + k % 8 / 2, 4 + k / 8), k % 2, bf16);
+      d[e] += x * y;
+    }
+  }
+  emu_yield(2);
+}
+static void tw_mma_float16(float* d, const uint32_t* a, const uint32_t* b) { emu_mma(d, a, b, false); }
+static void tw_mma_bfloat16(float* d, const uint32_t* a, const uint32_t* b) { emu_mma(d, a, b, true); }
+static void tw_cp_async_16(void* to, const void* from, int bytes) {
+  if ((unsigned long long)to % 16 || (bytes && (unsigned long long)from % 16)) { std::fprintf(stderr, "emulator: cp.async is not aligned\n"); std::abort(); }
+  std::memset(to, 0, 16);
+  std::memcpy(to, from, bytes);
+}
+static void tw_cp_async_commit() {}

@@ -166,6 +166,12 @@ typedef unsigned long long uint64_t;
 #define CUDART_INF __longlong_as_double(0x7ff0000000000000ll)
 #define CUDART_NAN __longlong_as_double(0x7fffffffffffffffll)
 #endif
+template <typename T, typename S> __forceinline__ __device__ T tw_bitcast(S from) {
+  static_assert(sizeof(T) == sizeof(S), "bitcast between types of one size");
+  T to;
+  memcpy(&to, &from, sizeof(T));
+  return to;
+}
 """
 
 
@@ -177,4 +183,21 @@ def with_preamble(source: str) -> str:
     body = source[end + len(_PREAMBLE_END) :]
     halves = re.search(r"\bhalf\b", body) is not None
     preamble = _PREAMBLE if halves else _PREAMBLE.replace("#include <cuda_fp16.h>\n", "")
-    return preamble + body
+    return preamble + _bitcasts(body)
+
+
+_REINTERPRET = re.compile(r"\(\*\((\w+) \*\)\(&\(")
+
+
+def _bitcasts(source: str) -> str:
+    """TVM reinterprets through an address, `(*(T *)(&(x)))`, which only variables have: calls take its place."""
+    parts: list[str] = []
+    at = 0
+    while found := _REINTERPRET.search(source, at):
+        depth, end = 1, found.end()
+        while depth:
+            depth += {"(": 1, ")": -1}.get(source[end], 0)
+            end += 1
+        parts += [source[at : found.start()], f"tw_bitcast<{found.group(1)}>(", _bitcasts(source[found.end() : end - 1]), ")"]
+        at = end + 2
+    return "".join([*parts, source[at:]])

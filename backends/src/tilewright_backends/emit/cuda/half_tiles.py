@@ -1,0 +1,207 @@
+"""Shared tiles of 16-bit operands for the tensor cores: swizzled rows of 16-byte chunks, filled asynchronously where memory allows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import attrs
+from tvm import tirx
+from tvm.tirx import op as tir_op
+
+from tilewright.ir.expr import Expr
+from tilewright.ir.ops import Axis
+from tilewright_backends.emit.cuda import ptx
+from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.cuda.points import count, decompose, point_at
+from tilewright_backends.lower import types
+from tilewright_backends.lower.flat import FlatSpec
+from tilewright_backends.lower.types import Prim
+from tilewright_backends.recipes.cuda.tensor import CHUNK, HalfOperand
+
+@attrs.frozen
+class HalfTilePlan:
+    """A tile of an operand in shared memory.
+
+    Args:
+        operand: what it holds.
+        extent: outer points.
+        step: reduction points.
+        padded: reduction points of all tiles; those beyond the extent count as zero.
+        packed: buffer that holds the operand as [outer tile][k][outer point], or None.
+    """
+
+    operand: HalfOperand
+    extent: int
+    step: int
+    padded: int
+    packed: Prim | None
+
+    @property
+    def along_k(self) -> bool:
+        """Whether rows are outer points and chunks run along the reduction, or the other way round."""
+        return self.operand.along_k and self.packed is None
+
+    @property
+    def chunked(self) -> bool:
+        """Whether every chunk is one aligned piece of memory."""
+        return self.packed is not None or self.operand.chunked
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of a row."""
+        return (self.step if self.along_k else self.extent) // CHUNK
+
+    @property
+    def elements(self) -> int:
+        return self.extent * self.step
+
+
+class HalfTile:
+    """Fills the stages of a tile.
+
+    Args:
+        body: the kernel under construction, outside of the loop over tiles.
+        plan: the tile.
+        k: reduce axes.
+        base: first outer point.
+        tile: number of the outer tile.
+        batch: values of the batch axes.
+        stages: number of tiles in flight.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        spec: FlatSpec,
+        plan: HalfTilePlan,
+        k: tuple[Axis, ...],
+        base: Expr,
+        tile: Expr,
+        batch: Mapping[str, Expr],
+        stages: int,
+    ) -> None:
+        self.body, self.spec, self.plan, self.k, self.tile = body, spec, plan, k, tile
+        self.dtype = plan.operand.dtype
+        self.buffer = body.shared(types.storage(self.dtype), stages * plan.elements, "tile", align=128)
+        total = plan.elements // CHUNK
+        self.loads = -(-total // body.threads)
+        self._partial = total % body.threads != 0
+        self._batch = dict(batch)
+        self._registers = None if plan.chunked else body.local(types.storage(self.dtype), self.loads * CHUNK, "ahead")
+        self._places = [self._place(load, base) for load in range(self.loads)]
+
+    def _place(self, load: int, base: Expr) -> tuple[Expr, Expr, Expr, Prim]:
+        """(row, first element in the row, outer point, element in the stage) of a thread's load."""
+        body, plan = self.body, self.plan
+        number = body.thread + load * body.threads
+        row = body.hold(number // plan.chunks, "row")
+        chunk = body.hold(number % plan.chunks, "chunk")
+        outer = body.hold(base + (row if plan.along_k else chunk * CHUNK), "outer")
+        return row, chunk, outer, body.bind(self.element(body.index(row), body.index(chunk)), "slot")
+
+    def element(self, row: Prim, chunk: Prim) -> Prim:
+        """Element number in a stage of a chunk, swizzled so that eight neighbouring rows lie in different banks."""
+        chunks = self.plan.chunks
+        if chunks % 8 == 0:
+            key = tir_op.bitwise_and(row, i32(7))
+        elif chunks % 4 == 0:
+            key = tir_op.bitwise_and(tir_op.shift_right(row, i32(1)), i32(3))
+        elif chunks % 2 == 0:
+            key = tir_op.bitwise_and(tir_op.shift_right(row, i32(2)), i32(1))
+        else:
+            key = i32(0)
+        return (row * chunks + tir_op.bitwise_xor(chunk, key)) * CHUNK
+
+    def start(self, trip: Expr, stage: Expr) -> None:
+        """Starts to fill a stage with tile `trip`: asynchronous copies, or loads into registers."""
+        for load in range(self.loads):
+            with self._mine(load):
+                if self.plan.chunked:
+                    self._copy(load, trip, stage)
+                else:
+                    self._load(load, trip)
+
+    def finish(self, stage: Expr) -> None:
+        """Stores what `start` loaded into registers."""
+        if self._registers is None:
+            return
+        body = self.body
+        near = body.view(self._registers.data, "uint32x4", self.loads)
+        far = body.view(self.buffer.data, "uint32x4", int(self.buffer.shape[0]) // CHUNK)
+        for load in range(self.loads):
+            with self._mine(load):
+                place = body.index(stage * self.plan.elements) + self._places[load][3]
+                body.store(far, tir_op.shift_right(place, i32(3)), near[i32(load)])
+
+    def _mine(self, load: int) -> AbstractContextManager[None]:
+        if not self._partial:
+            return nullcontext()
+        total = self.plan.elements // CHUNK
+        return self.body.when(self.body.index(self.body.thread + load * self.body.threads < total))
+
+    def _where(self, load: int, trip: Expr, lane: int = 0) -> tuple[Expr, Expr]:
+        """Outer point and reduction point of an element of a thread's chunk."""
+        row, chunk, outer, _ = self._places[load]
+        first = trip * self.plan.step
+        if self.plan.along_k:
+            return outer, first + chunk * CHUNK + lane
+        return outer + lane, first + row
+
+    def _inside(self, outer: Expr, k: Expr) -> Prim | None:
+        """Whether a point lies in the operand; None when it always does."""
+        body, plan = self.body, self.plan
+        total_outer, total_k = count(plan.operand.outer), count(self.k)
+        conditions = []
+        if total_outer % plan.extent:
+            conditions.append(body.index(outer < total_outer))
+        if total_k != plan.padded:
+            conditions.append(body.index(k < total_k))
+        if not conditions:
+            return None
+        return conditions[0] if len(conditions) == 1 else tirx.And(*conditions)
+
+    def _copy(self, load: int, trip: Expr, stage: Expr) -> None:
+        body, plan = self.body, self.plan
+        to = self.buffer[body.index(stage * plan.elements) + self._places[load][3]]
+        row, chunk, _, _ = self._places[load]
+        if plan.packed is not None:
+            address = (self.tile * plan.padded + trip * plan.step + row) * plan.extent + chunk * CHUNK
+            source, bytes_ = plan.packed[body.index(body.simplify(address))], i32(16)
+        else:
+            outer, k = (body.hold(x, "at") for x in self._where(load, trip))
+            inside = self._inside(outer, k)
+            at = {**self._batch, **decompose(outer, plan.operand.outer, body), **decompose(k, self.k, body)}
+            access = self.spec.reads[plan.operand.slot]
+            address_ = point_at(body, self.spec, at).index(access.address)
+            bytes_ = i32(16)
+            if inside is not None:
+                inside = body.bind(inside, "inside")
+                address_ = tirx.Select(inside, address_, types.literal(0, types.element(address_)))
+                bytes_ = tirx.Select(inside, i32(16), i32(0))
+            source = body.params[access.value.name][address_]
+        body.call("tw_cp_async_16", tir_op.address_of(to), tir_op.address_of(source), bytes_, source=ptx.CP_ASYNC)
+
+    def _load(self, load: int, trip: Expr) -> None:
+        body, plan = self.body, self.plan
+        for lane in range(CHUNK):
+            outer, k = (body.hold(x, "at") for x in self._where(load, trip, lane))
+            inside = self._inside(outer, k)
+            place = i32(load * CHUNK + lane)
+            if inside is None:
+                body.store(self._registers, place, self._value(outer, k))
+                continue
+            with body.branches(inside) as otherwise:
+                body.store(self._registers, place, self._value(outer, k))
+                otherwise()
+                body.store(self._registers, place, types.to_storage(types.literal(0, "float32"), self.dtype))
+
+    def _value(self, outer: Expr, k: Expr) -> Prim:
+        """The stored value of the operand at a point."""
+        operand = self.plan.operand
+        at = {
+            **self._batch,
+            **decompose(outer, operand.outer, self.body),
+            **decompose(k, self.k, self.body),
+        }
+        return types.to_storage(point_at(self.body, self.spec, at).value(operand.value), self.dtype)

@@ -1,0 +1,93 @@
+"""What the tensor core recipes share: contractions of 16-bit operands summed in float32."""
+
+from __future__ import annotations
+
+import attrs
+
+from tilewright.ir.bounds import linear_terms, simplify
+from tilewright.ir.expr import Apply, Expr, Var, loads, variables
+from tilewright.ir.ops import Axis
+from tilewright.views.kernel import KernelSpec
+from tilewright_backends.lower.flat import FlatSpec
+from tilewright_backends.recipes.cuda.common import extent, flat_spec
+from tilewright_backends.recipes.cuda.roles import Contraction, Operand, contraction_of, plain_slot, stride
+
+CHUNK = 8
+"""16-bit elements of one 16-byte access."""
+
+
+@attrs.frozen
+class HalfOperand:
+    """A 16-bit factor.
+
+    Args:
+        value: in its 16-bit dtype, in terms of the reads.
+        dtype: float16 or bfloat16.
+        outer: its own spatial axes.
+        slot: the read when the value is one, otherwise -1.
+        along_k: whether neighbours along the reduction are neighbours in memory.
+        chunked: whether 8 neighbours from a multiple of 8 are one aligned, unguarded piece of memory.
+        constant: whether it is a compile-time constant of its own axes and k.
+    """
+
+    value: Expr
+    dtype: str
+    outer: tuple[Axis, ...]
+    slot: int
+    along_k: bool
+    chunked: bool
+    constant: bool
+
+
+@attrs.frozen
+class TensorDetail:
+    """A contraction for the tensor cores."""
+
+    spec: FlatSpec
+    roles: Contraction
+    rows: HalfOperand
+    columns: HalfOperand
+
+
+def detail_of(kernel: KernelSpec) -> TensorDetail | None:
+    """The operands of a contraction of 16-bit values summed in float32, or None."""
+    spec = flat_spec(kernel)
+    roles = contraction_of(spec) if spec is not None else None
+    if spec is None or roles is None or roles.state != "float32" or not roles.k:
+        return None
+    operands = [_half(spec, x, roles, kernel) for x in (roles.rows, roles.columns)]
+    rows, columns = operands
+    if rows is None or columns is None or rows.dtype != columns.dtype:
+        return None
+    return TensorDetail(spec, roles, rows, columns)
+
+
+def _half(spec: FlatSpec, operand: Operand, roles: Contraction, kernel: KernelSpec) -> HalfOperand | None:
+    value = operand.value
+    if not isinstance(value, Apply) or value.op != "cast" or value.args[0].dtype not in ("float16", "bfloat16"):
+        return None
+    inner = value.args[0]
+    slot = plain_slot(inner)
+    outer = operand.outer
+    along_k, chunked = False, False
+    if slot is not None:
+        near_k = stride(spec, slot, roles.k[-1]) == 1
+        near_outer = bool(outer) and stride(spec, slot, outer[-1]) == 1
+        along_k = near_k and not near_outer
+        axis = roles.k[-1] if along_k else outer[-1] if outer else None
+        chunked = axis is not None and (near_k or near_outer) and _aligned(spec, slot, axis)
+    constant = operand.constant_slot(spec, kernel.constants) is not None
+    return HalfOperand(inner, inner.dtype, outer, -1 if slot is None else slot, along_k, chunked, constant)
+
+
+def _aligned(spec: FlatSpec, slot: int, axis: Axis) -> bool:
+    access = spec.reads[slot]
+    if access.guard is not None or loads(access.address) or extent(axis) % CHUNK:
+        return False
+    for factor, term in linear_terms(simplify(access.address, spec.bounds())):
+        if term == Var(axis.name):
+            if factor != 1:
+                return False
+        elif axis.name in variables(term) or factor % CHUNK:
+            return False
+    return True
