@@ -14,7 +14,7 @@ from attrs import define, field, frozen
 from tilewright.arrays import load_arrays, save_arrays
 from tilewright.runtime.native import Array
 from tilewright.testing.seeded import LIGHT_PREFIX
-from tilewright.workers import Worker
+from tilewright.workers import Worker, WorkerError
 
 _PAUSE = 0.05  # a pool that has just run may spin for some milliseconds and would slow the next engine down
 
@@ -107,18 +107,28 @@ def outputs_of(worker: Worker) -> list[Array]:
         return load_arrays(path)
 
 
-def interleaved(workers: Sequence[Worker], rounds: int, seconds: float) -> list[Measured]:
+def interleaved(workers: Sequence[Worker], rounds: int, seconds: float) -> list[Measured | WorkerError]:
     """Times engines in turns, so that what disturbs the machine disturbs all of them alike.
 
     Args:
         rounds: how often each has its turn.
         seconds: least length of a turn.
+
+    Returns:
+        For each worker what it did, or why it failed; after a failure the others go on.
     """
-    measured = [Measured() for _ in workers]
+    results: list[Measured | WorkerError] = [Measured() for _ in workers]
     for _ in range(rounds):
-        for worker, result in zip(workers, measured, strict=True):
+        for position, worker in enumerate(workers):
+            result = results[position]
+            if isinstance(result, WorkerError):
+                continue
             time.sleep(_PAUSE)
-            reply = worker.call({"do": "time", "seconds": seconds})
-            result.samples += reply.value
-            result.peak_bytes = reply.peak_bytes
-    return measured
+            try:
+                reply = worker.call({"do": "time", "seconds": seconds})
+            except WorkerError as error:
+                results[position] = error
+            else:
+                result.samples += reply.value
+                result.peak_bytes = reply.peak_bytes
+    return results

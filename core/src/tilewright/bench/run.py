@@ -23,7 +23,7 @@ from tilewright.bench.measure import (
 )
 from tilewright.compare import Agreement, compare_outputs
 from tilewright.runtime.random_feeds import random_feeds
-from tilewright.workers import Worker
+from tilewright.workers import Worker, WorkerError
 
 OURS = "tilewright"
 
@@ -170,5 +170,9 @@ def bench_model(
         if others:
             names = [info.name for info in compiled.manifest.outputs]
             agreements = compare_outputs(names, outputs_of(workers[0]), outputs_of(workers[1]))
-        measured = interleaved(workers, rounds, seconds)
-    return ModelResult(model, compiled, tuple(agreements), dict(zip((OURS, *others), measured, strict=True)))
+        measured: dict[str, Measured] = {}
+        for engine, result in zip((OURS, *others), interleaved(workers, rounds, seconds), strict=True):
+            if isinstance(result, WorkerError):
+                raise result
+            measured[engine] = result
+    return ModelResult(model, compiled, tuple(agreements), measured)

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,13 +57,13 @@ class Output:
         self._err.print(Text(harmless(text)), soft_wrap=True)
 
     @contextmanager
-    def progress(self, what: str) -> Iterator[None]:
-        """Shows that something is going on, on a terminal only."""
+    def progress(self, what: str) -> Iterator[Callable[[str], None]]:
+        """Shows that something is going on, on a terminal only; gives a function that changes the text."""
         if not self._progress:
-            yield
+            yield lambda text: None
             return
-        with self._err.status(Text(harmless(what))):
-            yield
+        with self._err.status(Text(harmless(what))) as status:
+            yield lambda text: status.update(Text(harmless(text)))
 
 
 def _console(stream: Any) -> Console:

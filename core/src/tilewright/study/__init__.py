@@ -1,0 +1,1 @@
+"""Studies: what a named choice is worth, measured against another named choice."""
