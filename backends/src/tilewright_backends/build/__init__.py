@@ -1,0 +1,1 @@
+"""From TIR to a library."""

@@ -1,0 +1,63 @@
+"""The CPU's builder: a planned program becomes one shared library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tvm.ir import GlobalVar
+
+from tilewright.errors import InternalError
+from tilewright.ir.program import Kernel, Program
+from tilewright.planning.weights import weights_of
+from tilewright.runtime.native import BuildOutput
+from tilewright.views.kernel import normalise
+from tilewright_backends import tvm_env
+from tilewright_backends.build import llvm
+from tilewright_backends.emit.cpu.semantics import CpuSemantics
+from tilewright_backends.host.cpu import emit_launch
+from tilewright_backends.host.function import ENTRY, HostFunction
+from tilewright_backends.lower.types import Prim
+
+
+def build(program: Program, *, target: str, emitters: Mapping[str, Callable[..., Any]], workdir: Path) -> BuildOutput:
+    """Generates and compiles the library of a program.
+
+    Args:
+        target: `cpu:MCPU`.
+        emitters: by recipe: `emit(kernel, specification, semantics)` gives the kernel's TIR function.
+    """
+    tvm_env.require_tvm()
+    mcpu = target.partition(":")[2]
+    llvm_target = llvm.llvm_target(mcpu)
+    semantics = CpuSemantics("fma" in llvm.cpu_features(mcpu))
+    names = {name: GlobalVar(name) for name in program.kernels}
+    functions: dict[GlobalVar, Prim] = {}
+    for name, kernel in program.kernels.items():
+        functions[names[name]] = emit_kernel(kernel, program, emitters[kernel.choice.recipe], semantics)
+    host = HostFunction(program, names)
+    host.steps(program.body, emit_launch)
+    functions[GlobalVar(ENTRY)] = host.finish()
+    library = workdir / "library.so"
+    llvm.link(llvm.compile_functions(functions, llvm_target), library)
+    buffers = program.storage.buffers
+    data = {
+        "entry": ENTRY,
+        "mcpu": mcpu,
+        "buffers": [[name, buffer.kind, buffer.bytes] for name, buffer in buffers.items()],
+    }
+    return BuildOutput(library, weights_of(program), data, ("runtime",), versions())
+
+
+def emit_kernel(kernel: Kernel, program: Program, emitter: Callable[..., Any], semantics: CpuSemantics) -> Prim:
+    """The TIR function of one kernel."""
+    spec = normalise(kernel.group, program.constants)
+    if spec is None:
+        raise InternalError(f"kernel {kernel.name} is no loop nest, but recipe {kernel.choice.recipe} wants one.")
+    return emitter(kernel, spec, semantics)
+
+
+def versions() -> dict[str, str]:
+    """Versions that generated code depends on, from metadata."""
+    return tvm_env.versions()

@@ -1,0 +1,131 @@
+"""Emits `cpu.nest`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+
+from tvm import tirx
+
+from tilewright.errors import InternalError
+from tilewright.ir.expr import Expr, const, minimum
+from tilewright.ir.program import Kernel
+from tilewright.views.kernel import KernelSpec
+from tilewright_backends.emit.cpu.function import CpuFunction, split_number, tail_mask
+from tilewright_backends.lower.code import span
+from tilewright_backends.lower.point import combine
+from tilewright_backends.lower.semantics import Semantics
+from tilewright_backends.lower.types import Prim, broadcast, carrier, literal
+from tilewright_backends.recipes.cpu.common import extent, extents
+from tilewright_backends.recipes.cpu.nest import MAX_UNROLLED, Nest, nest_of
+
+
+def emit(kernel: Kernel, spec: KernelSpec, semantics: Semantics) -> Prim:
+    """The kernel's function."""
+    nest = nest_of(spec)
+    if nest is None:
+        raise InternalError(f"cpu.nest does not take kernel {kernel.name}.")
+    function = CpuFunction(kernel, semantics)
+    _Emitter(function, nest, kernel.choice.as_dict()).run()
+    return function.finish()
+
+
+class _Emitter:
+    def __init__(self, function: CpuFunction, nest: Nest, params: Mapping[str, int]) -> None:
+        self.function = function
+        self.code = function.code
+        self.nest = nest
+        self.spec = nest.spec
+        self.lanes = params["lanes"]
+        self.unroll = params["unroll"]
+        self.outer_block = min(params["outer.block"], nest.outer_points)
+        self.group = self.unroll * self.lanes
+        self.inner_block = params["inner.block"]
+
+    def run(self) -> None:
+        """Task number -> block of outer points and block of inner points."""
+        inner_tasks = -(-self.nest.inner_points // self.inner_block)
+        task = self.function.task
+        first = self.code.simplify((task // inner_tasks) * self.outer_block)
+        start = self.code.simplify((task % inner_tasks) * self.inner_block)
+        remaining = minimum(const(self.nest.outer_points) - first, const(self.outer_block))
+        with self.code.loop("q", self.code.simplify(remaining)) as q:
+            digits = split_number(first + q, extents(self.spec, self.nest.outer))
+            at = dict(zip(self.nest.outer, (self.code.simplify(x) for x in digits), strict=True))
+            if self.nest.inner and self.lanes > 1:
+                self._vectors(at, start)
+            else:
+                self._scalars(at, start)
+
+    def _scalars(self, at: dict[str, Expr], start: Expr) -> None:
+        if not self.nest.inner:
+            self._points([at], None)
+            return
+        count = minimum(const(self.nest.inner_points) - start, const(self.inner_block))
+        with self.code.loop("i", self.code.simplify(count)) as i:
+            self._points([at | {self.nest.inner: start + i}], None)
+
+    def _vectors(self, at: dict[str, Expr], start: Expr) -> None:
+        """Groups of `unroll` vectors, then the vectors left over, then the partial one."""
+        points, lanes, group = self.nest.inner_points, self.lanes, self.group
+        lane = self.function.lane(lanes)
+        whole = points // group * group
+        groups = minimum(const(whole) - start, const(self.inner_block)) // const(group)
+        if whole:
+            with self.code.loop("g", self.code.simplify(groups)) as g:
+                base = start + g * group
+                self._points([at | {self.nest.inner: base + u * lanes + lane} for u in range(self.unroll)], None)
+        if whole == points:
+            return
+        last = const(points - self.inner_block) <= start
+        with self.code.when(self.code.index(self.code.simplify(last))):
+            for first in range(whole, points, lanes):
+                mask = tail_mask(first, points, lanes)
+                self._points([at | {self.nest.inner: const(first) + lane}], mask)
+
+    def _points(self, where: list[dict[str, Expr]], mask: Prim) -> None:
+        """One vector (or scalar) of points for each entry of `where`, side by side."""
+        lanes = self.lanes if self.nest.inner and self.lanes > 1 else 1
+        states: list[list[Prim]] = [[] for _ in where]
+        if self.spec.combiner is not None:
+            states = self._reduce(where, lanes, mask)
+        for number, at in enumerate(where):
+            point = self.function.point(self.spec, at, lanes, mask)
+            if self.spec.combiner is None:
+                values = [point.value(x) for x in self.spec.body]
+            else:
+                values = states[number]
+            point.give({f"s{i}": x for i, x in enumerate(values)})
+            for store in self.spec.stores:
+                point.store(store)
+
+    def _reduce(self, where: list[dict[str, Expr]], lanes: int, mask: Prim) -> list[list[Prim]]:
+        """The states of each entry after all reduction points, in the order of the axes."""
+        combiner = self.spec.combiner
+        assert combiner is not None
+        names = tuple(x.name for x in self.spec.reduce)
+        kinds = [carrier(x) for x in combiner.dtypes]
+        start = [literal(x.value, kind, lanes) for x, kind in zip(combiner.identity, kinds, strict=True)]
+        if self.nest.reduce_points <= MAX_UNROLLED:
+            states = [list(start) for _ in where]
+            for digits in itertools.product(*(range(x) for x in extents(self.spec, names))):
+                reduced: dict[str, Expr] = dict(zip(names, map(const, digits), strict=True))
+                for number, at in enumerate(where):
+                    point = self.function.point(self.spec, at | reduced, lanes, mask)
+                    values = [point.value(x) for x in self.spec.body]
+                    states[number] = combine(self.code, self.function.semantics, combiner, states[number], values)
+            return states
+        cells = [[self.code.local("acc", kind, lanes) for kind in kinds] for _ in where]
+        index = span(0, lanes)
+        for row in cells:
+            for cell, value in zip(row, start, strict=True):
+                self.code.emit(tirx.BufferStore(cell, value, [index]))
+        with self.code.loops("r", {x: extent(self.spec, x) for x in names}) as reduced:
+            for row, at in zip(cells, where, strict=True):
+                point = self.function.point(self.spec, at | reduced, lanes, mask)
+                values = [point.value(x) for x in self.spec.body]
+                old = [self.code.bind(tirx.BufferLoad(cell, [index])) for cell in row]
+                merged = combine(self.code, self.function.semantics, combiner, old, values)
+                for cell, value in zip(row, merged, strict=True):
+                    self.code.emit(tirx.BufferStore(cell, broadcast(value, lanes), [index]))
+        return [[self.code.bind(tirx.BufferLoad(cell, [index])) for cell in row] for row in cells]

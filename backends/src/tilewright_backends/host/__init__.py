@@ -1,0 +1,1 @@
+"""The generated host function: a program's host tree as TIR."""

@@ -1,0 +1,1 @@
+"""From the tile IR's expressions to TIR. Shared by all emitters."""

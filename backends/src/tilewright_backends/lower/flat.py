@@ -1,0 +1,145 @@
+"""A kernel's specification with one flat address per access, and axes merged where memory does not tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+
+from tilewright.ir.bounds import Bounds, linear_terms, simplify
+from tilewright.ir.expr import Const, Expr, Var, const, substitute, variables
+from tilewright.ir.ops import Axis, Combiner, Value
+from tilewright.views.kernel import KernelSpec
+from tilewright.views.layout import address
+from tilewright.views.maps import axis_bounds
+
+
+@attrs.frozen
+class FlatAccess:
+    """Element number `address` of `value` where `guard` holds, otherwise `fill`."""
+
+    value: Value
+    address: Expr
+    guard: Expr | None = None
+    fill: Const | None = None
+
+
+@attrs.frozen
+class FlatStore:
+    """Element number `address` of `value` becomes `expr` where `guard` holds."""
+
+    value: Value
+    address: Expr
+    expr: Expr
+    guard: Expr | None = None
+    update: Combiner | None = None
+    base: Value | None = None
+
+
+@attrs.frozen
+class FlatSpec:
+    """`KernelSpec` over flat addresses. The axes may be fewer and are then named after those they merge."""
+
+    axes: tuple[Axis, ...]
+    reads: tuple[FlatAccess, ...]
+    body_reads: int
+    body: tuple[Expr, ...]
+    combiner: Combiner | None
+    stores: tuple[FlatStore, ...]
+
+    @property
+    def spatial(self) -> tuple[Axis, ...]:
+        return tuple(x for x in self.axes if x.kind == "spatial")
+
+    @property
+    def reduce(self) -> tuple[Axis, ...]:
+        return tuple(x for x in self.axes if x.kind == "reduce")
+
+    def bounds(self) -> Bounds:
+        return axis_bounds(self.axes)
+
+    def addresses(self) -> tuple[Expr, ...]:
+        """Every address, reads first."""
+        return (*(x.address for x in self.reads), *(x.address for x in self.stores))
+
+    def pointwise(self) -> tuple[Expr, ...]:
+        """The expressions other than addresses: guards, bodies, stored values."""
+        guards = (*(x.guard for x in self.reads), *(x.guard for x in self.stores))
+        return (*(x for x in guards if x is not None), *self.body, *(x.expr for x in self.stores))
+
+
+def flatten(spec: KernelSpec) -> FlatSpec:
+    """The specification with row-major addresses; axes of one point disappear."""
+    bounds = axis_bounds(spec.axes)
+    gone: dict[str, Expr] = {x.name: const(0) for x in spec.axes if x.extent == const(1)}
+
+    def clean(expr: Expr) -> Expr:
+        return simplify(substitute(expr, gone), bounds)
+
+    def maybe(expr: Expr | None) -> Expr | None:
+        return None if expr is None else clean(expr)
+
+    reads = tuple(
+        FlatAccess(x.value, clean(address(x.index, x.value.shape)), maybe(x.guard), x.fill) for x in spec.reads
+    )
+    stores = tuple(
+        FlatStore(
+            s.write.value,
+            clean(address(s.write.index, s.write.value.shape)),
+            clean(s.expr),
+            maybe(s.write.guard),
+            s.write.update,
+            s.write.base,
+        )
+        for s in spec.stores
+    )
+    axes = tuple(x for x in spec.axes if x.name not in gone)
+    return FlatSpec(axes, reads, spec.body_reads, tuple(clean(x) for x in spec.body), spec.combiner, stores)
+
+
+def coefficient(expr: Expr, name: str) -> int | None:
+    """Stride of the variable in the sum `expr`; None when it appears in any other way than as a linear term."""
+    stride = 0
+    for factor, term in linear_terms(expr):
+        if isinstance(term, Var) and term.name == name:
+            stride += factor
+        elif name in variables(term):
+            return None
+    return stride
+
+
+def merge_axes(spec: FlatSpec) -> FlatSpec:
+    """Fuses neighbouring axes that every address steps through as if they were one."""
+    while True:
+        for outer, inner in zip(spec.axes, spec.axes[1:], strict=False):
+            if outer.kind == inner.kind and mergeable(spec, outer, inner):
+                spec = _merge(spec, outer, inner)
+                break
+        else:
+            return spec
+
+
+def mergeable(spec: FlatSpec, outer: Axis, inner: Axis) -> bool:
+    """Whether `outer` steps by exactly the extent of `inner` in every address and nothing else uses either."""
+    if not isinstance(inner.extent, Const):
+        return False
+    if {outer.name, inner.name} & variables(*spec.pointwise()):
+        return False
+    for expr in spec.addresses():
+        far, near = coefficient(expr, outer.name), coefficient(expr, inner.name)
+        if far is None or near is None or far != near * int(inner.extent.value):
+            return False
+    return True
+
+
+def _merge(spec: FlatSpec, outer: Axis, inner: Axis) -> FlatSpec:
+    fused = Axis(f"{outer.name}.{inner.name}", outer.extent * inner.extent, inner.kind)
+    changed: Mapping[str, Expr] = {outer.name: const(0), inner.name: fused.var}
+    axes = tuple(fused if x is inner else x for x in spec.axes if x is not outer)
+    bounds = axis_bounds(axes)
+    return attrs.evolve(
+        spec,
+        axes=axes,
+        reads=tuple(attrs.evolve(x, address=simplify(substitute(x.address, changed), bounds)) for x in spec.reads),
+        stores=tuple(attrs.evolve(x, address=simplify(substitute(x.address, changed), bounds)) for x in spec.stores),
+    )

@@ -1,0 +1,71 @@
+"""The backends as a plugin: targets, device models, recipes, builders and loaders, through the public hooks."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+
+from tilewright.plugins.hookspecs import hookimpl
+from tilewright.plugins.records import Backend, DeviceEntry, RecipeEntry, Target
+from tilewright_backends import cpus, gpus
+
+TILEWRIGHT_API = 1
+
+_CPU_RECIPES = ("nest",)
+_CUDA_RECIPES = ("map", "mma", "reduce", "scatter", "simt")
+
+
+@hookimpl
+def tilewright_backends() -> Iterable[Backend]:
+    """One builder and loader per kind of target."""
+    yield Backend(
+        "cpu",
+        "tilewright_backends.build.cpu:build",
+        "tilewright_backends.load:load_cpu",
+        "tilewright_backends.tvm_env:versions",
+    )
+    yield Backend(
+        "cuda",
+        "tilewright_backends.build.cuda.builder:build",
+        "tilewright_backends.load_cuda:load_cuda",
+        "tilewright_backends.build.cuda.versions:versions",
+    )
+
+
+@hookimpl
+def tilewright_device_models() -> Iterable[DeviceEntry]:
+    """Every CPU that LLVM can generate code for."""
+    for name in cpus.NAMES:
+        yield DeviceEntry(name, "cpu", functools.partial(cpus.model, name))
+    for name in (*gpus.DEVICES, *gpus.BY_ARCH):
+        yield DeviceEntry(name, "cuda", functools.partial(gpus.model, name))
+
+
+@hookimpl
+def tilewright_recipes() -> Iterable[RecipeEntry]:
+    """What the emitters can do."""
+    for name in _CPU_RECIPES:
+        yield RecipeEntry(
+            f"cpu.{name}",
+            "cpu",
+            f"tilewright_backends.recipes.cpu.{name}:RECIPE",
+            f"tilewright_backends.emit.cpu.{name}:emit",
+        )
+    for name in _CUDA_RECIPES:
+        yield RecipeEntry(
+            f"cuda.{name}",
+            "cuda",
+            f"tilewright_backends.recipes.cuda.{name}:RECIPE",
+            f"tilewright_backends.emit.cuda.{name}:emit",
+        )
+
+
+@hookimpl
+def tilewright_parse_target(text: str) -> Target | None:
+    """`cpu` (this machine's) and `cpu:MCPU`; `cuda:DEVICE` and `cuda:sm_NN`."""
+    backend, _, device = text.partition(":")
+    if backend == "cpu":
+        return Target("cpu", cpus.resolve(device))
+    if backend == "cuda":
+        return Target("cuda", gpus.resolve(device))
+    return None

@@ -1,0 +1,1 @@
+"""Recipes: what each emitter can do, as records that proposers read. Nothing here imports TVM."""

@@ -1,0 +1,108 @@
+"""`cpu.nest`: a plain loop nest, lanes along one spatial axis, reductions serial at every point.
+
+It takes any kernel without scatter: element-wise and data movement, windows (pooling, depthwise convolution), column
+reductions, and whatever no better recipe matches.
+"""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+
+from tilewright.device import DeviceModel
+from tilewright.ir.expr import const
+from tilewright.recipes import Match, Parameter, Recipe, Usage, Work
+from tilewright.views.kernel import KernelSpec
+from tilewright_backends.lower.flat import FlatSpec, flatten, merge_axes
+from tilewright_backends.recipes.cpu.common import (
+    ceil_div,
+    extent,
+    extents,
+    full_lanes,
+    is_static,
+    lanes_for,
+    memory_bytes,
+    operations,
+    sizes,
+    vector_score,
+)
+
+NAME = "cpu.nest"
+MAX_UNROLLED = 32
+"""Reduction points that are written out one by one, so that guards and addresses of each are literals."""
+
+
+@attrs.frozen
+class Nest:
+    """The nest: `outer` axes fused in one, then `inner`, along which lanes run ("" when there is no spatial axis)."""
+
+    spec: FlatSpec
+    outer: tuple[str, ...]
+    inner: str
+
+    @property
+    def outer_points(self) -> int:
+        return math.prod(extents(self.spec, self.outer))
+
+    @property
+    def inner_points(self) -> int:
+        return extent(self.spec, self.inner) if self.inner else 1
+
+    @property
+    def reduce_points(self) -> int:
+        return math.prod(extents(self.spec, tuple(x.name for x in self.spec.reduce)))
+
+
+def nest_of(kernel: KernelSpec) -> Nest | None:
+    """The nest of a kernel, or None when the kernel scatters or has symbolic extents."""
+    spec = merge_axes(flatten(kernel))
+    if not is_static(spec) or any(s.update is not None or s.base is not None for s in spec.stores):
+        return None
+    names = [x.name for x in spec.spatial]
+    if not names:
+        return Nest(spec, (), "")
+    inner = max(names, key=lambda name: (vector_score(spec, name), min(extent(spec, name), 16), names.index(name)))
+    return Nest(spec, tuple(x for x in names if x != inner), inner)
+
+
+def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
+    """The kernel as a nest: lanes, points side by side, and blocks of both dimensions per task."""
+    nest = nest_of(kernel)
+    if nest is None:
+        return None
+    spec = nest.spec
+    lanes = lanes_for(nest.inner_points, full_lanes(spec, device)) if nest.inner else 1
+    reducing = spec.combiner is not None
+    unrolls = tuple(u for u in (1, 2, 4) if u == 1 or (reducing and u * lanes <= nest.inner_points))
+    parameters = (
+        Parameter("lanes", (lanes,)),
+        Parameter("unroll", unrolls, level="register"),
+        Parameter("outer.block", sizes(nest.outer_points), role="outer"),
+        Parameter("inner.block", sizes(nest.inner_points, 4 * lanes), align=4 * lanes, role="inner"),
+    )
+    outer_block, inner_block = parameters[2].var, parameters[3].var
+    tasks = ceil_div(nest.outer_points, outer_block) * ceil_div(nest.inner_points, inner_block)
+    padded = nest.outer_points * math.ceil(nest.inner_points / lanes) * lanes
+    per_point = operations(*spec.body) + len(spec.reads) + (2 * len(spec.body) if reducing else 0)
+    flops = padded * (nest.reduce_points * per_point + operations(*(s.expr for s in spec.stores)))
+    vectorised = vector_score(spec, nest.inner) >= 0 if nest.inner else False
+    work = Work(
+        flops=const(flops),
+        traffic={"dram": const(memory_bytes(spec))},
+        efficiency=const(25 if vectorised else 5) + parameters[1].var * (2 if vectorised else 0),
+        serial=tasks * 2,
+    )
+    return Match(
+        recipe=NAME,
+        roles={"outer": nest.outer, "inner": (nest.inner,) if nest.inner else ()},
+        extents={"outer": nest.outer_points, "inner": nest.inner_points},
+        parameters=parameters,
+        constraints=(),
+        usage=Usage(tasks=tasks),
+        work=work,
+        detail=nest,
+    )
+
+
+RECIPE = Recipe(NAME, "cpu", match, priority=0)
