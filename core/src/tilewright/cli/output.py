@@ -90,8 +90,9 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], right: Seque
 
 def lines(fields: Mapping[str, object]) -> str:
     """`name: value` lines, the values aligned."""
-    width = max(map(len, fields), default=0) + 2
-    return "\n".join(f"{name + ':':<{width}}{harmless(value)}" for name, value in fields.items())
+    shown = {harmless(name): harmless(value) for name, value in fields.items()}
+    width = max(map(len, shown), default=0) + 2
+    return "\n".join(f"{name + ':':<{width}}{value}" for name, value in shown.items())
 
 
 def size_text(size: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,17 @@ def _read(path: Path, name: str | None) -> dict[str, Array]:
         if path.suffix == ".pb":
             return {str(name): _tensor_proto(path)}
         found: Any = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        if isinstance(found, np.ndarray):
+            return {str(name): found}
+        with found:
+            arrays = {key: found[key] for key in found.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read: {error}.", "Give a .npy, .npz or .pb file.") from error
-    if isinstance(found, np.ndarray):
-        return {str(name): found}
-    with found:
-        if name is None:
-            return {key: found[key] for key in found.files}
-        if name in found.files or len(found.files) == 1:
-            return {name: found[name if name in found.files else found.files[0]]}
-        raise InputError(f"{path} has no array {name!r}; it has {', '.join(map(repr, found.files))}.")
+    if name is None:
+        return arrays
+    if name in arrays or len(arrays) == 1:
+        return {name: arrays[name] if name in arrays else next(iter(arrays.values()))}
+    raise InputError(f"{path} has no array {name!r}; it has {', '.join(map(repr, arrays))}.")
 
 
 def _tensor_proto(path: Path) -> Array:
