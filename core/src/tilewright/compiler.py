@@ -18,12 +18,13 @@ from tilewright.config.binding import Settings
 from tilewright.device import DeviceModel
 from tilewright.errors import InputError
 from tilewright.frontend import import_model
-from tilewright.frontend.legalize import builtin_table, legalize
+from tilewright.frontend.legalize import Rule, Table, builtin_table, legalize
 from tilewright.ir.module import Module
 from tilewright.ir.program import Program
 from tilewright.planning.requests import Decision
 from tilewright.planning.session import Session
-from tilewright.plugins.records import Backend, DeviceEntry, RecipeEntry
+from tilewright.plugins.errors import PluginError
+from tilewright.plugins.records import Backend, DeviceEntry, Legalization, RecipeEntry
 from tilewright.recipes import Recipe
 from tilewright.runtime.native import BuildOutput
 
@@ -78,6 +79,27 @@ def recipes_of(settings: Settings) -> dict[str, Recipe]:
     return found
 
 
+def rules_of(settings: Settings) -> Table:
+    """The legalisation rules: the built-in ones and those of plugins.
+
+    Raises:
+        PluginError: a plugin gives a rule for an operator and opset that has one.
+    """
+    registry = settings.registry
+    table = builtin_table()
+    for record in registry.records(Legalization).values():
+        name = f"{record.domain}.{record.op_type}" if record.domain else record.op_type
+        known = table.find(record.domain, record.op_type, record.since)
+        if known is not None and known.since == record.since:
+            raise PluginError(
+                f"Plugin {registry.provider(record)} registers a legalisation of {name} since opset {record.since}, "
+                "which has one.",
+                "Let the plugin register its own operator, or disable it in plugins.disabled of the configuration.",
+            )
+        table = table.extended([Rule(name, registry.resolve(record, record.rule), record.since)])
+    return table
+
+
 def plan_model(
     model: Any, settings: Settings, shapes: Mapping[str, Sequence[int]] | None = None, clock: Clock | None = None
 ) -> Plan:
@@ -91,7 +113,7 @@ def plan_model(
         InputError: the model or the configuration cannot be used.
     """
     clock = clock or Clock()
-    table = builtin_table()
+    table = rules_of(settings)
     with clock.stage("import"):
         module = _between("import", settings, lambda _: import_model(model, shapes or {}, table=table), None)
     with clock.stage("legalize"):
