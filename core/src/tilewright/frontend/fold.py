@@ -88,18 +88,29 @@ def _arithmetic(function: Callable[..., Array]) -> Callable[..., Array | None]:
     return run
 
 
+def slice_range(start: int, end: int, step: int, extent: int) -> tuple[int, int]:
+    """First position and number of elements of a slice along a dimension.
+
+    As ONNX's text says, and unlike NumPy, a step back from before the first element starts at it.
+    """
+    start, end = (x + extent if x < 0 else x for x in (start, end))
+    if step > 0:
+        first, last = min(max(start, 0), extent), min(max(end, 0), extent)
+        return first, max(-(-(last - first) // step), 0)
+    first, last = min(max(start, 0), extent - 1), min(max(end, -1), extent - 1)
+    return first, max(-(-(last - first) // step), 0) if extent else 0
+
+
 def _slice(node: onnx.NodeProto, data: Array, *bounds: Array | None) -> Array | None:
     if len(bounds) < 2 or bounds[0] is None or bounds[1] is None:
         return None
     starts, ends = bounds[0].tolist(), bounds[1].tolist()
     axes = list(range(len(starts))) if len(bounds) < 3 or bounds[2] is None else bounds[2].tolist()
     steps = [1] * len(starts) if len(bounds) < 4 or bounds[3] is None else bounds[3].tolist()
-    if any(step < 0 for step in steps):
-        return None
-    cut = [slice(None)] * data.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        cut[axis] = slice(start, end, step)
-    return data[tuple(cut)]
+        first, count = slice_range(start, end, step, data.shape[axis])
+        data = np.take(data, first + step * np.arange(count), axis=axis)
+    return data
 
 
 _DIRECT: dict[str, Callable[..., Array | None]] = {

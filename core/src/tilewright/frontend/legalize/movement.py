@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tilewright.frontend.fold import slice_range
 from tilewright.frontend.legalize.builder import Builder, Tensor, within
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
@@ -37,9 +38,10 @@ def concat(b: Builder, parts: Sequence[Tensor], axis: int, name: str = "") -> Te
                 inside = condition if inside is None else inside & condition
             return parts[n].guarded(inside, (*i[:axis], at - starts[n], *i[axis + 1 :]))
 
-        result = part(len(parts) - 1)
+        values = [part(n) for n in range(len(parts))]
+        result = values[-1]
         for n in range(len(parts) - 2, -1, -1):
-            result = select(at < starts[n + 1], part(n), result)
+            result = select(at < starts[n + 1], values[n], result)
         return result
 
     return b.compute(parts[0].dtype, shape, body, name)
@@ -80,7 +82,7 @@ def _slice(b: Builder, node: Node) -> Tensor:
     axes = list(range(len(starts))) if axes is None else [node.normal_axis(a, x.rank) for a in axes]
     first, stride = [0] * x.rank, [1] * x.rank
     for start, end, axis, step in zip(starts, ends, axes, steps or [1] * len(starts), strict=True):
-        first[axis], stride[axis] = slice(start, end, step).indices(x.shape[axis])[0], step
+        first[axis], stride[axis] = slice_range(start, end, step, x.shape[axis])[0], step
     if out.static_shape() == x.shape and all(s == 1 for s in stride):
         return x
 

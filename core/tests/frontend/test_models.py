@@ -1,0 +1,85 @@
+"""Whole models: they load fast, and the interpreter agrees with ONNX Runtime."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from tilewright.frontend import load
+from tilewright.interpret.tensor import interpret
+from tilewright.testing.models import BUILDERS
+from tilewright.testing.seeded import light_model, light_names
+
+# Seconds for the whole of `load`; several times what an idle machine needs.
+LOAD_LIMIT = {"resnet50": 3.0, "densenet121": 6.0}
+
+
+def agreement(model: Any, feeds: dict[str, Any], module: Any) -> float:
+    """Largest relative distance between our outputs and ONNX Runtime's."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for mine, theirs in zip(interpret(module, feeds), session.run(None, feeds), strict=True):
+        assert mine.dtype == theirs.dtype
+        assert mine.shape == theirs.shape
+        worst = max(worst, float(np.linalg.norm(mine - theirs) / np.linalg.norm(theirs)))
+    return worst
+
+
+@pytest.mark.parametrize("name", light_names())
+def test_light_model(name: str) -> None:
+    model = light_model(name)
+    start = time.perf_counter()
+    module = load(model)
+    assert time.perf_counter() - start < LOAD_LIMIT.get(name, 10.0)
+    rng = np.random.default_rng(1)
+    feeds = {
+        name: rng.standard_normal(p.static_shape()).astype(p.dtype)
+        for name, p in zip(module.input_names, module.main.body.params, strict=True)
+    }
+    assert agreement(model, feeds, module) < 1e-4
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_block(name: str) -> None:
+    case = BUILDERS[name]()
+    assert agreement(case.model, dict(case.feeds), load(case.model)) < 1e-5
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_blocks_keep_no_shape_arithmetic(name: str) -> None:
+    module = load(BUILDERS[name]().model)
+    integers = [op for op in module.main.body.ops for v in op.outputs if v is not None and v.dtype == "int64"]
+    # The one computation on integers that stays is on data: BERT's attention mask.
+    assert [op.loc.op_type for op in integers] == (["Unsqueeze"] if name == "bert" else [])
+
+
+def test_seeds_decide_the_weights() -> None:
+    one, two, same = (BUILDERS["vit"](seed=s).model for s in (0, 1, 0))
+    assert one == same
+    assert one != two
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("bert", {"hidden": 768, "heads": 12, "layers": 2, "sequence": 128, "vocabulary": 30522}),
+        ("gpt", {"hidden": 768, "heads": 12, "layers": 2, "sequence": 128, "vocabulary": 50257, "context": 1024}),
+        ("vit", {"hidden": 768, "heads": 12, "layers": 2, "image": 224, "patch": 16, "classes": 1000}),
+        ("swin", {"hidden": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24), "window": 7, "image": 224}),
+        ("conformer", {"hidden": 512, "heads": 8, "layers": 2, "features": 80, "frames": 400, "kernel": 31}),
+        ("unet", {"image": 64, "channels": 128, "groups": 32}),
+    ],
+)
+def test_block_at_its_published_size(name: str, sizes: dict[str, Any]) -> None:
+    case = BUILDERS[name](**sizes)
+    start = time.perf_counter()
+    module = load(case.model)
+    assert time.perf_counter() - start < 10.0
+    assert agreement(case.model, dict(case.feeds), module) < 1e-5
