@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tilewright.errors import InputError, UnsupportedError
+from tilewright.frontend import wire
 from tilewright.frontend.tensors import to_array
+
+Array = npt.NDArray[Any]
 
 OLDEST_OPSET = 7
 
@@ -29,26 +33,23 @@ class Source:
     """
 
     proto: onnx.ModelProto
-    weights: Mapping[str, npt.NDArray[Any]]
+    weights: Mapping[str, Array]
     opsets: Mapping[str, int]
     folder: Path | None
 
 
 def read(model: str | Path | bytes | onnx.ModelProto) -> Source:
-    """Reads and checks a model.
+    """Reads and checks a model. The weights of a file are mapped, not copied.
 
     Raises:
         InputError: not a file, not ONNX, truncated or invalid.
         UnsupportedError: older than opset 7, sparse initialisers, or element types that the IR does not have.
     """
-    proto, folder, what = _parse(model)
-    weights = {t.name: to_array(t, folder, f"The initialiser {t.name!r} of {what}") for t in proto.graph.initializer}
-    if proto.graph.sparse_initializer:
+    skeleton, weights, folder, what = _parse(model)
+    if skeleton.graph.sparse_initializer:
         raise UnsupportedError(
             f"{what} has sparse initialisers, which Tilewright does not read.", "Store them as dense tensors."
         )
-    skeleton = _without_weights(proto)
-    del proto
     _check(skeleton, weights, what)
     opsets = {_domain(x.domain): x.version for x in skeleton.opset_import}
     version = opsets.get("", onnx.defs.onnx_opset_version())
@@ -64,33 +65,50 @@ def _domain(name: str) -> str:
     return "" if name == "ai.onnx" else name
 
 
-def _parse(model: str | Path | bytes | onnx.ModelProto) -> tuple[onnx.ModelProto, Path | None, str]:
+def _parse(
+    model: str | Path | bytes | onnx.ModelProto,
+) -> tuple[onnx.ModelProto, dict[str, Array], Path | None, str]:
+    """The model without weights, the weights, the folder of external data, and how errors call the model."""
+    what, folder = "The model", None
     if isinstance(model, onnx.ModelProto):
-        return model, None, "The model"
+        weights = {t.name: to_array(t, None, _called(t, what)) for t in model.graph.initializer}
+        return _without_weights(model), weights, None, what
     if isinstance(model, bytes):
-        return _decode(model, "The model"), None, "The model"
-    path = Path(model)
+        data = memoryview(model)
+    else:
+        path = Path(model)
+        what, folder, data = f"The model {path.name!r}", path.parent, _map(path)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"The model {str(path)!r} cannot be read: {error.strerror or error}.", "Check the path."
-        ) from None
-    what = f"The model {path.name!r}"
-    return _decode(data, what), path.parent, what
-
-
-def _decode(data: bytes, what: str) -> onnx.ModelProto:
-    try:
-        proto: onnx.ModelProto = onnx.ModelProto.FromString(data)
+        skeleton, found = wire.split(data)
     except DecodeError:
-        proto = onnx.ModelProto()
-    if not proto.ir_version and not proto.HasField("graph"):
+        skeleton, found = onnx.ModelProto(), []
+    if not skeleton.ir_version and not skeleton.HasField("graph"):
         raise InputError(
             f"{what} is not an ONNX model, or it is truncated ({len(data)} bytes).",
             "Give a file that an ONNX exporter wrote.",
         )
-    return proto
+    weights = {}
+    for weight in found:
+        raw = None if weight.length is None else data[weight.start : weight.start + weight.length]
+        weights[weight.tensor.name] = to_array(weight.tensor, folder, _called(weight.tensor, what), raw)
+    return skeleton, weights, folder, what
+
+
+def _called(tensor: onnx.TensorProto, what: str) -> str:
+    return f"The initialiser {tensor.name!r} of {what[0].lower() + what[1:]}"
+
+
+def _map(path: Path) -> memoryview:
+    """The bytes of a file, read when they are touched."""
+    try:
+        with path.open("rb") as file:
+            if not path.stat().st_size:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise InputError(
+            f"The model {str(path)!r} cannot be read: {error.strerror or error}.", "Check the path."
+        ) from None
 
 
 def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -104,10 +122,11 @@ def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph.input.MergeFrom(proto.graph.input)
     graph.output.MergeFrom(proto.graph.output)
     graph.value_info.MergeFrom(proto.graph.value_info)
+    graph.sparse_initializer.MergeFrom(proto.graph.sparse_initializer)
     return skeleton
 
 
-def _check(skeleton: onnx.ModelProto, weights: Mapping[str, npt.NDArray[Any]], what: str) -> None:
+def _check(skeleton: onnx.ModelProto, weights: Mapping[str, Array], what: str) -> None:
     """ONNX's checker on the model with its weights standing as inputs, so that they are not copied."""
     checked = onnx.ModelProto()
     checked.CopyFrom(skeleton)

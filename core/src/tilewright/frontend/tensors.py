@@ -50,12 +50,15 @@ def element_type(dtype: str) -> int:
     return _NUMBERS[dtype]
 
 
-def to_array(tensor: onnx.TensorProto, folder: Path | None, what: str) -> npt.NDArray[Any]:
+def to_array(
+    tensor: onnx.TensorProto, folder: Path | None, what: str, raw: memoryview | None = None
+) -> npt.NDArray[Any]:
     """The tensor as a read-only array; external data is memory-mapped.
 
     Args:
         folder: the model's folder, or None when the model did not come from a file.
         what: how errors call the tensor.
+        raw: its raw data, where that is not part of `tensor`.
 
     Raises:
         InputError: the bytes do not fit dtype and shape; the external file is missing, too short or outside `folder`.
@@ -67,8 +70,8 @@ def to_array(tensor: onnx.TensorProto, folder: Path | None, what: str) -> npt.ND
         raise InputError(f"{what} has a negative extent in its shape {list(shape)}.", "The model is damaged.")
     if tensor.data_location == _T.EXTERNAL:
         return _external(tensor, folder, dtype, shape, what)
-    if tensor.HasField("raw_data"):
-        data = tensor.raw_data
+    if raw is not None or tensor.HasField("raw_data"):
+        data = tensor.raw_data if raw is None else raw
         if len(data) != math.prod(shape) * dtype.itemsize:
             raise InputError(
                 f"{what} needs {math.prod(shape) * dtype.itemsize} bytes for shape {list(shape)} of {dtype}, "
