@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from core.tests.frontend.models import model, node, operators
-from tilewright.errors import InputError, UnsupportedError
+from tilewright.errors import InputError, TilewrightError, UnsupportedError
 from tilewright.frontend import import_model, load
 from tilewright.interpret.tensor import interpret
 from tilewright.ir.ops import OnnxNode
@@ -53,6 +54,36 @@ def test_a_truncated_model_is_refused() -> None:
     for length in range(0, len(data), 997):
         with pytest.raises(InputError):
             load(data[:length])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_damaged_model_gives_an_error_of_ours_or_a_module(seed: int) -> None:
+    weights = {"w": np.ones((4, 3, 3, 3), np.float32), "b": np.ones(4, np.float32), "s": np.array([1, -1])}
+    nodes = [
+        node("Conv", ["x", "w", "b"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("Relu", ["c"], ["d"]),
+        node("Reshape", ["d", "s"], ["e"]),
+        node("Softmax", ["e"], axis=1),
+    ]
+    data = model(nodes, {"x": ("float32", [1, 3, 8, 8])}, weights=weights).SerializeToString()
+    rng = random.Random(seed)
+    refused = 0
+    for _ in range(400):
+        damaged = bytearray(data)
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(len(damaged))
+            match rng.randrange(3):
+                case 0:
+                    damaged[at] = rng.randrange(256)
+                case 1:
+                    del damaged[at : at + rng.randint(1, 8)]
+                case _:
+                    damaged[at:at] = rng.randbytes(rng.randint(1, 4))
+        try:
+            load(bytes(damaged))
+        except TilewrightError:
+            refused += 1
+    assert 100 < refused < 400
 
 
 def test_a_missing_file_is_refused() -> None:

@@ -7,7 +7,7 @@ in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from onnx import shape_inference
 
 from tilewright.errors import InputError, InternalError, UnsupportedError
 from tilewright.frontend import fold
+from tilewright.frontend.functions import names_used, plain_domain, resolved, standard_body
 from tilewright.frontend.names import Names
 from tilewright.frontend.shapes import OUTPUT_SHAPES, value_of
 from tilewright.frontend.tensors import element_type, to_array
@@ -29,9 +30,6 @@ Array = npt.NDArray[Any]
 IsNative = Callable[[str, str, int], bool]
 
 _CONTROL = ("If", "Loop", "Scan")
-_INFERENCE_DEFAULTS = {"STFT": onnx.helper.make_attribute("onesided", 1)}
-"""Attributes that onnx's shape inference takes another default for than the operator's definition says."""
-
 _FOLDED_INPUT_LIMIT = 1 << 16
 """Elements up to which a constant input is shown to shape inference."""
 
@@ -90,13 +88,11 @@ class Importer:
 
     def add(self, node: onnx.NodeProto, scope: Scope) -> None:
         """Imports one node; its outputs are bound in `scope`."""
-        node = _resolved(node, scope)
-        if node.op_type in _INFERENCE_DEFAULTS:
-            node = _with_default(node, _INFERENCE_DEFAULTS[node.op_type])
+        node = resolved(node, scope.attributes, scope.used)
         if not any(node.output):
             return
-        domain = _domain(node.domain)
-        what = describe(node, scope)
+        domain = plain_domain(node.domain)
+        what = _describe(node, scope)
         version = scope.opsets.get(domain)
         inputs = [self._input(name, scope, what) for name in node.input]
         local = self.functions.get((domain, node.op_type))
@@ -125,7 +121,8 @@ class Importer:
         if kinds is not None and self._fold(node, inputs, kinds, scope, what):
             return
         if not native:
-            body = self._standard_body(schema, node, inputs, version)
+            types = [None if x is None else self._type_of(x) for x in inputs]
+            body = standard_body(schema, node, types, version)
             if body is not None:
                 self._call(node, body, inputs, scope, what)
                 return
@@ -323,27 +320,6 @@ class Importer:
             if outside:
                 scope.values[outside] = self._input(inside.name, inner, what)
 
-    def _standard_body(
-        self, schema: Any, node: onnx.NodeProto, inputs: Sequence[Value | None], version: int
-    ) -> onnx.FunctionProto | None:
-        """ONNX's own definition of a composite operator, if it has one."""
-        plain = [v for v in schema.function_opset_versions if v <= version]
-        dependent = [v for v in schema.context_dependent_function_opset_versions if v <= version]
-        if plain:
-            body = schema.get_function_with_opset_version(max(plain))
-            function: onnx.FunctionProto = onnx.FunctionProto.FromString(body)
-            defaults = [x.default_value for x in schema.attributes.values() if x.default_value.type]
-            function.attribute_proto.extend(defaults)
-            return function
-        if dependent:
-            types = [b"" if x is None else self._type_of(x).SerializeToString() for x in inputs]
-            body = schema.get_context_dependent_function_with_opset_version(
-                max(dependent), node.SerializeToString(), types
-            )
-            found: onnx.FunctionProto = onnx.FunctionProto.FromString(body)
-            return found if found.node else None
-        return None
-
     def _call(
         self,
         node: onnx.NodeProto,
@@ -357,7 +333,7 @@ class Importer:
         if key in self._calls:
             raise InputError(f"{what} calls itself.", "ONNX functions must not be recursive.")
         padded = [*inputs, *([None] * (len(function.input) - len(inputs)))]
-        opsets = {**scope.opsets, **{_domain(x.domain): x.version for x in function.opset_import}}
+        opsets = {**scope.opsets, **{plain_domain(x.domain): x.version for x in function.opset_import}}
         given = {x.name: x for x in function.attribute_proto} | {x.name: x for x in node.attribute}
         path = f"{scope.path}{node.name or node.op_type}/"
         used = names_used(function.node, function.output)
@@ -371,56 +347,9 @@ class Importer:
                 scope.values[outside] = self._input(inside, inner, what)
 
 
-def describe(node: onnx.NodeProto, scope: Scope) -> str:
+def _describe(node: onnx.NodeProto, scope: Scope) -> str:
     """How errors call a node: type, name (or first output) and opset."""
-    domain = _domain(node.domain)
+    domain = plain_domain(node.domain)
     name = scope.path + (node.name or next((x for x in node.output if x), ""))
     opset = scope.opsets.get(domain, 0)
     return f"{domain + '.' if domain else ''}{node.op_type} node {name!r} (opset {opset})"
-
-
-def _domain(name: str) -> str:
-    return "" if name == "ai.onnx" else name
-
-
-def _resolved(node: onnx.NodeProto, scope: Scope) -> onnx.NodeProto:
-    """The node with references to its function's attributes replaced, and without the names of unused outputs."""
-    references = any(x.ref_attr_name for x in node.attribute)
-    unused = [n for n, name in enumerate(node.output) if name and name not in scope.used]
-    if not references and not unused:
-        return node
-    resolved = onnx.NodeProto()
-    resolved.CopyFrom(node)
-    for n in unused:
-        resolved.output[n] = ""
-    if references:
-        del resolved.attribute[:]
-    for attribute in node.attribute if references else ():
-        if not attribute.ref_attr_name:
-            resolved.attribute.append(attribute)
-        elif attribute.ref_attr_name in scope.attributes:
-            copied = resolved.attribute.add()
-            copied.CopyFrom(scope.attributes[attribute.ref_attr_name])
-            copied.name = attribute.name
-    return resolved
-
-
-def _with_default(node: onnx.NodeProto, attribute: onnx.AttributeProto) -> onnx.NodeProto:
-    """The node with an attribute made explicit."""
-    if any(x.name == attribute.name for x in node.attribute):
-        return node
-    completed = onnx.NodeProto()
-    completed.CopyFrom(node)
-    completed.attribute.append(attribute)
-    return completed
-
-
-def names_used(nodes: Iterable[onnx.NodeProto], results: Iterable[str]) -> frozenset[str]:
-    """Everything that the nodes and the graphs inside them read, and the results."""
-    found = set(results)
-    for node in nodes:
-        found.update(node.input)
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs) if attribute.HasField("g") or attribute.graphs else ():
-                found |= names_used(graph.node, (x.name for x in graph.output))
-    return frozenset(found)

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import onnx
 
 from tilewright.errors import InputError
-from tilewright.frontend.graph import Importer, Scope, names_used
+from tilewright.frontend.functions import names_used, plain_domain
+from tilewright.frontend.graph import Importer, Scope
 from tilewright.frontend.legalize import Table, builtin_table, legalize
 from tilewright.frontend.shapes import bind_inputs
 from tilewright.frontend.source import Source, read
@@ -53,7 +54,7 @@ def import_model(
     """An ONNX model as a module of typed ONNX nodes: functions expanded, constants folded. Arguments as in `load`."""
     rules = builtin_table() if table is None else table
     source = model if isinstance(model, Source) else read(model)
-    functions = {("" if f.domain == "ai.onnx" else f.domain, f.name): f for f in source.proto.functions}
+    functions = {(plain_domain(f.domain), f.name): f for f in source.proto.functions}
     importer = Importer(functions, rules.covers, source.folder)
     graph = source.proto.graph
     scope = Scope(source.opsets, names_used(graph.node, (x.name for x in graph.output)))

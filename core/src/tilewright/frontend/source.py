@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend import wire
+from tilewright.frontend.functions import plain_domain
 from tilewright.frontend.tensors import to_array
 
 Array = npt.NDArray[Any]
@@ -45,13 +46,18 @@ def read(model: str | Path | bytes | onnx.ModelProto) -> Source:
         InputError: not a file, not ONNX, truncated or invalid.
         UnsupportedError: older than opset 7, sparse initialisers, or element types that the IR does not have.
     """
-    skeleton, weights, folder, what = _parse(model)
+    try:
+        skeleton, weights, folder, what = _parse(model)
+        if any(isinstance(x, bytes) for x in _texts(skeleton)):  # what protobuf gives where decoding fails
+            raise InputError("The model holds names that are not UTF-8.", "The model is damaged.")
+        _check(skeleton, weights, what)
+    except UnicodeDecodeError:
+        raise InputError("The model holds names that are not UTF-8.", "The model is damaged.") from None
     if skeleton.graph.sparse_initializer:
         raise UnsupportedError(
             f"{what} has sparse initialisers, which Tilewright does not read.", "Store them as dense tensors."
         )
-    _check(skeleton, weights, what)
-    opsets = {_domain(x.domain): x.version for x in skeleton.opset_import}
+    opsets = {plain_domain(x.domain): x.version for x in skeleton.opset_import}
     version = opsets.get("", onnx.defs.onnx_opset_version())
     if version < OLDEST_OPSET:
         raise UnsupportedError(
@@ -59,10 +65,6 @@ def read(model: str | Path | bytes | onnx.ModelProto) -> Source:
             "Export it again with a newer opset, or convert it with onnx.version_converter.",
         )
     return Source(skeleton, weights, opsets, folder)
-
-
-def _domain(name: str) -> str:
-    return "" if name == "ai.onnx" else name
 
 
 def _parse(
@@ -124,6 +126,20 @@ def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph.value_info.MergeFrom(proto.graph.value_info)
     graph.sparse_initializer.MergeFrom(proto.graph.sparse_initializer)
     return skeleton
+
+
+def _texts(proto: onnx.ModelProto) -> Iterator[object]:
+    """Every name in the model."""
+    yield from (x.domain for x in proto.opset_import)
+    yield from (x.name for x in (*proto.graph.input, *proto.graph.output))
+    nodes = [*proto.graph.node, *(node for f in proto.functions for node in f.node)]
+    while nodes:
+        node = nodes.pop()
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        for attribute in node.attribute:
+            yield attribute.name
+            nodes.extend(attribute.g.node)
+            nodes.extend(inner for graph in attribute.graphs for inner in graph.node)
 
 
 def _check(skeleton: onnx.ModelProto, weights: Mapping[str, Array], what: str) -> None:

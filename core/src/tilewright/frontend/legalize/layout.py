@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from tilewright.errors import InputError
 from tilewright.frontend.legalize.builder import Builder, Tensor
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
@@ -137,7 +138,10 @@ def reshape(b: Builder, x: Tensor, shape: Sequence[int], name: str = "") -> Tens
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def _reshape(b: Builder, node: Node) -> Tensor:
-    return reshape(b, node[0], node.out().static_shape())
+    x, shape = node[0], node.out().static_shape()
+    if math.prod(shape) != x.size:
+        raise InputError(f"{node} gives {x.size} elements the shape {list(shape)}.", "Repair the model.")
+    return reshape(b, x, shape)
 
 
 @rule("Transpose")

@@ -57,7 +57,10 @@ def _legalize_node(node: Node, table: Table, builder: Builder, values: dict[str,
     first = len(builder.ops)
     builder.loc = op.loc
     builder.hint = op.name
-    made = rule.function(builder, node)
+    try:
+        made = rule.function(builder, node)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise InternalError(f"The rule for {node} failed: {type(error).__name__}: {error}.") from error
     tensors: Sequence[Tensor | None] = (made,) if isinstance(made, Tensor) else made
     new = {x.name for added in builder.ops[first:] for x in added.outputs if x is not None}
     renamed: dict[str, Value] = {}
