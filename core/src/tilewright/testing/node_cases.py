@@ -20,6 +20,7 @@ import onnx
 from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend import load
 from tilewright.ir.module import Module
+from tilewright.ir.verify import verify_module
 
 Array = npt.NDArray[Any]
 Execute = Callable[[Module, Sequence[Array]], Sequence[Array]]
@@ -123,6 +124,7 @@ def run_case(case: Case, execute: Execute) -> Outcome:
                 module = load(case.model, bind=bound)
                 given = [x for i, x in zip(case.model.graph.input, arrays, strict=True) if i.name not in bound]
                 kind = "specialised" if any(op.inputs for op in module.main.body.ops) and given else "constant"
+            verify_module(module)
             outputs = execute(module, given)
             for name, mine, theirs in zip(module.output_names, outputs, expected, strict=True):
                 difference = _compare(mine, _array(theirs), case)

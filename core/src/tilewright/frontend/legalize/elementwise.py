@@ -193,8 +193,10 @@ def _dropout(b: Builder, node: Node) -> list[Tensor | None]:
         ratio = node.constant(1, "ratio")
         if ratio is None or float(ratio) != 0:
             raise node.unsupported("drops elements at random.", "Export the model for inference.")
-    mask = b.compute("bool", x.shape, lambda *i: const(True, "bool"), "mask") if node.wants(1) else None
-    return [x, mask]
+    if not node.wants(1):
+        return [x]
+    kept = const(1, node.out(1).dtype)
+    return [x, b.compute(kept.dtype, x.shape, lambda *i: kept, "mask")]
 
 
 @rule("PRelu")

@@ -16,7 +16,7 @@ from tilewright.errors import InputError
 from tilewright.frontend.legalize.builder import Builder, Tensor
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
-from tilewright.ir.expr import Expr, as_expr
+from tilewright.ir.expr import Expr, as_expr, const
 
 rule = Family()
 
@@ -124,7 +124,7 @@ def reshape(b: Builder, x: Tensor, shape: Sequence[int], name: str = "") -> Tens
     if tuple(shape) == x.shape:
         return x
     if x.size == 0:
-        return b.compute(x.dtype, shape, lambda *i: x[tuple(as_expr(0) for _ in x.shape)], name)
+        return b.compute(x.dtype, shape, lambda *i: const(0, x.dtype), name)
     axes = refine(x.shape, shape)
     return b.domain(
         [(x.dtype, shape)],

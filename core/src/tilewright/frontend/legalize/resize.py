@@ -113,6 +113,7 @@ def _resize(b: Builder, node: Node) -> Tensor:
 
 
 @rule("Upsample")
+@rule("Resize", since=10)
 def _upsample(b: Builder, node: Node) -> Tensor:
     x, out = node[0], node.out()
     given = node.attr("scales") if node.version < 9 else node.constant(1, "scales")
