@@ -11,7 +11,8 @@ import pytest
 
 from tilewright.frontend import load
 from tilewright.interpret.tensor import interpret
-from tilewright.testing.models import BUILDERS
+from tilewright.testing.models import BUILDERS, PUBLISHED
+from tilewright.testing.precision import narrowed, narrowed_feeds
 from tilewright.testing.seeded import light_model, light_names
 
 # Seconds for the whole of `load`; several times what an idle machine needs.
@@ -65,20 +66,27 @@ def test_seeds_decide_the_weights() -> None:
     assert one != two
 
 
+def _norm(x: Any) -> float:
+    return float(np.linalg.norm(x.astype(np.float64)))
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [("float16", 1e-2), ("bfloat16", 3e-2)])
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_block_in_a_half_type(name: str, dtype: str, limit: float) -> None:
+    case = BUILDERS[name](opset=22)  # before it, Conv has no bfloat16
+    exact = interpret(load(case.model), dict(case.feeds))
+    module = load(narrowed(case.model, dtype))
+    assert {v.dtype for v in module.main.body.results} == {dtype}
+    for mine, wanted in zip(interpret(module, narrowed_feeds(case.feeds, dtype)), exact, strict=True):
+        difference = _norm(mine.astype(np.float64) - wanted) / _norm(wanted)
+        assert 1e-6 < difference < limit
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "sizes"),
-    [
-        ("bert", {"hidden": 768, "heads": 12, "layers": 2, "sequence": 128, "vocabulary": 30522}),
-        ("gpt", {"hidden": 768, "heads": 12, "layers": 2, "sequence": 128, "vocabulary": 50257, "context": 1024}),
-        ("vit", {"hidden": 768, "heads": 12, "layers": 2, "image": 224, "patch": 16, "classes": 1000}),
-        ("swin", {"hidden": 96, "depths": (2, 2, 6, 2), "heads": (3, 6, 12, 24), "window": 7, "image": 224}),
-        ("conformer", {"hidden": 512, "heads": 8, "layers": 2, "features": 80, "frames": 400, "kernel": 31}),
-        ("unet", {"image": 64, "channels": 128, "groups": 32}),
-    ],
-)
-def test_block_at_its_published_size(name: str, sizes: dict[str, Any]) -> None:
-    case = BUILDERS[name](**sizes)
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_block_at_its_published_size(name: str) -> None:
+    shallow = {"layers": 2} if "layers" in PUBLISHED[name] else {}
+    case = BUILDERS[name](**{**PUBLISHED[name], **shallow})
     start = time.perf_counter()
     module = load(case.model)
     assert time.perf_counter() - start < 10.0

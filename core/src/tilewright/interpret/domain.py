@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from tilewright.errors import InternalError
 from tilewright.interpret.evaluate import evaluate
-from tilewright.ir.expr import Const, Expr, Var
+from tilewright.ir.expr import Const, Expr, Var, variables
+from tilewright.ir.expr import loads as slots
 from tilewright.ir.ops import Access
 
 Array = npt.NDArray[Any]
@@ -133,8 +134,6 @@ def spread(data: Array, axes: Sequence[int], rank: int) -> Array:
 
 def used_axes(access: Access, names: Sequence[str], found: Mapping[int, frozenset[str]]) -> frozenset[str]:
     """Names of the axes that a read depends on, through the reads that its index uses as well."""
-    from tilewright.ir.expr import loads, variables
-
     exprs: tuple[Expr | None, ...] = (*access.index, access.guard)
     own = variables(*exprs) & frozenset(names)
-    return own.union(*(found[slot] for slot in loads(*exprs)))
+    return own.union(*(found[slot] for slot in slots(*exprs)))

@@ -51,7 +51,7 @@ def reduce_states(how: Combiner, states: Sequence[Array], axes: tuple[int, ...])
         start = np.asarray(how.identity[0].value, carried)
         with np.errstate(all="ignore"):
             merged = known.reduce(states[0], axis=axes, dtype=carried, keepdims=True, initial=start)
-        return (np.asarray(merged).astype(dtype),)
+            return (np.asarray(merged).astype(dtype),)
     rank = states[0].ndim
     kept = [n for n in range(rank) if n not in axes]
     flat = []

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from tilewright.errors import InputError, UnsupportedError
+from tilewright.errors import UnsupportedError
 from tilewright.frontend import load
 from tilewright.ir.module import Module
 from tilewright.ir.verify import verify_module
@@ -195,6 +195,3 @@ def table(outcomes: Iterable[Outcome]) -> str:
             total[kind] += row.get(kind, 0)
     lines.append(f"{'all':32}" + "".join(f"{total[kind]:>13}" for kind in KINDS))
     return "\n".join(lines)
-
-
-__all__ = ["KINDS", "Case", "InputError", "Outcome", "cases", "run_case", "table"]

@@ -10,6 +10,7 @@ from tilewright.testing.models.net import Net, attention
 
 def bert(
     seed: int = 0,
+    opset: int = 17,
     layers: int = 1,
     batch: int = 2,
     sequence: int = 16,
@@ -22,7 +23,7 @@ def bert(
     Inputs: token ids, token types, attention mask (int64, `[batch, sequence]`). The padding of the last sequence is
     masked.
     """
-    net = Net("bert", seed)
+    net = Net("bert", seed, opset)
     ids = net.input("input_ids", net.rng.integers(0, vocabulary, (batch, sequence)))
     types = net.input("token_type_ids", net.rng.integers(0, 2, (batch, sequence)))
     kept = np.ones((batch, sequence), np.int64)

@@ -12,6 +12,7 @@ from tilewright.testing.models.net import Array, Net
 
 def conformer(
     seed: int = 0,
+    opset: int = 17,
     layers: int = 1,
     batch: int = 1,
     frames: int = 64,
@@ -24,7 +25,7 @@ def conformer(
 
     Input: filter-bank features `[batch, frames, features]`; two strided convolutions shorten them by four.
     """
-    net = Net("conformer", seed)
+    net = Net("conformer", seed, opset)
     x = net.op("Unsqueeze", net.normal("features", batch, frames, features), net.const([1]))
     x = net.op("Relu", net.conv(x, 1, hidden, (3, 3), strides=[2, 2]))
     x = net.op("Relu", net.conv(x, hidden, hidden, (3, 3), strides=[2, 2]))

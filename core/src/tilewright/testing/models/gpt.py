@@ -10,6 +10,7 @@ from tilewright.testing.models.net import Net
 
 def gpt(
     seed: int = 0,
+    opset: int = 17,
     layers: int = 1,
     batch: int = 2,
     sequence: int = 12,
@@ -22,7 +23,7 @@ def gpt(
 
     Input: token ids (int64, `[batch, sequence]`). Output: logits `[batch, sequence, vocabulary]`.
     """
-    net = Net("gpt", seed)
+    net = Net("gpt", seed, opset)
     ids = net.input("input_ids", net.rng.integers(0, vocabulary, (batch, sequence)))
     flat = net.view(ids, -1, net.dim(ids, 1))
     embedding = net.weight(vocabulary, hidden, scale=0.2)

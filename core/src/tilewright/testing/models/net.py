@@ -103,10 +103,15 @@ class Net:
         scale, shift = self.positive(size), self.weight(size, scale=0.1)
         if not composed:
             return str(self.op("LayerNormalization", x, scale, shift, axis=-1, epsilon=epsilon))
-        centred = self.op("Sub", x, self.op("ReduceMean", x, axes=[-1]))
-        variance = self.op("ReduceMean", self.op("Pow", centred, self.const(2.0)), axes=[-1])
+        centred = self.op("Sub", x, self._mean(x))
+        variance = self._mean(self.op("Pow", centred, self.const(2.0)))
         deviation = self.op("Sqrt", self.op("Add", variance, self.const(epsilon)))
         return str(self.op("Add", self.op("Mul", self.op("Div", centred, deviation), scale), shift))
+
+    def _mean(self, x: str) -> str:
+        if self.opset < 18:
+            return str(self.op("ReduceMean", x, axes=[-1]))
+        return str(self.op("ReduceMean", x, self.const([-1])))
 
     def gelu(self, x: str) -> str:
         """x/2 · (1 + erf(x/√2)), written out."""

@@ -10,6 +10,7 @@ from tilewright.testing.models.net import Array, Net, attention
 
 def swin(
     seed: int = 0,
+    opset: int = 17,
     depths: tuple[int, ...] = (2, 2),
     batch: int = 1,
     image: int = 32,
@@ -24,7 +25,7 @@ def swin(
 
     Every second layer of a stage shifts its windows by half their size. Input: pixels `[batch, 3, image, image]`.
     """
-    net = Net("swin", seed)
+    net = Net("swin", seed, opset)
     pixels = net.normal("pixel_values", batch, 3, image, image)
     x = net.conv(pixels, 3, hidden, (patch, patch), strides=[patch, patch])
     side = image // patch

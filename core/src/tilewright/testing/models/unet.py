@@ -4,16 +4,26 @@ skip connections, and both ways to enlarge (Ronneberger et al., 2015; Ho et al.,
 
 from __future__ import annotations
 
+from typing import Any
+
 from tilewright.testing.corpus import Case
 from tilewright.testing.models.net import Net, attention
 
 
-def unet(seed: int = 0, batch: int = 1, image: int = 16, channels: int = 16, groups: int = 4, inputs: int = 3) -> Case:
+def unet(
+    seed: int = 0,
+    opset: int = 17,
+    batch: int = 1,
+    image: int = 16,
+    channels: int = 16,
+    groups: int = 4,
+    inputs: int = 3,
+) -> Case:
     """Two levels down and up; `image` must be a multiple of four.
 
     Inputs: picture `[batch, inputs, image, image]` and a time embedding `[batch, 4·channels]`.
     """
-    net = Net("unet", seed)
+    net = Net("unet", seed, opset)
     x = net.normal("sample", batch, inputs, image, image)
     time = net.silu(net.normal("time", batch, 4 * channels))
     x = net.conv(x, inputs, channels, (3, 3), pads=[1] * 4)
@@ -24,7 +34,7 @@ def unet(seed: int = 0, batch: int = 1, image: int = 16, channels: int = 16, gro
     x = _residual(net, x, time, channels, 2 * channels, 2 * channels, groups)
     x = net.op("Add", x, _middle(net, x, 2 * channels, groups))
     scales = net.const([1.0, 1.0, 2.0, 2.0])
-    plain = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    plain: dict[str, Any] = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     x = net.op("Resize", x, "", scales, mode="nearest", **plain)
     x = net.conv(x, 2 * channels, 2 * channels, (3, 3), pads=[1] * 4)
     x = net.op("Concat", x, second, axis=1)

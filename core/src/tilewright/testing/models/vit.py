@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from onnx import TensorProto, helper
+
 from tilewright.testing.corpus import Case
 from tilewright.testing.models.net import Net, attention
 
 
 def vit(
     seed: int = 0,
+    opset: int = 17,
     layers: int = 1,
     batch: int = 1,
     image: int = 32,
@@ -20,7 +23,7 @@ def vit(
 
     Input: pixels `[batch, 3, image, image]`. Output: logits `[batch, classes]`.
     """
-    net = Net("vit", seed)
+    net = Net("vit", seed, opset)
     pixels = net.normal("pixel_values", batch, 3, image, image)
     x = net.conv(pixels, 3, hidden, (patch, patch), strides=[patch, patch])
     x = net.op("Transpose", net.view(x, net.dim(x, 0), hidden, -1), perm=[0, 2, 1])
@@ -30,7 +33,7 @@ def vit(
         net.op("Constant", value_ints=[-1, -1]),
         axis=0,
     )
-    ones = net.op("ConstantOfShape", net.const([3]), value=_one())
+    ones = net.op("ConstantOfShape", net.const([3]), value=helper.make_tensor("one", TensorProto.INT64, [1], [1]))
     shape = net.op("Where", net.op("Equal", shape, net.op("Mul", ones, net.const(-1))), ones, shape)
     x = net.op("Concat", net.op("Expand", net.weight(1, 1, hidden, scale=0.5), shape), x, axis=1)
     x = net.op("Add", x, net.weight(1, (image // patch) ** 2 + 1, hidden, scale=0.5))
@@ -41,12 +44,6 @@ def vit(
     first = net.op("Gather", net.layer_norm(x, hidden, 1e-6), net.op("Constant", value_int=0), axis=1)
     logits = net.op("Gemm", first, net.weight(classes, hidden), net.weight(classes, scale=0.1), transB=1)
     return net.case({"logits": logits})
-
-
-def _one() -> object:
-    from onnx import helper
-
-    return helper.make_tensor("one", 7, [1], [1])
 
 
 def _attention(net: Net, x: str, hidden: int, heads: int) -> str:
