@@ -153,6 +153,7 @@ def _make() -> cattrs.Converter:
     converter.register_unstructure_hook(float, dump_float)
     converter.register_structure_hook(float, lambda data, _: load_float(data))
     converter.register_unstructure_hook(int, _dump_int)
+    converter.register_unstructure_hook(bool, bool)
     for cls in (int, str, bool):
         converter.register_structure_hook(cls, _strict(cls))
     return converter

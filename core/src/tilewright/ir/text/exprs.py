@@ -60,9 +60,14 @@ def inferable(expr: Expr) -> bool:
     """Whether the text of `expr` shows its dtype without help: it holds more than literals."""
     if isinstance(expr, Const):
         return False
-    if isinstance(expr, Apply) and expr.op not in ("cast", "bitcast") and OPS[expr.op].result == "same":
+    if isinstance(expr, Apply) and _keeps_dtype(expr.op):
         return any(inferable(x) for x in (expr.args[1:] if expr.op == "select" else expr.args))
     return True
+
+
+def _keeps_dtype(op: str) -> bool:
+    """Whether the result has the operands' dtype. Ill-formed expressions are printed too, for error messages."""
+    return op not in OPS or OPS[op].result == "same"
 
 
 def _print(expr: Expr, known: str | None, scope: Scope, outer: int) -> str:
@@ -84,16 +89,16 @@ def _print(expr: Expr, known: str | None, scope: Scope, outer: int) -> str:
 
 def _apply(expr: Apply, known: str | None, scope: Scope) -> tuple[str, int]:
     op, args = expr.op, expr.args
-    if op == "cast":
+    if op == "cast" and len(args) == 1:
         return f"{expr.dtype}({_print(args[0], None, scope, 0)})", ATOM
-    if op == "bitcast":
+    if op == "bitcast" and len(args) == 1:
         return f"bitcast({_print(args[0], None, scope, 0)}, {expr.dtype})", ATOM
     typed = args[1:] if op == "select" else args
     if any(inferable(x) for x in typed):
         known = typed[0].dtype
-    elif OPS[op].result != "same":
+    elif not _keeps_dtype(op):
         known = None
-    if op in PREFIX and not isinstance(args[0], Const):
+    if op in PREFIX and len(args) == 1 and not isinstance(args[0], Const):
         sign, precedence = PREFIX[op]
         return sign + _print(args[0], known, scope, precedence), precedence
     if op in INFIX and len(args) == 2:
@@ -109,8 +114,7 @@ def _infix(op: str, args: tuple[Expr, ...], known: str | None, scope: Scope) -> 
             left, right, sign = right, left, sign.replace("<", ">")
         parts = (_print(x, known, scope, precedence + 1) for x in (left, right))
         return f" {sign} ".join(parts), precedence
-    if isinstance(right, Const) and right.dtype in dtypes.SIGNED:
-        assert isinstance(right.value, int)
+    if isinstance(right, Const) and right.dtype in dtypes.SIGNED and isinstance(right.value, int):
         if op == "sub" and right.value >= 0:
             return _call(op, args, known, scope), ATOM
         if op == "add" and right.value < 0:

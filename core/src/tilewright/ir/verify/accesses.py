@@ -12,7 +12,7 @@ from tilewright.interpret.evaluate import evaluate
 from tilewright.ir.bounds import Bounds
 from tilewright.ir.expr import Expr, loads
 from tilewright.ir.ops import Axis, Value
-from tilewright.ir.verify.laws import Place
+from tilewright.ir.verify.laws import Place, show
 from tilewright.ir.verify.ranges import Ranges, is_affine
 
 LAW = "an access whose guard holds lies within its value"
@@ -40,14 +40,14 @@ def check_in_range(
         there = place.at(f"dimension {dimension}")
         if ranges.outside(expr, extent):
             found = ranges.interval(expr)
-            raise there.broken(LAW, f"{expr!r} lies in [{found.low}, {found.high}], the extent is {extent!r}")
+            raise there.broken(LAW, f"{show(expr)} lies in [{found.low}, {found.high}], the extent is {show(extent)}")
         if loads(expr, guard):
             continue
         counterexample = _counterexample(expr, extent, guard, axes, symbols)
         if counterexample:
-            raise there.broken(LAW, f"{expr!r} is out of range of extent {extent!r} at {counterexample}")
+            raise there.broken(LAW, f"{show(expr)} is out of range of extent {show(extent)} at {counterexample}")
         if guard is None and is_affine(expr):
-            raise there.broken(LAW, f"cannot prove that {expr!r} is below the extent {extent!r}, and there is no guard")
+            raise there.broken(LAW, f"cannot prove that {show(expr)} is below the extent {show(extent)}, and there is no guard")
 
 
 def _counterexample(expr: Expr, extent: Expr, guard: Expr | None, axes: Sequence[Axis], symbols: Bounds) -> str:

@@ -16,7 +16,7 @@ from tilewright.interpret.evaluate import evaluate
 from tilewright.ir.bounds import Bounds, bounds_of, linear_terms
 from tilewright.ir.expr import Apply, Const, Expr, Var, const, loads, variables
 from tilewright.ir.ops import Axis, Write
-from tilewright.ir.verify.laws import Place
+from tilewright.ir.verify.laws import Place, show
 from tilewright.ir.verify.ranges import conjuncts, facts, linear_form
 
 LAW = "without a base, the writes cover their value exactly once"
@@ -59,25 +59,25 @@ def _radix_problem(write: Write, axes: Sequence[Axis], symbols: Bounds) -> str:
     for number, (expr, extent) in enumerate(zip(write.index, write.value.shape, strict=True)):
         found = _digits(expr, extents)
         if found is None:
-            return f"dimension {number}: {expr!r} is not a sum of digits of axes"
+            return f"dimension {number}: {show(expr)} is not a sum of digits of axes"
         total: Expr = const(1)
         while found:
             at = next((x for x in found if _equal(x.stride, total)), None)
             if at is None:
-                return f"dimension {number}: no stride of {expr!r} is {total!r}"
+                return f"dimension {number}: no stride of {show(expr)} is {show(total)}"
             found.remove(at)
             digits[at.axis].append(at)
             total = total * _size(at, extents[at.axis])
         if not _equal(total, extent):
             limits = [x for x in conditions if _is_limit(x, expr, extent)]
             if not limits or bounds_of(total - extent, symbols).low < 0:
-                return f"dimension {number}: {total!r} positions for the extent {extent!r}"
+                return f"dimension {number}: {show(total)} positions for the extent {show(extent)}"
             conditions = [x for x in conditions if x not in limits]
     for name, parts in digits.items():
         problem = _unused(name, extents[name], parts)
         if problem:
             return problem
-    return f"the guard {write.guard!r} leaves points out" if conditions else ""
+    return f"the guard {show(write.guard)} leaves points out" if conditions else ""
 
 
 def _equal(a: Expr, b: Expr) -> bool:
@@ -138,7 +138,7 @@ def _unused(name: str, extent: Expr, parts: list[_Digit]) -> str:
         top = int(extent.value) // low if isinstance(extent, Const) else 0
         low *= digit.size if digit.size is not None else top
     if not isinstance(extent, Const) or low != extent.value:
-        return f"the digits of axis {name} make {low} of its {extent!r} points"
+        return f"the digits of axis {name} make {low} of its {show(extent)} points"
     return ""
 
 

@@ -9,7 +9,7 @@ import attrs
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import INFINITY, Bounds, bounds_of
 from tilewright.ir.expr import OPS, Apply, Const, Expr, Load, Var, walk
-from tilewright.ir.verify.laws import Place
+from tilewright.ir.verify.laws import Place, show
 
 TYPES = "the operands of an operator have one dtype on which it is defined, and the result has the dtype it says"
 SCOPE = "an expression uses axes, symbols and earlier reads of its operator only"
@@ -36,7 +36,7 @@ class ExprChecker:
                 self._check(node, place)
                 self._done.add(node)
         if dtype and expr.dtype != dtype:
-            raise place.broken(f"{place.parts[-1]} is {dtype}", f"{expr!r} is {expr.dtype}")
+            raise place.broken(f"{place.parts[-1]} is {dtype}", f"{show(expr)} is {expr.dtype}")
 
     def _check(self, node: Expr, place: Place) -> None:
         match node:
@@ -56,7 +56,7 @@ class ExprChecker:
             case Apply():
                 problem = _problem(node)
                 if problem:
-                    raise place.broken(TYPES, f"{node!r}: {problem}")
+                    raise place.broken(TYPES, f"{show(node)}: {problem}")
 
 
 def _literal(node: Const, place: Place) -> None:
@@ -94,7 +94,7 @@ def check_extent(extent: Expr, symbols: Bounds, place: Place) -> None:
     """The laws of an extent of an axis or a value."""
     ExprChecker(dict.fromkeys(symbols, "int64")).check(extent, place)
     if extent.dtype != "int64":
-        raise place.broken(EXTENTS, f"{extent!r} is {extent.dtype}")
+        raise place.broken(EXTENTS, f"{show(extent)} is {extent.dtype}")
     found = bounds_of(extent, symbols)
     if found.low < 0 or found.high >= INFINITY:
-        raise place.broken(EXTENTS, f"{extent!r} is only known to lie in [{found.low}, {found.high}]")
+        raise place.broken(EXTENTS, f"{show(extent)} is only known to lie in [{found.low}, {found.high}]")

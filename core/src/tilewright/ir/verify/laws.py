@@ -5,6 +5,10 @@ from __future__ import annotations
 import attrs
 
 from tilewright.errors import VerifyError
+from tilewright.ir.expr import Apply, Expr, walk
+from tilewright.ir.text.exprs import print_expr
+
+_SHOWN = 64
 
 
 @attrs.frozen
@@ -24,3 +28,15 @@ class Place:
     def broken(self, law: str, found: str) -> VerifyError:
         """The error that says that `law` does not hold here."""
         return VerifyError(f"{self}: {found}. Law: {law}.")
+
+
+def show(expr: Expr | None) -> str:
+    """An expression for a message; a very large one by its operator and size."""
+    if expr is None:
+        return "none"
+    sizes: dict[Expr, int] = {}
+    for node in walk(expr):
+        sizes[node] = 1 + sum(sizes[x] for x in node.args) if isinstance(node, Apply) else 1
+    if sizes[expr] > _SHOWN:
+        return f"an expression of {len(sizes)} distinct nodes"
+    return print_expr(expr)

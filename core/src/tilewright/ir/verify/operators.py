@@ -12,7 +12,7 @@ from tilewright.ir.verify.accesses import check_in_range
 from tilewright.ir.verify.combiners import check_combiner
 from tilewright.ir.verify.coverage import check_coverage
 from tilewright.ir.verify.exprs import ExprChecker, check_extent
-from tilewright.ir.verify.laws import Place
+from tilewright.ir.verify.laws import Place, show
 
 AXES = "the names of axes are unique and differ from those of symbols"
 ORDER = "spatial axes stand before reduce axes"
@@ -41,7 +41,7 @@ def check_tensor(op: TensorOp, symbols: Bounds, place: Place) -> None:
             raise there.broken(STATES, f"there is no state {number}")
         for expr in (*write.index, write.guard):
             if expr is not None and (variables(expr) & {x.name for x in op.reduce} or loads(expr) & hidden):
-                raise there.broken(INVARIANT, f"{expr!r} does")
+                raise there.broken(INVARIANT, f"{show(expr)} does")
         _check_write(write, op.body[number].dtype, checker, spatial, symbols, there)
     if not op.writes:
         raise place.broken(STATES, "it writes nothing")
@@ -58,7 +58,7 @@ def check_scan(op: ScanOp, symbols: Bounds, place: Place) -> None:
     for number, start in enumerate(op.init):
         checker.check(start, place.at(f"init {number}"))
         if op.scan.name in variables(start) or loads(start) & late:
-            raise place.at(f"init {number}").broken(SCAN, f"{start!r} depends on the scan axis")
+            raise place.at(f"init {number}").broken(SCAN, f"{show(start)} depends on the scan axis")
     if len(op.step) != len(op.init) or len(op.results) != len(op.writes) or not op.writes:
         found = f"{len(op.init)} states, {len(op.step)} steps, {len(op.results)} results, {len(op.writes)} writes"
         raise place.broken(SCAN, found)
@@ -94,7 +94,7 @@ def _check_reads(reads: Sequence[Access], axes: Sequence[Axis], symbols: Bounds,
         checker = ExprChecker(names, [x.value.dtype for x in reads[:slot]])
         _check_index(read, checker, there)
         if (read.guard is None) != (read.fill is None):
-            found = f"guard {read.guard!r}, fill {read.fill!r}"
+            found = f"guard {show(read.guard)}, fill {show(read.fill)}"
             raise there.broken(FILL, found)
         if read.fill is not None:
             checker.check(read.fill, there.at("fill"))

@@ -22,7 +22,7 @@ from tilewright.ir.program import (
 )
 from tilewright.ir.verify.choice import check_resources
 from tilewright.ir.verify.groups import check_group
-from tilewright.ir.verify.laws import Place
+from tilewright.ir.verify.laws import Place, show
 from tilewright.ir.verify.ordering import Footprint, accesses, whole
 from tilewright.ir.verify.phases import WRITTEN, Run, run_phase
 from tilewright.ir.verify.storage import check_storage
@@ -201,7 +201,7 @@ class _Checker:
                 written = run_phase(self._program, part, launch, written, env, run, there, self._footprint)
                 continue
             if part.trip is not None and UNIT in variables(part.trip):
-                raise there.broken(UNIFORM, f"the trip count {part.trip!r} depends on the unit")
+                raise there.broken(UNIFORM, f"the trip count {show(part.trip)} depends on the unit")
             if part.condition:
                 self._condition(part.condition, written, there)
                 self._check_uniform(part, parts[at + 1 :], there)
