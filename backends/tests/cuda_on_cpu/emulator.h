@@ -191,3 +191,24 @@ static void tw_cp_async_16(void* to, const void* from, int bytes) {
   std::memcpy(to, from, bytes);
 }
 static void tw_cp_async_commit() {}
+static void tw_cp_async_16_if(void* to, const void* from, int bytes, int mine) { if (mine) tw_cp_async_16(to, from, bytes); }
+
+// wgmma: every thread computes its own sums from shared memory, at once. Swizzle of 128 bytes.
+static unsigned long __cvta_generic_to_shared(const void* p) { return emu_shared_address(p); }
+static void tw_fence_async() {}
+static void tw_wgmma_fence() {}
+static void tw_wgmma_commit() {}
+static float emu_wgmma_element(unsigned long long descriptor, int outer, int k, bool transposed, bool bf16) {
+  unsigned start = (descriptor & 0x3FFF) << 4, leading = (descriptor >> 16 & 0x3FFF) << 4, stride = (descriptor >> 32 & 0x3FFF) << 4;
+  unsigned at = transposed ? start + outer / 64 * leading + k / 8 * stride + k % 8 * 128 + outer % 64 * 2
+                           : start + outer / 8 * stride + outer % 8 * 128 + k * 2;
+  at ^= (at >> 7 & 7) << 4;
+  return emu_half(emu_u16(emu_shared + at), 0, bf16);
+}
+static void emu_wgmma(float* d, unsigned long long a, unsigned long long b, int n, bool bf16, bool ta, bool tb) {
+  int warp = emu_number / 32 % 4, lane = emu_number % 32;
+  for (int i = 0; i < n / 2; ++i) {
+    int row = warp * 16 + lane / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + lane % 4 * 2 + i % 2;
+    for (int k = 0; k < 16; ++k) d[i] += emu_wgmma_element(a, row, k, ta, bf16) * emu_wgmma_element(b, column, k, tb, bf16);
+  }
+}

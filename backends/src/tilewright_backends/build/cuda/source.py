@@ -130,11 +130,9 @@ def cuda_source(kernels: Sequence[DeviceKernel], arch: str) -> str:
     if len({k.name for k in kernels}) != len(kernels):
         raise InternalError("two kernels have one symbol.")
     module = tvm.IRModule({k.name: k.function for k in kernels})
-    passes = [
-        transform.FlattenBuffer(),
-        transform.VectorizeLoop(True),
-        transform.LowerIntrin(),
-    ]
+    # Nothing that analyses expressions: TVM's analyses take exponential time over chains of selects, and the bodies are
+    # simplified and free of intrinsics already.
+    passes = [transform.FlattenBuffer()]
     tvm_ffi.register_global_func("tvm_callback_cuda_compile", _take_source, override=True)
     with target, tvm.transform.PassContext(opt_level=3):
         module = tvm.ir.transform.Sequential(passes)(module)

@@ -69,7 +69,13 @@ class Body(Code):
         """A literal of the tile IR."""
         return const(value)
 
-    def local(self, dtype: str, count: int, hint: str = "reg") -> Prim:
+    def bind(self, value: Prim, hint: str = "t") -> Prim:
+        """A CUDA variable holding `value`, so that it is computed once."""
+        if isinstance(value, tirx.Var | tirx.IntImm | tirx.FloatImm):
+            return value
+        return self.let(value, hint)
+
+    def registers(self, dtype: str, count: int, hint: str = "reg") -> Prim:
         """Registers: an array that is only indexed by constants once loops are unrolled."""
         buffer = tirx.decl_buffer((count,), dtype, self.unique(hint), scope="local", layout=None)
         self.emit(tirx.AllocBuffer(buffer))

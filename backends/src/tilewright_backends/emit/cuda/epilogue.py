@@ -22,11 +22,12 @@ class Piece:
     """The sums of one thread, as the accumulators of `mma` and `wgmma` lie.
 
     Args:
-        sums: for row block i (16 rows) and column block j (8 columns): two columns of row 0, then of row 8.
+        sums: for row block i and column block j (8 columns): two columns of row 0, then of row 8.
         rows: number of row blocks.
         columns: number of column blocks.
         row: the thread's first row in the result.
         column: its first column, even.
+        row_step: rows from one row block to the next.
     """
 
     sums: Prim
@@ -34,6 +35,7 @@ class Piece:
     columns: int
     row: Expr
     column: Expr
+    row_step: int = 16
 
 
 def store_pieces(body: Body, spec: FlatSpec, c: Contraction, batch: Mapping[str, Expr], piece: Piece) -> None:
@@ -42,7 +44,7 @@ def store_pieces(body: Body, spec: FlatSpec, c: Contraction, batch: Mapping[str,
     paired = inner is not None and count((inner,)) % 2 == 0
     m_total, n_total = count(c.m), count(c.n)
     with body.loop("i", piece.rows, "unrolled") as i, body.loop("h", 2, "unrolled") as h:
-        row = body.hold(piece.row + i * 16 + h * 8, "m")
+        row = body.hold(piece.row + i * piece.row_step + h * 8, "m")
         with _inside(body, row, m_total):
             at_row = decompose(row, c.m, body)
             with body.loop("j", piece.columns, "unrolled") as j:
@@ -76,7 +78,7 @@ def _pair(body: Body, spec: FlatSpec, c: Contraction, at: Mapping[str, Expr], pi
     used = range(spec.body_reads, len(spec.reads))
     common = {slot: start.load(slot) for slot in used if not varies(spec, slot, inner.name)}
     wide = [
-        body.local(types.storage(s.value.dtype), 2, "out") if contiguous(spec, s, inner, 2) else None
+        body.registers(types.storage(s.value.dtype), 2, "out") if contiguous(spec, s, inner, 2) else None
         for s in spec.stores
     ]
     for lane in range(2):

@@ -83,12 +83,12 @@ class HalfTile:
     ) -> None:
         self.body, self.spec, self.plan, self.k, self.tile = body, spec, plan, k, tile
         self.dtype = plan.operand.dtype
-        self.buffer = body.shared(types.storage(self.dtype), stages * plan.elements, "tile", align=128)
+        self.buffer = body.shared(types.storage(self.dtype), stages * plan.elements, "tile", align=1024)
         total = plan.elements // CHUNK
         self.loads = -(-total // body.threads)
         self._partial = total % body.threads != 0
         self._batch = dict(batch)
-        self._registers = None if plan.chunked else body.local(types.storage(self.dtype), self.loads * CHUNK, "ahead")
+        self._registers = None if plan.chunked else body.registers(types.storage(self.dtype), self.loads * CHUNK, "ahead")
         self._places = [self._place(load, base) for load in range(self.loads)]
 
     def _place(self, load: int, base: Expr) -> tuple[Expr, Expr, Expr, Prim]:
@@ -101,11 +101,19 @@ class HalfTile:
         return row, chunk, outer, body.bind(self.element(body.index(row), body.index(chunk)), "slot")
 
     def element(self, row: Prim, chunk: Prim) -> Prim:
-        """Element number in a stage of a chunk, swizzled so that eight neighbouring rows lie in different banks."""
+        """Element number in a stage of a chunk, swizzled so that eight neighbouring rows lie in different banks.
+
+        Rows of 128 bytes, or longer ones in columns of 128 bytes, lie as `wgmma` wants them with its 128-byte swizzle.
+        """
         chunks = self.plan.chunks
         if chunks % 8 == 0:
+            rows = self.plan.extent if self.plan.along_k else self.plan.step
             key = tir_op.bitwise_and(row, i32(7))
-        elif chunks % 4 == 0:
+            if chunks > 8:
+                column = tir_op.shift_right(chunk, i32(3))
+                row, chunk = column * rows + row, tir_op.bitwise_and(chunk, i32(7))
+            return (row * 8 + tir_op.bitwise_xor(chunk, key)) * CHUNK
+        if chunks % 4 == 0:
             key = tir_op.bitwise_and(tir_op.shift_right(row, i32(1)), i32(3))
         elif chunks % 2 == 0:
             key = tir_op.bitwise_and(tir_op.shift_right(row, i32(2)), i32(1))
@@ -113,14 +121,20 @@ class HalfTile:
             key = i32(0)
         return (row * chunks + tir_op.bitwise_xor(chunk, key)) * CHUNK
 
-    def start(self, trip: Expr, stage: Expr) -> None:
-        """Starts to fill a stage with tile `trip`: asynchronous copies, or loads into registers."""
+    def start(self, trip: Expr, stage: Expr, beyond: bool = False) -> None:
+        """Starts to fill a stage with tile `trip`: asynchronous copies, or loads into registers.
+
+        Copies are free of branches, so that they may stand among products that are under way.
+
+        Args:
+            beyond: whether `trip` may lie beyond the last tile, which is then filled with zeros.
+        """
         for load in range(self.loads):
-            with self._mine(load):
-                if self.plan.chunked:
-                    self._copy(load, trip, stage)
-                else:
-                    self._load(load, trip)
+            if self.plan.chunked:
+                self._copy(load, trip, stage, beyond)
+            else:
+                with self._mine(load):
+                    self._load(load, trip, beyond)
 
     def finish(self, stage: Expr) -> None:
         """Stores what `start` loaded into registers."""
@@ -148,45 +162,51 @@ class HalfTile:
             return outer, first + chunk * CHUNK + lane
         return outer + lane, first + row
 
-    def _inside(self, outer: Expr, k: Expr) -> Prim | None:
+    def _inside(self, outer: Expr, k: Expr, beyond: bool) -> Prim | None:
         """Whether a point lies in the operand; None when it always does."""
         body, plan = self.body, self.plan
         total_outer, total_k = count(plan.operand.outer), count(self.k)
         conditions = []
         if total_outer % plan.extent:
             conditions.append(body.index(outer < total_outer))
-        if total_k != plan.padded:
+        if total_k != plan.padded or beyond:
             conditions.append(body.index(k < total_k))
         if not conditions:
             return None
         return conditions[0] if len(conditions) == 1 else tirx.And(*conditions)
 
-    def _copy(self, load: int, trip: Expr, stage: Expr) -> None:
+    def _copy(self, load: int, trip: Expr, stage: Expr, beyond: bool) -> None:
         body, plan = self.body, self.plan
+        inside: Prim | None
         to = self.buffer[body.index(stage * plan.elements) + self._places[load][3]]
         row, chunk, _, _ = self._places[load]
         if plan.packed is not None:
             address = (self.tile * plan.padded + trip * plan.step + row) * plan.extent + chunk * CHUNK
-            source, bytes_ = plan.packed[body.index(body.simplify(address))], i32(16)
+            inside = body.index(trip * plan.step + row < plan.padded) if beyond else None
+            buffer, place = plan.packed, body.index(body.simplify(address))
         else:
             outer, k = (body.hold(x, "at") for x in self._where(load, trip))
-            inside = self._inside(outer, k)
+            inside = self._inside(outer, k, beyond)
             at = {**self._batch, **decompose(outer, plan.operand.outer, body), **decompose(k, self.k, body)}
             access = self.spec.reads[plan.operand.slot]
-            address_ = point_at(body, self.spec, at).index(access.address)
-            bytes_ = i32(16)
-            if inside is not None:
-                inside = body.bind(inside, "inside")
-                address_ = tirx.Select(inside, address_, types.literal(0, types.element(address_)))
-                bytes_ = tirx.Select(inside, i32(16), i32(0))
-            source = body.params[access.value.name][address_]
-        body.call("tw_cp_async_16", tir_op.address_of(to), tir_op.address_of(source), bytes_, source=ptx.CP_ASYNC)
+            buffer, place = body.params[access.value.name], point_at(body, self.spec, at).index(access.address)
+        bytes_ = i32(16)
+        if inside is not None:
+            inside = body.bind(inside, "inside")
+            place = tirx.Select(inside, place, types.literal(0, types.element(place)))
+            bytes_ = tirx.Select(inside, i32(16), i32(0))
+        args = [tir_op.address_of(to), tir_op.address_of(buffer[place]), bytes_]
+        if self._partial:
+            mine = body.index(body.thread + load * body.threads < plan.elements // CHUNK)
+            body.call("tw_cp_async_16_if", *args, types.convert(mine, "int32"), source=ptx.CP_ASYNC_IF)
+        else:
+            body.call("tw_cp_async_16", *args, source=ptx.CP_ASYNC)
 
-    def _load(self, load: int, trip: Expr) -> None:
+    def _load(self, load: int, trip: Expr, beyond: bool) -> None:
         body, plan = self.body, self.plan
         for lane in range(CHUNK):
             outer, k = (body.hold(x, "at") for x in self._where(load, trip, lane))
-            inside = self._inside(outer, k)
+            inside = self._inside(outer, k, beyond)
             place = i32(load * CHUNK + lane)
             if inside is None:
                 body.store(self._registers, place, self._value(outer, k))

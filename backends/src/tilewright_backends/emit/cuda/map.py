@@ -69,7 +69,7 @@ def _vector(body: Body, spec: FlatSpec, at: Mapping[str, Expr], inner: Axis, vec
             source = body.params[access.value.name]
             wide[slot] = load_words(body, access.value.dtype, vector, source, start.index(access.address))
     outputs = [
-        body.local(types.storage(s.value.dtype), vector, "out") if contiguous(spec, s, inner, vector) else None
+        body.registers(types.storage(s.value.dtype), vector, "out") if contiguous(spec, s, inner, vector) else None
         for s in spec.stores
     ]
     for lane in range(vector):

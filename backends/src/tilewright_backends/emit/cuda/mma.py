@@ -104,11 +104,11 @@ class _WarpTile:
         self.m_first = body.hold(warp // across * tiles.m_warp, "m_first")
         self.n_first = body.hold(warp % across * tiles.n_warp, "n_first")
         self.m_count, self.n_count = tiles.m_warp // 16, tiles.n_warp // 8
-        self.sums = body.local("float32", self.m_count * self.n_count * 4, "sum")
+        self.sums = body.registers("float32", self.m_count * self.n_count * 4, "sum")
         with body.repeat(self.m_count * self.n_count * 4, "clear") as i:
             body.store(self.sums, i, types.literal(0, "float32"))
-        self._a = body.local("uint32", self.m_count * 4, "a")
-        self._b = body.local("uint32", self.n_count * 2, "b")
+        self._a = body.registers("uint32", self.m_count * 4, "a")
+        self._b = body.registers("uint32", self.n_count * 2, "b")
 
     def multiply(self, stage: Expr) -> None:
         """Adds the products of a stage."""

@@ -93,7 +93,7 @@ def words(dtype: str, lanes: int) -> tuple[str, int]:
 
 def load_words(body: Body, dtype: str, lanes: int, source: Prim, address: Prim) -> Prim:
     """Registers holding `lanes` elements from `address` (a multiple of `lanes`) of a flat buffer."""
-    registers = body.local(types.storage(dtype), lanes, "vec")
+    registers = body.registers(types.storage(dtype), lanes, "vec")
     word, number = words(dtype, lanes)
     far, near = body.view(source.data, word, 1), body.view(registers.data, word, number)
     first = _word_index(address, lanes, number)

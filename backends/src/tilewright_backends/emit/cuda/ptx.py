@@ -34,6 +34,15 @@ __forceinline__ __device__ void tw_cp_async_16(void* to, const void* from, int b
 """
 """Copies `bytes` (0 to 16) from global to shared memory and zeroes the rest of 16 bytes, asynchronously."""
 
+CP_ASYNC_IF = """
+__forceinline__ __device__ void tw_cp_async_16_if(void* to, const void* from, int bytes, int mine) {
+  uint32_t a = (uint32_t)__cvta_generic_to_shared(to);
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %3, 0; @p cp.async.cg.shared.global [%0], [%1], 16, %2; }"
+    :: "r"(a), "l"(from), "r"(bytes), "r"(mine) : "memory");
+}
+"""
+"""The same without a branch, and only where `mine` is not zero."""
+
 CP_ASYNC_COMMIT = """
 __forceinline__ __device__ void tw_cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 """
@@ -45,4 +54,55 @@ def cp_async_wait(groups: int) -> tuple[str, str]:
     source = f'''
 __forceinline__ __device__ void {name}() {{ asm volatile("cp.async.wait_group {groups};" ::: "memory"); }}
 '''
+    return name, source
+
+
+FENCE_ASYNC = """
+__forceinline__ __device__ void tw_fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+"""
+"""Makes this thread's writes to shared memory visible to the tensor cores' own reads of it."""
+
+WGMMA_FENCE = """
+__forceinline__ __device__ void tw_wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+"""
+WGMMA_COMMIT = """
+__forceinline__ __device__ void tw_wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+"""
+WGMMA_DESCRIPTOR = """
+__forceinline__ __device__ uint64_t tw_wgmma_descriptor(const void* p, int leading, int stride) {
+  uint64_t a = (uint64_t)((uint32_t)__cvta_generic_to_shared(p) & 0x3FFFF) >> 4;
+  return a | (uint64_t)(leading >> 4) << 16 | (uint64_t)(stride >> 4) << 32 | (uint64_t)1 << 62;
+}
+"""
+"""Descriptor of an operand in shared memory with the 128-byte swizzle; offsets in bytes."""
+
+
+def wgmma_wait(groups: int) -> tuple[str, str]:
+    """Name and source of a wait until at most `groups` groups of products are under way."""
+    name = f"tw_wgmma_wait_{groups}"
+    source = f'''
+__forceinline__ __device__ void {name}() {{ asm volatile("wgmma.wait_group.sync.aligned {groups};" ::: "memory"); }}
+'''
+    return name, source
+
+
+def wgmma(n: int, dtype: str, rows_transposed: bool, columns_transposed: bool) -> tuple[str, str]:
+    """Name and source of d (64 × n, float32) += a (64 × 16) · b (16 × n), both from shared memory.
+
+    Args:
+        rows_transposed: a lies with its rows along memory instead of the reduction.
+        columns_transposed: b lies with its columns along memory instead of the reduction.
+    """
+    ta, tb = int(rows_transposed), int(columns_transposed)
+    ptx = {"float16": "f16", "bfloat16": "bf16"}[dtype]
+    count = n // 2
+    outputs = ", ".join(f"%{i}" for i in range(count))
+    operands = ", ".join(f'"+f"(d[{i}])' for i in range(count))
+    name = f"tw_wgmma_n{n}_{dtype}_{ta}{tb}"
+    source = f"""
+__forceinline__ __device__ void {name}(float* d, uint64_t a, uint64_t b) {{
+  asm volatile("wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{ptx}.{ptx} {{{outputs}}}, %{count}, %{count + 1}, 1, 1, 1, {ta}, {tb};"
+    : {operands} : "l"(a), "l"(b));
+}}
+"""
     return name, source

@@ -105,7 +105,7 @@ def _accumulate(body: Body, spec: FlatSpec, at: dict[str, Expr], lane: Expr, lan
     """The states of the reduction steps `lane, lane + lanes, …` in registers."""
     combiner = spec.combiner
     assert combiner is not None
-    registers = [body.local(_cell(d), 1, "acc") for d in combiner.dtypes]
+    registers = [body.registers(_cell(d), 1, "acc") for d in combiner.dtypes]
     _write(body, spec, registers, [types.literal(x.value, types.carrier(x.dtype)) for x in combiner.identity])
 
     def step(reduced: dict[str, Expr]) -> None:

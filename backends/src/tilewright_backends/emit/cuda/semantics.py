@@ -6,18 +6,14 @@ import math
 
 from tvm import tirx
 from tvm.backend.cuda.op import cuda_func_call
-from tvm.tirx import op as tir_op
 from tvm.tirx.op import call_pure_extern
 
 from tilewright.errors import InternalError
-from tilewright.ir import dtypes
-from tilewright_backends.lower import types
 from tilewright_backends.lower.semantics import Bind, Semantics
 from tilewright_backends.lower.types import Prim, element
 
-_FUNCTIONS = frozenset(
-    "exp log sqrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf floor ceil trunc".split()
-)
+_NAMES = "exp log sqrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf floor ceil trunc".split()
+_FUNCTIONS = {name: name for name in _NAMES} | {"abs": "fabs", "round": "rint"}
 _EXTREME = """
 __forceinline__ __device__ float tw_{op}_f32(float a, float b) {{
 #if __CUDA_ARCH__ >= 800
@@ -41,9 +37,6 @@ class CudaSemantics(Semantics):
     """`Semantics` whose functions are CUDA's."""
 
     def apply(self, op: str, args: list[Prim], given: str, dtype: str, bind: Bind) -> Prim:
-        if op == "select" and dtypes.is_float(dtype):
-            # TVM's interval analysis fails on a Select of two float variables.
-            return types.rounded(tir_op.if_then_else(args[0], args[1], args[2]), dtype)
         if op in ("min", "max") and element(args[0]) == "float32" and not any(_is_number(x) for x in args):
             return cuda_func_call(f"tw_{op}_f32", *args, source_code=_EXTREME_SOURCE[op], return_type="float32")
         return super().apply(op, args, given, dtype, bind)
@@ -51,7 +44,7 @@ class CudaSemantics(Semantics):
     def function(self, name: str, x: Prim, bind: Bind) -> Prim:
         if name not in _FUNCTIONS:
             raise InternalError(f"there is no CUDA function for {name!r}.")
-        return _extern(name, x)
+        return _extern(_FUNCTIONS[name], x)
 
     def power(self, x: Prim, y: Prim, bind: Bind) -> Prim:
         exponent = float(y.value) if isinstance(y, tirx.FloatImm) else None
@@ -59,16 +52,13 @@ class CudaSemantics(Semantics):
             return tirx.Mul(x, x)
         if exponent == 0.5 and element(x) == "float32":
             # pow(-0, 0.5) is +0 and pow(-inf, 0.5) is +inf, unlike the square root.
-            root = bind(_extern("sqrt", tirx.abs(x)))
+            root = bind(_extern("sqrt", _extern("fabs", x)))
             negative = tirx.And(tirx.LT(x, tirx.const(0, element(x))), tirx.LT(root, tirx.const(math.inf, element(x))))
             return tirx.Select(negative, tirx.const(math.nan, element(x)), root)
         return _extern("pow", x, y)
 
     def remainder(self, x: Prim, y: Prim, bind: Bind) -> Prim:
         return _extern("fmod", x, y)
-
-    def round_even(self, x: Prim) -> Prim:
-        return _extern("rint", x)
 
 
 def _is_number(value: Prim) -> bool:

@@ -174,11 +174,11 @@ class _RegisterTile:
         self.ty = body.hold(member // across, "ty")
         self.m_runs = _groups(tiles.m_block, tiles.m_thread)
         self.n_runs = _groups(tiles.n_block, tiles.n_thread)
-        self.sums = body.local(stages.cell, tiles.m_thread * tiles.n_thread, "sum")
+        self.sums = body.registers(stages.cell, tiles.m_thread * tiles.n_thread, "sum")
         with body.repeat(tiles.m_thread * tiles.n_thread, "clear") as i:
             body.store(self.sums, i, types.literal(0, stages.cell))
-        self._a = body.local(stages.cell, tiles.m_thread, "a")
-        self._b = body.local(stages.cell, tiles.n_thread, "b")
+        self._a = body.registers(stages.cell, tiles.m_thread, "a")
+        self._b = body.registers(stages.cell, tiles.n_thread, "b")
 
     def multiply(self, stage: Expr) -> None:
         """Adds the products of the shared tiles of a stage."""

@@ -116,7 +116,7 @@ class TileLoader:
         self.body, self.spec, self.plan, self.k, self.tile = body, spec, plan, k, tile
         self.team = team
         self.cell = types.carrier(state)
-        self.registers = body.local(self.cell, plan.loads(self.team.threads) * plan.lanes, "ahead")
+        self.registers = body.registers(self.cell, plan.loads(self.team.threads) * plan.lanes, "ahead")
         self._batch = dict(batch)
         self._base = base
         self._fixed = self._fixed_outer()

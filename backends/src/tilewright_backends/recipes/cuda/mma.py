@@ -23,7 +23,7 @@ from tilewright_backends.recipes.cuda.common import (
     powers,
 )
 from tilewright_backends.recipes.cuda.packing import pack_operand
-from tilewright_backends.recipes.cuda.tensor import HalfOperand, TensorDetail, detail_of
+from tilewright_backends.recipes.cuda.tensor import TensorDetail, detail_of, packs
 
 NAME = "cuda.mma"
 
@@ -100,12 +100,8 @@ class Packings:
         return tuple(
             pack_operand(self.kernel, operand.slot, outer, roles.k, params[block], params["k.step"])
             for operand, outer, block in sides
-            if _packs(operand)
+            if packs(operand)
         )
-
-
-def _packs(operand: HalfOperand) -> bool:
-    return operand.constant and not operand.chunked
 
 
 def _roles(detail: TensorDetail) -> dict[str, tuple[Axis, ...]]:

@@ -91,3 +91,8 @@ def _aligned(spec: FlatSpec, slot: int, axis: Axis) -> bool:
         elif axis.name in variables(term) or factor % CHUNK:
             return False
     return True
+
+
+def packs(operand: HalfOperand) -> bool:
+    """Whether an operand is a constant that memory does not hold in whole chunks, so that it is stored in another order."""
+    return operand.constant and not operand.chunked
