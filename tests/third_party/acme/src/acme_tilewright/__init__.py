@@ -1,0 +1,1 @@
+"""A small plugin of Tilewright, as a third party would write it."""
