@@ -83,9 +83,7 @@ def argmax_combiner() -> Combiner:
     """Two states: the largest float16 and its first index."""
     a0, b0, a1, b1 = Var("a0", "float16"), Var("b0", "float16"), Var("a1"), Var("b1")
     first = apply("or", b0 < a0, apply("and", apply("eq", a0, b0), a1 <= b1))
-    return Combiner(
-        "argmax", (const(float("-inf"), "float16"), const(0)), (maximum(a0, b0), select(first, a1, b1))
-    )
+    return Combiner("argmax", (const(float("-inf"), "float16"), const(0)), (maximum(a0, b0), select(first, a1, b1)))
 
 
 def module() -> Module:
@@ -163,7 +161,7 @@ def module() -> Module:
         },
         (Symbol("N", 1, 64),),
         "main",
-        ("x in", "*/ [red]\"<script>../"),
+        ("x in", '*/ [red]"<script>../'),
         ("picked", "counts", "stacked"),
     )
 

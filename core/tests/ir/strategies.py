@@ -58,6 +58,7 @@ def _kind(dtype: str) -> str:
 
 any_expr = st.sampled_from(dtypes.DTYPES).flatmap(exprs)
 
+INDEX_OPS = ("add", "sub", "mul", "floordiv", "floormod", "min", "max", "neg", "abs", "select", "truncdiv")
 BOUNDS = {"i": Interval(0, 7), "j": Interval(0, 63), "k": Interval(-5, 5), "n": Interval(1, 100)}
 
 
@@ -67,7 +68,7 @@ def index_exprs(draw: st.DrawFn, depth: int = 4, dtype: str = "int64") -> Expr:
     if depth == 0 or draw(st.integers(0, 3)) == 0:
         small = st.integers(-9, 70).map(lambda x: const(x, dtype))
         return draw(small | st.sampled_from([Var(x, dtype) for x in BOUNDS]))
-    op = draw(st.sampled_from("add sub mul floordiv floormod min max neg abs select truncdiv".split()))
+    op = draw(st.sampled_from(INDEX_OPS))
     deeper = index_exprs(depth - 1, dtype)
     if op in ("floordiv", "floormod"):
         return apply(op, draw(deeper), draw(st.integers(1, 64)))
@@ -83,9 +84,9 @@ def points(count: int = 64, dtype: str = "int64") -> dict[str, np.ndarray]:
     """Values of the variables of `BOUNDS`, the ends of their intervals among them."""
     random = np.random.default_rng(1)
     return {
-        name: np.concatenate(
-            [[x.low, x.high, x.low, x.high], random.integers(x.low, x.high + 1, count)]
-        ).astype(dtype)[random.permutation(count + 4)]
+        name: np.concatenate([[x.low, x.high, x.low, x.high], random.integers(x.low, x.high + 1, count)]).astype(dtype)[
+            random.permutation(count + 4)
+        ]
         for name, x in BOUNDS.items()
     }
 

@@ -142,12 +142,10 @@ def test_half_types_round_after_each_operation() -> None:
 def test_casts_follow_c() -> None:
     at = np.array([-2.7, -0.5, 0.5, 2.7], np.float32)
     assert evaluate(cast(Var("v", "float32"), "int32"), {"v": at}).tolist() == [-2, 0, 0, 2]
-    assert evaluate(cast(Var("v", "float32"), "bool"), {"v": np.array([0, -0.0, 0.1, math.nan], np.float32)}).tolist() == [
-        False, False, True, True,
-    ]  # fmt: skip
-    assert evaluate(cast(Var("v", "int32"), "int8"), {"v": np.array([127, 128, 255, 256], np.int32)}).tolist() == [
-        127, -128, -1, 0,
-    ]  # fmt: skip
+    at = np.array([0, -0.0, 0.1, math.nan], np.float32)
+    assert evaluate(cast(Var("v", "float32"), "bool"), {"v": at}).tolist() == [False, False, True, True]
+    wide = np.array([127, 128, 255, 256], np.int32)
+    assert evaluate(cast(Var("v", "int32"), "int8"), {"v": wide}).tolist() == [127, -128, -1, 0]
     assert int(evaluate(bitcast(Var("v", "float32"), "int32"), {"v": 1.0})) == 0x3F800000
 
 

@@ -72,17 +72,15 @@ def test_documents_hold_no_weights() -> None:
     group = samples.cover().items[0]
     assert isinstance(group, Group)
     program = samples.program()
-    holding = Program(
-        program.inputs, program.outputs, program.kernels, program.body, program.storage, module.constants
-    )
+    holding = Program(program.inputs, program.outputs, program.kernels, program.body, program.storage, module.constants)
     text = dump(holding)
     assert module.constants["w"].digest in text
     contents = {c.digest: c for c in module.constants.values()}
     assert load(text, Program, contents) == holding
     with pytest.raises(SerialError, match="were not given"):
         load(text, Program)
+    wrong = {digest: Constant(c.data.reshape(-1)) for digest, c in contents.items()}
     with pytest.raises(SerialError, match="float16"):
-        wrong = {digest: Constant(c.data.reshape(-1)) for digest, c in contents.items()}
         load(text, Program, wrong)
 
 

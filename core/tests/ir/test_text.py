@@ -183,7 +183,7 @@ def test_onnx_nodes_are_printed_only() -> None:
 
 
 def test_names_are_escaped() -> None:
-    hostile = "*/ [red]\"<script>../\n\x1b[2J"
+    hostile = '*/ [red]"<script>../\n\x1b[2J'
     text = print_op(samples.elementwise(hostile, value(hostile, "int8", [2]), value("é", "int8", [2])))
     assert "\x1b" not in text
     assert text.isascii()

@@ -47,7 +47,9 @@ def check_in_range(
         if counterexample:
             raise there.broken(LAW, f"{show(expr)} is out of range of extent {show(extent)} at {counterexample}")
         if guard is None and is_affine(expr):
-            raise there.broken(LAW, f"cannot prove that {show(expr)} is below the extent {show(extent)}, and there is no guard")
+            raise there.broken(
+                LAW, f"cannot prove that {show(expr)} is below the extent {show(extent)}, and there is no guard"
+            )
 
 
 def _counterexample(expr: Expr, extent: Expr, guard: Expr | None, axes: Sequence[Axis], symbols: Bounds) -> str:

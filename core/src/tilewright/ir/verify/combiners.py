@@ -36,7 +36,7 @@ def check_combiner(combiner: Combiner, place: Place) -> None:
 @functools.lru_cache(maxsize=1024)
 def _identity_problem(combiner: Combiner) -> str:
     random = np.random.default_rng(0)
-    states = [_sample(random, dtype) for dtype in combiner.dtypes]
+    states = [_sample(random, dtype, len(combiner.dtypes) == 1) for dtype in combiner.dtypes]
     neutral = [np.full(_SAMPLES, x.value, dtypes.to_numpy(x.dtype)) for x in combiner.identity]
     for first, left, right in (("first", neutral, states), ("second", states, neutral)):
         env = {f"a{i}": x for i, x in enumerate(left)} | {f"b{i}": x for i, x in enumerate(right)}
@@ -49,13 +49,14 @@ def _identity_problem(combiner: Combiner) -> str:
     return ""
 
 
-def _sample(random: np.random.Generator, dtype: str) -> Array:
-    """States as a reduction may meet them: finite floats, small natural numbers, both booleans."""
+def _sample(random: np.random.Generator, dtype: str, alone: bool) -> Array:
+    """States as a reduction may meet them: finite floats, both booleans, integers (counts and places beside others)."""
     if dtype == "bool":
         return random.random(_SAMPLES) < 0.5
     if dtypes.is_float(dtype):
         return (random.standard_normal(_SAMPLES) * 4).astype(dtypes.to_numpy(dtype))
-    return random.integers(1, 100, _SAMPLES).astype(dtypes.to_numpy(dtype))
+    low = -100 if alone and dtype in dtypes.SIGNED else 1
+    return random.integers(low, 100, _SAMPLES).astype(dtypes.to_numpy(dtype))
 
 
 def _close(found: Array, wanted: Array) -> Array:

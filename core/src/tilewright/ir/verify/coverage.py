@@ -13,11 +13,11 @@ import attrs
 import numpy as np
 
 from tilewright.interpret.evaluate import evaluate
-from tilewright.ir.bounds import Bounds, bounds_of, linear_terms
+from tilewright.ir.bounds import Bounds, linear_terms
 from tilewright.ir.expr import Apply, Const, Expr, Var, const, loads, variables
 from tilewright.ir.ops import Axis, Write
 from tilewright.ir.verify.laws import Place, show
-from tilewright.ir.verify.ranges import conjuncts, facts, linear_form
+from tilewright.ir.verify.ranges import Ranges, conjuncts, facts, linear_form
 
 LAW = "without a base, the writes cover their value exactly once"
 _COUNTED = 1 << 20
@@ -70,7 +70,7 @@ def _radix_problem(write: Write, axes: Sequence[Axis], symbols: Bounds) -> str:
             total = total * _size(at, extents[at.axis])
         if not _equal(total, extent):
             limits = [x for x in conditions if _is_limit(x, expr, extent)]
-            if not limits or bounds_of(total - extent, symbols).low < 0:
+            if not limits or not Ranges((), symbols).never_negative(total - extent):
                 return f"dimension {number}: {show(total)} positions for the extent {show(extent)}"
             conditions = [x for x in conditions if x not in limits]
     for name, parts in digits.items():

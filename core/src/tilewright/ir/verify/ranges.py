@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 from tilewright.ir.bounds import INFINITY, Bounds, Interval, bounds_of, linear_terms
-from tilewright.ir.expr import Apply, Const, Expr, Var, const
+from tilewright.ir.expr import Apply, Const, Expr, Var, const, static
 from tilewright.ir.ops import Axis
 
 Linear = frozenset[tuple[int, Expr]]
@@ -81,6 +81,12 @@ class Ranges:
                     least = least + (self._extents[term.name] - 1) * factor
             elif isinstance(term, (Const, Var)):
                 least = least + term * factor
+            elif _divides(term, factor):
+                # d · (x // d) lies between x - (d - 1) and x
+                assert isinstance(term, Apply)
+                x, divisor = term.args
+                times = factor // static(divisor)
+                least = least + (x - (divisor - 1) if factor > 0 else x) * times
             else:
                 part = self._term(term)
                 least = least + factor * (part.low if factor > 0 else part.high)
@@ -95,6 +101,14 @@ class Ranges:
         found, over = self.interval(index), self.interval(index - extent)
         possible = found.low <= found.high and all(x.low <= x.high for x in self._bounds.values())
         return possible and (found.high < 0 or over.low >= 0)
+
+
+def _divides(term: Expr, factor: int) -> bool:
+    """Whether a term is a quotient by a literal that divides its factor."""
+    if not isinstance(term, Apply) or term.op != "floordiv":
+        return False
+    divisor = term.args[1]
+    return isinstance(divisor, Const) and divisor.value > 0 and factor % static(divisor) == 0
 
 
 def linear_form(expr: Expr) -> tuple[int, Linear, int]:
