@@ -14,12 +14,12 @@ import attrs
 
 from tilewright.artifact import Manifest, TensorInfo, write_artifact
 from tilewright.cache import Cache, cache_key
-from tilewright.compiler import Plan, build_program, device_of, plan_model
+from tilewright.compiler import Plan, build_program, device_of, load_module, plan_module
 from tilewright.config import ConfigSource, load_config
 from tilewright.config.binding import Settings, bind
-from tilewright.frontend.source import Source, read
 from tilewright.ir.expr import Const, Var
-from tilewright.ir.module import Constant
+from tilewright.ir.keys import identity
+from tilewright.ir.module import Module
 from tilewright.ir.ops import Value
 from tilewright.plugins.identity import code_identity, distribution_version
 from tilewright.plugins.manager import Registry
@@ -59,20 +59,20 @@ def compile(
     """
     start = time.perf_counter()
     settings = settings_for(target, config, strict=strict)
-    source = read(os.fspath(model) if isinstance(model, os.PathLike) else model)
-
+    name = _name(model)
+    module = load_module(os.fspath(model) if isinstance(model, os.PathLike) else model, settings, shapes)
     built = False
 
     def build(path: Path) -> None:
         nonlocal built
-        build_artifact(source, settings, path, shapes)
+        build_artifact(module, name, settings, path)
         built = True
 
     def open_artifact(path: Path) -> Executable:
         return load(path, threads=threads, registry=settings.registry)
 
     if cache:
-        program = Cache().fetch(compilation_key(source, settings, shapes), build, open_artifact)
+        program = Cache().fetch(compilation_key(module, name, settings), build, open_artifact)
     else:
         with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
             path = Path(folder, "program.tw")
@@ -89,33 +89,30 @@ def settings_for(target: str | None, config: ConfigSource, *, strict: bool = Fal
     return bind(found, Registry(strict=strict, disabled=found.plugins.disabled))
 
 
-def build_artifact(
-    source: Source, settings: Settings, path: Path, shapes: Mapping[str, Sequence[int]] | None = None
-) -> Manifest:
-    """Compiles a model that was read, and writes the artifact to `path`; no cache."""
-    plan = plan_model(source, settings, shapes)
+def build_artifact(module: Module, name: str, settings: Settings, path: Path) -> Manifest:
+    """Compiles a legalised module, called `name`, and writes the artifact to `path`; no cache."""
+    plan = plan_module(module, settings)
     with tempfile.TemporaryDirectory(prefix="tilewright-") as workdir:
         output = build_program(plan.program, settings, Path(workdir))
         return write_artifact(
             path,
-            _manifest(source, plan, output, settings),
+            _manifest(name, plan, output, settings),
             output.library,
             output.weights,
             decisions=[plain(attrs.asdict(decision)) for decision in plan.decisions],
         )
 
 
-def compilation_key(source: Source, settings: Settings, shapes: Mapping[str, Sequence[int]] | None = None) -> str:
-    """The cache's key of a compilation: model, shapes, configuration, device, plugins, compiler and
-    toolchain.
+def compilation_key(module: Module, name: str, settings: Settings) -> str:
+    """The cache's key of a compilation: IR, configuration, device, plugins, compiler and toolchain
+    versions.
     """
     registry = settings.registry
     backend = registry.get(Backend, settings.target.backend)
     return cache_key(
         {
-            "model": source.proto.SerializeToString(deterministic=True).hex(),
-            "weights": {name: Constant(array).digest for name, array in source.weights.items()},
-            "shapes": {name: list(shape) for name, shape in (shapes or {}).items()},
+            "ir": identity(module),
+            "names": [name, module.input_names, module.output_names],
             "target": str(settings.target),
             "config": plain(attrs.asdict(settings.config)),
             "slots": {slot: record.name for slot, record in settings.slots.items()},
@@ -126,13 +123,13 @@ def compilation_key(source: Source, settings: Settings, shapes: Mapping[str, Seq
     )
 
 
-def _manifest(source: Source, plan: Plan, output: BuildOutput, settings: Settings) -> Manifest:
+def _manifest(name: str, plan: Plan, output: BuildOutput, settings: Settings) -> Manifest:
     program = plan.program
     registry = settings.registry
     provider = registry.provider(registry.get(Backend, settings.target.backend))
     return Manifest(
         tilewright=distribution_version("tilewright-core"),
-        model=source.proto.graph.name,
+        model=name,
         target=str(settings.target),
         provider=provider.name,
         inputs=_tensors(program.input_names, program.inputs),
@@ -147,6 +144,15 @@ def _manifest(source: Source, plan: Plan, output: BuildOutput, settings: Setting
         kernels=len(program.kernels),
         data=output.data,
     )
+
+
+def _name(model: Model) -> str:
+    """What to call a model: its file's name without the suffix, or its graph's name."""
+    if isinstance(model, bytes):
+        return "model"
+    if isinstance(model, str | os.PathLike):
+        return Path(model).stem
+    return model.graph.name
 
 
 def _tensors(names: Sequence[str], values: Sequence[Value]) -> tuple[TensorInfo, ...]:

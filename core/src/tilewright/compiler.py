@@ -103,7 +103,15 @@ def rules_of(settings: Settings) -> Table:
 def plan_model(
     model: Any, settings: Settings, shapes: Mapping[str, Sequence[int]] | None = None, clock: Clock | None = None
 ) -> Plan:
-    """Loads a model and plans it.
+    """Loads a model and plans it. Arguments and errors as for `load_module`."""
+    clock = clock or Clock()
+    return plan_module(load_module(model, settings, shapes, clock), settings, clock)
+
+
+def load_module(
+    model: Any, settings: Settings, shapes: Mapping[str, Sequence[int]] | None = None, clock: Clock | None = None
+) -> Module:
+    """Loads and legalises a model.
 
     Args:
         model: path, bytes or ModelProto.
@@ -117,8 +125,7 @@ def plan_model(
     with clock.stage("import"):
         module = _between("import", settings, lambda _: import_model(model, shapes or {}, table=table), None)
     with clock.stage("legalize"):
-        module = _between("legalize", settings, lambda nodes: legalize(nodes, table), module)
-    return plan_module(module, settings, clock)
+        return _between("legalize", settings, lambda nodes: legalize(nodes, table), module)
 
 
 def _between(stage: str, settings: Settings, run: Callable[[Any], Module], ir: Any) -> Module:
