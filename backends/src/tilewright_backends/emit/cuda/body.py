@@ -57,6 +57,13 @@ class Body(Code):
         self.task: Expr = self.define("task", self.task_var, Interval(0, tasks - 1))
         self._shared = tirx.Var("shared", PointerType(PrimType("uint8"), SHARED))
 
+    def below(self, number: Expr, total: int) -> Prim | None:
+        """The condition `number < total`, or None where it always holds."""
+        condition = self.simplify(number < total)
+        if isinstance(condition, Const) and condition.value:
+            return None
+        return self.bind(self.index(condition), "inside")
+
     def hold(self, expr: Expr, hint: str) -> Expr:
         """`expr` computed once: a variable of the tile IR with its bounds, or the expression itself if it is a leaf."""
         short = self.simplify(expr)

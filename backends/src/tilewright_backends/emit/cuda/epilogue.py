@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import attrs
-from tvm import tirx
 
 from tilewright.ir.expr import Expr
 from tilewright_backends.emit.cuda.body import Body
@@ -67,8 +66,8 @@ def store_pieces(body: Body, spec: FlatSpec, c: Contraction, batch: Mapping[str,
 
 def _inside(body: Body, number: Expr, total: int) -> AbstractContextManager[None]:
     """`if number < total`, nothing where that always holds."""
-    inside = body.index(body.simplify(number < total))
-    return nullcontext() if isinstance(inside, tirx.IntImm) else body.when(inside)
+    inside = body.below(number, total)
+    return nullcontext() if inside is None else body.when(inside)
 
 
 def _pair(body: Body, spec: FlatSpec, c: Contraction, at: Mapping[str, Expr], piece: Piece, place: Expr) -> None:

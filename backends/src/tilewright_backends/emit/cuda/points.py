@@ -81,7 +81,7 @@ def contiguous(spec: FlatSpec, access: FlatAccess | FlatStore, axis: Axis, lanes
     return True
 
 
-_WORDS = {4: "uint32", 8: "uint32x2", 16: "uint32x4"}
+_WORDS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint32x2", 16: "uint32x4"}
 
 
 def words(dtype: str, lanes: int) -> tuple[str, int]:

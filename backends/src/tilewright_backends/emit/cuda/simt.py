@@ -263,7 +263,5 @@ def _outer(
     for first, width in runs:
         for i in range(width):
             number = body.hold(base + (first + i) + who * width, "at")
-            inside = body.index(number < total)
-            certain = isinstance(inside, tirx.IntImm)
-            found.append((decompose(number, axes, body), None if certain else body.bind(inside, "inside")))
+            found.append((decompose(number, axes, body), body.below(number, total)))
     return found

@@ -9,7 +9,7 @@ import attrs
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.choice import Packing
-from tilewright.ir.expr import const
+from tilewright.ir.expr import const, maximum
 from tilewright.ir.ops import Axis
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
@@ -47,7 +47,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         parameter("stages", (2, 3, 4)),
     )
     mb, nb, ks, mw, nw, stages = (p.var for p in parameters)
-    threads = (mb // mw) * (nb // nw) * device.warp
+    threads = maximum((mb // mw) * (nb // nw), 1) * device.warp
     shared = (mb + nb) * ks * 2 * stages + 256
     gathered = [x for x in (detail.rows, detail.columns) if not (x.chunked or x.constant)]
     ahead = ceil_div((mb + nb) * ks, threads * 2) * len(gathered)

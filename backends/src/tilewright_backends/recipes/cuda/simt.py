@@ -66,7 +66,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         parameter("slices", (1, 2, 4, 8), role="k", level="block"),
     )
     mb, nb, ks, mt, nt, slices = (p.var for p in parameters)
-    team = (mb // mt) * (nb // nt)
+    team = maximum((mb // mt) * (nb // nt), 1)
     threads = team * slices
     shared = maximum((mb + nb + 8) * ks * slices * 2, (slices - 1) * mb * nb) * size + 32
     ahead = ceil_div((mb + nb) * ks, team)

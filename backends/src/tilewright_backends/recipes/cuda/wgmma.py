@@ -9,7 +9,7 @@ import attrs
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.choice import Packing
-from tilewright.ir.expr import const
+from tilewright.ir.expr import const, maximum
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.recipes.cuda.common import (
@@ -45,7 +45,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         parameter("stages", (3, 4, 5)),
     )
     mb, nb, group, stages = (p.var for p in parameters)
-    threads = mb // group * 128
+    threads = maximum(mb // group, 1) * 128
     shared = (mb + nb) * STEP * 2 * stages + 2048
     gathered = [x for x in (detail.rows, detail.columns) if not (x.chunked or x.constant)]
     ahead = ceil_div((mb + nb) * STEP, threads * 2) * len(gathered)
