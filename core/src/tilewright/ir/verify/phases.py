@@ -183,7 +183,7 @@ def _check_written(
         if any(order.earlier[reader] >> x & 1 and (not own or order.events[x].unit == event.unit) for x in nodes):
             continue
         write = next(x for x in accesses(program, name, args) if x.write and x.value == access.value)
-        if own or _touch(program, event, access, order.events[nodes[0]], write, name, footprint):
+        if _touch(program, event, access, order.events[nodes[0]], write, name, footprint):
             raise place.broken(WRITTEN, f"{access.value!r} is read before {name} has written all of it")
 
 
