@@ -12,7 +12,7 @@ from tilewright_backends import cpus, gpus
 TILEWRIGHT_API = 1
 
 _CPU_RECIPES = ("nest",)
-_CUDA_RECIPES = ("map", "mma", "reduce", "scatter", "simt")
+_CUDA_RECIPES = ("map", "mma", "reduce", "scatter", "simt", "wgmma")
 
 
 @hookimpl

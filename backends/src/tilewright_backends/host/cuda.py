@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from tvm import tirx
 from tvm.tirx import op as tir_op
 
 from tilewright.errors import InternalError
 from tilewright.ir.expr import Const, Var, const
-from tilewright.ir.program import UNIT, HostCopy, Launch, Phase, Program, Task
+from tilewright.ir.program import UNIT, HostCopy, HostIf, HostLoop, HostStep, Launch, Phase, Program, Task
 from tilewright_backends.build.cuda.source import DeviceKernel
 from tilewright_backends.emit.cuda.body import i32
 from tilewright_backends.host.function import HostFunction
-from tilewright_backends.lower.types import Prim, storage
+from tilewright_backends.lower.types import Prim
 
 
 class CudaHost(HostFunction):
@@ -21,11 +20,15 @@ class CudaHost(HostFunction):
 
     Args:
         device: the device function of each kernel, by the kernel's name.
+        copies: the device function that copies a number of bytes, by that number.
     """
 
-    def __init__(self, program: Program, device: Mapping[str, DeviceKernel]) -> None:
+    def __init__(
+        self, program: Program, device: Mapping[str, DeviceKernel], copies: Mapping[int, DeviceKernel]
+    ) -> None:
         super().__init__(program, {})
         self.device = device
+        self.copies = copies
 
     def launch(self, kernel: DeviceKernel, args: tuple[str, ...]) -> None:
         """One launch of a kernel on the named values."""
@@ -37,14 +40,27 @@ class CudaHost(HostFunction):
         self.code.evaluate(call)
 
     def scalar(self, name: str) -> Prim:
-        """A scalar value, copied to the host first; the copy waits for everything before it on the stream."""
-        dtype = storage(self.program.storage.placements[name].value.dtype)
-        cell = tirx.decl_buffer((1,), dtype, self.code.unique("read"), scope="local", layout=None)
-        self.code.emit(tirx.AllocBuffer(cell, {"disable_lower_builtin": tirx.IntImm("bool", 1)}))
-        raise InternalError(f"host control on the device value {name} is not generated yet.")
+        """Refused: the value is in device memory, and nothing of the host program reads it back yet."""
+        raise InternalError(f"control of the host program by the device value {name} is not generated for CUDA yet.")
 
     def _copy(self, copy: HostCopy) -> None:
-        raise InternalError(f"copying {copy.source} to {copy.target} between launches is not generated yet.")
+        size = self.program.storage.placements[copy.source].bytes
+        if size:
+            self.launch(self.copies[size], (copy.source, copy.target))
+
+
+def copied_bytes(steps: Sequence[HostStep], program: Program) -> set[int]:
+    """The sizes of all copies in a host tree."""
+    found: set[int] = set()
+    for step in steps:
+        match step:
+            case HostCopy():
+                found.add(program.storage.placements[step.source].bytes)
+            case HostLoop():
+                found |= copied_bytes(step.body, program)
+            case HostIf():
+                found |= copied_bytes((*step.then, *step.orelse), program)
+    return found - {0}
 
 
 def emit_launch(host: HostFunction, launch: Launch) -> None:
@@ -52,7 +68,7 @@ def emit_launch(host: HostFunction, launch: Launch) -> None:
     assert isinstance(host, CudaHost)
     if len(launch.body) != 1 or not isinstance(launch.body[0], Phase):
         raise InternalError(f"launch {launch.name}: several phases in one launch are not generated for CUDA yet.")
-    (phase,) = launch.body
+    phase = launch.body[0]
     lanes = [lane for lane in phase.lanes if lane.items]
     if len(lanes) != 1 or len(lanes[0].items) != 1:
         raise InternalError(f"launch {launch.name}: several tasks side by side are not generated for CUDA yet.")

@@ -12,6 +12,7 @@ from tvm.target import Target, codegen
 from tvm.tirx import transform
 
 from tilewright.errors import InternalError
+from tilewright.ir.ops import value
 from tilewright.ir.program import Kernel, Program
 from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
@@ -22,7 +23,8 @@ from tilewright_backends.build.cuda.library import assembly, cuda_module, packed
 from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, cuda_source
 from tilewright_backends.build.cuda.versions import versions
 from tilewright_backends.build.llvm import c_compiler
-from tilewright_backends.host.cuda import CudaHost, emit_launch
+from tilewright_backends.emit.cuda import copy
+from tilewright_backends.host.cuda import CudaHost, copied_bytes, emit_launch
 from tilewright_backends.host.function import ENTRY
 from tilewright_backends.lower.types import Prim
 
@@ -42,14 +44,15 @@ def build(
         name: device_kernel(kernel, program, emitters[kernel.choice.recipe], arch)
         for name, kernel in program.kernels.items()
     }
-    kernels = list(device.values())
+    copies = {size: copy_kernel(size, arch) for size in sorted(copied_bytes(program.body, program))}
+    kernels = [*device.values(), *copies.values()]
     modules, facts = [], {}
     if kernels:
         source = cuda_source(kernels, arch)
         compiled = compile_source(source, arch, workdir)
         modules.append(cuda_module(compiled.cubin, kernels))
         facts = dict(compiled.facts)
-    host = CudaHost(program, device)
+    host = CudaHost(program, device, copies)
     host.steps(program.body, emit_launch)
     library = workdir / "library.so"
     link(host_module(host.finish()), packed_modules(modules), library, workdir)
@@ -67,7 +70,8 @@ def device_kernel(kernel: Kernel, program: Program, emitter: Callable[..., Any],
     """The device function of one kernel."""
     spec = normalise(kernel.group, program.constants)
     if spec is None:
-        raise InternalError(f"kernel {kernel.name} is no single loop nest, but recipe {kernel.choice.recipe} wants one.")
+        recipe = kernel.choice.recipe
+        raise InternalError(f"kernel {kernel.name} is no single loop nest, but recipe {recipe} wants one.")
     resources = kernel.choice.resources
     # A result may be placed over an operand that dies here only when the operator allows it in place.
     inplace = any(getattr(op, "inplace", "") for op in kernel.group.ops)
@@ -78,6 +82,15 @@ def device_kernel(kernel: Kernel, program: Program, emitter: Callable[..., Any],
             f"kernel {kernel.name} takes {shell.body.shared_bytes} bytes of shared memory, but recipe "
             f"{kernel.choice.recipe} announced {resources.shared_bytes}."
         )
+    return shell.finish(arch)
+
+
+def copy_kernel(size: int, arch: str) -> DeviceKernel:
+    """The device function that copies `size` bytes from its first pointer to its second."""
+    source, target = value("source", "uint8", (size,)), value("target", "uint8", (size,))
+    _, words = copy.word_of(size)
+    shell = KernelShell(f"tw_copy_{size}", (source, target), copy.THREADS, -(-words // copy.THREADS))
+    copy.statements(shell.body, source.name, target.name, size)
     return shell.finish(arch)
 
 

@@ -1,4 +1,7 @@
-"""CUDA C++ to machine code by nvcc, or by NVRTC where no toolkit is installed; what the assembler says about each kernel."""
+"""CUDA C++ to machine code by nvcc, or by NVRTC where no toolkit is installed.
+
+Also what the assembler says about each kernel.
+"""
 
 from __future__ import annotations
 

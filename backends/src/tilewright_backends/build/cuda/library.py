@@ -1,8 +1,8 @@
 """Machine code inside a shared library, in the form in which TVM's runtime unpacks it when the library is loaded.
 
-TVM would do this itself, but only on a machine whose CUDA driver loads. The layout is that of the pinned version: a table
-of modules in the symbol `__tvm_ffi__library_bin`, each a kind and its bytes; integers are 64-bit little-endian, strings have
-their length in front.
+TVM would do this itself, but only on a machine whose CUDA driver loads. The layout is that of the pinned version: a
+table of modules in the symbol `__tvm_ffi__library_bin`, each a kind and its bytes; integers are 64-bit little-endian,
+strings have their length in front.
 """
 
 from __future__ import annotations

@@ -196,6 +196,7 @@ def _bitcasts(source: str) -> str:
         while depth:
             depth += {"(": 1, ")": -1}.get(source[end], 0)
             end += 1
-        parts += [source[at : found.start()], f"tw_bitcast<{found.group(1)}>(", _bitcasts(source[found.end() : end - 1]), ")"]
+        inner = _bitcasts(source[found.end() : end - 1])
+        parts += [source[at : found.start()], f"tw_bitcast<{found.group(1)}>(", inner, ")"]
         at = end + 2
     return "".join([*parts, source[at:]])

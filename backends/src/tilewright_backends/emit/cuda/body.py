@@ -1,4 +1,4 @@
-"""Statements of one CUDA kernel under construction: threads, registers, one shared allocation, barriers, device functions."""
+"""Statements of one CUDA kernel under construction: threads, registers, shared memory, barriers, device functions."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def _inside(body: Body, number: Expr, total: int) -> AbstractContextManager[None
 
 
 def _pair(body: Body, spec: FlatSpec, c: Contraction, at: Mapping[str, Expr], piece: Piece, place: Expr) -> None:
-    """Two neighbouring columns: reads that do not vary with the column once, stores as one word where they lie side by side."""
+    """Two neighbouring columns: reads that the column does not change once, stores as one word where they can."""
     inner = c.n[-1]
     start = point_at(body, spec, at)
     used = range(spec.body_reads, len(spec.reads))

@@ -1,4 +1,7 @@
-"""Shared tiles of 16-bit operands for the tensor cores: swizzled rows of 16-byte chunks, filled asynchronously where memory allows."""
+"""Shared tiles of 16-bit operands for the tensor cores.
+
+Swizzled rows of 16-byte chunks, filled asynchronously where memory allows.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.cuda.tensor import CHUNK, HalfOperand
+
 
 @attrs.frozen
 class HalfTilePlan:
@@ -88,7 +92,8 @@ class HalfTile:
         self.loads = -(-total // body.threads)
         self._partial = total % body.threads != 0
         self._batch = dict(batch)
-        self._registers = None if plan.chunked else body.registers(types.storage(self.dtype), self.loads * CHUNK, "ahead")
+        storage = types.storage(self.dtype)
+        self._registers = None if plan.chunked else body.registers(storage, self.loads * CHUNK, "ahead")
         self._places = [self._place(load, base) for load in range(self.loads)]
 
     def _place(self, load: int, base: Expr) -> tuple[Expr, Expr, Expr, Prim]:
@@ -203,7 +208,7 @@ class HalfTile:
             body.call("tw_cp_async_16", *args, source=ptx.CP_ASYNC)
 
     def _load(self, load: int, trip: Expr, beyond: bool) -> None:
-        body, plan = self.body, self.plan
+        body = self.body
         for lane in range(CHUNK):
             outer, k = (body.hold(x, "at") for x in self._where(load, trip, lane))
             inside = self._inside(outer, k, beyond)

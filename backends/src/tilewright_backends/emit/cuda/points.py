@@ -67,7 +67,7 @@ def varies(spec: FlatSpec, slot: int, axis: str) -> bool:
 
 
 def contiguous(spec: FlatSpec, access: FlatAccess | FlatStore, axis: Axis, lanes: int) -> bool:
-    """Whether `lanes` neighbours along `axis` (from a multiple of `lanes`) are one aligned vector in memory, always read."""
+    """Whether `lanes` neighbours along `axis` (from a multiple of `lanes`) are one aligned vector, always read."""
     if access.guard is not None or loads(access.address) or dtypes.size_of(access.value.dtype) * lanes % 4:
         return False
     if size(axis) % lanes:

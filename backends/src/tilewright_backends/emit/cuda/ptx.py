@@ -18,7 +18,8 @@ __forceinline__ __device__ void tw_ldmatrix_x4_trans(uint32_t* r, const void* p)
 """
 _MMA = """
 __forceinline__ __device__ void tw_mma_{name}(float* d, const uint32_t* a, const uint32_t* b) {{
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.{ptx}.{ptx}.f32 {{%0, %1, %2, %3}}, {{%4, %5, %6, %7}}, {{%8, %9}}, {{%0, %1, %2, %3}};"
+  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.{ptx}.{ptx}.f32 "
+    "{{%0, %1, %2, %3}}, {{%4, %5, %6, %7}}, {{%8, %9}}, {{%0, %1, %2, %3}};"
     : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }}
@@ -101,7 +102,8 @@ def wgmma(n: int, dtype: str, rows_transposed: bool, columns_transposed: bool) -
     name = f"tw_wgmma_n{n}_{dtype}_{ta}{tb}"
     source = f"""
 __forceinline__ __device__ void {name}(float* d, uint64_t a, uint64_t b) {{
-  asm volatile("wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{ptx}.{ptx} {{{outputs}}}, %{count}, %{count + 1}, 1, 1, 1, {ta}, {tb};"
+  asm volatile("wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{ptx}.{ptx} "
+    "{{{outputs}}}, %{count}, %{count + 1}, 1, 1, 1, {ta}, {tb};"
     : {operands} : "l"(a), "l"(b));
 }}
 """

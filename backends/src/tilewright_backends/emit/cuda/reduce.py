@@ -1,8 +1,8 @@
 """Reductions: a block takes some points and gives each of them a team of lanes that share its reduction.
 
 One lane per point is the plain serial loop, which also runs small windows (pooling, depthwise convolution) and every
-kernel that no other recipe takes. Lanes lie side by side in memory along the reduction (`along_reduction`) or along the points,
-whichever the loads want.
+kernel that no other recipe takes. Lanes lie side by side in memory along the reduction (`along_reduction`) or along
+the points, whichever the loads want.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def state_dtypes(spec: FlatSpec) -> tuple[str, ...]:
 
 
 def _cell(dtype: str) -> str:
-    """TIR dtype of the registers that hold a state: booleans and small integers as int32, so that warps can exchange them."""
+    """TIR dtype of the registers of a state: booleans and small integers as int32, which warps can exchange."""
     return "int32" if dtype in ("bool", "int8", "uint8", "int16", "uint16") else types.carrier(dtype)
 
 
@@ -127,7 +127,9 @@ def _accumulate(body: Body, spec: FlatSpec, at: dict[str, Expr], lane: Expr, lan
     return registers
 
 
-def _nest(body: Body, spec: FlatSpec, done: dict[str, Expr], step: Callable[[dict[str, Expr]], None], unroll: bool) -> None:
+def _nest(
+    body: Body, spec: FlatSpec, done: dict[str, Expr], step: Callable[[dict[str, Expr]], None], unroll: bool
+) -> None:
     """Loops over the reduce axes that are not in `done`."""
     rest = spec.reduce[len(done) :]
     if not rest:

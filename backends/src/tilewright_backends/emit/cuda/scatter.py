@@ -1,7 +1,7 @@
-"""Scatters: every thread owns some elements of the result, copies their base and applies the updates that hit them, in order.
+"""Scatters: every thread owns some elements of the result and applies the updates that hit them, in order.
 
-No atomics and no second pass, so the result does not depend on timing and duplicates keep their order. Each thread walks over
-all updates; the recipe keeps the number of threads small.
+It copies their base first. No atomics and no second pass, so the result does not depend on timing and duplicates keep
+their order. Each thread walks over all updates; the recipe keeps the number of threads small.
 """
 
 from __future__ import annotations

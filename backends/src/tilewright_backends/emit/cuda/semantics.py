@@ -12,7 +12,27 @@ from tilewright.errors import InternalError
 from tilewright_backends.lower.semantics import Bind, Semantics
 from tilewright_backends.lower.types import Prim, element
 
-_NAMES = "exp log sqrt sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf floor ceil trunc".split()
+_NAMES = [
+    "exp",
+    "log",
+    "sqrt",
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "asinh",
+    "acosh",
+    "atanh",
+    "erf",
+    "floor",
+    "ceil",
+    "trunc",
+]
 _FUNCTIONS = {name: name for name in _NAMES} | {"abs": "fabs", "round": "rint"}
 _EXTREME = """
 __forceinline__ __device__ float tw_{op}_f32(float a, float b) {{

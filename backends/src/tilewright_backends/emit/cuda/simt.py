@@ -1,7 +1,7 @@
 """Contractions on the ordinary arithmetic units: shared tiles, register tiles, one tile loaded ahead.
 
-Runs matrix products and, as implicit products, convolutions: the tiles are gathered through the operands' index functions with
-their guards, so nothing is unfolded in memory.
+Runs matrix products and, as implicit products, convolutions: the tiles are gathered through the operands' index
+functions with their guards, so nothing is unfolded in memory.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def plan_tile(
 ) -> TilePlan:
     """Chooses direction and width of the loads from the operand's layout."""
     if packed is not None:
-        lanes = next(v for v in (4, 2, 1) if extent % v == 0 and extent * step % (threads * v) == 0 or v == 1)
+        lanes = next(v for v in (4, 2, 1) if (extent % v == 0 and extent * step % (threads * v) == 0) or v == 1)
         return TilePlan(operand, extent, step, padded, lanes, False, packed)
     slot = plain_slot(operand.value)
     along_k = False
@@ -71,10 +71,11 @@ def plan_tile(
         axis = k[-1] if along_k else operand.outer[-1] if operand.outer else None
         reach = step if along_k else extent
         for wide in (4, 2):
-            if axis is not None and size(axis) % wide == 0 and reach % wide == 0:
-                if contiguous(spec, access, axis, wide) and extent * step % (threads * wide) == 0:
-                    lanes = wide
-                    break
+            if axis is None or size(axis) % wide or reach % wide or extent * step % (threads * wide):
+                continue
+            if contiguous(spec, access, axis, wide):
+                lanes = wide
+                break
     return TilePlan(operand, extent, step, padded, lanes, along_k)
 
 
@@ -176,7 +177,8 @@ class TileLoader:
         total = count(self.k)
         if plan.packed is not None:
             address = body.index(body.simplify((self.tile * plan.padded + trip * plan.step + kk) * plan.extent + x))
-            self._keep(load, load_words(body, self._packed_dtype(), plan.lanes, plan.packed, address), self._packed_dtype())
+            dtype = self._packed_dtype()
+            self._keep(load, load_words(body, dtype, plan.lanes, plan.packed, address), dtype)
             return
         if self._fixed is None:
             _, outer, inside = self._place(x)
@@ -222,12 +224,12 @@ class TileLoader:
             self.body.store(self.registers, i32(load * self.plan.lanes + lane), value)
 
     def put(self, tile: Prim, row: int, offset: Expr) -> None:
-        """Stores the registers into a shared tile laid out [k][outer point] with rows of `row` elements, from `offset`."""
+        """Stores the registers into a shared tile [k][outer point] with rows of `row` elements, from `offset`."""
         plan, body = self.plan, self.body
         lanes = plan.lanes
         wide = not plan.along_k and lanes > 1 and row % lanes == 0
-        near = body.vectors(self.registers, lanes) if wide else None
-        far = body.vectors(tile, lanes) if wide else None
+        near: Prim = body.vectors(self.registers, lanes) if wide else None
+        far: Prim = body.vectors(tile, lanes) if wide else None
         for load in range(plan.loads(self.team.threads)):
             x, kk = self._where(load)
             guard = None

@@ -1,7 +1,7 @@
 """Contractions of 16-bit operands by `wgmma` (sm_90a) with a ring of shared tiles filled by `cp.async`.
 
-All warpgroups load and multiply. One group of products stays under way while the next tile is waited for, so a stage may be
-filled again two trips after its products were started.
+All warpgroups load and multiply. One group of products stays under way while the next tile is waited for, so a stage
+may be filled again two trips after its products were started.
 """
 
 from __future__ import annotations

@@ -15,7 +15,28 @@ from tilewright.recipes import Constraint, Parameter
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec, coefficient, flatten, merge_axes
 
-_SLOW = frozenset("pow exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf div floormod".split())
+_SLOW = frozenset(
+    [
+        "pow",
+        "exp",
+        "log",
+        "sin",
+        "cos",
+        "tan",
+        "asin",
+        "acos",
+        "atan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "asinh",
+        "acosh",
+        "atanh",
+        "erf",
+        "div",
+        "floormod",
+    ]
+)
 
 
 def flat_spec(kernel: KernelSpec) -> FlatSpec | None:
@@ -56,7 +77,7 @@ def operations(*exprs: Expr) -> int:
 def memory_bytes(spec: FlatSpec) -> int:
     """Bytes of all operands and results, each counted once."""
     total = 0
-    for value in {x.value for x in (*spec.reads, *spec.stores)}:
+    for value in {x.value for x in spec.reads} | {x.value for x in spec.stores}:
         count = math.prod(int(x.value) if isinstance(x, Const) else 1 for x in value.shape)
         total += count * dtypes.size_of(value.dtype)
     return total

@@ -26,6 +26,7 @@ NAME = "cuda.map"
 
 
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
+    """The kernel as this recipe sees it, or None when it is not of its kind."""
     spec = flat_spec(kernel)
     if spec is None or spec.combiner is not None or scatters(spec):
         return None
@@ -66,9 +67,10 @@ def _l2_bytes(spec: FlatSpec, total: int) -> int:
     """Bytes through the second-level cache: a strided access moves whole sectors of 32 bytes."""
     found = 0
     inner = spec.spatial[-1].name if spec.spatial else ""
-    for access in (*spec.reads, *spec.stores):
-        step = coefficient(access.address, inner) if inner else 0
-        size = dtypes.size_of(access.value.dtype)
+    accesses = [(x.address, x.value) for x in spec.reads] + [(x.address, x.value) for x in spec.stores]
+    for address, value in accesses:
+        step = coefficient(address, inner) if inner else 0
+        size = dtypes.size_of(value.dtype)
         found += total * (size if step in (0, 1) else min(32, size * abs(step)) if step else 32)
     return found
 

@@ -29,6 +29,7 @@ NAME = "cuda.mma"
 
 
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
+    """The kernel as this recipe sees it, or None when it is not of its kind."""
     if not device.has("mma.sync"):
         return None
     detail = detail_of(kernel)

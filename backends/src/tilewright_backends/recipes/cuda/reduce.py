@@ -44,6 +44,7 @@ def teams_of(kernel: KernelSpec) -> Teams | None:
 
 
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
+    """The kernel as this recipe sees it, or None when it is not of its kind."""
     teams = teams_of(kernel)
     if teams is None:
         return None

@@ -24,7 +24,7 @@ class Operand:
     outer: tuple[Axis, ...]
 
     def constant_slot(self, spec: FlatSpec, constants: frozenset[str]) -> int | None:
-        """The slot when the operand is a plain read of a compile-time constant that varies with its own axes and k only."""
+        """The slot when the operand is a plain read of a constant that varies with its own axes and k only."""
         slot = plain_slot(self.value)
         if slot is None or spec.reads[slot].value.name not in constants or self.slots != (slot,):
             return None

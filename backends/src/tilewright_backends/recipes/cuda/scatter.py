@@ -21,6 +21,7 @@ NAME = "cuda.scatter"
 
 
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
+    """The kernel as this recipe sees it, or None when it is not of its kind."""
     spec = flat_spec(kernel)
     if spec is None or not scatters(spec) or spec.combiner is not None:
         return None

@@ -49,6 +49,7 @@ def detail_of(kernel: KernelSpec) -> SimtDetail | None:
 
 
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
+    """The kernel as this recipe sees it, or None when it is not of its kind."""
     detail = detail_of(kernel)
     if detail is None:
         return None
@@ -125,7 +126,8 @@ class _Packings:
         found = []
         for slot, outer, block in zip(self.detail.constants, (roles.m, roles.n), ("m.block", "n.block"), strict=True):
             if slot is not None:
-                found.append(pack_operand(self.kernel, slot, outer, roles.k, params[block], params["k.step"] * params["slices"]))
+                step = params["k.step"] * params["slices"]
+                found.append(pack_operand(self.kernel, slot, outer, roles.k, params[block], step))
         return tuple(found)
 
 

@@ -94,5 +94,5 @@ def _aligned(spec: FlatSpec, slot: int, axis: Axis) -> bool:
 
 
 def packs(operand: HalfOperand) -> bool:
-    """Whether an operand is a constant that memory does not hold in whole chunks, so that it is stored in another order."""
+    """Whether an operand is a constant that does not lie in whole chunks, so that it is stored in another order."""
     return operand.constant and not operand.chunked

@@ -29,6 +29,7 @@ STEP = 64
 
 
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
+    """The kernel as this recipe sees it, or None when it is not of its kind."""
     if not device.has("wgmma"):
         return None
     detail = detail_of(kernel)
