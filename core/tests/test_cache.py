@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tilewright.artifact import ArtifactError
 from tilewright.cache import Cache, CacheError, cache_folder, cache_key
 from tilewright.errors import InputError
 
@@ -26,7 +27,7 @@ def key(text: str) -> str:
 def read(path: Path) -> bytes:
     data = path.read_bytes()
     if not data.startswith(b"ok"):
-        raise InputError(f"{path} is damaged.")
+        raise ArtifactError(f"{path} is damaged.")
     return data
 
 
@@ -76,6 +77,16 @@ def test_a_damaged_entry_is_built_again_and_says_so(cache: Cache, caplog: pytest
         assert cache.fetch(key("a"), lambda path: path.write_bytes(b"ok 2") and None, read) == b"ok 2"
     assert "built again" in caplog.text
     assert cache.fetch(key("a"), forbidden, read) == b"ok 2"
+
+
+def test_an_error_that_is_not_the_entrys_leaves_the_entry_alone(cache: Cache) -> None:
+    def no_device(path: Path) -> bytes:
+        raise InputError("This machine has no GPU.")
+
+    cache.fetch(key("a"), lambda path: path.write_bytes(b"ok 1") and None, read)
+    with pytest.raises(InputError, match="no GPU"):
+        cache.fetch(key("a"), forbidden, no_device)
+    assert cache.fetch(key("a"), forbidden, read) == b"ok 1"
 
 
 def test_a_failed_or_interrupted_build_leaves_nothing(cache: Cache) -> None:

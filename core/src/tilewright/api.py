@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from tilewright.artifact import Manifest, TensorInfo, write_artifact
+from tilewright.artifact import Artifact, Manifest, TensorInfo, write_artifact
 from tilewright.cache import Cache, cache_key
 from tilewright.compiler import Plan, build_program, device_of, load_module, plan_module
 from tilewright.config import ConfigSource, load_config
@@ -24,8 +24,9 @@ from tilewright.ir.ops import Value
 from tilewright.plugins.identity import code_identity, distribution_version
 from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import Backend
-from tilewright.runtime.executable import Executable, load
+from tilewright.runtime.executable import Executable, load_artifact
 from tilewright.runtime.native import BuildOutput
+from tilewright.runtime.threads import thread_count
 
 if TYPE_CHECKING:
     import onnx
@@ -57,30 +58,53 @@ def compile(
     Raises:
         InputError: the model, the configuration or an argument cannot be used as it is; says what to do.
     """
-    start = time.perf_counter()
+    workers = thread_count(threads)
     settings = settings_for(target, config, strict=strict)
+    artifact, seconds = compile_artifact(model, settings, shapes=shapes, cache=cache)
+    program = load_artifact(artifact, threads=workers, registry=settings.registry)
+    program.compile_seconds = seconds
+    return program
+
+
+def compile_artifact(
+    model: Model, settings: Settings, *, shapes: Mapping[str, Sequence[int]] | None = None, cache: bool = True
+) -> tuple[Artifact, float | None]:
+    """Compiles a model without loading the program, so for a device that this machine may not have.
+
+    Returns:
+        The open artifact, and the seconds that its compilation took, or None if it comes from the cache.
+
+    Raises:
+        InputError: as for `compile`.
+    """
+    start = time.perf_counter()
     name = _name(model)
     module = load_module(os.fspath(model) if isinstance(model, os.PathLike) else model, settings, shapes)
-    built = False
+    seconds: float | None = None
 
     def build(path: Path) -> None:
-        nonlocal built
+        nonlocal seconds
         build_artifact(module, name, settings, path)
-        built = True
-
-    def open_artifact(path: Path) -> Executable:
-        return load(path, threads=threads, registry=settings.registry)
+        seconds = time.perf_counter() - start
 
     if cache:
-        program = Cache().fetch(compilation_key(module, name, settings), build, open_artifact)
+        artifact = Cache().fetch(compilation_key(module, name, settings), build, _opened)
     else:
         with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
             path = Path(folder, "program.tw")
             build(path)
-            program = open_artifact(path)  # it stays open, so the folder may go
-    if built:
-        program.compile_seconds = time.perf_counter() - start
-    return program
+            artifact = Artifact(path)  # it stays open, so the folder may go
+    return artifact, seconds
+
+
+def _opened(path: Path) -> Artifact:
+    artifact = Artifact(path)
+    try:
+        artifact.verify()
+    except BaseException:
+        artifact.close()
+        raise
+    return artifact
 
 
 def settings_for(target: str | None, config: ConfigSource, *, strict: bool = False) -> Settings:

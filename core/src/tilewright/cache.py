@@ -22,6 +22,7 @@ from typing import TypeVar
 import platformdirs
 from attrs import frozen
 
+from tilewright.artifact.errors import ArtifactError
 from tilewright.errors import InputError
 
 _log = logging.getLogger(__name__)
@@ -107,14 +108,14 @@ class Cache:
         Args:
             key: from `cache_key`.
             build: writes the entry to the path it is given.
-            load: reads it; an `InputError` from it says that the entry is damaged.
+            load: reads and checks it; an `ArtifactError` from it says that the entry is damaged.
         """
         with self._locked(_place(key)):
             path = self.folder / key
             if path.exists():
                 try:
                     loaded = load(path)
-                except InputError as error:
+                except ArtifactError as error:
                     _log.warning("A cache entry is built again: %s", error.message)
                     path.unlink(missing_ok=True)
                 else:

@@ -95,6 +95,7 @@ class Artifact:
             raise ArtifactError(f"Artifact {self.path} cannot be read: {error.strerror}.") from error
         try:
             self._members = read_members(self.path, self._file)
+            self._checked: set[str] = set()
             self.manifest = self._read_manifest()
         except BaseException:
             self._file.close()
@@ -146,15 +147,20 @@ class Artifact:
             ArtifactError: a section was changed.
         """
         for name in self.manifest.sections:
+            self._check(name)
+
+    def _check(self, name: str) -> None:
+        """Compares the digest of a section, once: the file that is open does not change."""
+        if name not in self._checked:
             for _ in self._chunks(name):
                 pass
+            self._checked.add(name)
 
     def weights(self) -> Mapping[str, Array]:
         """Read-only views of the weights in the mapped file, checked against the digest; nothing is
         copied.
         """
-        for _ in self._chunks(form.WEIGHTS):
-            pass
+        self._check(form.WEIGHTS)
         mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         return map_weights(self.path, mapped, self._members[form.WEIGHTS])
 

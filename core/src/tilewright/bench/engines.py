@@ -23,21 +23,18 @@ def compile_model(argument: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:
 
     The argument has `model`, `output`, `target`, `config` (a mapping or None), `shapes`, `cache`, `strict`.
     """
-    from tilewright.api import compile as compile_
+    from tilewright.api import compile_artifact, settings_for
 
     def handle(request: Any) -> dict[str, Any]:
         start = time.perf_counter()
-        with compile_(
-            argument["model"],
-            argument["target"],
-            argument["config"],
-            shapes=argument["shapes"],
-            cache=argument["cache"],
-            strict=argument["strict"],
-        ) as program:
-            seconds = time.perf_counter() - start
-            program.save(argument["output"])
-            return {"seconds": seconds, "cached": program.compile_seconds is None}
+        settings = settings_for(argument["target"], argument["config"], strict=argument["strict"])
+        artifact, seconds = compile_artifact(
+            argument["model"], settings, shapes=argument["shapes"], cache=argument["cache"]
+        )
+        took = time.perf_counter() - start
+        with artifact:
+            artifact.copy_to(argument["output"])
+        return {"seconds": took, "cached": seconds is None}
 
     return handle
 

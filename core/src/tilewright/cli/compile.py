@@ -7,11 +7,13 @@ from typing import Any
 
 import click
 
-from tilewright.api import compile as compile_model
+from tilewright.api import compile_artifact, settings_for
+from tilewright.artifact import Artifact
 from tilewright.cli.base import Command, threads_option
 from tilewright.cli.options import compile_options, model_argument, opened_model
 from tilewright.cli.output import Output, lines, size_text
-from tilewright.runtime.executable import Executable
+from tilewright.runtime.executable import Executable, load_artifact
+from tilewright.runtime.threads import thread_count
 
 
 @click.command("compile", cls=Command)
@@ -25,10 +27,11 @@ def command(output: Output, model: str, path: Path, **options: Any) -> None:
     MODEL is a path, or light:NAME for a seeded variant of a light model that ships with onnx. FILE will hold
     native code, which loading runs.
     """
-    with output.progress(f"compiling {model}"), compiled(model, **options) as program:
-        program.save(path)
-    manifest = program.manifest
-    seconds = program.compile_seconds
+    with output.progress(f"compiling {model}"):
+        artifact, seconds = compiled_artifact(model, **options)
+        with artifact:
+            artifact.copy_to(path)
+    manifest = artifact.manifest
     data = {
         "artifact": str(path),
         "model": model,
@@ -49,7 +52,7 @@ def command(output: Output, model: str, path: Path, **options: Any) -> None:
     output.result(data, text)
 
 
-def compiled(
+def compiled_artifact(
     model: str,
     *,
     target: str | None,
@@ -58,7 +61,18 @@ def compiled(
     no_cache: bool,
     strict: bool,
     threads: int | None = None,
-) -> Executable:
-    """The program for the options of the command line."""
+) -> tuple[Artifact, float | None]:
+    """The artifact for the options of the command line, and the seconds it took, None if it was in the cache.
+
+    `threads` is in the environment by now (see `threads_option`), where planning finds it.
+    """
     with opened_model(model) as path:
-        return compile_model(path, target, config, shapes=shapes, threads=threads, cache=not no_cache, strict=strict)
+        settings = settings_for(target, config, strict=strict)
+        return compile_artifact(path, settings, shapes=shapes, cache=not no_cache)
+
+
+def compiled(model: str, *, threads: int | None, **options: Any) -> Executable:
+    """The program for the options of the command line, loaded."""
+    workers = thread_count(threads)
+    artifact, _ = compiled_artifact(model, **options)
+    return load_artifact(artifact, threads=workers)

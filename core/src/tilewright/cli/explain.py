@@ -49,10 +49,12 @@ def _decisions(output: Output, file: str, **options: Any) -> list[dict[str, Any]
     if is_artifact(file):
         with Artifact(file) as artifact:
             return artifact.decisions()
-    from tilewright.cli.compile import compiled
+    from tilewright.cli.compile import compiled_artifact
 
-    with output.progress(f"compiling {file}"), compiled(file, **options) as program:
-        return program.decisions
+    with output.progress(f"compiling {file}"):
+        compiled, _ = compiled_artifact(file, **options)
+    with compiled:
+        return compiled.decisions()
 
 
 def _brief(chosen: Any) -> str:

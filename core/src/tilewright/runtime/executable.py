@@ -124,7 +124,11 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, registry: 
         ArtifactError: the file is no sound artifact.
         InputError: the plugin that can load it is missing, or this machine cannot run it.
     """
-    artifact = Artifact(path)
+    return load_artifact(Artifact(path), threads=threads, registry=registry)
+
+
+def load_artifact(artifact: Artifact, *, threads: int | None = None, registry: Registry | None = None) -> Executable:
+    """The program in an artifact that is open; it belongs to the result from now on. See `load`."""
     try:
         manifest = artifact.manifest
         plugins = Registry() if registry is None else registry

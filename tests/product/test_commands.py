@@ -1,0 +1,162 @@
+"""The commands, end to end on the CPU."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+import tilewright
+from tilewright.artifact import Artifact
+
+Tw = Callable[..., Any]
+
+
+def test_compile_inspect_run_explain(tw: Tw, dense: Path, tmp_path: Path) -> None:
+    out = tmp_path / "dense.tw"
+    made = json.loads(tw("compile", dense, "-o", out, "--json").out)
+    assert made["bytes"] == out.stat().st_size
+    assert made["kernels"] >= 1
+    manifest = json.loads(tw("inspect", out, "--json").out)
+    assert [i["name"] for i in manifest["inputs"]] == ["x"]
+    assert manifest["inputs"][0]["shape"] == [3, 6]
+
+    x = np.random.default_rng(1).standard_normal((3, 6)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    ran = tw("run", out, "--input", f"x={tmp_path / 'x.npy'}", "--save-outputs", tmp_path / "out", "--json")
+    (saved,) = json.loads(ran.out)["saved"]
+    (expected,) = ReferenceEvaluator(str(dense)).run(None, {"x": x})
+    np.testing.assert_allclose(np.load(saved), expected, rtol=1e-5, atol=1e-6)
+
+    decisions = json.loads(tw("explain", out, "--json").out)
+    assert {"propose"} <= {d["slot"] for d in decisions}
+    assert decisions == json.loads(tw("explain", dense, "--json").out)
+    assert tw("explain", out).code == 0
+
+
+def test_run_takes_a_model_too_and_a_seed_makes_it_repeatable(tw: Tw, dense: Path) -> None:
+    first, second, other = (json.loads(tw("run", dense, "--seed", s, "--json").out) for s in (1, 1, 2))
+    assert first["outputs"] == second["outputs"] != other["outputs"]
+
+
+@pytest.mark.parametrize("against", ["onnxruntime", "reference"])
+def test_compare_agrees(tw: Tw, dense: Path, against: str) -> None:
+    result = tw("compare", dense, "--against", against, "--json")
+    assert result.code == 0
+    assert json.loads(result.out)["agree"] is True
+
+
+def test_compare_finds_a_difference(tw: Tw, dense: Path, tmp_path: Path) -> None:
+    changed = onnx.load(dense)
+    weight = onnx.numpy_helper.to_array(changed.graph.initializer[0]).copy()
+    weight[0, 0] += 0.01
+    changed.graph.initializer[0].CopyFrom(onnx.numpy_helper.from_array(weight, "w"))
+    onnx.save(changed, tmp_path / "changed.onnx")
+    assert tw("compile", dense, "-o", tmp_path / "dense.tw").code == 0
+    result = tw("compare", tmp_path / "changed.onnx", "--artifact", tmp_path / "dense.tw")
+    assert result.code == 1
+    assert "NO" in result.out
+    strict = tw("compare", dense, "--atol", "0", "--rtol", "0", "--json")
+    assert strict.code == (0 if json.loads(strict.out)["agree"] else 1)
+
+
+def test_a_symbolic_dimension_is_given_by_shape(tw: Tw, symbolic: Path) -> None:
+    result = tw("compare", symbolic, "--shape", "x=5x4", "--json")
+    assert result.code == 0, result.err
+
+
+def test_bench(tw: Tw, dense: Path) -> None:
+    result = tw("bench", dense, "--rounds", 2, "--seconds", 0.02, "--threads", 1, "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out)
+    (model,) = found["models"]
+    assert model["agree"] is True
+    for engine in ("tilewright", "onnxruntime"):
+        assert len(model["engines"][engine]["samples"]) >= 6
+        assert model["engines"][engine]["median_seconds"] > 0
+        assert model["engines"][engine]["peak_bytes"] > 1 << 20
+    assert found["geomean_of_ratios"]["onnxruntime"] > 0
+
+
+def test_bench_goes_on_after_a_model_that_fails(tw: Tw, dense: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"nonsense")
+    result = tw("bench", tmp_path / "bad.onnx", dense, "--rounds", 1, "--seconds", 0.01, "--json")
+    assert result.code == 2
+    found = json.loads(result.out)
+    assert "not an ONNX model" in found["failures"][str(tmp_path / "bad.onnx")]
+    assert [m["model"] for m in found["models"]] == [str(dense)]
+
+
+def test_without_measuring_artifacts_are_byte_identical(tw: Tw, dense: Path, tmp_path: Path) -> None:
+    for name in ("one.tw", "two.tw"):
+        assert tw("compile", dense, "-o", tmp_path / name, "--no-cache").code == 0
+    assert (tmp_path / "one.tw").read_bytes() == (tmp_path / "two.tw").read_bytes()
+
+
+def test_the_second_compilation_comes_from_the_cache(tw: Tw, dense: Path, tmp_path: Path, cache: Path) -> None:
+    compiled = [json.loads(tw("compile", dense, "-o", tmp_path / f"{i}.tw", "--json").out) for i in range(2)]
+    assert [c["cached"] for c in compiled] == [False, True]
+    assert (tmp_path / "0.tw").read_bytes() == (tmp_path / "1.tw").read_bytes()
+    assert len(json.loads(tw("cache", "list", "--json").out)) == 1
+    assert not json.loads(tw("compile", dense, "-o", tmp_path / "x.tw", "--json", "--no-cache").out)["cached"]
+
+
+def test_the_cache_tells_configurations_and_threads_apart(tw: Tw, dense: Path, tmp_path: Path, cache: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text('schema = 1\n[slots]\nconnect = "singletons"\n')
+    out = tmp_path / "x.tw"
+    kernels = []
+    for options in ((), ("--config", config), ("--target", "cpu:x86-64-v3")):
+        made = json.loads(tw("compile", dense, "-o", out, "--json", *options).out)
+        assert made["cached"] is False
+        kernels.append(made["kernels"])
+    assert kernels[0] < kernels[1]
+
+
+def test_a_corrupt_cache_entry_is_built_again(tw: Tw, dense: Path, tmp_path: Path, cache: Path) -> None:
+    out = tmp_path / "x.tw"
+    assert tw("compile", dense, "-o", out).code == 0
+    good = out.read_bytes()
+    (entry,) = json.loads(tw("cache", "list", "--json").out)
+    path = cache / entry["key"]
+    for damaged in (good[: len(good) // 2], good.replace(b"\x7fELF", b"\x7fELG"), b""):
+        path.write_bytes(damaged)
+        result = tw("compile", dense, "-o", out)
+        assert result.code == 0
+        assert "built again" in result.err
+        assert out.read_bytes() == good
+        assert path.read_bytes() == good
+
+
+def test_python_users_get_the_same(dense: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(2).standard_normal((3, 6)).astype(np.float32)
+    (expected,) = ReferenceEvaluator(str(dense)).run(None, {"x": x})
+    with tilewright.compile(dense, target="cpu", config={"slots": {"connect": "singletons"}}) as program:
+        np.testing.assert_allclose(program.run(None, {"x": x})[0], expected, rtol=1e-5, atol=1e-6)
+        program.save(tmp_path / "saved.tw")
+    for source in (dense.read_bytes(), onnx.load(dense)):
+        with tilewright.compile(source) as program:
+            np.testing.assert_allclose(program.run(["y"], {"x": x})[0], expected, rtol=1e-5, atol=1e-6)
+    with tilewright.load(tmp_path / "saved.tw", threads=1) as program:
+        np.testing.assert_allclose(program.run(None, {"x": x})[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_progress_and_logs_stay_off_stdout(tw: Tw, dense: Path, tmp_path: Path) -> None:
+    result = tw("compile", dense, "-o", tmp_path / "x.tw", "--no-cache", "-vv", "--json")
+    json.loads(result.out)
+    assert "info: plan" in result.err
+    assert tw("compile", dense, "-o", tmp_path / "x.tw", "--no-cache", "-q").err == ""
+
+
+def test_a_compiled_program_names_its_plugins_and_toolchain(tw: Tw, dense: Path, tmp_path: Path) -> None:
+    assert tw("compile", dense, "-o", tmp_path / "x.tw").code == 0
+    with Artifact(tmp_path / "x.tw") as artifact:
+        assert {"tilewright-core", "tilewright-backends", "apache-tvm", "apache-tvm-ffi"} <= set(
+            artifact.manifest.versions
+        )
