@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -38,7 +39,11 @@ class FlatStore:
 
 @attrs.frozen
 class FlatSpec:
-    """`KernelSpec` over flat addresses. The axes may be fewer and are then named after those they merge."""
+    """`KernelSpec` over flat addresses.
+
+    Args:
+        origin: the axes of the kernel's specification that each axis fuses, outermost first.
+    """
 
     axes: tuple[Axis, ...]
     reads: tuple[FlatAccess, ...]
@@ -46,6 +51,7 @@ class FlatSpec:
     body: tuple[Expr, ...]
     combiner: Combiner | None
     stores: tuple[FlatStore, ...]
+    origin: Mapping[str, tuple[Axis, ...]] = attrs.field(factory=dict, eq=False)
 
     @property
     def spatial(self) -> tuple[Axis, ...]:
@@ -94,7 +100,8 @@ def flatten(spec: KernelSpec) -> FlatSpec:
         for s in spec.stores
     )
     axes = tuple(x for x in spec.axes if x.name not in gone)
-    return FlatSpec(axes, reads, spec.body_reads, tuple(clean(x) for x in spec.body), spec.combiner, stores)
+    body = tuple(clean(x) for x in spec.body)
+    return FlatSpec(axes, reads, spec.body_reads, body, spec.combiner, stores, {x.name: (x,) for x in axes})
 
 
 def coefficient(expr: Expr, name: str) -> int | None:
@@ -137,9 +144,57 @@ def _merge(spec: FlatSpec, outer: Axis, inner: Axis) -> FlatSpec:
     changed: Mapping[str, Expr] = {outer.name: const(0), inner.name: fused.var}
     axes = tuple(fused if x is inner else x for x in spec.axes if x is not outer)
     bounds = axis_bounds(axes)
+    origin = {name: parts for name, parts in spec.origin.items() if name not in (outer.name, inner.name)}
     return attrs.evolve(
         spec,
         axes=axes,
+        origin=origin | {fused.name: spec.origin[outer.name] + spec.origin[inner.name]},
         reads=tuple(attrs.evolve(x, address=simplify(substitute(x.address, changed), bounds)) for x in spec.reads),
         stores=tuple(attrs.evolve(x, address=simplify(substitute(x.address, changed), bounds)) for x in spec.stores),
     )
+
+
+def split_number(number: Expr, extents: Sequence[int]) -> list[Expr]:
+    """The digits of `number` in the mixed radix of `extents`, outermost first; the first digit is not reduced."""
+    digits: list[Expr] = []
+    for position, extent in reversed(list(enumerate(extents))):
+        digits.append(number % extent if position else number)
+        number = number // extent
+    return digits[::-1]
+
+
+def fuse(spec: FlatSpec, names: tuple[str, ...], fused: str) -> FlatSpec:
+    """The specification over one axis in place of `names` (outermost first, static extents).
+
+    An address that steps through them as if they were one stays a plain sum; elsewhere the axes become digits.
+    """
+    chosen = [x for x in spec.axes if x.name in names]
+    chosen.sort(key=lambda x: names.index(x.name))
+    sizes = [int(x.extent.value) for x in chosen if isinstance(x.extent, Const)]
+    axis = Axis(fused, const(math.prod(sizes)))
+    axes = (*(x for x in spec.axes if x.name not in names), axis)
+    bounds = axis_bounds(axes)
+    digits = dict(zip(names, split_number(axis.var, sizes), strict=True))
+
+    def point(expr: Expr) -> Expr:
+        return simplify(substitute(expr, digits), bounds)
+
+    def place(expr: Expr) -> Expr:
+        strides = [coefficient(expr, x.name) for x in chosen]
+        inner = strides[-1] if strides else 0
+        expected = [None if inner is None else inner * math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
+        if None in strides or strides != expected:
+            return point(expr)
+        at: dict[str, Expr] = {x.name: const(0) for x in chosen}
+        if chosen:
+            at[chosen[-1].name] = axis.var
+        return simplify(substitute(expr, at), bounds)
+
+    def guard(expr: Expr | None) -> Expr | None:
+        return None if expr is None else point(expr)
+
+    reads = tuple(attrs.evolve(x, address=place(x.address), guard=guard(x.guard)) for x in spec.reads)
+    stores = tuple(
+        attrs.evolve(x, address=place(x.address), guard=guard(x.guard), expr=point(x.expr)) for x in spec.stores
+    )
+    return attrs.evolve(spec, axes=axes, reads=reads, stores=stores, body=tuple(point(x) for x in spec.body))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from tvm import tirx
 from tvm.ir import PointerType, PrimType
@@ -74,15 +74,6 @@ class CpuFunction:
         """The kernel as a private function that returns TVM's status."""
         function = tirx.PrimFunc(self._params, self.code.finish(), ret_type=PrimType("int32"))
         return function.with_attr("tirx.noalias", True)
-
-
-def split_number(number: Expr, extents: Sequence[int]) -> list[Expr]:
-    """The digits of `number` in the mixed radix of `extents`, outermost first."""
-    digits: list[Expr] = []
-    for position, extent in reversed(list(enumerate(extents))):
-        digits.append(number % extent if position else number)
-        number = number // extent
-    return digits[::-1]
 
 
 def tail_mask(first: int, present: int, lanes: int) -> Prim:
