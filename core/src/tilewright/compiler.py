@@ -21,6 +21,7 @@ from tilewright.frontend import import_model
 from tilewright.frontend.legalize import Rule, Table, builtin_table, legalize
 from tilewright.ir.module import Module
 from tilewright.ir.program import Program
+from tilewright.ir.verify import verify_module, verify_program
 from tilewright.planning.requests import Decision
 from tilewright.planning.session import Session
 from tilewright.plugins.errors import PluginError
@@ -148,8 +149,15 @@ def plan_module(module: Module, settings: Settings, clock: Clock | None = None) 
     session = Session(
         str(settings.target), device, recipes, services, frozenset(module.constants), settings.runnable_passes()
     )
+    session.verify_stages = settings.config.verify.level == "every-stage"
+    if session.verify_stages:
+        with clock.stage("verify"):
+            verify_module(module)
     with clock.stage("plan"):
         program: Program = session.service("planner")(module, session)
+    if settings.config.verify.level != "off":
+        with clock.stage("verify"):
+            verify_program(program, device)
     return Plan(program, tuple(session.decisions), clock.seconds)
 
 

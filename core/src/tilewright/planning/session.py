@@ -56,6 +56,7 @@ class Session:
         self.table = KernelTable()
         self.aliases: dict[str, str] = {}
         self.trial_limits = trial.Limits()
+        self.verify_stages = False
         self._passes = passes or {}
         self._services = dict(services)
         self._analyses: dict[tuple[str, object], Any] = {}

@@ -14,6 +14,7 @@ from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.module import Module
 from tilewright.ir.ops import Value
 from tilewright.ir.program import HostStep, Program
+from tilewright.ir.verify import verify_cover
 from tilewright.planning.requests import Planner
 from tilewright.planning.session import Session
 from tilewright.planning.storage import allocate, lifetimes
@@ -27,6 +28,8 @@ def make() -> Planner:
         module = session.stage("control_rewrite", module, session.rewrite_control)
         body = module.main.body
         cover = session.stage("connect", body, session.connect)
+        if session.verify_stages:
+            verify_cover(cover, constants=frozenset(module.constants))
         cover, aliases = without_views(cover)
         session.aliases.update(aliases)
         steps = session.stage("control_place", cover, session.place)
