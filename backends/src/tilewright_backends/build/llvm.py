@@ -47,7 +47,11 @@ def host_cpu() -> str:
 
 def llvm_target(mcpu: str) -> Target:
     """TVM's target for a CPU. Raises InputError for a name that LLVM does not know."""
-    target = Target({"kind": "llvm", "mtriple": str(codegen.llvm_get_system_triple()), "mcpu": mcpu})
+    # TVM tags each buffer variable as a type of its own. Once LLVM has inlined two kernels that use one workspace one
+    # after the other, it takes their accesses for unrelated and reorders them: so without type-based aliasing.
+    options = ["-enable-tbaa=0"]
+    triple = str(codegen.llvm_get_system_triple())
+    target = Target({"kind": "llvm", "mtriple": triple, "mcpu": mcpu, "cl-opt": options})
     if mcpu not in cpu_names():
         raise InputError(f"LLVM knows no CPU {mcpu!r}.", "Use `cpu` for this machine's.")
     return target
