@@ -39,9 +39,7 @@ class _Emitter:
         self.spec = nest.spec
         self.lanes = params["lanes"]
         self.unroll = params["unroll"]
-        self.tile = params["outer.tile"]
-        self.outer_groups = nest.outer_points // self.tile
-        self.outer_block = min(params["outer.block"], self.outer_groups)
+        self.outer_block = min(params["outer.block"], nest.outer_points)
         self.group = self.unroll * self.lanes
         self.inner_block = params["inner.block"]
 
@@ -51,31 +49,24 @@ class _Emitter:
         task = self.function.task
         first = self.code.simplify((task // inner_tasks) * self.outer_block)
         start = self.code.simplify((task % inner_tasks) * self.inner_block)
-        remaining = minimum(const(self.outer_groups) - first, const(self.outer_block))
+        remaining = minimum(const(self.nest.outer_points) - first, const(self.outer_block))
         with self.code.loop("q", self.code.simplify(remaining)) as q:
-            rows = [self._outer((first + q) * self.tile, number) for number in range(self.tile)]
+            digits = split_number(first + q, extents(self.spec, self.nest.outer))
+            at = dict(zip(self.nest.outer, (self.code.simplify(x) for x in digits), strict=True))
             if self.nest.inner and self.lanes > 1:
-                self._vectors(rows, start)
+                self._vectors(at, start)
             else:
-                self._scalars(rows, start)
+                self._scalars(at, start)
 
-    def _outer(self, base: Expr, number: int) -> dict[str, Expr]:
-        """The outer axes at point `base + number`; a tile does not leave the last outer axis."""
-        digits = [self.code.simplify(x) for x in split_number(base, extents(self.spec, self.nest.outer))]
-        at = dict(zip(self.nest.outer, digits, strict=True))
-        if number:
-            at[self.nest.outer[-1]] = at[self.nest.outer[-1]] + number
-        return at
-
-    def _scalars(self, rows: list[dict[str, Expr]], start: Expr) -> None:
+    def _scalars(self, at: dict[str, Expr], start: Expr) -> None:
         if not self.nest.inner:
-            self._points(rows, None)
+            self._points([at], None)
             return
         count = minimum(const(self.nest.inner_points) - start, const(self.inner_block))
         with self.code.loop("i", self.code.simplify(count)) as i:
-            self._points([at | {self.nest.inner: start + i} for at in rows], None)
+            self._points([at | {self.nest.inner: start + i}], None)
 
-    def _vectors(self, rows: list[dict[str, Expr]], start: Expr) -> None:
+    def _vectors(self, at: dict[str, Expr], start: Expr) -> None:
         """Groups of `unroll` vectors, then the vectors left over, then the partial one."""
         points, lanes, group = self.nest.inner_points, self.lanes, self.group
         lane = self.function.lane(lanes)
@@ -84,15 +75,14 @@ class _Emitter:
         if whole:
             with self.code.loop("g", self.code.simplify(groups)) as g:
                 base = start + g * group
-                places = [base + u * lanes + lane for u in range(self.unroll)]
-                self._points([at | {self.nest.inner: x} for at in rows for x in places], None)
+                self._points([at | {self.nest.inner: base + u * lanes + lane} for u in range(self.unroll)], None)
         if whole == points:
             return
         last = const(points - self.inner_block) <= start
         with self.code.when(self.code.index(self.code.simplify(last))):
             for first in range(whole, points, lanes):
                 mask = tail_mask(first, points, lanes)
-                self._points([at | {self.nest.inner: const(first) + lane} for at in rows], mask)
+                self._points([at | {self.nest.inner: const(first) + lane}], mask)
 
     def _points(self, where: list[dict[str, Expr]], mask: Prim) -> None:
         """One vector (or scalar) of points for each entry of `where`, side by side."""

@@ -11,10 +11,10 @@ import math
 import attrs
 
 from tilewright.device import DeviceModel
-from tilewright.ir.expr import const, variables
-from tilewright.recipes import Constraint, Match, Parameter, Recipe, Usage, Work
+from tilewright.ir.expr import const
+from tilewright.recipes import Match, Parameter, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.lower.flat import FlatSpec, coefficient, flatten, merge_axes
+from tilewright_backends.lower.flat import FlatSpec, flatten, merge_axes
 from tilewright_backends.recipes.cpu.common import (
     ceil_div,
     extent,
@@ -35,16 +35,11 @@ MAX_UNROLLED = 32
 
 @attrs.frozen
 class Nest:
-    """The nest: `outer` axes fused in one, then `inner`, along which lanes run ("" when there is no spatial axis).
-
-    When `shares`, some of the body's loads are the same along the last outer axis, so that several of its points are
-    worth computing side by side.
-    """
+    """The nest: `outer` axes fused in one, then `inner`, along which lanes run ("" when there is no spatial axis)."""
 
     spec: FlatSpec
     outer: tuple[str, ...]
     inner: str
-    shares: bool = False
 
     @property
     def outer_points(self) -> int:
@@ -68,22 +63,7 @@ def nest_of(kernel: KernelSpec) -> Nest | None:
     if not names:
         return Nest(spec, (), "")
     inner = max(names, key=lambda name: (vector_score(spec, name), min(extent(spec, name), 16), names.index(name)))
-    outer = [x for x in names if x != inner]
-    shared = _shared_axis(spec, outer) if spec.combiner is not None else ""
-    if shared:
-        outer = [*(x for x in outer if x != shared), shared]
-    return Nest(spec, tuple(outer), inner, bool(shared))
-
-
-def _shared_axis(spec: FlatSpec, outer: list[str]) -> str:
-    """The outer axis along which some loads of the body, but not all, stay the same; "" when there is none."""
-    counts = {}
-    for name in outer:
-        body = spec.reads[: spec.body_reads]
-        same = sum(coefficient(x.address, name) == 0 and name not in variables(x.guard) for x in body)
-        if 0 < same < spec.body_reads:
-            counts[name] = (same, extent(spec, name))
-    return max(counts, key=lambda name: counts[name]) if counts else ""
+    return Nest(spec, tuple(x for x in names if x != inner), inner)
 
 
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
@@ -98,12 +78,11 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     parameters = (
         Parameter("lanes", (lanes,)),
         Parameter("unroll", unrolls, level="register"),
-        Parameter("outer.tile", _tiles(nest), role="outer", level="register"),
         Parameter("outer.block", sizes(nest.outer_points), role="outer"),
         Parameter("inner.block", sizes(nest.inner_points, 4 * lanes), align=4 * lanes, role="inner"),
     )
-    unroll, tile, outer_block, inner_block = (x.var for x in parameters[1:])
-    tasks = ceil_div(const(nest.outer_points) // tile, outer_block) * ceil_div(nest.inner_points, inner_block)
+    outer_block, inner_block = parameters[2].var, parameters[3].var
+    tasks = ceil_div(nest.outer_points, outer_block) * ceil_div(nest.inner_points, inner_block)
     padded = nest.outer_points * math.ceil(nest.inner_points / lanes) * lanes
     per_point = operations(*spec.body) + len(spec.reads) + (2 * len(spec.body) if reducing else 0)
     flops = padded * (nest.reduce_points * per_point + operations(*(s.expr for s in spec.stores)))
@@ -111,7 +90,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     work = Work(
         flops=const(flops),
         traffic={"dram": const(memory_bytes(spec))},
-        efficiency=const(25 if vectorised else 5) + unroll * tile * (3 if vectorised else 0),
+        efficiency=const(25 if vectorised else 5) + parameters[1].var * (2 if vectorised else 0),
         serial=tasks * 2,
     )
     return Match(
@@ -119,19 +98,11 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         roles={"outer": nest.outer, "inner": (nest.inner,) if nest.inner else ()},
         extents={"outer": nest.outer_points, "inner": nest.inner_points},
         parameters=parameters,
-        constraints=(Constraint(unroll * tile, const(max(device.vector_registers * 3 // 4, 4)), "vector registers"),),
+        constraints=(),
         usage=Usage(tasks=tasks),
         work=work,
         detail=nest,
     )
-
-
-def _tiles(nest: Nest) -> tuple[int, ...]:
-    """Points of the last outer axis side by side; they divide its extent, so that there is no edge."""
-    if not nest.shares:
-        return (1,)
-    last = extent(nest.spec, nest.outer[-1])
-    return tuple(x for x in (1, 2, 4, 6, 8) if last % x == 0)
 
 
 RECIPE = Recipe(NAME, "cpu", match, priority=0)
