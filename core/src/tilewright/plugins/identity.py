@@ -14,11 +14,14 @@ from tilewright.plugins.manager import BUILTIN, Registry
 
 
 def distribution_version(name: str) -> str:
-    """Version of an installed distribution from its metadata, or "not installed"."""
+    """Version of an installed distribution from its metadata, "not installed", or "unknown" if it
+    gives none.
+    """
     try:
-        return version(name)
+        found: str | None = version(name)
     except PackageNotFoundError:
         return "not installed"
+    return found or "unknown"
 
 
 def code_identity(registry: Registry) -> dict[str, str]:
