@@ -8,16 +8,9 @@ from tilewright.api import compile_artifact, settings_for
 from tilewright.testing.seeded import light_model, light_names
 
 
-FAILS = {"densenet121": "TVM's interval analysis refuses the select chain of its wide Concat"}
-
-
 def models() -> list[object]:
     """Every light model; all but the smallest in the slow tier."""
-    slow = [x for x in light_names() if x != "squeezenet"]
-    marks = {x: [pytest.mark.slow] for x in slow}
-    for name, reason in FAILS.items():
-        marks[name].append(pytest.mark.xfail(reason=reason))
-    return ["squeezenet", *(pytest.param(x, marks=marks[x]) for x in slow)]
+    return [x if x == "squeezenet" else pytest.param(x, marks=pytest.mark.slow) for x in light_names()]
 
 
 @pytest.mark.parametrize("name", models())

@@ -29,9 +29,7 @@ from tilewright_backends.host.function import ENTRY
 from tilewright_backends.lower.types import Prim
 
 
-def build(
-    program: Program, *, target: str, emitters: Mapping[str, Callable[..., Any]], workdir: Path
-) -> BuildOutput:
+def build(program: Program, *, target: str, emitters: Mapping[str, Callable[..., Any]], workdir: Path) -> BuildOutput:
     """Generates and compiles the library of a program.
 
     Args:

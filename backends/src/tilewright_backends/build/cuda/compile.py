@@ -134,9 +134,16 @@ def _wheel_file(pattern: str) -> Path | None:
     return None
 
 
+def nvrtc_library() -> Path | None:
+    """The NVRTC library of NVIDIA's wheels."""
+    return _wheel_file("*/lib/libnvrtc.so.1*")
+
+
 def _nvrtc() -> ctypes.CDLL:
-    library = _wheel_file("*/lib/libnvrtc.so.1*")
+    library = nvrtc_library()
     try:
+        for helper in sorted(library.parent.glob("libnvrtc-builtins.so.*")) if library else ():
+            ctypes.CDLL(str(helper), ctypes.RTLD_GLOBAL)  # NVRTC looks for it by name only
         return ctypes.CDLL(str(library) if library else "libnvrtc.so.13")
     except OSError as error:
         raise InputError(
@@ -156,9 +163,7 @@ def _compile_nvrtc(source: str, arch: str) -> Compiled:
     options = [f"--gpu-architecture={arch}", "--std=c++17", "--device-int128", f"-I{headers.parent}"]
     options += ["--ptxas-options=-v", "--diag-suppress=177,550"]
     program = ctypes.c_void_p()
-    _check(library, library.nvrtcCreateProgram(
-        ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None
-    ))
+    _check(library, library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernels.cu", 0, None, None))
     try:
         given = (ctypes.c_char_p * len(options))(*(x.encode() for x in options))
         status = library.nvrtcCompileProgram(program, len(options), given)

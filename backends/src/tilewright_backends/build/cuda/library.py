@@ -25,9 +25,9 @@ def _text(value: bytes | str) -> bytes:
     return _number(len(data)) + data
 
 
-def cuda_module(cubin: bytes, kernels: Sequence[DeviceKernel]) -> bytes:
-    """A CUDA module as TVM's runtime reads it: format, functions with arguments and launch tags, machine code."""
-    parts = [_text("cubin"), _number(len(kernels))]
+def cuda_module(code: bytes, kernels: Sequence[DeviceKernel], form: str = "cubin") -> bytes:
+    """A CUDA module as TVM's runtime reads it: format, functions with arguments and launch tags, code."""
+    parts = [_text(form), _number(len(kernels))]
     for kernel in kernels:
         tags = kernel.launch_tags
         parts += [
@@ -40,7 +40,7 @@ def cuda_module(cubin: bytes, kernels: Sequence[DeviceKernel]) -> bytes:
             _number(len(kernel.params)),
             b"\0\0\0\0" * len(kernel.params),  # none of the arguments is a tensor map
         ]
-    parts.append(_text(cubin))
+    parts.append(_text(code))
     return b"".join(parts)
 
 

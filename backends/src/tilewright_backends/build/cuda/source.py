@@ -10,7 +10,6 @@ import tvm
 import tvm_ffi
 from tvm import tirx
 from tvm.ir import PointerType, PrimType, Range
-from tvm.tirx import transform
 
 from tilewright.errors import InternalError
 from tilewright.ir.expr import Const
@@ -125,17 +124,17 @@ def _take_source(code: str) -> bytes:
 
 
 def cuda_source(kernels: Sequence[DeviceKernel], arch: str) -> str:
-    """CUDA C++ of the kernels. Each appears once."""
+    """CUDA C++ of the kernels. Each appears once.
+
+    No TVM pass runs over them: the bodies are in the form that the code generator takes already, and passes that analyse
+    expressions take exponential time, or all of the stack, over chains of selects.
+    """
     target = cuda_target(arch)
     if len({k.name for k in kernels}) != len(kernels):
         raise InternalError("two kernels have one symbol.")
     module = tvm.IRModule({k.name: k.function for k in kernels})
-    # Nothing that analyses expressions: TVM's analyses take exponential time over chains of selects, and the bodies are
-    # simplified and free of intrinsics already.
-    passes = [transform.FlattenBuffer()]
     tvm_ffi.register_global_func("tvm_callback_cuda_compile", _take_source, override=True)
-    with target, tvm.transform.PassContext(opt_level=3):
-        module = tvm.ir.transform.Sequential(passes)(module)
+    with target:
         built = tvm.get_global_func("target.build.cuda")(module, target)
     return with_preamble(str(built.inspect_source()))
 

@@ -94,4 +94,3 @@ def _pair(body: Body, spec: FlatSpec, c: Contraction, at: Mapping[str, Expr], pi
         if registers is not None:
             target = body.params[store.value.name]
             store_words(body, store.value.dtype, 2, registers, target, start.index(store.address))
-

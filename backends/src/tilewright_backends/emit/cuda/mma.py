@@ -48,9 +48,7 @@ def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
     statements(body, detail, tiles, (buffers.get(detail.rows.slot), buffers.get(detail.columns.slot)))
 
 
-def statements(
-    body: Body, detail: TensorDetail, tiles: MmaTiles, packed: tuple[Prim | None, Prim | None]
-) -> None:
+def statements(body: Body, detail: TensorDetail, tiles: MmaTiles, packed: tuple[Prim | None, Prim | None]) -> None:
     """Statements of one task: one `m_block` × `n_block` tile of the result."""
     c, spec = detail.roles, detail.spec
     m_tiles, n_tiles = -(-count(c.m) // tiles.m_block), -(-count(c.n) // tiles.n_block)
@@ -156,4 +154,3 @@ class _WarpTile:
         row = m_base + self.lane // 4
         column = n_base + self.lane % 4 * 2
         return Piece(self.sums, self.m_count, self.n_count, row, column)
-

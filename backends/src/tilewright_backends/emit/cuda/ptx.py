@@ -52,9 +52,9 @@ __forceinline__ __device__ void tw_cp_async_commit() { asm volatile("cp.async.co
 def cp_async_wait(groups: int) -> tuple[str, str]:
     """Name and source of a wait until at most `groups` groups of this thread's copies are under way."""
     name = f"tw_cp_async_wait_{groups}"
-    source = f'''
+    source = f"""
 __forceinline__ __device__ void {name}() {{ asm volatile("cp.async.wait_group {groups};" ::: "memory"); }}
-'''
+"""
     return name, source
 
 
@@ -81,9 +81,9 @@ __forceinline__ __device__ uint64_t tw_wgmma_descriptor(const void* p, int leadi
 def wgmma_wait(groups: int) -> tuple[str, str]:
     """Name and source of a wait until at most `groups` groups of products are under way."""
     name = f"tw_wgmma_wait_{groups}"
-    source = f'''
+    source = f"""
 __forceinline__ __device__ void {name}() {{ asm volatile("wgmma.wait_group.sync.aligned {groups};" ::: "memory"); }}
-'''
+"""
     return name, source
 
 

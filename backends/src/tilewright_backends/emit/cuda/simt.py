@@ -135,9 +135,7 @@ def _groups(whole: int, part: int) -> list[tuple[int, int]]:
 class _Stages:
     """The shared tiles: two stages of both operands for each slice, in one buffer."""
 
-    def __init__(
-        self, body: Body, tiles: SimtTiles, loaders: list[TileLoader], slice_: Expr, cell: str
-    ) -> None:
+    def __init__(self, body: Body, tiles: SimtTiles, loaders: list[TileLoader], slice_: Expr, cell: str) -> None:
         self.loaders, self.cell = loaders, cell
         # Transposed stores of neighbouring threads would meet in one bank without the padding.
         self.rows = [x.plan.extent + (_PAD if x.plan.along_k else 0) for x in loaders]

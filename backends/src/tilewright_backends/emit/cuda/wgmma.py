@@ -54,9 +54,7 @@ def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
     statements(body, detail, tiles, (buffers.get(detail.rows.slot), buffers.get(detail.columns.slot)))
 
 
-def statements(
-    body: Body, detail: TensorDetail, tiles: WgmmaTiles, packed: tuple[Prim | None, Prim | None]
-) -> None:
+def statements(body: Body, detail: TensorDetail, tiles: WgmmaTiles, packed: tuple[Prim | None, Prim | None]) -> None:
     """Statements of one task: one `m_block` × `n_block` tile of the result."""
     c, spec = detail.roles, detail.spec
     m_tiles, n_tiles = -(-count(c.m) // tiles.m_block), -(-count(c.n) // tiles.n_block)
@@ -121,9 +119,7 @@ class _GroupTile:
     def multiply(self, stage: Expr) -> None:
         """Starts the products of a stage."""
         body, (rows, columns) = self.body, self.halves
-        name, source = ptx.wgmma(
-            self.tiles.n_block, rows.dtype, not rows.plan.along_k, not columns.plan.along_k
-        )
+        name, source = ptx.wgmma(self.tiles.n_block, rows.dtype, not rows.plan.along_k, not columns.plan.along_k)
         starts = [body.hold(stage * half.plan.elements, "start") for half in self.halves]
         body.call("tw_wgmma_fence", source=ptx.WGMMA_FENCE)
         for part in range(STEP // 16):

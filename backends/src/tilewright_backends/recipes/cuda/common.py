@@ -75,11 +75,12 @@ def operations(*exprs: Expr) -> int:
 
 
 def memory_bytes(spec: FlatSpec) -> int:
-    """Bytes of all operands and results, each counted once."""
+    """Bytes of all operands and results, each counted once, and of a large table no more than can be read of it."""
+    most = points(spec.axes)
     total = 0
     for value in {x.value for x in spec.reads} | {x.value for x in spec.stores}:
         count = math.prod(int(x.value) if isinstance(x, Const) else 1 for x in value.shape)
-        total += count * dtypes.size_of(value.dtype)
+        total += min(count, most) * dtypes.size_of(value.dtype)
     return total
 
 

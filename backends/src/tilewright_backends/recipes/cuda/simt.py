@@ -92,9 +92,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     )
 
 
-def _work(
-    detail: SimtDetail, tasks: Expr, trips: Expr, sizes: tuple[Expr, ...], size: int
-) -> Work:
+def _work(detail: SimtDetail, tasks: Expr, trips: Expr, sizes: tuple[Expr, ...], size: int) -> Work:
     mb, nb, ks, mt, nt, slices = sizes
     padded = trips * slices * ks
     out = sum(points(detail.spec.spatial) * dtypes.size_of(s.value.dtype) for s in detail.spec.stores)
