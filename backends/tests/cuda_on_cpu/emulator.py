@@ -1,0 +1,155 @@
+"""Runs generated CUDA source on the CPU, thread for thread, with guard pages around every operand.
+
+What it proves: indexing, guards, barriers in the right places for some interleaving, tile layouts as the PTX manual
+describes them. What it does not: races between threads (a barrier too few can go unnoticed), asynchrony, speed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tilewright.config.binding import Settings
+from tilewright.ir import dtypes
+from tilewright.ir.program import HostCopy, Launch, Phase, Program, Task
+from tilewright.planning.weights import weights_of
+from tilewright.plugins.records import RecipeEntry
+from tilewright_backends.build.cuda.builder import device_kernel
+from tilewright_backends.build.cuda.source import DeviceKernel, cuda_source
+
+HERE = Path(__file__).parent
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_DEFINITION = re.compile(r"__forceinline__ __device__ \w+ (tw_\w+)\([^)]*\) \{")
+_COLLECTIVE = ("tw_ldmatrix", "tw_mma_", "tw_cp_async_", "tw_fence_async", "tw_wgmma_")
+_WGMMA = re.compile(r"tw_wgmma_n(\d+)_(float16|bfloat16)_(\d)(\d)$")
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+
+
+class Emulated:
+    """Compiled kernels; `run(name, arrays)` runs one on copies of the arrays that end at a page without access."""
+
+    def __init__(self, kernels: Sequence[DeviceKernel], arch: str = "sm_90a") -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="tilewright-emulator-"))
+        try:
+            path = self._folder / "kernels.cc"
+            path.write_text(_host_source(cuda_source(kernels, arch), kernels), encoding="utf-8")
+            library = self._folder / "kernels.so"
+            flags = ["-O1", "-std=c++17", "-fpermissive", "-w", "-shared", "-fPIC", f"-I{HERE}"]
+            done = subprocess.run(
+                ["g++", *flags, "-o", str(library), str(path)], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr[:4000]
+            self._library = ctypes.CDLL(str(library))
+        finally:
+            shutil.rmtree(self._folder)
+
+    def run(self, name: str, arrays: Sequence[Array]) -> None:
+        """Runs a kernel on the arrays in place; the same array twice is one buffer."""
+        guarded = {id(a): _Guarded(a) for a in arrays}
+        pointers = (ctypes.c_void_p * len(arrays))(*(guarded[id(a)].address for a in arrays))
+        getattr(self._library, f"run_{name}")(pointers)
+        for array in arrays:
+            guarded[id(array)].read_into(array)
+
+
+class _Guarded:
+    """A copy of an array whose end (rounded to 16 bytes, as accesses are that wide) is the end of the mapped memory."""
+
+    def __init__(self, array: Array) -> None:
+        page = mmap.PAGESIZE
+        size = -(-max(array.nbytes, 16) // 16) * 16
+        pages = -(-size // page) * page
+        self._memory = mmap.mmap(-1, pages + 2 * page)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        for edge in (start, start + page + pages):
+            assert _LIBC.mprotect(edge, page, 0) == 0
+        self.address = start + page + pages - size
+        ctypes.memmove(self.address, array.ctypes.data, array.nbytes)
+
+    def read_into(self, array: Array) -> None:
+        ctypes.memmove(array.ctypes.data, self.address, array.nbytes)
+
+
+def _host_source(source: str, kernels: Sequence[DeviceKernel]) -> str:
+    source = re.sub(
+        r"extern __shared__ __align__\(\d+\) uchar shared_memory_ptr\[\];",
+        "unsigned char* emu_shared_memory = emu_shared;",
+        source,
+    )
+    parts = ['#include "emulator.h"', _without_instructions(source)]
+    for kernel in kernels:
+        args = ", ".join(f"(decltype(emu_arg<{i}>(&{kernel.name})))a[{i}]" for i in range(len(kernel.params)))
+        parts.append(
+            f'extern "C" void run_{kernel.name}(void** a) {{'
+            f" emu_run({kernel.grid}, {kernel.block}, {kernel.shared_bytes}, [=]() {{ {kernel.name}({args}); }}); }}"
+        )
+    return "\n".join(parts)
+
+
+def _without_instructions(source: str) -> str:
+    """The source without the functions around PTX instructions that the emulator has its own for."""
+    for match in reversed(list(_DEFINITION.finditer(source))):
+        name = match.group(1)
+        if not name.startswith(_COLLECTIVE) or name == "tw_wgmma_descriptor":
+            continue
+        end, depth = match.end(), 1
+        while depth:
+            depth += {"{": 1, "}": -1}.get(source[end], 0)
+            end += 1
+        instead = ""
+        if "_wait_" in name:
+            instead = f"static void {name}() {{}}"
+        elif found := _WGMMA.match(name):
+            n, dtype, rows, columns = found.groups()
+            bf16 = int(dtype == "bfloat16")
+            call = f"emu_wgmma(d, a, b, {n}, {bf16}, {rows}, {columns})"
+            instead = f"static void {name}(float* d, uint64_t a, uint64_t b) {{ {call}; }}"
+        source = source[: match.start()] + instead + source[end:]
+    return source
+
+
+def emulate(program: Program, settings: Settings, inputs: Sequence[Array]) -> list[Array]:
+    """The outputs of a planned program, each launch on the emulator."""
+    registry = settings.registry
+    used = {kernel.choice.recipe for kernel in program.kernels.values()}
+    entries = {name: registry.get(RecipeEntry, name) for name in used}
+    emitters: Mapping[str, Callable[..., Any]] = {n: registry.resolve(e, e.emitter) for n, e in entries.items()}
+    kernels = {
+        name: device_kernel(kernel, program, emitters[kernel.choice.recipe], "sm_90a")
+        for name, kernel in program.kernels.items()
+    }
+    emulated = Emulated(list(kernels.values()))
+    places = program.storage.placements
+    memory = {name: np.full(b.bytes, 0xFF, np.uint8) for name, b in program.storage.buffers.items()}
+
+    def bytes_of(name: str) -> Array:
+        place = places[name]
+        return memory[place.buffer][place.offset : place.offset + place.bytes]
+
+    for weight in weights_of(program):
+        bytes_of(weight.name)[:] = np.ascontiguousarray(weight.load()).reshape(-1).view(np.uint8)
+    for value, array in zip(program.inputs, inputs, strict=True):
+        bytes_of(value.name)[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    for step in program.body:
+        if isinstance(step, HostCopy):
+            bytes_of(step.target)[:] = bytes_of(step.source)
+            continue
+        assert isinstance(step, Launch)
+        (phase,) = step.body
+        assert isinstance(phase, Phase)
+        (task,) = phase.lanes[0].items
+        assert isinstance(task, Task)
+        own = {name: bytes_of(name) for name in task.args}
+        emulated.run(kernels[task.kernel].name, [own[name] for name in task.args])
+    return [bytes_of(v.name).view(dtypes.to_numpy(v.dtype)).reshape(v.static_shape()) for v in program.outputs]

@@ -1,0 +1,43 @@
+"""Every CUDA recipe on the emulator: what its constraints allow computes the right thing and stays in its operands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from backends.tests.cuda_on_cpu.emulator import emulate
+from tilewright.config.binding import Settings, bind
+from tilewright.config.loading import load_config
+from tilewright.plugins.manager import Registry
+from tilewright.testing import conformance
+
+RECIPES = ("map", "mma", "reduce", "scatter", "simt", "wgmma")
+
+
+@pytest.fixture(scope="module")
+def settings() -> Iterator[Settings]:
+    """A configuration for a device with every feature, whose programs run on the emulator."""
+    registry = Registry()
+    registry.load()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conformance, "run", emulate)
+        yield bind(load_config({"target": "cuda:h200"}), registry)
+
+
+def check(recipe: str, settings: Settings, samples: int, seed: int) -> None:
+    report = conformance.check_recipe(f"cuda.{recipe}", settings, samples, seed)
+    assert not report.failures, report.failures
+    assert report.kernels
+    assert report.choices
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_few_choices_of_every_kernel(recipe: str, settings: Settings) -> None:
+    check(recipe, settings, 10, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_many_choices(recipe: str, settings: Settings) -> None:
+    check(recipe, settings, 200, 2)
