@@ -126,7 +126,7 @@ def _take_source(code: str) -> bytes:
 def cuda_source(kernels: Sequence[DeviceKernel], arch: str) -> str:
     """CUDA C++ of the kernels. Each appears once.
 
-    No TVM pass runs over them: the bodies are in the form that the code generator takes already, and passes that analyse
+    No TVM pass runs over them: the bodies are in the form that the code generator takes, and passes that analyse
     expressions take exponential time, or all of the stack, over chains of selects.
     """
     target = cuda_target(arch)
