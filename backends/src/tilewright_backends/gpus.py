@@ -24,9 +24,7 @@ def resolve(device: str) -> str:
         return device
     known = [*DEVICES, *BY_ARCH]
     if not device:
-        raise InputError(
-            "The target `cuda` needs a device.", f"Name one of {', '.join(f'cuda:{x}' for x in known)}."
-        )
+        raise InputError("The target `cuda` needs a device.", f"Name one of {', '.join(f'cuda:{x}' for x in known)}.")
     raise InputError(f"There is no CUDA device {device!r}.", did_you_mean(device, known))
 
 

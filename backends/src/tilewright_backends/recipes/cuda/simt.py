@@ -97,6 +97,7 @@ def _work(detail: SimtDetail, tasks: Expr, trips: Expr, sizes: tuple[Expr, ...],
     padded = trips * slices * ks
     out = sum(points(detail.spec.spatial) * dtypes.size_of(s.value.dtype) for s in detail.spec.stores)
     products = mt * nt
+    guarded = any(x.guard is not None for x in detail.spec.reads[: detail.spec.body_reads])
     return Work(
         flops=tasks * mb * nb * padded * 2,
         traffic={
@@ -105,8 +106,8 @@ def _work(detail: SimtDetail, tasks: Expr, trips: Expr, sizes: tuple[Expr, ...],
             # A quarter of what the threads read: neighbours read the same words.
             "shared": tasks * (mb * nb) * padded * size // (mt * 4) + tasks * (mb * nb) * padded * size // (nt * 4),
         },
-        # Loads and addresses compete with the products for issue slots.
-        efficiency=products * 85 // (products + 12),
+        # Loads and addresses compete with the products for issue slots, guarded ones more.
+        efficiency=products * (72 if guarded else 85) // (products + 12),
         # One tile is loaded ahead, which hides about half of the latency of the loads.
         serial=trips * 10 + 8 + slices * 2,
     )

@@ -1,0 +1,109 @@
+"""Whole models compiled for CUDA: on the emulator everywhere, on the device where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+import tilewright
+from backends.tests.cuda_on_cpu.emulator import emulate
+from tilewright.compare import compare_outputs
+from tilewright.compiler import plan_model
+from tilewright.config.binding import Settings, bind
+from tilewright.config.loading import load_config
+from tilewright.ir import dtypes
+from tilewright.plugins.manager import Registry
+from tilewright.testing import conformance
+from tilewright.testing.models import BUILDERS
+from tilewright.testing.precision import narrowed
+from tilewright.testing.seeded import light_model
+
+QUICK_BLOCKS = ("conformer", "gpt")
+LIGHT = ("squeezenet", "shufflenet")
+RECIPES = ("map", "mma", "reduce", "scatter", "simt", "wgmma")
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    registry = Registry()
+    registry.load()
+    return bind(load_config({"target": "cuda:h200"}), registry)
+
+
+def expected(model: onnx.ModelProto, feeds: Any) -> list[Any]:
+    """ONNX Runtime's outputs for a float32 model."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found: list[Any] = session.run(None, feeds)
+    return found
+
+
+def agree(names: Sequence[str], found: Sequence[Any], wanted: Sequence[Any]) -> None:
+    """Every output within the tolerance of its dtype."""
+    rounded = [w.astype(f.dtype) for f, w in zip(found, wanted, strict=True)]
+    for agreement in compare_outputs(list(names), list(found), rounded):
+        assert agreement.ok, agreement
+
+
+def blocks() -> list[Any]:
+    return [x if x in QUICK_BLOCKS else pytest.param(x, marks=pytest.mark.slow) for x in sorted(BUILDERS)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("float16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", blocks())
+def test_a_block_agrees_with_onnx_runtime(name: str, dtype: str, settings: Settings) -> None:
+    case = BUILDERS[name]()
+    model = case.model if dtype == "float32" else narrowed(case.model, dtype)
+    program = plan_model(model, settings).program
+    pairs = zip(program.input_names, program.inputs, strict=True)
+    inputs = [case.feeds[key].astype(dtypes.to_numpy(value.dtype)) for key, value in pairs]
+    found = emulate(program, settings, inputs)
+    agree(program.output_names, found, expected(case.model, dict(case.feeds)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIGHT)
+def test_a_light_model_agrees_with_onnx_runtime(name: str, settings: Settings) -> None:
+    model = light_model(name)
+    program = plan_model(model, settings).program
+    rng = np.random.default_rng(0)
+    feeds = {
+        key: rng.standard_normal(value.static_shape()).astype(np.float32)
+        for key, value in zip(program.input_names, program.inputs, strict=True)
+    }
+    found = emulate(program, settings, list(feeds.values()))
+    agree(program.output_names, found, expected(model, feeds))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_holds_on_the_device(recipe: str, settings: Settings) -> None:
+    report = conformance.check_recipe(f"cuda.{recipe}", settings, 200, 3)
+    assert not report.failures, report.failures
+    assert report.choices
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["squeezenet", "shufflenet", "resnet50"])
+def test_a_light_model_agrees_on_the_device(name: str) -> None:
+    """Three runs: the first calls the host function, the others replay the graph captured from it."""
+    model = light_model(name)
+    program = tilewright.compile(model, target="cuda:h200")
+    names = [x.name for x in program.outputs]
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        feeds = {x.name: rng.standard_normal(x.shape).astype(np.float32) for x in program.inputs}
+        agree(names, program.run(None, feeds), expected(model, feeds))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_a_block_in_half_precision_agrees_on_the_device(name: str) -> None:
+    case = BUILDERS[name]()
+    program = tilewright.compile(narrowed(case.model, "float16"), target="cuda:h200")
+    feeds = {x.name: case.feeds[x.name].astype(dtypes.to_numpy(x.dtype)) for x in program.inputs}
+    agree([x.name for x in program.outputs], program.run(None, feeds), expected(case.model, dict(case.feeds)))
