@@ -59,9 +59,11 @@ class CudaRuntime:
         return found[0], found[1]
 
     def allocate(self, size: int) -> int:
-        """Device memory; the address."""
+        """Device memory; the address. Poisoned: what nothing writes is read as NaN, not as old data."""
         pointer = ctypes.c_void_p()
-        self("cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(max(size, 256)))
+        size = max(size, 256)
+        self("cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(size))
+        self("cudaMemset", pointer, 0xFF, ctypes.c_size_t(size))
         return int(pointer.value or 0)
 
 
@@ -76,7 +78,8 @@ def _cudart() -> str:
 class CudaProgram:
     """A loaded program: device buffers, a table of their addresses, and the function that runs over it.
 
-    The first run calls the function; from the second on, a graph captured from it is replayed.
+    The first run calls the function; from the second on, a graph captured from it is replayed, unless the host program
+    decides by values of the device, for which it has to wait.
     """
 
     def __init__(self, library: Path, weights: Mapping[str, Array], data: Mapping[str, Any]) -> None:
@@ -88,7 +91,7 @@ class CudaProgram:
         self._inputs: list[int] = []
         self._outputs: list[int] = []
         self._graph: ctypes.c_void_p | None = None
-        self._runs = 0
+        self._capturable = bool(data["capturable"])
         buffers = list(data["buffers"])
         self._table = np.zeros(max(len(buffers), 1), np.uint64)
         for number, (name, kind, size) in enumerate(buffers):
@@ -147,9 +150,8 @@ class CudaProgram:
             return
         self._set_stream(_CUDA, 0, self._stream)
         self._main(self._pointer)
-        self._runs += 1
-        if self._runs == 1:
-            # Loads the machine code, which must not happen under capture.
+        if self._capturable:
+            # The first run loads the machine code, which must not happen under capture.
             self._cuda("cudaStreamSynchronize", self._stream)
             self._graph = self._capture()
 
@@ -164,21 +166,27 @@ class CudaProgram:
         self._cuda("cudaGraphDestroy", graph)
         return executable
 
-    def time_launches(self, count: int) -> float:
-        """Seconds per launch of the whole program over `count` launches, by device events."""
-        first, last = ctypes.c_void_p(), ctypes.c_void_p()
-        for event in (first, last):
+    def measure(self, rounds: int) -> list[float]:
+        """See `tilewright.runtime.native.NativeProgram`. By device events around each run, queued back to back."""
+        events = [ctypes.c_void_p() for _ in range(2 * rounds)]
+        for event in events:
             self._cuda("cudaEventCreate", ctypes.byref(event))
-        self._cuda("cudaEventRecord", first, self._stream)
-        for _ in range(count):
-            self.launch()
-        self._cuda("cudaEventRecord", last, self._stream)
-        self._cuda("cudaEventSynchronize", last)
-        elapsed = ctypes.c_float()
-        self._cuda("cudaEventElapsedTime", ctypes.byref(elapsed), first, last)
-        for event in (first, last):
-            self._cuda("cudaEventDestroy", event)
-        return elapsed.value * 1e-3 / count
+        try:
+            self.launch()  # the second launch ever captures the graph
+            for first, last in zip(events[::2], events[1::2], strict=True):
+                self._cuda("cudaEventRecord", first, self._stream)
+                self.launch()
+                self._cuda("cudaEventRecord", last, self._stream)
+            self._cuda("cudaStreamSynchronize", self._stream)
+            return [self._elapsed(first, last) for first, last in zip(events[::2], events[1::2], strict=True)]
+        finally:
+            for event in events:
+                self._cuda("cudaEventDestroy", event)
+
+    def _elapsed(self, first: ctypes.c_void_p, last: ctypes.c_void_p) -> float:
+        milliseconds = ctypes.c_float()
+        self._cuda("cudaEventElapsedTime", ctypes.byref(milliseconds), first, last)
+        return milliseconds.value * 1e-3
 
     def close(self) -> None:
         """Frees the device buffers and unloads the library."""

@@ -4,15 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tvm import tirx
 from tvm.tirx import op as tir_op
 
 from tilewright.errors import InternalError
+from tilewright.ir import dtypes
 from tilewright.ir.expr import Const, Var, const
 from tilewright.ir.program import UNIT, HostCopy, HostIf, HostLoop, HostStep, Launch, Phase, Program, Task
 from tilewright_backends.build.cuda.source import DeviceKernel
 from tilewright_backends.emit.cuda.body import i32
 from tilewright_backends.host.function import HostFunction
 from tilewright_backends.lower.types import Prim
+
+_MOST_CAPTURED = 100_000
+"""A graph has a node per launch; beyond this many, making one costs more memory than it saves time."""
+
+READ_BACK = """\
+#include <stdint.h>
+void* TVMFFIEnvGetStream(int32_t device_type, int32_t device_id);
+int cudaMemcpyAsync(void* to, const void* from, uint64_t bytes, int kind, void* stream);
+int cudaStreamSynchronize(void* stream);
+
+/* The scalar at a device address once all launches before are done, 0 when that fails: errors of CUDA stay, and the
+   next call that the loader checks reports them. */
+static void read_back(void* to, const void* from, uint64_t bytes) {
+  void* stream = TVMFFIEnvGetStream(2, 0);
+  if (cudaMemcpyAsync(to, from, bytes, 2, stream) == 0) cudaStreamSynchronize(stream);
+}
+int8_t tw_read_back_int8(const void* from) { int8_t v = 0; read_back(&v, from, sizeof v); return v; }
+int32_t tw_read_back_int32(const void* from) { int32_t v = 0; read_back(&v, from, sizeof v); return v; }
+int64_t tw_read_back_int64(const void* from) { int64_t v = 0; read_back(&v, from, sizeof v); return v; }
+"""
+"""C source that is linked into the library of a program whose host part reads values of the device."""
 
 
 class CudaHost(HostFunction):
@@ -40,8 +63,12 @@ class CudaHost(HostFunction):
         self.code.evaluate(call)
 
     def scalar(self, name: str) -> Prim:
-        """Refused: the value is in device memory, and nothing of the host program reads it back yet."""
-        raise InternalError(f"control of the host program by the device value {name} is not generated for CUDA yet.")
+        """A scalar value, read back from the device."""
+        dtype = self.program.storage.placements[name].value.dtype
+        carrier = f"int{8 * dtypes.size_of(dtype)}"
+        if dtypes.is_float(dtype) or carrier not in ("int8", "int32", "int64"):
+            raise InternalError(f"{name} decides what the host program does, but {dtype} is not read back.")
+        return tirx.call_extern(carrier, f"tw_read_back_{carrier}", self.pointer(name))
 
     def _copy(self, copy: HostCopy) -> None:
         size = self.program.storage.placements[copy.source].bytes
@@ -61,6 +88,30 @@ def copied_bytes(steps: Sequence[HostStep], program: Program) -> set[int]:
             case HostIf():
                 found |= copied_bytes((*step.then, *step.orelse), program)
     return found - {0}
+
+
+def reads_back(steps: Sequence[HostStep]) -> bool:
+    """Whether a host tree decides by a value of the device."""
+    return any(
+        isinstance(step, HostIf) or (isinstance(step, HostLoop) and (bool(step.condition) or reads_back(step.body)))
+        for step in steps
+    )
+
+
+def capturable(steps: Sequence[HostStep]) -> bool:
+    """Whether a CUDA graph can stand for a host tree: the same launches in every run, and not too many."""
+    return not reads_back(steps) and 0 < _launches(steps) <= _MOST_CAPTURED
+
+
+def _launches(steps: Sequence[HostStep]) -> int:
+    total = 0
+    for step in steps:
+        if isinstance(step, HostLoop):
+            trips = int(step.trip.value) if isinstance(step.trip, Const) else _MOST_CAPTURED + 1
+            total += trips * _launches(step.body)
+        else:
+            total += 1
+    return total
 
 
 def emit_launch(host: HostFunction, launch: Launch) -> None:

@@ -24,7 +24,7 @@ from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, cud
 from tilewright_backends.build.cuda.versions import versions
 from tilewright_backends.build.llvm import c_compiler
 from tilewright_backends.emit.cuda import copy
-from tilewright_backends.host.cuda import CudaHost, copied_bytes, emit_launch
+from tilewright_backends.host.cuda import READ_BACK, CudaHost, capturable, copied_bytes, emit_launch, reads_back
 from tilewright_backends.host.function import ENTRY
 from tilewright_backends.lower.types import Prim
 
@@ -53,11 +53,13 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
     host = CudaHost(program, device, copies)
     host.steps(program.body, emit_launch)
     library = workdir / "library.so"
-    link(host_module(host.finish()), packed_modules(modules), library, workdir)
+    helper = READ_BACK if reads_back(program.body) else ""
+    link(host_module(host.finish()), packed_modules(modules), library, workdir, helper)
     buffers = program.storage.buffers
     data = {
         "entry": ENTRY,
         "arch": arch,
+        "capturable": capturable(program.body),
         "buffers": [[name, buffer.kind, buffer.bytes] for name, buffer in buffers.items()],
         "kernels": {k.name: _described(k, facts.get(k.name)) for k in kernels},
     }
@@ -108,8 +110,8 @@ def host_module(function: Prim) -> Prim:
         return tvm.get_global_func("target.build.llvm")(module, target)
 
 
-def link(host: Prim, modules: bytes, path: Path, workdir: Path) -> None:
-    """Writes host code and packed device modules as a shared library."""
+def link(host: Prim, modules: bytes, path: Path, workdir: Path, helper: str = "") -> None:
+    """Writes host code, packed device modules and C source as a shared library."""
     objects, blob, source = workdir / "host.o", workdir / "modules.bin", workdir / "modules.S"
     host.write_to_file(str(objects), "o")
     blob.write_bytes(modules)
@@ -117,6 +119,9 @@ def link(host: Prim, modules: bytes, path: Path, workdir: Path) -> None:
     compiler = c_compiler()
     command = [compiler, "-shared", "-fPIC", "-Wl,--build-id=none", "-Wl,--strip-debug", "-Wa,-I."]
     command += ["-o", str(path.resolve()), objects.name, source.name]
+    if helper:
+        Path(workdir, "helper.c").write_text(helper, encoding="utf-8")
+        command += ["-O2", "helper.c"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=workdir)
     if done.returncode:
         raise InternalError(f"{compiler} could not link the program: {done.stderr.strip()[-2000:]}")
