@@ -21,7 +21,7 @@ from tilewright.device import DeviceModel
 from tilewright.errors import InternalError
 from tilewright.ir.choice import Packing, Resources, TileChoice
 from tilewright.ir.expr import Apply, Const, Expr, Var, const
-from tilewright.views.kernel import KernelSpec
+from tilewright.views.kernel import KernelSpec, Subject
 
 Columns = Mapping[str, npt.NDArray[np.int64]]
 
@@ -161,17 +161,24 @@ class Recipe:
     Args:
         name: "<target>.<what>", for example "cpu.packed_contraction".
         target: kind of target that it is for ("cpu", "cuda", "rocm").
-        match: finds the recipe's roles in a kernel, or None when the kernel is not of its kind.
+        match: finds the recipe's roles in a kernel, or None when the kernel is not of its kind. It is asked about
+            subjects of the type `takes` only.
         embeddable: whether its code can be a member of a persistent kernel (the device function contract).
         priority: recipes are tried in descending priority; the first that matches, and all later ones whose
             priority is at least 0, propose choices. A negative one is a fallback, used only when nothing else matches.
+        takes: `KernelSpec`, `ScanOp` or `Routine`.
     """
 
     name: str
     target: str
-    match: Callable[[KernelSpec, DeviceModel], Match | None]
+    match: Callable[[Any, DeviceModel], Match | None]
     embeddable: bool = False
     priority: int = 0
+    takes: type[Subject] = KernelSpec
+
+    def see(self, subject: Subject, device: DeviceModel) -> Match | None:
+        """The subject as this recipe sees it, or None when it is not of its kind."""
+        return self.match(subject, device) if isinstance(subject, self.takes) else None
 
 
 _NUMPY: dict[str, Callable[..., Any]] = {

@@ -12,7 +12,7 @@ from tilewright.errors import InternalError
 from tilewright.ir.program import Kernel, Program
 from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
-from tilewright.views.kernel import normalise
+from tilewright.views.kernel import subject_of
 from tilewright_backends import tvm_env
 from tilewright_backends.build import llvm
 from tilewright_backends.emit.cpu.semantics import CpuSemantics
@@ -26,7 +26,7 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
 
     Args:
         target: `cpu:MCPU`.
-        emitters: by recipe: `emit(kernel, specification, semantics)` gives the kernel's TIR function.
+        emitters: by recipe: `emit(kernel, subject, semantics)` gives the kernel's TIR function.
     """
     tvm_env.require_tvm()
     mcpu = target.partition(":")[2]
@@ -52,10 +52,10 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
 
 def emit_kernel(kernel: Kernel, program: Program, emitter: Callable[..., Any], semantics: CpuSemantics) -> Prim:
     """The TIR function of one kernel."""
-    spec = normalise(kernel.group, program.constants)
-    if spec is None:
-        raise InternalError(f"kernel {kernel.name} is no loop nest, but recipe {kernel.choice.recipe} wants one.")
-    return emitter(kernel, spec, semantics)
+    subject = subject_of(kernel.group, program.constants)
+    if subject is None:
+        raise InternalError(f"kernel {kernel.name} is nothing that recipe {kernel.choice.recipe} could emit.")
+    return emitter(kernel, subject, semantics)
 
 
 def versions() -> dict[str, str]:

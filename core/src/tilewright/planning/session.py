@@ -21,7 +21,7 @@ from tilewright.planning.kernels import KernelTable
 from tilewright.planning.requests import Cost, Decision, Planned, Request
 from tilewright.planning.trial import CodeFacts, Failure, Samples
 from tilewright.recipes import Columns, Match, Recipe
-from tilewright.views.kernel import KernelSpec, normalise
+from tilewright.views.kernel import KernelSpec, normalise, subject_of
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
@@ -167,10 +167,10 @@ class Session:
         """How the target's recipes see the group: every recipe of non-negative priority, or else the fallbacks."""
 
         def find() -> tuple[Match, ...]:
-            spec = self.spec(group)
-            if spec is None:
+            subject = subject_of(group, self.constants)
+            if subject is None:
                 return ()
-            found = [(r, m) for r in self.recipes if (m := r.match(spec, self.device)) is not None]
+            found = [(r, m) for r in self.recipes if (m := r.see(subject, self.device)) is not None]
             preferred = tuple(m for r, m in found if r.priority >= 0)
             return preferred or tuple(m for _, m in found)
 

@@ -7,7 +7,7 @@ generate code from it, so neither needs to know how operators were grouped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 
 import attrs
 
@@ -28,7 +28,7 @@ from tilewright.ir.expr import (
     walk,
 )
 from tilewright.ir.group import Group
-from tilewright.ir.ops import Access, Axis, Combiner, Location, TensorOp, Value, Write
+from tilewright.ir.ops import Access, Axis, Combiner, Location, Routine, ScanOp, TensorOp, Value, Write
 from tilewright.views.maps import axis_bounds, invert
 
 
@@ -92,6 +92,10 @@ class KernelSpec:
         return axis_bounds(self.axes)
 
 
+Subject = KernelSpec | ScanOp | Routine
+"""What a recipe matches: a loop nest, or an operator that is never joined with others."""
+
+
 def spec_of(op: TensorOp) -> KernelSpec:
     """The specification of one operator alone."""
     states = [Var(f"s{i}", x.dtype) for i, x in enumerate(op.body)]
@@ -115,13 +119,12 @@ def inline_producer(spec: KernelSpec, slot: int, producer: TensorOp) -> KernelSp
     at = invert(producer.spatial, write.index, write.value.shape, access.index, bounds)
     if at is None:
         return None
-    in_body = slot < spec.body_reads
-    first = spec.body_reads if in_body else len(spec.reads)
     moved: list[Access] = []
-    new_slots = {i: Load(first + i, x.value.dtype) for i, x in enumerate(producer.reads)}
+    new_slots = {i: Load(slot + i, x.value.dtype) for i, x in enumerate(producer.reads)}
 
     def carried(expr: Expr) -> Expr:
-        return simplify(replace_loads(substitute(expr, at), new_slots), bounds)
+        # Loads first: the values of the axes have loads of their own, which keep their slots.
+        return simplify(substitute(replace_loads(expr, new_slots), at), bounds)
 
     for read in producer.reads:
         guard = all_of(access.guard, None if read.guard is None else carried(read.guard))
@@ -130,21 +133,22 @@ def inline_producer(spec: KernelSpec, slot: int, producer: TensorOp) -> KernelSp
             fill = const(0, read.value.dtype)
         moved.append(Access(read.value, tuple(carried(x) for x in read.index), guard, fill))
     value = cast(carried(producer.body[written[0]]), write.value.dtype)
-    plain_move = value == Load(first, access.value.dtype) and len(moved) == 1
+    plain_move = value == Load(slot, access.value.dtype) and len(moved) == 1
     if access.guard is not None:
         fill = access.fill if access.fill is not None else const(0, access.value.dtype)
         if plain_move and producer.reads[0].guard is None:
             moved[0] = attrs.evolve(moved[0], fill=fill)
         elif not (plain_move and moved[0].fill == fill):
             value = select(access.guard, value, fill)
-    return _replace_read(spec, slot, first, tuple(moved), value, producer.loc)
+    return _replace_read(spec, slot, tuple(moved), value, producer.loc)
 
 
-def _replace_read(
-    spec: KernelSpec, slot: int, first: int, moved: tuple[Access, ...], value: Expr, loc: Location
-) -> KernelSpec:
-    """Puts `moved` before slot `first`, replaces the loads of `slot` by `value`, and drops what nothing reads."""
-    shift = {i: Load(i + len(moved), x.value.dtype) for i, x in enumerate(spec.reads) if i >= first}
+def _replace_read(spec: KernelSpec, slot: int, moved: tuple[Access, ...], value: Expr, loc: Location) -> KernelSpec:
+    """Puts `moved` before `slot`, replaces the loads of `slot` by `value`, and drops what nothing reads.
+
+    A later read whose index loads `slot` then still loads earlier ones only.
+    """
+    shift = {i: Load(i + len(moved), x.value.dtype) for i, x in enumerate(spec.reads) if i >= slot}
 
     def renumber(expr: Expr) -> Expr:
         return replace_loads(expr, {**shift, slot: value})
@@ -153,12 +157,11 @@ def _replace_read(
         guard = None if access.guard is None else renumber(access.guard)
         return Access(access.value, tuple(renumber(x) for x in access.index), guard, access.fill)
 
-    reads = [renumber_access(x) for x in spec.reads[:first]] + list(moved)
-    reads += [renumber_access(x) for x in spec.reads[first:]]
+    reads = [*spec.reads[:slot], *moved, *(renumber_access(x) for x in spec.reads[slot:])]
     grown = attrs.evolve(
         spec,
         reads=tuple(reads),
-        body_reads=spec.body_reads + (len(moved) if first == spec.body_reads else 0),
+        body_reads=spec.body_reads + (len(moved) if slot < spec.body_reads else 0),
         body=tuple(renumber(x) for x in spec.body),
         stores=tuple(_map_store(s, renumber) for s in spec.stores),
         locations=(loc, *spec.locations),
@@ -236,9 +239,7 @@ def append_consumer(spec: KernelSpec, consumer: TensorOp, keep: frozenset[str]) 
     point = at
     first = len(spec.reads)
     others = [i for i in range(len(consumer.reads)) if i not in replaced]
-    slots: dict[int, Expr] = {
-        old: Load(first + new, consumer.reads[old].value.dtype) for new, old in enumerate(others)
-    }
+    slots: dict[int, Expr] = {old: Load(first + new, consumer.reads[old].value.dtype) for new, old in enumerate(others)}
     slots.update(replaced)
 
     def carried(expr: Expr) -> Expr:
@@ -265,9 +266,7 @@ def append_consumer(spec: KernelSpec, consumer: TensorOp, keep: frozenset[str]) 
         for i, w in enumerate(consumer.writes)
     )
     stores = tuple(s for s in spec.stores if s.write.value.name in keep) + new_stores
-    grown = attrs.evolve(
-        spec, reads=spec.reads + added, stores=stores, locations=(*spec.locations, consumer.loc)
-    )
+    grown = attrs.evolve(spec, reads=spec.reads + added, stores=stores, locations=(*spec.locations, consumer.loc))
     return _compact(grown)
 
 
@@ -286,18 +285,31 @@ def normalise(group: Group, constants: Container[str] = ()) -> KernelSpec | None
     """
     if not group.ops or not all(isinstance(op, TensorOp) for op in group.ops):
         return None
-    heavy = [i for i, op in enumerate(group.ops) if not is_elementwise(op)]
-    if len(heavy) > 1:
-        return None
     ops = [op for op in group.ops if isinstance(op, TensorOp)]
-    position = heavy[0] if heavy else len(ops) - 1
-    if not heavy:
-        # Element-wise only: the first operator with an output outside carries the nest, those after it follow.
-        outside = {v.name for v in group.outputs}
-        position = next(i for i, op in enumerate(ops) if any(v.name in outside for v in op.outputs))
+    outside = frozenset(v.name for v in group.outputs)
+    starts = [i for i, op in enumerate(ops) if not is_elementwise(op)]
+    if len(starts) > 1:
+        return None
+    if not starts:
+        # Element-wise only: the first operator with an output outside carries the nest, those after it follow. Where
+        # they do not follow from there (two outputs of one inner value), the first operator does.
+        starts = [next(i for i, op in enumerate(ops) if any(v.name in outside for v in op.outputs)), 0]
+    for start in dict.fromkeys(starts):
+        spec = _around(ops, start, outside)
+        if spec is not None:
+            known = frozenset(v.name for v in spec.inputs if v.name in constants)
+            return attrs.evolve(spec, name=group.name, constants=known)
+    return None
+
+
+def _around(ops: Sequence[TensorOp], position: int, outside: frozenset[str]) -> KernelSpec | None:
+    """The specification of operators of which the one at `position` carries the nest, or None.
+
+    Args:
+        outside: names of the values to store.
+    """
     main = ops[position]
     spec: KernelSpec | None = spec_of(main)
-    needed_outside = {v.name for v in group.outputs}
     pending = list(range(position + 1, len(ops)))
     for i in pending:
         assert spec is not None
@@ -305,7 +317,7 @@ def normalise(group: Group, constants: Container[str] = ()) -> KernelSpec | None
         stored = {v.name for v in spec.outputs}
         if not any(v.name in stored for v in ops[i].inputs):
             continue  # a producer of a later consumer; inlined below
-        spec = append_consumer(spec, ops[i], frozenset(needed_outside | later))
+        spec = append_consumer(spec, ops[i], outside | later)
         if spec is None:
             return None
     assert spec is not None
@@ -321,10 +333,18 @@ def normalise(group: Group, constants: Container[str] = ()) -> KernelSpec | None
                     return None
                 spec, progress = inlined, True
                 break
-    if {v.name for v in spec.outputs} != needed_outside:
-        return None
-    known = frozenset(v.name for v in spec.inputs if v.name in constants)
-    return attrs.evolve(spec, name=group.name, constants=known)
+    return spec if {v.name for v in spec.outputs} == outside else None
+
+
+def subject_of(group: Group, constants: Container[str] = ()) -> Subject | None:
+    """What recipes see of a group: its loop nest, or the scan or routine that it holds; None for other groups.
+
+    Args:
+        constants: names of the values that are known at compile time.
+    """
+    if len(group.ops) == 1 and isinstance(group.ops[0], ScanOp | Routine):
+        return group.ops[0]
+    return normalise(group, constants)
 
 
 def flops_per_point(spec: KernelSpec) -> int:
