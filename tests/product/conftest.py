@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 from attrs import frozen
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
+from tests.product.models import save_model
 from tilewright.cli.app import cli
 from tilewright.cli.base import run
 
@@ -34,7 +34,7 @@ def tw(capfd: pytest.CaptureFixture[str]) -> Iterator[Tw]:
     """`tilewright ARGUMENTS`, in this process."""
     logger = logging.getLogger("tilewright")
     before = (logger.handlers[:], logger.level, logger.propagate)
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def call(*arguments: object) -> Result:
         capfd.readouterr()
@@ -43,7 +43,8 @@ def tw(capfd: pytest.CaptureFixture[str]) -> Iterator[Tw]:
         return Result(code, captured.out, captured.err)
 
     yield call
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     logger.handlers[:], logger.level, logger.propagate = before
 
 
@@ -52,27 +53,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache of this test's own."""
     monkeypatch.setenv("TILEWRIGHT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def save_model(
-    path: Path,
-    nodes: Sequence[onnx.NodeProto],
-    inputs: dict[str, Sequence[int | str]],
-    outputs: dict[str, Sequence[int | str]],
-    weights: dict[str, np.ndarray] | None = None,
-    opsets: Sequence[onnx.OperatorSetIdProto] = (),
-) -> Path:
-    """Writes a float model."""
-    graph = helper.make_graph(
-        list(nodes),
-        path.stem,
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in inputs.items()],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in outputs.items()],
-        [numpy_helper.from_array(a, n) for n, a in (weights or {}).items()],
-    )
-    opset_imports = [helper.make_opsetid("", 17), *opsets]
-    onnx.save(helper.make_model(graph, opset_imports=opset_imports, ir_version=8), path)
-    return path
 
 
 W = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)

@@ -10,9 +10,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # what type checkers take for True; importing typing would cost more than all the rest
 if TYPE_CHECKING:
+    from typing import Any
+
     from tilewright.api import compile
     from tilewright.config import Config
     from tilewright.runtime.executable import Executable, load

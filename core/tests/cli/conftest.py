@@ -29,7 +29,7 @@ def tw(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.delenv("TILEWRIGHT_NUM_THREADS", raising=False)
     logger = logging.getLogger("tilewright")
     before = (logger.handlers[:], logger.level, logger.propagate)
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def call(*arguments: object) -> Result:
         capsys.readouterr()
@@ -38,7 +38,8 @@ def tw(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> I
         return Result(code, captured.out, captured.err)
 
     yield call
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     logger.handlers[:], logger.level, logger.propagate = before
 
 

@@ -48,7 +48,7 @@ def test_help_says_that_an_artifact_is_code(tw: Callable[..., Any], name: str) -
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plugins", "list"], ["cache", "path"], ["doctor"]])
 def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
     script = (
-        "import sys; from tilewright.cli import cli; from tilewright.cli.base import run; "
+        "import sys; from tilewright.cli.app import cli; from tilewright.cli.base import run; "
         f"code = run(cli, {arguments!r}); "
         "heavy = [m for m in sys.modules if m.split('.')[0] in "
         "('tvm', 'tvm_ffi', 'onnx', 'torch', 'onnxruntime', 'tilewright_backends', 'tilewright_roller')]; "
@@ -60,7 +60,7 @@ def test_light_commands_import_nothing_heavy(arguments: list[str]) -> None:
 
 def test_inspecting_an_artifact_imports_no_backend(artifact: Path) -> None:
     script = (
-        "import sys; from tilewright.cli import cli; from tilewright.cli.base import run; "
+        "import sys; from tilewright.cli.app import cli; from tilewright.cli.base import run; "
         f"code = run(cli, ['inspect', {str(artifact)!r}]); "
         "heavy = [m for m in sys.modules if m.split('.')[0] in ('tvm', 'tvm_ffi', 'onnx', 'tilewright_backends')]; "
         "print('HEAVY', heavy, code)"

@@ -51,9 +51,15 @@ class LazyGroup(click.Group):
 
 
 class Session:
-    """What the process of the command line knows: whether to show tracebacks."""
+    """What the process of the command line knows: whether to show tracebacks, and whether it was interrupted."""
 
     debug = False
+    interrupted = False
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """What Ctrl-C does: an exception, so that workers are ended and partial files removed."""
+        self.interrupted = True
+        raise KeyboardInterrupt
 
 
 class Command(click.Command):
@@ -106,37 +112,43 @@ def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def run(group: click.Group, arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code: 0 fine, 1 mismatch, 2 input, 3 internal, 130
-    interrupted.
+    interrupted. Sets the process's handlers of SIGINT and SIGTERM.
     """
     session = Session()
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, session.interrupt)
     try:
         result = group.main(args=arguments, prog_name="tilewright", standalone_mode=False, obj=session)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
-    except click.ClickException as error:
-        error.show()
-        return EXIT_INPUT
-    except (click.Abort, KeyboardInterrupt):
-        _complain("interrupted")
-        return EXIT_INTERRUPTED
-    except TilewrightError as error:
-        if session.debug:
-            traceback.print_exc()
-        _complain(f"error: {error.message}", error.remedy)
-        return error.exit_code
     except BrokenPipeError:
         # Whoever read our output has seen enough. Python would complain again when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except Exception as error:  # noqa: BLE001 - the last resort of the process
-        if session.debug:
-            traceback.print_exc()
-        _complain(
-            f"internal error: {type(error).__name__}: {error}",
-            "This is a fault in Tilewright or a plugin. Run the command again with --debug and report it.",
-        )
-        return EXIT_INTERNAL
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort of the process
+        # A library may have turned the interrupt into an error of its own.
+        if session.interrupted or isinstance(error, click.Abort | KeyboardInterrupt):
+            _complain("interrupted")
+            return EXIT_INTERRUPTED
+        return _report(error, session.debug)
+
+
+def _report(error: BaseException, debug: bool) -> int:
+    """Says on stderr what went wrong, with the traceback if `debug` is set; returns the exit code."""
+    if isinstance(error, click.ClickException):
+        error.show()
+        return EXIT_INPUT
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, TilewrightError):
+        _complain(f"error: {error.message}", error.remedy)
+        return error.exit_code
+    _complain(
+        f"internal error: {type(error).__name__}: {error}",
+        "This is a fault in Tilewright or a plugin. Run the command again with --debug and report it.",
+    )
+    return EXIT_INTERNAL
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
