@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pytest
 
@@ -11,6 +11,8 @@ from tilewright.config.binding import Settings, bind
 from tilewright.config.loading import load_config
 from tilewright.plugins.manager import Registry
 from tilewright.testing import conformance
+from tilewright.testing.cases import Case
+from tilewright.testing.corpus import corpus
 
 RECIPES = ("map", "mma", "reduce", "scatter", "simt", "wgmma")
 
@@ -25,8 +27,8 @@ def settings() -> Iterator[Settings]:
         yield bind(load_config({"target": "cuda:h200"}), registry)
 
 
-def check(recipe: str, settings: Settings, samples: int, seed: int) -> None:
-    report = conformance.check_recipe(f"cuda.{recipe}", settings, samples, seed)
+def check(recipe: str, settings: Settings, samples: int, seed: int, cases: Sequence[Case] | None = None) -> None:
+    report = conformance.check_recipe(f"cuda.{recipe}", settings, samples, seed, cases)
     assert not report.failures, report.failures
     assert report.kernels
     assert report.choices
@@ -34,7 +36,8 @@ def check(recipe: str, settings: Settings, samples: int, seed: int) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_few_choices_of_every_kernel(recipe: str, settings: Settings) -> None:
-    check(recipe, settings, 10, 1)
+    dtype = "float16" if recipe in ("mma", "wgmma") else "float32"
+    check(recipe, settings, 10, 1, corpus(dtype))
 
 
 @pytest.mark.slow

@@ -8,7 +8,8 @@ from tilewright.config.binding import Settings, bind
 from tilewright.config.schema import Config
 from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import RecipeEntry
-from tilewright.testing.conformance import check_recipe
+from tilewright.testing.conformance import Report, check_recipe
+from tilewright.testing.corpus import corpus
 
 
 def settings() -> Settings:
@@ -22,10 +23,18 @@ def cpu_recipes() -> list[str]:
     return [entry.name for entry in records if entry.backend == "cpu"]
 
 
-@pytest.mark.parametrize("samples", [70, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("recipe", cpu_recipes())
-def test_sampled_choices_compute_the_right_thing(recipe: str, samples: int) -> None:
-    report = check_recipe(recipe, settings(), samples=samples, seed=samples)
+def test_a_choice_of_every_kernel_computes_the_right_thing(recipe: str) -> None:
+    check(check_recipe(recipe, settings(), samples=70, seed=70, cases=corpus("float32")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", cpu_recipes())
+def test_sampled_choices_compute_the_right_thing(recipe: str) -> None:
+    check(check_recipe(recipe, settings(), samples=1000, seed=200))
+
+
+def check(report: Report) -> None:
     assert report.kernels >= 20
     assert report.choices >= report.kernels
     assert not report.failures, "\n".join(f"{f.case}: {f.choice.as_dict()}: {f.problem}" for f in report.failures)

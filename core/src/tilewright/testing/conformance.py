@@ -24,14 +24,15 @@ from tilewright.ir import dtypes
 from tilewright.ir.choice import TileChoice
 from tilewright.ir.group import Cover, Group
 from tilewright.ir.module import Module
-from tilewright.ir.ops import Op, Region, TensorOp, Value
+from tilewright.ir.ops import Op, Region, ScanOp, TensorOp, Value
 from tilewright.ir.program import HostStep, Program
 from tilewright.planning.propose.divisors import combinations
 from tilewright.planning.requests import Request
 from tilewright.planning.session import Session
 from tilewright.recipes import Match, Recipe
 from tilewright.runtime.immediate import run
-from tilewright.testing.corpus import Case, corpus
+from tilewright.testing.cases import Case
+from tilewright.testing.corpus import corpus
 
 TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
 """Largest allowed ‖a − b‖ / ‖b‖ by dtype; integers and booleans must be equal."""
@@ -67,22 +68,27 @@ def check_recipe(
     """
     rng = np.random.default_rng(seed)
     record = recipes_of(settings)[recipe]
-    device = device_of(settings)
-    matched: list[tuple[Case, Module, Group, Match]] = []
+    assert device_of(settings).kind == record.target
+    matched: list[tuple[Case, Module, list[tuple[Group, Match]]]] = []
     for one in cases if cases is not None else (*corpus("float32"), *corpus("float16")):
         module = load(one.model)
         session = _session(settings, module, [record])
-        for group in session.connect(module.main.body).groups:
-            matched += [(one, module, group, m) for m in session.matches(group) if m.recipe == recipe]
+        groups = session.connect(module.main.body).groups
+        found = [(group, m) for group in groups for m in session.matches(group) if m.recipe == recipe]
+        if found:
+            matched.append((one, module, found))
+    kernels = sum(len(found) for _, _, found in matched)
     failures: list[Failure] = []
-    ran = 0
-    for number, (one, module, group, match) in enumerate(matched):
-        share = samples // len(matched) + (number < samples % len(matched))
-        chosen = sample(match, max(share, 1), rng)
-        ran += len(chosen)
-        failures += _run(one, module, group, chosen, settings)
-    assert device.kind == record.target
-    return Report(recipe, len(matched), ran, tuple(failures))
+    number = ran = 0
+    for one, module, found in matched:
+        picks: list[tuple[Group, TileChoice]] = []
+        for group, match in found:
+            share = samples // kernels + (number < samples % kernels)
+            picks += [(group, choice) for choice in sample(match, max(share, 1), rng)]
+            number += 1
+        ran += len(picks)
+        failures += _run(one, module, picks, settings)
+    return Report(recipe, kernels, ran, tuple(failures))
 
 
 def sample(match: Match, count: int, rng: np.random.Generator) -> list[TileChoice]:
@@ -98,14 +104,18 @@ def _session(settings: Settings, module: Module, recipes: Sequence[Recipe], **se
     return Session(str(settings.target), device_of(settings), recipes, made, frozenset(module.constants))
 
 
-def _run(one: Case, module: Module, group: Group, choices: Sequence[TileChoice], settings: Settings) -> list[Failure]:
+def _run(one: Case, module: Module, picks: Sequence[tuple[Group, TileChoice]], settings: Settings) -> list[Failure]:
     """One program with a copy of the model for each choice of one of its groups."""
-    program = copies(module, group, choices, settings)
     expected = reference(one)
-    found = run(program, settings, [one.feeds[name] for name in module.input_names])
+    try:
+        program = copies(module, picks, settings)
+        found = run(program, settings, [one.feeds[name] for name in module.input_names])
+    except Exception as error:
+        error.add_note(f"in case {one.name!r} with {', '.join(str(choice.as_dict()) for _, choice in picks)}")
+        raise
     per_copy = len(expected)
     failures = []
-    for i, choice in enumerate(choices):
+    for i, (_, choice) in enumerate(picks):
         for output, wanted in zip(found[i * per_copy : (i + 1) * per_copy], expected, strict=True):
             problem = difference(output, wanted)
             if problem:
@@ -114,17 +124,15 @@ def _run(one: Case, module: Module, group: Group, choices: Sequence[TileChoice],
     return failures
 
 
-def copies(module: Module, group: Group, choices: Sequence[TileChoice], settings: Settings) -> Program:
-    """A program that computes the module once per choice, with that choice for `group` and the best for the
-    rest.
-    """
+def copies(module: Module, picks: Sequence[tuple[Group, TileChoice]], settings: Settings) -> Program:
+    """A program that computes the module once per pick: the group with that choice, the others with their best."""
     body = module.main.body
     base = _session(settings, module, list(recipes_of(settings).values()))
     cover = base.connect(body)
     items: list[Group] = []
     results: list[Value] = []
     given: dict[str, TileChoice] = {}
-    for i, choice in enumerate(choices):
+    for i, (group, choice) in enumerate(picks):
         made = {v.name for item in cover.items for v in item.outputs}
         for item in cover.groups:
             copy = _renamed(item, made, f".copy{i}")
@@ -151,7 +159,7 @@ def _renamed(group: Group, made: set[str], suffix: str) -> Group:
 
     ops = []
     for op in group.ops:
-        assert isinstance(op, TensorOp), "the corpus holds tensor operators"
+        assert isinstance(op, TensorOp | ScanOp), "the corpus holds tensor operators and scans"
         ops.append(
             attrs.evolve(
                 op,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tilewright.testing.corpus import Case
+from tilewright.testing.cases import Case
 from tilewright.testing.models.bert import bert
 from tilewright.testing.models.conformer import conformer
 from tilewright.testing.models.gpt import gpt

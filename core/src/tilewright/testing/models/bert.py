@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tilewright.testing.corpus import Case
+from tilewright.testing.cases import Case
 from tilewright.testing.models.net import Net, attention
 
 

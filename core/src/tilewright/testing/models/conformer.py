@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tilewright.testing.corpus import Case
+from tilewright.testing.cases import Case
 from tilewright.testing.models.net import Array, Net
 
 

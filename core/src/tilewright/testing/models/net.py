@@ -10,7 +10,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from tilewright.testing.corpus import Case
+from tilewright.testing.cases import Case
 
 Array = npt.NDArray[Any]
 

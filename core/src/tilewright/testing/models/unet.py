@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tilewright.testing.corpus import Case
+from tilewright.testing.cases import Case
 from tilewright.testing.models.net import Net, attention
 
 
