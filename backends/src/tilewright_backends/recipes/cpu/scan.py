@@ -1,0 +1,104 @@
+"""`cpu.scan`: recurrences, serial along their axis, lanes along a spatial one where memory is contiguous there."""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+
+from tilewright.device import DeviceModel
+from tilewright.ir.expr import cast, const
+from tilewright.ir.ops import ScanOp
+from tilewright.recipes import Match, Parameter, Recipe, Usage, Work
+from tilewright.views.kernel import KernelSpec, Store
+from tilewright_backends.lower.flat import FlatSpec, coefficient, flatten
+from tilewright_backends.recipes.cpu.common import (
+    ceil_div,
+    extent,
+    extents,
+    full_lanes,
+    is_static,
+    lanes_for,
+    memory_bytes,
+    operations,
+    sizes,
+)
+
+NAME = "cpu.scan"
+
+
+@attrs.frozen
+class Scan:
+    """The recurrence at each point of `outer` (fused) and `inner` ("" when there is no spatial axis).
+
+    Args:
+        spec: its bodies are the initial states, then the steps in terms of `p0, p1, …`; its stores are the results.
+            The scan axis stands among the reduce axes.
+        states: how many states there are.
+        contiguous: whether `inner` suits lanes.
+    """
+
+    spec: FlatSpec
+    states: int
+    outer: tuple[str, ...]
+    inner: str
+    contiguous: bool
+
+    @property
+    def outer_points(self) -> int:
+        return math.prod(extents(self.spec, self.outer))
+
+    @property
+    def inner_points(self) -> int:
+        return extent(self.spec, self.inner) if self.inner else 1
+
+    @property
+    def steps(self) -> int:
+        return math.prod(extents(self.spec, tuple(x.name for x in self.spec.reduce)))
+
+
+def scan_of(op: ScanOp) -> Scan | None:
+    """The scan of an operator, or None when it has symbolic extents."""
+    axes = (*op.axes, attrs.evolve(op.scan, kind="reduce"))
+    stores = tuple(Store(w, cast(x, w.value.dtype)) for w, x in zip(op.writes, op.results, strict=True))
+    spec = flatten(KernelSpec(op.name, axes, op.reads, len(op.reads), (*op.init, *op.step), None, stores))
+    if not is_static(spec):
+        return None
+    names = [x.name for x in spec.spatial]
+    along = [x for x in names if all(coefficient(s.address, x) == 1 for s in spec.stores)]
+    inner = along[-1] if along else max(names, key=lambda x: extent(spec, x), default="")
+    return Scan(spec, len(op.init), tuple(x for x in names if x != inner), inner, bool(along))
+
+
+def match(op: ScanOp, device: DeviceModel) -> Match | None:
+    """The operator as a scan: lanes, and blocks of both spatial dimensions per task."""
+    scan = scan_of(op)
+    if scan is None:
+        return None
+    spec = scan.spec
+    lanes = lanes_for(scan.inner_points, full_lanes(spec, device)) if scan.contiguous else 1
+    parameters = (
+        Parameter("lanes", (lanes,)),
+        Parameter("outer.block", sizes(scan.outer_points), role="outer"),
+        Parameter("inner.block", sizes(scan.inner_points, lanes), align=lanes, role="inner"),
+    )
+    tasks = ceil_div(scan.outer_points, parameters[1].var) * ceil_div(scan.inner_points, parameters[2].var)
+    per_step = operations(*spec.body, *(s.expr for s in spec.stores)) + len(spec.reads) + len(spec.stores)
+    return Match(
+        recipe=NAME,
+        roles={"outer": scan.outer, "inner": (scan.inner,) if scan.inner else ()},
+        extents={"outer": scan.outer_points, "inner": scan.inner_points},
+        parameters=parameters,
+        constraints=(),
+        usage=Usage(tasks=tasks),
+        work=Work(
+            flops=const(scan.outer_points * scan.inner_points * scan.steps * per_step),
+            traffic={"dram": const(memory_bytes(spec))},
+            efficiency=const(25 if lanes > 1 else 5),  # each step waits for the one before
+            serial=tasks * 2,
+        ),
+        detail=scan,
+    )
+
+
+RECIPE = Recipe(NAME, "cpu", match, priority=0, takes=ScanOp)
