@@ -35,6 +35,6 @@ def test_sampled_choices_compute_the_right_thing(recipe: str) -> None:
 
 
 def check(report: Report) -> None:
-    assert report.kernels >= 20
+    assert report.kernels >= 10
     assert report.choices >= report.kernels
     assert not report.failures, "\n".join(f"{f.case}: {f.choice.as_dict()}: {f.problem}" for f in report.failures)

@@ -9,12 +9,14 @@ from typing import Any
 from tvm.ir import GlobalVar
 
 from tilewright.errors import InternalError
+from tilewright.ir.expr import const
 from tilewright.ir.program import Kernel, Program
 from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
 from tilewright.views.kernel import subject_of
 from tilewright_backends import tvm_env
 from tilewright_backends.build import llvm
+from tilewright_backends.emit.cpu.function import CpuFunction
 from tilewright_backends.emit.cpu.semantics import CpuSemantics
 from tilewright_backends.host.cpu import emit_launch
 from tilewright_backends.host.function import ENTRY, HostFunction
@@ -51,7 +53,9 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
 
 
 def emit_kernel(kernel: Kernel, program: Program, emitter: Callable[..., Any], semantics: CpuSemantics) -> Prim:
-    """The TIR function of one kernel."""
+    """The TIR function of one kernel; an empty one where no result has an element."""
+    if all(x.num_elements() == const(0) for x in kernel.group.outputs):
+        return CpuFunction(kernel, semantics).finish()
     subject = subject_of(kernel.group, program.constants)
     if subject is None:
         raise InternalError(f"kernel {kernel.name} is nothing that recipe {kernel.choice.recipe} could emit.")

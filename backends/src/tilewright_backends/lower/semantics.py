@@ -67,7 +67,7 @@ class Semantics:
         def number(value: float) -> Prim:
             return literal(value, element(x), lanes)
 
-        compare = _COMPARE.get(op)
+        compare = types.differ if op == "ne" else _COMPARE.get(op)
         if compare is not None:
             return compare(x, y)
         simple = _FLOAT.get(op)
@@ -84,7 +84,7 @@ class Semantics:
                 return tirx.Select(tirx.LT(number(0), x), number(1), negative)
             case "isnan":
                 x = bind(x)
-                return tirx.NE(x, x)
+                return types.differ(x, x)
             case "isinf":
                 return tirx.EQ(self.function("abs", x, bind), number(math.inf))
             case "rsqrt":
@@ -96,7 +96,8 @@ class Semantics:
             case "floormod":
                 y = bind(y)
                 rest = bind(self.remainder(x, y, bind))
-                opposite = tirx.NE(tirx.LT(rest, number(0)), tirx.LT(y, number(0)))
+                below, under = tirx.LT(rest, number(0)), tirx.LT(y, number(0))
+                opposite = tirx.Or(tirx.And(below, tirx.Not(under)), tirx.And(tirx.Not(below), under))
                 wrong = tirx.And(tirx.NE(rest, number(0)), opposite)
                 return tirx.Select(wrong, tirx.Add(rest, y), rest)
             case _:
@@ -166,7 +167,10 @@ class Semantics:
     def _cast(self, value: Prim, given: str, dtype: str) -> Prim:
         lanes = lanes_of(value)
         if dtype == "bool":
-            return value if given == "bool" else tirx.NE(value, literal(0, element(value), lanes))
+            if given == "bool":
+                return value
+            zero = literal(0, element(value), lanes)
+            return types.differ(value, zero) if dtypes.is_float(given) else tirx.NE(value, zero)
         if dtypes.is_float(given) and dtypes.is_integer(dtype):
             # Through a wider signed type, as the machine does: out of range values must not be undefined.
             wide = {"uint32": "int64"}.get(dtype, "int32" if dtypes.bits(dtype) < 32 else dtype)
@@ -210,7 +214,7 @@ def _extreme(op: str, x: Prim, y: Prim) -> Prim:
         x, y = y, x
     better = tirx.LT(y, x) if op == "min" else tirx.LT(x, y)
     chosen = tirx.Select(better, y, x)  # x when either is NaN
-    return chosen if _is_number(y) else tirx.Select(tirx.NE(y, y), y, chosen)
+    return chosen if _is_number(y) else tirx.Select(types.differ(y, y), y, chosen)
 
 
 def _divide(op: str, x: Prim, y: Prim, signed: bool, number: Callable[[int], Prim]) -> Prim:

@@ -74,6 +74,11 @@ def gather_lanes(scalars: list[Prim]) -> Prim:
     return tirx.Shuffle(scalars, [tirx.const(i, "int32") for i in range(len(scalars))])
 
 
+def differ(x: Prim, y: Prim) -> Prim:
+    """Whether two floats differ, as NaN does from everything. TVM's own NE is ordered on LLVM: false for NaN."""
+    return tirx.Not(tirx.EQ(x, y))
+
+
 def bfloat16_bits(value: Prim) -> Prim:
     """The upper half of a float32, rounded to nearest even; NaN stays NaN."""
     lanes = lanes_of(value)
@@ -87,7 +92,7 @@ def bfloat16_bits(value: Prim) -> Prim:
     odd = tirx.bitwise_and(upper, number(1))
     rounded = tirx.shift_right(tirx.Add(tirx.Add(bits, number(0x7FFF)), odd), number(16))
     nan = tirx.bitwise_or(upper, number(0x40))
-    return tirx.Cast(with_lanes("uint16", lanes), tirx.Select(tirx.NE(value, value), nan, rounded))
+    return tirx.Cast(with_lanes("uint16", lanes), tirx.Select(differ(value, value), nan, rounded))
 
 
 def bfloat16_value(bits: Prim) -> Prim:

@@ -22,9 +22,9 @@ from tilewright.config.binding import Settings
 from tilewright.frontend import load
 from tilewright.ir import dtypes
 from tilewright.ir.choice import TileChoice
-from tilewright.ir.group import Cover, Group
+from tilewright.ir.group import Cover, Group, KernelOp
 from tilewright.ir.module import Module
-from tilewright.ir.ops import Op, Region, ScanOp, TensorOp, Value
+from tilewright.ir.ops import Op, Region, Routine, ScanOp, TensorOp, Value
 from tilewright.ir.program import HostStep, Program
 from tilewright.planning.propose.divisors import combinations
 from tilewright.planning.requests import Request
@@ -157,9 +157,13 @@ def _renamed(group: Group, made: set[str], suffix: str) -> Group:
     def of(value: Value) -> Value:
         return attrs.evolve(value, name=value.name + suffix) if value.name in made else value
 
-    ops = []
+    ops: list[KernelOp] = []
     for op in group.ops:
-        assert isinstance(op, TensorOp | ScanOp), "the corpus holds tensor operators and scans"
+        if isinstance(op, Routine):
+            inputs, outputs = tuple(map(of, op.inputs)), tuple(map(of, op.outputs))
+            ops.append(attrs.evolve(op, name=op.name + suffix, inputs=inputs, outputs=outputs))
+            continue
+        assert isinstance(op, TensorOp | ScanOp), "the corpus holds no operator of the host"
         ops.append(
             attrs.evolve(
                 op,

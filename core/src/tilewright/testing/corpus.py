@@ -29,6 +29,9 @@ def corpus(dtype: str = "float32") -> tuple[Case, ...]:
         _residuals,
         _elementwise,
         _movements,
+        _scatters,
+        _scans,
+        _selections,
     ):
         family(writer)
     return tuple(writer.cases)
@@ -345,8 +348,40 @@ def _movements(w: _Writer) -> None:
         weights={"f": np.asarray([1, 1, 2, 2], np.float32)},
     )
     w.add("gather", [node("Gather", "x i", "y", axis=1)], {"x": w.rand(6, 20), "i": w.rng.integers(0, 20, (4, 3))})
-    w.add(
-        "scatter",
-        [node("ScatterElements", "x i u", "y", axis=0, reduction="add")],
-        {"x": w.rand(8, 5), "i": w.rng.integers(0, 8, (11, 5)), "u": w.rand(11, 5)},
-    )
+
+
+def _scatters(w: _Writer) -> None:
+    """Updates that meet in one element and negative indices; plain replacements, whose order is open, do not meet."""
+    for how in ("add", "mul", "max", "min"):
+        feeds = {"x": w.rand(8, 21), "i": w.rng.integers(-8, 8, (11, 21)), "u": w.rand(11, 21)}
+        w.add(f"scatter {how}", [node("ScatterElements", "x i u", "y", axis=0, reduction=how)], feeds)
+        feeds = {"x": w.rand(6, 5, 37), "i": w.rng.integers(0, 5, (9, 2)), "u": w.rand(9, 37)}
+        w.add(f"scatter rows {how}", [node("ScatterND", "x i u", "y", reduction=how)], feeds)
+    for axis, shape in ((1, (7, 40)), (0, (40,)), (2, (3, 4, 19)), (1, (2, 33, 5))):
+        indices = np.argsort(w.rng.random(shape), axis).take(range(shape[axis] // 2), axis)
+        feeds = {"x": w.rand(*shape), "i": indices, "u": w.rand(*indices.shape)}
+        w.add(f"replace along {axis} of {len(shape)}", [node("ScatterElements", "x i u", "y", axis=axis)], feeds)
+    rows = w.rng.permutation(30)[:17].reshape(17, 1)
+    w.add("replace rows", [node("ScatterND", "x i u", "y")], {"x": w.rand(30, 33), "i": rows, "u": w.rand(17, 33)})
+    w.add("replace elements", [node("ScatterND", "x i u", "y")], {"x": w.rand(30), "i": rows, "u": w.rand(17)})
+
+
+def _scans(w: _Writer) -> None:
+    for shape, axis in (((50,), 0), ((33, 40), 0), ((33, 40), 1), ((5, 6, 19), 1), ((2, 3, 4, 9), 3), ((1, 70), 0)):
+        for flags in ({}, {"exclusive": 1}, {"reverse": 1}, {"exclusive": 1, "reverse": 1}):
+            name = f"cumsum {axis} of {shape} {' '.join(flags)}".strip()
+            w.add(name, [node("CumSum", "x a", "y", **flags)], {"x": w.rand(*shape)}, weights={"a": np.asarray(axis)})
+
+
+def _selections(w: _Writer) -> None:
+    """Elements that differ, so that there is one answer."""
+    for shape, axis, count in (((9, 40), 1, 1), ((9, 40), 1, 5), ((40, 7), 0, 40), ((2, 3, 33), 2, 16), ((6, 1), 1, 1)):
+        for largest in (0, 1):
+            x = (w.rng.permutation(int(np.prod(shape))).reshape(shape) - 50).astype(w.dtype)
+            w.add(
+                f"top {count} {'largest' if largest else 'smallest'} along {axis} of {shape}",
+                [node("TopK", "x k", "v i", axis=axis, largest=largest)],
+                {"x": x},
+                weights={"k": _ints(count)},
+                outputs=("v", "i"),
+            )

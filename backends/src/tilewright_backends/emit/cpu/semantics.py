@@ -11,7 +11,17 @@ from collections.abc import Callable
 from tvm import tirx
 
 from tilewright_backends.lower.semantics import Bind, Semantics
-from tilewright_backends.lower.types import Prim, element, gather_lanes, lane, lanes_of, literal, matched, with_lanes
+from tilewright_backends.lower.types import (
+    Prim,
+    differ,
+    element,
+    gather_lanes,
+    lane,
+    lanes_of,
+    literal,
+    matched,
+    with_lanes,
+)
 
 _EXP = (0.5, 0.16666516661643982, 0.04166620224714279, 0.008369073271751404, 0.001395080704241991)
 """(e^r - 1 - r) / r² on |r| ≤ ln2/2; error 3e-9 of e^r."""
@@ -124,7 +134,7 @@ class CpuSemantics(Semantics):
         r = self.fma(n, f(-0.693359375), clamped)
         r = bind(self.fma(n, f(2.12194440e-4), r))
         value = bind(tirx.Add(self.fma(tirx.Mul(r, r), self._polynomial(r, _EXP), r), f(1.0)))
-        exponent = bind(_int_of(tirx.Select(tirx.NE(n, n), f(0), n)))
+        exponent = bind(_int_of(tirx.Select(differ(n, n), f(0), n)))
         half = bind(tirx.shift_right(exponent, i(1)))
         return tirx.Mul(tirx.Mul(value, _power_of_two(half)), _power_of_two(tirx.Sub(exponent, half)))
 

@@ -20,7 +20,7 @@ from tilewright.ir.program import Kernel
 from tilewright_backends.emit.cpu.function import CpuFunction
 from tilewright_backends.lower.code import sequence
 from tilewright_backends.lower.semantics import Semantics
-from tilewright_backends.lower.types import Prim, carrier, from_storage, to_storage
+from tilewright_backends.lower.types import Prim, carrier, differ, from_storage, to_storage
 from tilewright_backends.recipes.cpu.topk import TopK, topk_of
 
 
@@ -110,7 +110,7 @@ class _Row:
     def _greater(self, x: Prim, y: Prim) -> Prim:
         if not dtypes.is_float(self.dtype):
             return tirx.LT(y, x)
-        return tirx.Or(tirx.LT(y, x), tirx.And(tirx.NE(x, x), tirx.EQ(y, y)))
+        return tirx.Or(tirx.LT(y, x), tirx.And(differ(x, x), tirx.EQ(y, y)))
 
     def _sift(self, element: Element, start: Prim, size: Prim) -> None:
         """Puts `element` into the heap of `size` elements with a hole at `start`: worse children move up before it."""

@@ -102,8 +102,8 @@ def memory_bytes(spec: FlatSpec) -> int:
 
 
 def sizes(limit: int, step: int = 1) -> tuple[int, ...]:
-    """Candidate block sizes: step, 2·step, 4·step, … and everything in one block."""
-    last = math.ceil(limit / step) * step
+    """Candidate block sizes: step, 2·step, 4·step, … and everything in one block; one step when there is nothing."""
+    last = max(math.ceil(limit / step), 1) * step
     found = {last}
     size = step
     while size < last:
@@ -113,7 +113,7 @@ def sizes(limit: int, step: int = 1) -> tuple[int, ...]:
 
 
 def ceil_div(a: Expr | int, b: Expr | int) -> Expr:
-    """⌈a / b⌉ as a formula."""
-    a = const(a) if isinstance(a, int) else a
+    """⌈a / b⌉ as a formula; at least one block, for a kernel has a task even when it has no points."""
+    a = const(max(a, 1)) if isinstance(a, int) else a
     b = const(b) if isinstance(b, int) else b
     return apply("floordiv", a + b - 1, b)
