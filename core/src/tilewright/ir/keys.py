@@ -8,10 +8,11 @@ Symbols keep their names, for two of them have different bounds; so do the funct
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 import attrs
 
+from tilewright.ir.choice import Packing
 from tilewright.ir.expr import Apply, Const, Expr, Load, Var
 from tilewright.ir.group import Cover, Group
 from tilewright.ir.module import Function, Module
@@ -77,6 +78,22 @@ def structural_key(subject: Op | Group | Region | Function, constants: Container
     return hashlib.sha256("\n".join(writer.lines).encode()).hexdigest()
 
 
+def packing_key(access: Access, axes: Sequence[Axis], packing: Packing) -> str:
+    """SHA-256 in hexadecimal of how an operand is packed, which operand it is apart.
+
+    Args:
+        access: how the kernel reads the operand.
+        axes: the kernel's axes that the access uses.
+    """
+    writer = _Writer(())
+    writer.add("axes", *[writer.axis(x) for x in axes])
+    writer.add("access", writer.access(access))
+    writer.add("dims", *(f"{name!r}<{size}" for name, size in packing.dims))
+    placed = [f"{writer.axes.get(name, repr(name))}={writer.expr(expr)}" for name, expr in packing.axes]
+    writer.add("placed", *placed)
+    return hashlib.sha256("\n".join(writer.lines).encode()).hexdigest()
+
+
 def identity(subject: Op | Group | Cover | Region | Function | Module) -> str:
     """SHA-256 in hexadecimal of all that the subject says: names, locations and the contents of constants too."""
     match subject:
@@ -102,7 +119,9 @@ class _Writer:
         self.constants = constants
         self.names: dict[str, str] = {}
         self.axes: dict[str, str] = {}
-        self.exprs: dict[Expr, str] = {}
+        # By object and by text, never by equality: that visits a shared operand once per path to it.
+        self.seen: dict[int, tuple[Expr, str]] = {}
+        self.exprs: dict[str, str] = {}
         self.lines: list[str] = []
 
     def add(self, *parts: str) -> None:
@@ -129,12 +148,15 @@ class _Writer:
             case Load():
                 return f"%{expr.slot}:{expr.dtype}"
             case Apply():
-                found = self.exprs.get(expr)
-                if found is None:
-                    args = ",".join(self.expr(x) for x in expr.args)
-                    found = self.exprs[expr] = f"e{len(self.exprs)}"
-                    self.add(found, f"{expr.op}:{expr.dtype}({args})")
-                return found
+                if id(expr) in self.seen:
+                    return self.seen[id(expr)][1]
+                text = f"{expr.op}:{expr.dtype}({','.join(self.expr(x) for x in expr.args)})"
+                name = self.exprs.get(text)
+                if name is None:
+                    name = self.exprs[text] = f"e{len(self.exprs)}"
+                    self.add(name, text)
+                self.seen[id(expr)] = (expr, name)
+                return name
             case _:
                 raise TypeError(f"{expr!r} is not an expression")
 
@@ -180,7 +202,7 @@ class _Writer:
         self.add("results", *(self.value(x) for x in region.results))
 
     def op(self, op: Op) -> None:
-        self.axes, self.exprs = {}, {}
+        self.axes, self.seen, self.exprs = {}, {}, {}
         match op:
             case TensorOp():
                 self.add("tensor", *[self.axis(x) for x in op.axes])

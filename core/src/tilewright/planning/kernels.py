@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from tilewright.ir.choice import TileChoice
 from tilewright.ir.expr import loads, variables
 from tilewright.ir.group import Group
-from tilewright.ir.keys import Canonical
+from tilewright.ir.keys import Canonical, packing_key
 from tilewright.ir.ops import Access, Value
 from tilewright.ir.program import Kernel, PackedConstant
 from tilewright.views.kernel import KernelSpec
@@ -48,7 +46,7 @@ class KernelTable:
         access = spec.reads[slot]
         used = variables(*access.index, access.guard)
         axes = tuple(x for x in spec.axes if x.name in used)
-        digest = hashlib.sha256(repr((access, axes, packing.dims, packing.axes)).encode()).hexdigest()[:12]
+        digest = packing_key(access, axes, packing)[:12]
         constant = PackedConstant(f"{access.value.name}.packed.{digest}", access, axes, packing)
         self.packed[constant.name] = constant
         return constant.value

@@ -10,20 +10,16 @@ from tilewright.ir import dtypes
 from tilewright.ir.expr import static
 from tilewright.ir.ops import Value
 from tilewright.ir.program import (
-    BlockControl,
     Buffer,
-    GridControl,
     HostCopy,
     HostIf,
     HostLoop,
     HostStep,
-    Item,
     Launch,
-    Phase,
     Placement,
     Storage,
-    Task,
 )
+from tilewright.ir.verify.tree import conditions_of, tasks_of
 
 ALIGNMENT = 256
 """Bytes that every placement starts at a multiple of: a GPU's allocation granularity, four cache lines of a CPU."""
@@ -97,8 +93,9 @@ def lifetimes(steps: Sequence[HostStep]) -> dict[str, _Life]:
                     number += 1
                 case HostLoop():
                     number = visit(step.body, number + 1) + 1
-                    touch(_inside(step.body), start, number - 1)
+                    touch(_inside((step,)), start, number - 1)
                 case HostIf():
+                    touch((step.condition,), start, start)
                     number = visit(step.orelse, visit(step.then, number + 1)) + 1
         return number
 
@@ -114,30 +111,19 @@ def _inside(steps: Sequence[HostStep]) -> Iterator[str]:
             case HostCopy():
                 yield from (step.source, step.target)
             case HostLoop():
+                if step.condition:
+                    yield step.condition
                 yield from _inside(step.body)
             case HostIf():
+                yield step.condition
                 yield from _inside((*step.then, *step.orelse))
 
 
 def touched(launch: Launch) -> Iterator[str]:
-    """Names of the values that the tasks of a launch read or write."""
-
-    def of_items(items: Sequence[Item]) -> Iterator[str]:
-        for item in items:
-            if isinstance(item, Task):
-                yield from item.args
-            elif isinstance(item, BlockControl):
-                yield from of_items((*item.body, *item.orelse))
-
-    def of_body(body: Sequence[Phase | GridControl]) -> Iterator[str]:
-        for part in body:
-            if isinstance(part, GridControl):
-                yield from of_body((*part.body, *part.orelse))
-            else:
-                for lane in part.lanes:
-                    yield from of_items(lane.items)
-
-    yield from of_body(launch.body)
+    """Names of the values that a launch reads or writes, those that its control depends on included."""
+    yield from conditions_of(launch.body)
+    for task in tasks_of(launch.body):
+        yield from task.args
 
 
 def pack_by_lifetime(items: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
