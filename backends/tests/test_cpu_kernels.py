@@ -1,0 +1,117 @@
+"""Corners of the CPU's kernels: NaN, wrong indices, duplicates, tensors without elements. Compared with NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tilewright.compiler import plan_module
+from tilewright.config.binding import bind
+from tilewright.config.schema import Config
+from tilewright.frontend import load
+from tilewright.plugins.manager import Registry
+from tilewright.runtime.immediate import run
+from tilewright.testing.cases import case, node
+
+LENGTHS = (1, 7, 16, 37)
+"""Scalars, partial vectors, a whole one, and both."""
+
+
+def outputs(nodes: Any, feeds: Mapping[str, Any], results: tuple[str, ...] = ("y",), **weights: Any) -> list[Any]:
+    """What the compiled model gives."""
+    settings = bind(Config(target="cpu"), Registry())
+    module = load(case("corner", nodes, feeds, weights=weights, outputs=results).model)
+    return run(plan_module(module, settings).program, settings, [feeds[name] for name in module.input_names])
+
+
+def with_nan(length: int) -> Any:
+    """Numbers of which every third, from the first on, is NaN."""
+    x = np.random.default_rng(length).standard_normal(length).astype(np.float32)
+    x[::3] = np.nan
+    return x
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_nan_is_found(length: int) -> None:
+    x = with_nan(length)
+    (found,) = outputs([node("IsNaN", "x", "y")], {"x": x})
+    np.testing.assert_array_equal(found, np.isnan(x))
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("kind", ["Max", "Min"])
+def test_nan_wins_on_either_side(kind: str, length: int) -> None:
+    x = with_nan(length)
+    a, b = x, x[::-1].copy()
+    (found,) = outputs([node(kind, "a b", "y")], {"a": a, "b": b})
+    np.testing.assert_array_equal(found, {"Max": np.maximum, "Min": np.minimum}[kind](a, b))
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_nan_is_true(length: int) -> None:
+    x = np.where(np.arange(length) % 2, 0, with_nan(length)).astype(np.float32)
+    (found,) = outputs([node("Cast", "x", "y", to=9)], {"x": x})
+    np.testing.assert_array_equal(found, x.astype(np.bool_))
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_nan_stays_in_bfloat16(length: int) -> None:
+    # A NaN whose upper half alone is an infinity.
+    x = with_nan(length).view(np.uint32)
+    x[::3] = 0x7F800001
+    (found,) = outputs([node("Cast", "x", "y", to=16)], {"x": x.view(np.float32)})
+    assert found.dtype == ml_dtypes.bfloat16
+    np.testing.assert_array_equal(np.isnan(found.astype(np.float32)), np.isnan(x.view(np.float32)))
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_remainder_of_floats_takes_the_sign_of_the_divisor(length: int) -> None:
+    x = np.random.default_rng(length).standard_normal((2, length)) * 5
+    q = np.where(x[1] < 0, -1.5, 1.5)
+    (found,) = outputs([node("Mod", "a b", "y", fmod=0)], {"a": x[0], "b": q})
+    np.testing.assert_allclose(found, np.mod(x[0], q), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+def test_nan_is_the_greatest_and_equal_elements_keep_their_order(largest: int) -> None:
+    x = np.asarray([[3, np.nan, 1, 3, np.nan, -np.inf, 1, np.inf, 0, 3]], np.float32)
+    nodes = [node("TopK", "x k", "v i", largest=largest)]
+    values, indices = outputs(nodes, {"x": x}, ("v", "i"), k=np.asarray([10], np.int64))
+    order = [1, 4, 7, 0, 3, 9, 2, 6, 8, 5] if largest else [5, 8, 2, 6, 0, 3, 9, 7, 1, 4]
+    np.testing.assert_array_equal(indices, [order])
+    np.testing.assert_array_equal(values, x[:, order])
+
+
+@pytest.mark.parametrize("columns", [1, 5, 40])
+def test_the_last_of_equal_indices_wins_and_wrong_ones_write_nothing(columns: int) -> None:
+    rng = np.random.default_rng(columns)
+    x, u = (rng.standard_normal((n, columns)).astype(np.float32) for n in (6, 5))
+    rows = np.asarray([[2], [0], [2], [9_000_000], [0]], np.int64)
+    (found,) = outputs([node("ScatterND", "x i u", "y")], {"x": x, "i": rows, "u": u})
+    wanted = x.copy()
+    wanted[2], wanted[0] = u[2], u[4]
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_results_without_elements() -> None:
+    x = np.empty((0, 3), np.float32)
+    (found,) = outputs([node("Exp", "x", "y")], {"x": x})
+    assert found.shape == (0, 3)
+    (found,) = outputs([node("ReduceSum", "x a", "y", keepdims=0)], {"x": x}, a=np.asarray([0], np.int64))
+    np.testing.assert_array_equal(found, np.zeros(3, np.float32))
+    nodes = [node("TopK", "x k", "v i")]
+    values, indices = outputs(nodes, {"x": np.ones((2, 3), np.float32)}, ("v", "i"), k=np.asarray([0], np.int64))
+    assert values.shape == indices.shape == (2, 0)
+    (found,) = outputs([node("CumSum", "x a", "y")], {"x": x}, a=np.asarray(0, np.int64))
+    assert found.shape == (0, 3)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint32", "float64"])
+def test_cumulative_sums_of_other_types(dtype: str) -> None:
+    x = np.random.default_rng(0).integers(0, 9, (5, 21)).astype(dtype)
+    (found,) = outputs([node("CumSum", "x a", "y")], {"x": x}, a=np.asarray(0, np.int64))
+    np.testing.assert_array_equal(found, np.cumsum(x, 0))
