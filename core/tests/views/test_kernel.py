@@ -106,6 +106,31 @@ CASES: dict[str, tuple[Any, int]] = {
         ),
         1,
     ),
+    "a gather by a shifted, converted index": (
+        # Both the index's conversion and the rows' exponential are computed where the gather reads.
+        model(
+            [
+                n("Abs", "x", "e"),
+                n("Ceil", "i", "c"),
+                n("Cast", "c", "k", to=7),
+                n("Gather", "e k", "g"),
+                n("Add", "g r", "y"),
+            ],
+            {"x": [6, 5], "i": [4], "r": [4, 5]},
+            {},
+            ["y"],
+        ),
+        3,
+    ),
+    "two outputs of one inner value": (
+        model(
+            [n("Relu", "x", "i"), n("Mul", "i w", "y"), n("Mul", "i v", "z")],
+            {"x": [6, 5]},
+            {"w": rand(5), "v": rand(6, 1)},
+            ["y", "z"],
+        ),
+        1,
+    ),
     "both the convolution and its relu leave": (
         model(
             [n("Conv", "x w", "c"), n("Relu", "c", "y")],
