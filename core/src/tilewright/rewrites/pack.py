@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from tilewright.interpret.evaluate import evaluate
 from tilewright.ir.expr import static
 from tilewright.ir.program import PackedConstant
 
-CHUNK = 1 << 22
+CHUNK = 1 << 20
 """Elements gathered at a time: index arrays cost 8 bytes an element, and weights can be hundreds of megabytes."""
 
 
@@ -24,17 +25,26 @@ def packed_array(constant: PackedConstant, data: npt.NDArray[Any]) -> npt.NDArra
     """
     shape = constant.packing.shape
     result = np.zeros(shape, data.dtype)
-    rows = max(1, CHUNK // max(1, int(np.prod(shape[1:], dtype=np.int64))))
-    for start in range(0, shape[0], rows):
-        stop = min(shape[0], start + rows)
-        result[start:stop] = _gather(constant, data, start, stop)
+    for block in _blocks(shape):
+        result[block] = _gather(constant, data, block)
     return result
 
 
-def _gather(constant: PackedConstant, data: npt.NDArray[Any], start: int, stop: int) -> npt.NDArray[Any]:
+def _blocks(shape: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Covers `shape` by boxes of at most `CHUNK` elements: single positions outside, a run of one axis, all inside."""
+    axis = 0
+    while axis + 1 < len(shape) and math.prod(shape[axis + 1 :]) > CHUNK:
+        axis += 1
+    run = max(1, CHUNK // max(1, math.prod(shape[axis + 1 :])))
+    for outer in np.ndindex(*shape[:axis]):
+        for start in range(0, shape[axis], run):
+            inner = (slice(start, min(shape[axis], start + run)), *(slice(0, x) for x in shape[axis + 1 :]))
+            yield (*(slice(x, x + 1) for x in outer), *inner)
+
+
+def _gather(constant: PackedConstant, data: npt.NDArray[Any], block: Sequence[slice]) -> npt.NDArray[Any]:
     dims = constant.packing.dims
-    ranges = [np.arange(start, stop), *(np.arange(extent) for _, extent in dims[1:])]
-    grid = np.ix_(*ranges)
+    grid = np.ix_(*(np.arange(part.start, part.stop) for part in block))
     points: Mapping[str, Any] = {name: column for (name, _), column in zip(dims, grid, strict=True)}
     extents = {x.name: static(x.extent, f"extent of {x.name}") for x in constant.axes}
     inside: Any = np.True_
@@ -54,4 +64,4 @@ def _gather(constant: PackedConstant, data: npt.NDArray[Any], start: int, stop: 
     fill = 0 if access.fill is None else access.fill.value
     found = data[index]
     picked = np.where(allowed, found, np.where(inside, np.asarray(fill, data.dtype), np.zeros((), data.dtype)))
-    return np.broadcast_to(picked, (stop - start, *(extent for _, extent in dims[1:])))
+    return np.broadcast_to(picked, [part.stop - part.start for part in block])
