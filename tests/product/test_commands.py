@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +100,16 @@ def test_without_measuring_artifacts_are_byte_identical(tw: Tw, dense: Path, tmp
     for name in ("one.tw", "two.tw"):
         assert tw("compile", dense, "-o", tmp_path / name, "--no-cache").code == 0
     assert (tmp_path / "one.tw").read_bytes() == (tmp_path / "two.tw").read_bytes()
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda:sm_80"])
+def test_processes_with_other_hash_seeds_write_identical_artifacts(dense: Path, tmp_path: Path, target: str) -> None:
+    main = "from tilewright.cli import main; main()"
+    for seed in ("1", "2"):
+        command = [sys.executable, "-c", main, "compile", str(dense), "-o", str(tmp_path / seed), "--no-cache"]
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        subprocess.run([*command, "--target", target], env=environment, check=True, capture_output=True)
+    assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
 def test_the_second_compilation_comes_from_the_cache(tw: Tw, dense: Path, tmp_path: Path, cache: Path) -> None:
