@@ -49,7 +49,8 @@ def llvm_target(mcpu: str) -> Target:
     """TVM's target for a CPU. Raises InputError for a name that LLVM does not know."""
     # TVM tags each buffer variable as a type of its own. Once LLVM has inlined two kernels that use one workspace one
     # after the other, it takes their accesses for unrelated and reorders them: so without type-based aliasing.
-    options = ["-enable-tbaa=0"]
+    # Kernels keep panels on the stack, so each has a frame of its own: none is inlined.
+    options = ["-enable-tbaa=0", "-inline-threshold:int=-100000"]
     triple = str(codegen.llvm_get_system_triple())
     target = Target({"kind": "llvm", "mtriple": triple, "mcpu": mcpu, "cl-opt": options})
     if mcpu not in cpu_names():

@@ -26,7 +26,7 @@ def load_vector(
     """The carried value of `buffer[address]`, a scalar when all lanes read the same element."""
     stride = point.lane_stride(address)
     guard_varies = guard is not None and point.varies(guard)
-    if stride == 0 and not guard_varies:
+    if point.lanes == 1 or (stride == 0 and not guard_varies):
         return _load_scalar(point, buffer, dtype, address, guard, fill)
     condition = None if guard is None else point.index(guard)
     mask = conjunction(point.mask, condition, point.lanes)

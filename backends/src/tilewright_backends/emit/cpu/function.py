@@ -11,7 +11,7 @@ from tilewright.ir.bounds import Interval
 from tilewright.ir.expr import Expr, Var, const, static
 from tilewright.ir.ops import Value
 from tilewright.ir.program import Kernel
-from tilewright_backends.lower.code import Code
+from tilewright_backends.lower.code import Code, span
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.lanes import LANE
 from tilewright_backends.lower.point import Point
@@ -53,7 +53,7 @@ class CpuFunction:
 
     def lane(self, lanes: int) -> Var:
         """The lane variable, bound to the numbers 0 to `lanes - 1`."""
-        self.code.env[LANE] = tirx.Ramp(tirx.const(0, "int32"), tirx.const(1, "int32"), lanes)
+        self.code.env[LANE] = span(0, lanes)
         self.code.bounds[LANE] = Interval(0, lanes - 1)
         return Var(LANE)
 

@@ -1,0 +1,128 @@
+"""Panels: a block of one operand, written in the order in which the inner loop reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import attrs
+from tvm import tirx
+
+from tilewright.ir.expr import Const, Expr, const
+from tilewright_backends.emit.cpu.function import CpuFunction, tail_mask
+from tilewright_backends.lower.flat import split_number
+from tilewright_backends.lower.types import Prim, broadcast, lanes_of, literal
+from tilewright_backends.recipes.cpu.common import extent
+from tilewright_backends.recipes.cpu.roles import Contraction, Side
+
+_UNROLLED = 4
+"""Vectors of an image row that are written out one by one."""
+
+
+@attrs.frozen
+class Block:
+    """Points of the blocked side that a task takes: `outer` rows of `inner` points each, `width` of which exist.
+
+    Either the rows are whole, or there is just one.
+    """
+
+    first_outer: Expr
+    first_inner: Expr
+    outer: int
+    inner: int
+    width: Expr
+
+
+class Panel:
+    """`panel[step of the depth, point of the block]`, steps a row apart.
+
+    Args:
+        tile: points of the register tile; rows of the panel are padded to whole tiles.
+        steps: steps of the depth that it holds.
+        lanes: vector width of packing.
+        clear: vector width of clearing, at least `lanes`.
+    """
+
+    def __init__(
+        self, function: CpuFunction, found: Contraction, block: Block, tile: int, steps: int, lanes: int, clear: int
+    ) -> None:
+        self.function = function
+        self.code = function.code
+        self.found = found
+        self.block = block
+        self.lanes = lanes
+        self.clear = clear
+        self.width = -(-block.outer * block.inner // tile) * tile
+        self.row = self._row_stride()
+        # The last vector of a row may reach past its end.
+        self.buffer: Prim = self.code.local("panel", found.dtype, steps * self.row + clear)
+
+    def _row_stride(self) -> int:
+        """Elements between steps; rows a multiple of a page's fraction apart would share cache sets."""
+        return self.width + self.lanes if self.width % 256 == 0 else self.width
+
+    def index(self, step: Expr, point: Expr) -> Expr:
+        """Element number of a point at a step."""
+        return step * self.row + point
+
+    def fill(self, side: Side, batch: Mapping[str, Expr], depth_start: Expr, depth_here: Expr) -> None:
+        """Packs `depth_here` points of the first depth axis from `depth_start`, and all of the others."""
+        found, code, block = self.found, self.code, self.block
+        lane = self.function.lane(self.lanes)
+        first, *rest = found.depth
+        with code.loop("d", depth_here) as d, code.loops("d", {x: extent(found.spec, x) for x in rest}) as inner:
+            step: Expr = d
+            for name in rest:
+                step = step * extent(found.spec, name) + inner[name]
+            at = {**batch, first: code.simplify(depth_start + d), **inner}
+            self._clear(code.simplify(step))
+            with code.loop("row", block.outer) as row:
+                digits = split_number(block.first_outer + row, side.extents[:-1])
+                at |= {n: code.simplify(x) for n, x in zip(side.axes[:-1], digits, strict=True)}
+                target = code.simplify(self.index(step, row * block.inner))
+                self._row(side, at, target, lane)
+
+    def _clear(self, step: Expr) -> None:
+        """Zeros behind the points of the block, so that the inner loop meets no stray numbers there.
+
+        Whole vectors, written before the points: LLVM 22 generates nonsense (a shuffle of a dead value) where narrower
+        stores side by side make up exactly what is loaded as one vector.
+        """
+        block = self.block
+        written = (block.outer - 1) * block.inner + block.inner // self.lanes * self.lanes
+        for first in range(written // self.clear * self.clear, self.width, self.clear):
+            self._write(self.code.simplify(self.index(step, const(first))), literal(0, self.found.dtype, self.clear))
+
+    def _row(self, side: Side, at: dict[str, Expr], target: Expr, lane: Expr) -> None:
+        """One image row, or a piece of one, in vectors. Rows are written in order: each covers the excess before it."""
+        code, count = self.code, -(-self.block.inner // self.lanes)
+        whole = count - 1 if self.block.inner % self.lanes or not _is_literal(self.block.width) else count
+        if count <= _UNROLLED:
+            for number in range(count):
+                self._vector(side, at, target, const(number * self.lanes), lane, number >= whole)
+            return
+        with code.loop("v", whole) as v:
+            self._vector(side, at, target, v * self.lanes, lane, not _is_literal(self.block.width))
+        for number in range(whole, count):
+            self._vector(side, at, target, const(number * self.lanes), lane, True)
+
+    def _vector(self, side: Side, at: dict[str, Expr], target: Expr, first: Expr, lane: Expr, partial: bool) -> None:
+        code, block = self.code, self.block
+        mask: Prim = None
+        if partial and isinstance(first, Const) and isinstance(block.width, Const):
+            mask = tail_mask(int(first.value), int(block.width.value), self.lanes)
+        elif partial:
+            mask = broadcast(code.index(code.simplify(first + lane < block.width)), self.lanes)
+        where = {**at}
+        if side.axes:
+            where[side.axes[-1]] = code.simplify(block.first_inner + first + lane)
+        value = self.function.point(self.found.spec, where, self.lanes, mask).value(side.expr)
+        self._write(code.simplify(target + first), broadcast(value, self.lanes))
+
+    def _write(self, base: Expr, value: Prim) -> None:
+        start, lanes = self.code.index(base, "int32"), lanes_of(value)
+        index = start if lanes == 1 else tirx.Ramp(start, tirx.const(1, "int32"), lanes)
+        self.code.emit(tirx.BufferStore(self.buffer, value, [index]))
+
+
+def _is_literal(expr: Expr) -> bool:
+    return isinstance(expr, Const)

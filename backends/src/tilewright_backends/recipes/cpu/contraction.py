@@ -1,0 +1,184 @@
+"""`cpu.contraction`: products on a register tile, fed from packed constants and cache-resident panels.
+
+Matrix products, batched ones, convolutions (grouped ones too) and products of a matrix and a vector. Guards, padding
+and strides of the operand that is packed per task are resolved while its panel is written, so the inner loop is the
+same for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from tilewright.device import DeviceModel
+from tilewright.ir import dtypes
+from tilewright.ir.choice import Packing
+from tilewright.ir.expr import Const, Expr, Var, const, maximum, minimum, select, variables
+from tilewright.recipes import Constraint, Match, Parameter, Recipe, Usage, Work
+from tilewright.views.kernel import KernelSpec
+from tilewright_backends.lower.flat import split_number
+from tilewright_backends.recipes.cpu.common import ceil_div, memory_bytes, sizes
+from tilewright_backends.recipes.cpu.roles import Contraction, Side, contraction_of
+
+NAME = "cpu.contraction"
+MAX_INNER = 256
+"""Columns up to which a panel holds whole image rows; longer rows are cut."""
+
+_ROW_TILES = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14)
+_COL_VECTORS = (1, 2, 3, 4)
+
+
+def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
+    """The kernel as a contraction: register tile, block of the panel's side, block of the other, step of the depth."""
+    element = 8 if _wide(kernel) else 4
+    lanes = max(device.vector_bytes // element, 1)
+    found = contraction_of(kernel, lanes)
+    if found is None:
+        return None
+    rows, cols, blocked, other = found.rows, found.cols, found.blocked, found.other
+    vectors = math.ceil(cols.points / lanes)
+    mr = Parameter(
+        "rows.tile", tuple(x for x in _ROW_TILES if x == 1 or x <= rows.points), role="rows", level="register"
+    )
+    nv = Parameter("cols.vectors", tuple(x for x in _COL_VECTORS if x <= vectors), role="cols", level="register")
+    inner, outer = _block_sizes(blocked, lanes if blocked is cols else 1)
+    step = lanes if other is cols else 1
+    other_block = Parameter("other.block", sizes(other.points, step), align=step, role="other", level="l2")
+    depth = Parameter("depth.block", sizes(found.depth_extents[0]), role="depth", level="l1")
+    fixed = Parameter("lanes", (lanes,))
+    parameters = (fixed, mr, nv, outer, inner, other_block, depth)
+    tile = {id(rows): mr.var, id(cols): nv.var * lanes}
+    block = outer.var * inner.var
+    panel_points = _padded(block, tile[id(blocked)])
+    inner_depth = math.prod(found.depth_extents[1:])
+    steps = depth.var * inner_depth
+    several = depth.var < const(found.depth_extents[0])
+    panel = panel_points * steps * element if blocked.feed == "panel" else const(0)
+    sums = select(several, panel_points * _padded(other_block.var, tile[id(other)]) * element, const(0))
+    registers = mr.var * nv.var + nv.var + 1
+    constraints = [
+        Constraint(registers, const(device.vector_registers), "vector registers"),
+        Constraint(panel + sums, const(_cache_share(device)), "cache for the panel and the partial sums"),
+        Constraint(other_block.var % tile[id(other)], const(0), "the other side's block in whole tiles"),
+    ]
+    if blocked.feed != "panel":
+        constraints.append(Constraint(inner.var % tile[id(blocked)], const(0), "the block in whole tiles"))
+    blocks = ceil_div(math.prod(blocked.extents[:-1]), outer.var) * ceil_div(_last(blocked), inner.var)
+    other_tasks = ceil_div(other.points, other_block.var)
+    tasks = blocks * other_tasks * found.batch_points
+    return Match(
+        recipe=NAME,
+        roles={"batch": found.batch, "rows": rows.axes, "cols": cols.axes, "depth": found.depth},
+        extents={
+            "batch": found.batch_points,
+            "rows": rows.points,
+            "cols": cols.points,
+            "depth": found.depth_points,
+        },
+        parameters=parameters,
+        constraints=tuple(constraints),
+        usage=Usage(tasks=tasks, registers=registers, shared_bytes=panel + sums),
+        work=_work(found, parameters, blocks * found.batch_points, panel_points, other_tasks),
+        packings=_packings(found),
+        detail=found,
+    )
+
+
+def _wide(kernel: KernelSpec) -> bool:
+    return kernel.combiner is not None and dtypes.size_of(kernel.combiner.dtypes[0]) == 8
+
+
+def _last(side: Side) -> int:
+    return side.extents[-1] if side.extents else 1
+
+
+def _padded(points: Expr, tile: Expr) -> Expr:
+    return ceil_div(points, tile) * tile
+
+
+def _cache_share(device: DeviceModel) -> int:
+    """Bytes of the second level that a task may fill with its own data."""
+    return max(min(device.level("l2").bytes * 3 // 4, 1 << 20), 1 << 16)
+
+
+def _block_sizes(side: Side, step: int) -> tuple[Parameter, Parameter]:
+    """Points of the innermost axis and of the others in a block. Either whole rows, or a piece of one."""
+    last = _last(side)
+    outer_points = math.prod(side.extents[:-1])
+    if side.feed == "panel" and last <= MAX_INNER and outer_points > 1:
+        return Parameter("block.inner", (last,)), Parameter("block.outer", _divisors(outer_points))
+    multiples = sizes(last, step if last >= step else 1)
+    extra = tuple(3 * x for x in multiples if 3 * x < last)
+    candidates = tuple(sorted({*multiples, *extra}))
+    return Parameter("block.inner", candidates, level="l2"), Parameter("block.outer", (1,))
+
+
+def _divisors(number: int) -> tuple[int, ...]:
+    return tuple(x for x in range(1, number + 1) if number % x == 0)
+
+
+def _work(
+    found: Contraction, parameters: tuple[Parameter, ...], blocks: Expr, panel_points: Expr, other_tasks: Expr
+) -> Work:
+    """Multiply-adds on padded tiles, plus what packing, starting the inner loop and storing cost in their place."""
+    lanes_p, mr, nv, _, _, other_block, depth = (p.var for p in parameters)
+    cols_blocked = found.blocked is found.cols
+    tile = mr if cols_blocked else nv * lanes_p
+    other_padded = _padded(minimum(other_block, const(found.other.points)), tile) * other_tasks
+    padded = panel_points * blocks * other_padded
+    depth_points = const(found.depth_points)
+    packing: Expr = const(0)
+    if found.blocked.feed == "panel":
+        packing = panel_points * blocks * other_tasks * depth_points * 10
+    depth_steps = ceil_div(found.depth_extents[0], depth)
+    # A tile's sums are loaded, stored and rounded once per step of the depth: about ten multiply-adds each.
+    turning = padded * (depth_steps * 20 + 20)
+    # Cycles of one step of the inner loop against what its multiply-adds alone would take.
+    issue = maximum(maximum(mr * nv, mr + nv), const(8))
+    efficiency = (mr * nv * 100) // issue
+    streamed = padded * depth_points * 4 // maximum(mr, const(1)) if cols_blocked else padded * depth_points * 4 // mr
+    return Work(
+        flops=padded * depth_points * 2 * 100 // maximum(efficiency, const(1)) + packing + turning,
+        traffic={"dram": const(memory_bytes(found.spec)), "l2": streamed},
+        efficiency=const(90),
+        serial=const(1),
+    )
+
+
+def _packings(found: Contraction) -> Callable[[Mapping[str, int]], tuple[Packing, ...]]:
+    def packings(params: Mapping[str, int]) -> tuple[Packing, ...]:
+        tiles = (
+            (found.rows, params["rows.tile"]),
+            (found.cols, params["cols.vectors"] * params["lanes"]),
+        )
+        return tuple(packing_of(found, side, tile) for side, tile in tiles if side.feed == "packed")
+
+    return packings
+
+
+def packing_of(found: Contraction, side: Side, tile: int) -> Packing:
+    """Constants as [batch, tile, depth, point of the tile], points beyond the end zero."""
+    access = found.spec.reads[side.slot]
+    used = variables(access.address, access.guard)
+    batch_points = found.batch_points if used & set(found.batch) else 1
+    dims = (
+        ("b", batch_points),
+        ("t", -(-side.points // tile)),
+        ("k", found.depth_points),
+        ("i", tile),
+    )
+    at: dict[str, Expr] = {}
+    at |= _digits(found, found.batch, Var("b"))
+    at |= _digits(found, side.axes, Var("t") * tile + Var("i"))
+    at |= _digits(found, found.depth, Var("k"))
+    return Packing(side.slot, dims, tuple((name, expr) for name, expr in at.items()))
+
+
+def _digits(found: Contraction, names: tuple[str, ...], number: Expr) -> dict[str, Expr]:
+    """The values of the kernel's own axes that fused axes stand for."""
+    parts = [x for name in names for x in found.spec.origin[name]]
+    sizes_ = [int(x.extent.value) for x in parts if isinstance(x.extent, Const)]
+    return dict(zip((x.name for x in parts), split_number(number, sizes_), strict=True))
+
+
+RECIPE = Recipe(NAME, "cpu", match, priority=0)
