@@ -61,6 +61,11 @@ class FlatSpec:
     def reduce(self) -> tuple[Axis, ...]:
         return tuple(x for x in self.axes if x.kind == "reduce")
 
+    @property
+    def scatters(self) -> bool:
+        """Whether a store merges with what stands there or leaves other elements as they are."""
+        return any(x.base is not None or x.update is not None for x in self.stores)
+
     def bounds(self) -> Bounds:
         return axis_bounds(self.axes)
 

@@ -21,12 +21,12 @@ from tilewright_backends.lower.flat import split_number
 from tilewright_backends.lower.types import Prim, broadcast, literal
 from tilewright_backends.recipes.cpu.common import extents
 from tilewright_backends.recipes.cpu.contraction import packing_of
-from tilewright_backends.recipes.cpu.roles import COL, ROW, Contraction, Side, contraction_of
+from tilewright_backends.recipes.cpu.roles import COL, ROW, FedContraction, Side, fed_contraction_of
 
 
 def emit(kernel: Kernel, spec: KernelSpec, semantics: CpuSemantics) -> Prim:
     """The kernel's function."""
-    found = contraction_of(spec, kernel.choice["lanes"])
+    found = fed_contraction_of(spec, kernel.choice["lanes"])
     if found is None:
         raise InternalError(f"cpu.contraction does not take kernel {kernel.name}.")
     function = CpuFunction(kernel, semantics)
@@ -35,7 +35,7 @@ def emit(kernel: Kernel, spec: KernelSpec, semantics: CpuSemantics) -> Prim:
 
 
 class _Emitter:
-    def __init__(self, function: CpuFunction, found: Contraction, kernel: Kernel, semantics: CpuSemantics) -> None:
+    def __init__(self, function: CpuFunction, found: FedContraction, kernel: Kernel, semantics: CpuSemantics) -> None:
         params = kernel.choice
         self.function, self.code, self.found, self.semantics = function, function.code, found, semantics
         self.packed = {slot: value.name for slot, value in kernel.packed}
@@ -59,13 +59,11 @@ class _Emitter:
         """Task number -> batch, block of the other side, block of the blocked side; then the steps of the depth."""
         found, code = self.found, self.code
         blocked, other = found.blocked, found.other
-        last = blocked.extents[-1] if blocked.extents else 1
-        outer_points = math.prod(blocked.extents[:-1])
         counts = (
             found.batch_points,
             -(-other.points // self.other_block),
-            -(-outer_points // self.outer),
-            -(-last // self.inner),
+            -(-blocked.outer_points // self.outer),
+            -(-blocked.last // self.inner),
         )
         digits = [code.simplify(x) for x in split_number(self.function.task, counts)]
         self.batch = digits[0]
@@ -73,10 +71,10 @@ class _Emitter:
         batch_digits = split_number(self.batch, extents(found.spec, names))
         self.batch_at = {n: code.simplify(x) for n, x in zip(names, batch_digits, strict=True)}
         first_outer, first_inner = digits[2] * self.outer, digits[3] * self.inner
-        width = code.simplify(minimum(const(last) - first_inner, const(self.inner)))
+        width = code.simplify(minimum(const(blocked.last) - first_inner, const(self.inner)))
         block = Block(code.simplify(first_outer), code.simplify(first_inner), self.outer, self.inner, width)
         start = {
-            id(blocked): code.simplify(first_outer * last + first_inner),
+            id(blocked): code.simplify(first_outer * blocked.last + first_inner),
             id(other): code.simplify(digits[1] * self.other_block),
         }
         here = {
@@ -111,6 +109,11 @@ class _Emitter:
             -(-self.other_block // self.tile[id(other)]),
         ]
         size = self.mr * self.nr
+
+        def held(tiles: dict[int, Expr]) -> Expr:
+            """Where a tile's sums are kept."""
+            return code.simplify((tiles[id(other)] * counts[0] + tiles[id(blocked)]) * size)
+
         sums = code.local("sums", found.dtype, counts[0] * counts[1] * size)
         total = counts[0] * counts[1] * size // self.lanes
         with code.loop("z", total) as z:
@@ -124,13 +127,11 @@ class _Emitter:
             if self.panel is not None:
                 self._fill(self.panel, self.depth_start, depth_here)
             with self._tiles(here) as tiles:
-                base = code.simplify((tiles[id(other)] * counts[0] + tiles[id(blocked)]) * size)
-                self._move(sums, base, acc, const(0))
+                self._move(sums, held(tiles), acc, const(0))
                 self._accumulate(acc, tiles, start, code.simplify(depth_here * self.depth_inner))
-                self._move(acc, const(0), sums, base)
+                self._move(acc, const(0), sums, held(tiles))
         with self._tiles(here) as tiles:
-            base = code.simplify((tiles[id(other)] * counts[0] + tiles[id(blocked)]) * size)
-            self._move(sums, base, acc, const(0))
+            self._move(sums, held(tiles), acc, const(0))
             self._store(acc, tiles, start, here)
 
     def _fill(self, panel: Panel, start: Expr, here: Expr) -> None:

@@ -17,8 +17,8 @@ from tilewright_backends.lower.flat import split_number
 from tilewright_backends.lower.point import combine
 from tilewright_backends.lower.semantics import Semantics
 from tilewright_backends.lower.types import Prim, broadcast, carrier, literal
-from tilewright_backends.recipes.cpu.common import extent, extents
-from tilewright_backends.recipes.cpu.nest import MAX_UNROLLED, Nest, nest_of
+from tilewright_backends.recipes.cpu.common import Loops, extent, extents
+from tilewright_backends.recipes.cpu.nest import MAX_UNROLLED, nest_of
 
 
 def emit(kernel: Kernel, spec: KernelSpec, semantics: Semantics) -> Prim:
@@ -32,7 +32,7 @@ def emit(kernel: Kernel, spec: KernelSpec, semantics: Semantics) -> Prim:
 
 
 class _Emitter:
-    def __init__(self, function: CpuFunction, nest: Nest, params: Mapping[str, int]) -> None:
+    def __init__(self, function: CpuFunction, nest: Loops, params: Mapping[str, int]) -> None:
         self.function = function
         self.code = function.code
         self.nest = nest

@@ -12,7 +12,7 @@ from tilewright_backends.emit.cpu.function import CpuFunction, tail_mask
 from tilewright_backends.lower.flat import split_number
 from tilewright_backends.lower.types import Prim, broadcast, lanes_of, literal
 from tilewright_backends.recipes.cpu.common import extent
-from tilewright_backends.recipes.cpu.roles import Contraction, Side
+from tilewright_backends.recipes.cpu.roles import FedContraction, Side
 
 _UNROLLED = 4
 """Vectors of an image row that are written out one by one."""
@@ -43,7 +43,7 @@ class Panel:
     """
 
     def __init__(
-        self, function: CpuFunction, found: Contraction, block: Block, tile: int, steps: int, lanes: int, clear: int
+        self, function: CpuFunction, found: FedContraction, block: Block, tile: int, steps: int, lanes: int, clear: int
     ) -> None:
         self.function = function
         self.code = function.code

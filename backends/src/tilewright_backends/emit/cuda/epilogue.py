@@ -13,7 +13,7 @@ from tilewright_backends.emit.cuda.points import contiguous, count, decompose, p
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cuda.roles import Contraction
+from tilewright_backends.recipes.contraction import Contraction
 
 
 @attrs.frozen

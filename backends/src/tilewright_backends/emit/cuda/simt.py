@@ -21,7 +21,7 @@ from tilewright_backends.emit.cuda.tiles import Team, TileLoader, plan_tile
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cuda.roles import Contraction
+from tilewright_backends.recipes.contraction import Contraction
 from tilewright_backends.recipes.cuda.simt import detail_of
 
 _PAD = 4

@@ -16,7 +16,8 @@ from tilewright_backends.emit.cuda.points import contiguous, count, decompose, l
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cuda.roles import Operand, plain_slot, stride
+from tilewright_backends.recipes.contraction import Operand, plain_slot
+from tilewright_backends.recipes.cuda.roles import stride
 
 
 @attrs.frozen

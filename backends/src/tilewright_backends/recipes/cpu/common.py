@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import attrs
+
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.expr import Apply, Const, Expr, Load, apply, const, walk
@@ -16,6 +18,33 @@ REGION_SECONDS = 3e-6
 _FUNCTIONS = frozenset(
     "pow exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf sqrt rsqrt div floormod".split()  # noqa: SIM905
 )
+
+
+@attrs.frozen
+class Loops:
+    """A kernel as loops over its spatial points.
+
+    Args:
+        outer: axes that are fused in one loop.
+        inner: the axis of the loop inside, "" when there is no spatial axis.
+    """
+
+    spec: FlatSpec
+    outer: tuple[str, ...]
+    inner: str
+
+    @property
+    def outer_points(self) -> int:
+        return math.prod(extents(self.spec, self.outer))
+
+    @property
+    def inner_points(self) -> int:
+        return extent(self.spec, self.inner) if self.inner else 1
+
+    @property
+    def reduce_points(self) -> int:
+        """Points of the reduce axes, the axis of a scan among them."""
+        return math.prod(extents(self.spec, tuple(x.name for x in self.spec.reduce)))
 
 
 def is_static(spec: FlatSpec) -> bool:

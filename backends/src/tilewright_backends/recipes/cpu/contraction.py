@@ -18,7 +18,7 @@ from tilewright.recipes import Constraint, Match, Parameter, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import split_number
 from tilewright_backends.recipes.cpu.common import ceil_div, memory_bytes, sizes
-from tilewright_backends.recipes.cpu.roles import Contraction, Side, contraction_of
+from tilewright_backends.recipes.cpu.roles import FedContraction, Side, fed_contraction_of
 
 NAME = "cpu.contraction"
 MAX_INNER = 256
@@ -32,7 +32,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     """The kernel as a contraction: register tile, block of the panel's side, block of the other, step of the depth."""
     element = 8 if _wide(kernel) else 4
     lanes = max(device.vector_bytes // element, 1)
-    found = contraction_of(kernel, lanes)
+    found = fed_contraction_of(kernel, lanes)
     if found is None:
         return None
     rows, cols, blocked, other = found.rows, found.cols, found.blocked, found.other
@@ -63,7 +63,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     ]
     if blocked.feed != "panel":
         constraints.append(Constraint(inner.var % tile[id(blocked)], const(0), "the block in whole tiles"))
-    blocks = ceil_div(math.prod(blocked.extents[:-1]), outer.var) * ceil_div(_last(blocked), inner.var)
+    blocks = ceil_div(blocked.outer_points, outer.var) * ceil_div(blocked.last, inner.var)
     other_tasks = ceil_div(other.points, other_block.var)
     tasks = blocks * other_tasks * found.batch_points
     return Match(
@@ -88,10 +88,6 @@ def _wide(kernel: KernelSpec) -> bool:
     return kernel.combiner is not None and dtypes.size_of(kernel.combiner.dtypes[0]) == 8
 
 
-def _last(side: Side) -> int:
-    return side.extents[-1] if side.extents else 1
-
-
 def _padded(points: Expr, tile: Expr) -> Expr:
     return ceil_div(points, tile) * tile
 
@@ -103,10 +99,9 @@ def _cache_share(device: DeviceModel) -> int:
 
 def _block_sizes(side: Side, step: int) -> tuple[Parameter, Parameter]:
     """Points of the innermost axis and of the others in a block. Either whole rows, or a piece of one."""
-    last = _last(side)
-    outer_points = math.prod(side.extents[:-1])
-    if side.feed == "panel" and last <= MAX_INNER and outer_points > 1:
-        return Parameter("block.inner", (last,)), Parameter("block.outer", _divisors(outer_points))
+    last = side.last
+    if side.feed == "panel" and last <= MAX_INNER and side.outer_points > 1:
+        return Parameter("block.inner", (last,)), Parameter("block.outer", _divisors(side.outer_points))
     multiples = sizes(last, step if last >= step else 1)
     extra = tuple(3 * x for x in multiples if 3 * x < last)
     candidates = tuple(sorted({*multiples, *extra}))
@@ -118,7 +113,7 @@ def _divisors(number: int) -> tuple[int, ...]:
 
 
 def _work(
-    found: Contraction, parameters: tuple[Parameter, ...], blocks: Expr, panel_points: Expr, other_tasks: Expr
+    found: FedContraction, parameters: tuple[Parameter, ...], blocks: Expr, panel_points: Expr, other_tasks: Expr
 ) -> Work:
     """Multiply-adds on padded tiles, plus what packing, starting the inner loop and storing cost in their place."""
     lanes_p, mr, nv, _, _, other_block, depth = (p.var for p in parameters)
@@ -145,7 +140,7 @@ def _work(
     )
 
 
-def _packings(found: Contraction) -> Callable[[Mapping[str, int]], tuple[Packing, ...]]:
+def _packings(found: FedContraction) -> Callable[[Mapping[str, int]], tuple[Packing, ...]]:
     def packings(params: Mapping[str, int]) -> tuple[Packing, ...]:
         tiles = (
             (found.rows, params["rows.tile"]),
@@ -156,7 +151,7 @@ def _packings(found: Contraction) -> Callable[[Mapping[str, int]], tuple[Packing
     return packings
 
 
-def packing_of(found: Contraction, side: Side, tile: int) -> Packing:
+def packing_of(found: FedContraction, side: Side, tile: int) -> Packing:
     """Constants as [batch, tile, depth, point of the tile], points beyond the end zero."""
     access = found.spec.reads[side.slot]
     used = variables(access.address, access.guard)
@@ -174,7 +169,7 @@ def packing_of(found: Contraction, side: Side, tile: int) -> Packing:
     return Packing(side.slot, dims, tuple((name, expr) for name, expr in at.items()))
 
 
-def _digits(found: Contraction, names: tuple[str, ...], number: Expr) -> dict[str, Expr]:
+def _digits(found: FedContraction, names: tuple[str, ...], number: Expr) -> dict[str, Expr]:
     """The values of the kernel's own axes that fused axes stand for."""
     parts = [x for name in names for x in found.spec.origin[name]]
     sizes_ = [int(x.extent.value) for x in parts if isinstance(x.extent, Const)]

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 
-import attrs
-
 from tilewright.device import DeviceModel
 from tilewright.ir.expr import const
 from tilewright.recipes import Match, Parameter, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.lower.flat import FlatSpec, flatten, merge_axes
+from tilewright_backends.lower.flat import flatten, merge_axes
 from tilewright_backends.recipes.cpu.common import (
+    Loops,
     ceil_div,
     extent,
-    extents,
     full_lanes,
     is_static,
     lanes_for,
@@ -33,37 +31,16 @@ MAX_UNROLLED = 32
 """Reduction points that are written out one by one, so that guards and addresses of each are literals."""
 
 
-@attrs.frozen
-class Nest:
-    """The nest: `outer` axes fused in one, then `inner`, along which lanes run ("" when there is no spatial axis)."""
-
-    spec: FlatSpec
-    outer: tuple[str, ...]
-    inner: str
-
-    @property
-    def outer_points(self) -> int:
-        return math.prod(extents(self.spec, self.outer))
-
-    @property
-    def inner_points(self) -> int:
-        return extent(self.spec, self.inner) if self.inner else 1
-
-    @property
-    def reduce_points(self) -> int:
-        return math.prod(extents(self.spec, tuple(x.name for x in self.spec.reduce)))
-
-
-def nest_of(kernel: KernelSpec) -> Nest | None:
-    """The nest of a kernel, or None when the kernel scatters or has symbolic extents."""
+def nest_of(kernel: KernelSpec) -> Loops | None:
+    """The loops of a kernel, lanes along the inner one, or None when the kernel scatters or has symbolic extents."""
     spec = merge_axes(flatten(kernel))
-    if not is_static(spec) or any(s.update is not None or s.base is not None for s in spec.stores):
+    if not is_static(spec) or spec.scatters:
         return None
     names = [x.name for x in spec.spatial]
     if not names:
-        return Nest(spec, (), "")
+        return Loops(spec, (), "")
     inner = max(names, key=lambda name: (vector_score(spec, name), min(extent(spec, name), 16), names.index(name)))
-    return Nest(spec, tuple(x for x in names if x != inner), inner)
+    return Loops(spec, tuple(x for x in names if x != inner), inner)
 
 
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:

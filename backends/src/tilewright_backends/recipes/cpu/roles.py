@@ -1,4 +1,4 @@
-"""The roles in a contraction: which axes number rows, columns, batches and depth, and how each operand is fed."""
+"""How the operands of a contraction are fed to the inner loop."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Literal
 import attrs
 
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Apply, Expr, Var, loads, variables
-from tilewright.ir.ops import Combiner
+from tilewright.ir.expr import Expr, loads, variables
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec, coefficient, flatten, fuse, merge_axes
-from tilewright_backends.recipes.cpu.common import extents, is_static
+from tilewright_backends.recipes.contraction import Operand, contraction_of
+from tilewright_backends.recipes.cpu.common import extents
 
 Feed = Literal["packed", "direct", "panel"]
 """Where the inner loop reads an operand: a constant packed beforehand, memory as it is, or a panel packed per task."""
@@ -40,9 +40,19 @@ class Side:
     def points(self) -> int:
         return math.prod(self.extents)
 
+    @property
+    def last(self) -> int:
+        """Extent of the innermost axis."""
+        return self.extents[-1] if self.extents else 1
+
+    @property
+    def outer_points(self) -> int:
+        """Points of the axes around the innermost one."""
+        return math.prod(self.extents[:-1])
+
 
 @attrs.frozen
-class Contraction:
+class FedContraction:
     """`out[batch, row, col] = Σ_depth rows · cols`, with an epilogue.
 
     The inner loop broadcasts elements of `rows` and runs lanes along `cols`.
@@ -86,79 +96,34 @@ class Contraction:
 ROW, COL = "row", "col"
 
 
-def is_sum(combiner: Combiner | None) -> bool:
-    """Whether the combiner adds one state up."""
-    if combiner is None or len(combiner.combine) != 1 or combiner.identity[0].value != 0:
-        return False
-    merged = combiner.combine[0]
-    return (
-        isinstance(merged, Apply)
-        and merged.op == "add"
-        and all(isinstance(x, Var) for x in merged.args)
-        and merged.args[0] != merged.args[1]
-    )
-
-
-def contraction_of(kernel: KernelSpec, lanes: int) -> Contraction | None:
+def fed_contraction_of(kernel: KernelSpec, lanes: int) -> FedContraction | None:
     """The kernel as a contraction fed in the cheaper of the two ways, or None when it is none."""
     spec = merge_axes(flatten(kernel))
-    if not is_static(spec) or not is_sum(spec.combiner) or not spec.reduce or not _plain_stores(spec):
-        return None
-    product = spec.body[0]
-    if not (isinstance(product, Apply) and product.op == "mul"):
+    roles = contraction_of(spec)
+    if roles is None or not roles.k or roles.state not in ("float32", "float64", "int32"):
         return None
     assert spec.combiner is not None
-    dtype = spec.combiner.dtypes[0]
-    left, right = product.args
-    if product.dtype != dtype or dtype not in ("float32", "float64", "int32"):
+    if spec.combiner.dtypes[0] != roles.state or loads(roles.rows.value) & loads(roles.columns.value):
         return None
-    if loads(left) & loads(right) or not loads(left) or not loads(right):
+    batch, depth = (tuple(x.name for x in axes) for axes in (roles.batch, roles.k))
+    if not all(set(depth) <= x.axes for x in (roles.rows, roles.columns)):
         return None
-    used = [_axes_of(spec, left), _axes_of(spec, right)]
-    names = [x.name for x in spec.spatial]
-    depth = tuple(x.name for x in spec.reduce)
-    if not all(set(depth) <= x for x in used):
-        return None
-    batch = tuple(x for x in names if (x in used[0]) == (x in used[1]))
-    own = [tuple(x for x in names if x in mine and x not in batch) for mine in used]
-    found: list[tuple[float, Contraction]] = []
-    ways = ((left, right, own[0], own[1]), (right, left, own[1], own[0]))
-    for row_expr, col_expr, row_axes, col_axes in ways:
-        if not col_axes:
+    found: list[tuple[float, FedContraction]] = []
+    for way in (roles, roles.swapped()):
+        if not way.n:
             continue
-        rows = _side(kernel, spec, row_expr, row_axes, depth, as_rows=True)
-        cols = _side(kernel, spec, col_expr, col_axes, depth, as_rows=False)
+        rows = _side(kernel, spec, way.rows, depth, as_rows=True)
+        cols = _side(kernel, spec, way.columns, depth, as_rows=False)
         if rows.feed == "panel" and cols.feed == "panel":
             continue
-        tail = fuse(fuse(spec, row_axes, ROW), col_axes, COL)
-        contraction = Contraction(spec, tail, batch, depth, rows, cols, dtype)
+        tail = fuse(fuse(spec, rows.axes, ROW), cols.axes, COL)
+        contraction = FedContraction(spec, tail, batch, depth, rows, cols, way.state)
         found.append((_cycles(contraction, lanes), contraction))
     return min(found, key=lambda item: item[0])[1] if found else None
 
 
-def _plain_stores(spec: FlatSpec) -> bool:
-    return all(s.update is None and s.base is None for s in spec.stores)
-
-
-def _axes_of(spec: FlatSpec, expr: Expr) -> frozenset[str]:
-    """Axes that the value of an operand depends on."""
-    seen: set[int] = set()
-    names = set(variables(expr))
-    todo = list(loads(expr))
-    while todo:
-        slot = todo.pop()
-        if slot in seen:
-            continue
-        seen.add(slot)
-        access = spec.reads[slot]
-        names |= variables(access.address, access.guard)
-        todo += loads(access.address, access.guard)
-    return frozenset(names)
-
-
-def _side(
-    kernel: KernelSpec, spec: FlatSpec, expr: Expr, axes: tuple[str, ...], depth: tuple[str, ...], as_rows: bool
-) -> Side:
+def _side(kernel: KernelSpec, spec: FlatSpec, operand: Operand, depth: tuple[str, ...], as_rows: bool) -> Side:
+    expr, axes = operand.value, tuple(x.name for x in operand.outer)
     sizes = extents(spec, axes)
     slots = loads(expr)
     if len(slots) == 1 and not variables(expr):
@@ -173,7 +138,7 @@ def _side(
     return Side(expr, axes, sizes, "panel")
 
 
-def _cycles(contraction: Contraction, lanes: int) -> float:
+def _cycles(contraction: FedContraction, lanes: int) -> float:
     """A rough count of machine cycles, to choose between the two ways to feed the inner loop."""
     rows, cols = contraction.rows.points, contraction.cols.points
     depth, batch = contraction.depth_points, contraction.batch_points

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import attrs
 
 from tilewright.device import DeviceModel
@@ -11,11 +9,11 @@ from tilewright.ir.expr import cast, const
 from tilewright.ir.ops import ScanOp
 from tilewright.recipes import Match, Parameter, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec, Store
-from tilewright_backends.lower.flat import FlatSpec, coefficient, flatten
+from tilewright_backends.lower.flat import coefficient, flatten
 from tilewright_backends.recipes.cpu.common import (
+    Loops,
     ceil_div,
     extent,
-    extents,
     full_lanes,
     is_static,
     lanes_for,
@@ -28,33 +26,19 @@ NAME = "cpu.scan"
 
 
 @attrs.frozen
-class Scan:
-    """The recurrence at each point of `outer` (fused) and `inner` ("" when there is no spatial axis).
+class Scan(Loops):
+    """The recurrence at each point of `outer` and `inner`.
+
+    The specification's bodies are the initial states, then the steps in terms of `p0, p1, …`; its stores are
+    the results. The scan axis stands among the reduce axes.
 
     Args:
-        spec: its bodies are the initial states, then the steps in terms of `p0, p1, …`; its stores are the results.
-            The scan axis stands among the reduce axes.
         states: how many states there are.
         contiguous: whether `inner` suits lanes.
     """
 
-    spec: FlatSpec
     states: int
-    outer: tuple[str, ...]
-    inner: str
     contiguous: bool
-
-    @property
-    def outer_points(self) -> int:
-        return math.prod(extents(self.spec, self.outer))
-
-    @property
-    def inner_points(self) -> int:
-        return extent(self.spec, self.inner) if self.inner else 1
-
-    @property
-    def steps(self) -> int:
-        return math.prod(extents(self.spec, tuple(x.name for x in self.spec.reduce)))
 
 
 def scan_of(op: ScanOp) -> Scan | None:
@@ -67,7 +51,7 @@ def scan_of(op: ScanOp) -> Scan | None:
     names = [x.name for x in spec.spatial]
     along = [x for x in names if all(coefficient(s.address, x) == 1 for s in spec.stores)]
     inner = along[-1] if along else max(names, key=lambda x: extent(spec, x), default="")
-    return Scan(spec, len(op.init), tuple(x for x in names if x != inner), inner, bool(along))
+    return Scan(spec, tuple(x for x in names if x != inner), inner, len(op.init), bool(along))
 
 
 def match(op: ScanOp, device: DeviceModel) -> Match | None:
@@ -92,7 +76,7 @@ def match(op: ScanOp, device: DeviceModel) -> Match | None:
         constraints=(),
         usage=Usage(tasks=tasks),
         work=Work(
-            flops=const(scan.outer_points * scan.inner_points * scan.steps * per_step),
+            flops=const(scan.outer_points * scan.inner_points * scan.reduce_points * per_step),
             traffic={"dram": const(memory_bytes(spec))},
             efficiency=const(25 if lanes > 1 else 5),  # each step waits for the one before
             serial=tasks * 2,

@@ -64,7 +64,7 @@ def scatter_of(kernel: KernelSpec) -> Scatter | None:
     shapes = [x.write.value.shape for x in kernel.stores]
     if not is_static(spec) or spec.combiner is not None or not all(isinstance(n, Const) for x in shapes for n in x):
         return None
-    if not any(s.update is not None or s.base is not None for s in spec.stores):
+    if not spec.scatters:
         return None
     free = _free_axes(kernel, spec)
     largest = max(free, key=lambda name: (extent(spec, name), -list(free).index(name)), default="")

@@ -51,11 +51,6 @@ def flat_spec(kernel: KernelSpec) -> FlatSpec | None:
     return attrs.evolve(spec, axes=(*rest, along[-1], *spec.reduce))
 
 
-def scatters(spec: FlatSpec) -> bool:
-    """Whether a store merges with what stands there or leaves other elements as they are."""
-    return any(s.base is not None or s.update is not None for s in spec.stores)
-
-
 def extent(axis: Axis) -> int:
     """The literal extent of an axis."""
     if not isinstance(axis.extent, Const):

@@ -19,7 +19,6 @@ from tilewright_backends.recipes.cuda.common import (
     parameter,
     points,
     powers,
-    scatters,
 )
 
 NAME = "cuda.map"
@@ -28,7 +27,7 @@ NAME = "cuda.map"
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     """The kernel as this recipe sees it, or None when it is not of its kind."""
     spec = flat_spec(kernel)
-    if spec is None or spec.combiner is not None or scatters(spec):
+    if spec is None or spec.combiner is not None or spec.scatters:
         return None
     inner = extent(spec.spatial[-1]) if spec.spatial else 1
     narrowest = min(dtypes.size_of(s.value.dtype) for s in spec.stores)

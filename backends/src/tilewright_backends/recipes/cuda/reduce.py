@@ -21,7 +21,6 @@ from tilewright_backends.recipes.cuda.common import (
     parameter,
     points,
     powers,
-    scatters,
 )
 
 NAME = "cuda.reduce"
@@ -38,7 +37,7 @@ class Teams:
 def teams_of(kernel: KernelSpec) -> Teams | None:
     """The specification and thread order for a reduction, or None when the kernel is none."""
     spec = flat_spec(kernel)
-    if spec is None or spec.combiner is None or scatters(spec):
+    if spec is None or spec.combiner is None or spec.scatters:
         return None
     return Teams(spec, _along_reduction(spec))
 

@@ -14,7 +14,6 @@ from tilewright_backends.recipes.cuda.common import (
     operations,
     parameter,
     points,
-    scatters,
 )
 
 NAME = "cuda.scatter"
@@ -23,7 +22,7 @@ NAME = "cuda.scatter"
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     """The kernel as this recipe sees it, or None when it is not of its kind."""
     spec = flat_spec(kernel)
-    if spec is None or not scatters(spec) or spec.combiner is not None:
+    if spec is None or not spec.scatters or spec.combiner is not None:
         return None
     elements = 0
     for store in spec.stores:

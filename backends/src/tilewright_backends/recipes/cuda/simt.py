@@ -13,6 +13,7 @@ from tilewright.ir.expr import Expr, const, maximum
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec
+from tilewright_backends.recipes.contraction import Contraction
 from tilewright_backends.recipes.cuda.common import (
     block_limits,
     ceil_div,
@@ -24,7 +25,7 @@ from tilewright_backends.recipes.cuda.common import (
     powers,
 )
 from tilewright_backends.recipes.cuda.packing import pack_operand
-from tilewright_backends.recipes.cuda.roles import Contraction, contraction_of
+from tilewright_backends.recipes.cuda.roles import roles_of
 
 NAME = "cuda.simt"
 
@@ -41,7 +42,7 @@ class SimtDetail:
 def detail_of(kernel: KernelSpec) -> SimtDetail | None:
     """The roles of a contraction, or None when the kernel is none or sums in a type that tiles cannot hold."""
     spec = flat_spec(kernel)
-    roles = contraction_of(spec) if spec is not None else None
+    roles = roles_of(spec) if spec is not None else None
     if spec is None or roles is None or roles.state not in ("float32", "float64", "int32", "int64"):
         return None
     constants = tuple(x.constant_slot(spec, kernel.constants) for x in (roles.rows, roles.columns))

@@ -9,8 +9,9 @@ from tilewright.ir.expr import Apply, Expr, Var, loads, variables
 from tilewright.ir.ops import Axis
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec
+from tilewright_backends.recipes.contraction import Contraction, Operand, plain_slot
 from tilewright_backends.recipes.cuda.common import extent, flat_spec
-from tilewright_backends.recipes.cuda.roles import Contraction, Operand, contraction_of, plain_slot, stride
+from tilewright_backends.recipes.cuda.roles import roles_of, stride
 
 CHUNK = 8
 """16-bit elements of one 16-byte access."""
@@ -52,7 +53,7 @@ class TensorDetail:
 def detail_of(kernel: KernelSpec) -> TensorDetail | None:
     """The operands of a contraction of 16-bit values summed in float32, or None."""
     spec = flat_spec(kernel)
-    roles = contraction_of(spec) if spec is not None else None
+    roles = roles_of(spec) if spec is not None else None
     if spec is None or roles is None or roles.state != "float32" or not roles.k:
         return None
     operands = [_half(spec, x, roles, kernel) for x in (roles.rows, roles.columns)]
