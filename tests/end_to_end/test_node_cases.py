@@ -15,7 +15,7 @@ from tilewright.config.schema import Config
 from tilewright.ir.module import Module
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.immediate import run
-from tilewright.testing.node_cases import Case, Outcome, cases, run_case, table
+from tilewright.testing.node_cases import Case, Outcome, cases, run_case, summary, table
 
 SAMPLE = 20
 """The default tier takes every 20th case."""
@@ -59,8 +59,7 @@ def test_every_node_test_that_compiles_gets_the_right_answer(
         writer.line()
         if pytestconfig.get_verbosity() > 1:
             writer.line(table(found))
-        told = ", ".join(f"{n} {k}" for k, n in sorted(counts.items()))
-        writer.line(f"ONNX node tests compiled for the CPU: {len(found)} cases, {told}")
+        writer.line(f"ONNX node tests compiled for the CPU: {summary(found)}")
     assert counts["native"] + counts["specialised"] >= LEAST_COMPILED
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from tilewright.interpret.tensor import interpret
-from tilewright.testing.node_cases import Case, cases, run_case, table
+from tilewright.testing.node_cases import Case, cases, run_case, summary, table
 
 # What is known to be covered; a rule that stops working shows as fewer.
 LEAST_NATIVE = 1250
@@ -24,9 +24,7 @@ def test_no_node_test_of_onnx_gets_a_wrong_answer(
         writer.line()
         if pytestconfig.get_verbosity() > 1:
             writer.line(table(outcomes))
-        writer.line(
-            f"ONNX node tests: {len(outcomes)} cases, " + ", ".join(f"{n} {k}" for k, n in sorted(counts.items()))
-        )
+        writer.line(f"ONNX node tests: {summary(outcomes)}")
     assert [f"{x.name}: {x.detail}" for x in outcomes if x.kind == "wrong"] == []
     assert counts["native"] >= LEAST_NATIVE
     assert counts["specialised"] >= LEAST_SPECIALISED

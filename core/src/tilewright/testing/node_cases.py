@@ -8,6 +8,7 @@ and those with element types that the IR does not have.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, Literal
@@ -179,6 +180,12 @@ def _compare(mine: Array, theirs: Array, case: Case) -> str:
         return ""
     worst = np.nanmax(np.abs(np.where(close, 0, a - b)))
     return f"{int((~close).sum())} of {mine.size} elements differ, by up to {worst:.3g}"
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """How many cases there were and how many of each kind, as text."""
+    counts = Counter(x.kind for x in outcomes)
+    return f"{len(outcomes)} cases, " + ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
