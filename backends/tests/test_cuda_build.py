@@ -24,7 +24,7 @@ from tilewright.testing.precision import narrowed
 from tilewright.testing.seeded import light_model, light_names
 from tilewright_backends import gpus
 from tilewright_backends.build.cuda import compile as cuda_compile
-from tilewright_backends.build.cuda.builder import copy_kernel, device_kernel
+from tilewright_backends.build.cuda.builder import copy_kernel, device_kernel, set_kernel
 from tilewright_backends.build.cuda.library import cuda_module, packed_modules
 from tilewright_backends.build.cuda.source import DeviceKernel, cuda_source, cuda_target
 from tilewright_backends.load_cuda import load_cuda
@@ -105,7 +105,7 @@ def test_builds_are_byte_identical(tmp_path: Path) -> None:
 
 def test_the_library_table_is_laid_out_as_tvm_packs_it() -> None:
     """TVM without a driver packs the source of device functions; the same kernels packed by us give the same bytes."""
-    kernels = [copy_kernel(100, "sm_90a"), copy_kernel(4096, "sm_90a")]
+    kernels = [copy_kernel(100, "sm_90a"), copy_kernel(4096, "sm_90a"), set_kernel("int64", "sm_90a")]
     target = cuda_target("sm_90a")
     built = tvm.get_global_func("target.build.cuda")(tvm.IRModule({k.name: k.function for k in kernels}), target)
     empty = tvm.get_global_func("target.build.llvm")(tvm.IRModule({}), tvm.target.Target("llvm"))

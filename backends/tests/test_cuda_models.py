@@ -19,6 +19,7 @@ from tilewright.config.loading import load_config
 from tilewright.ir import dtypes
 from tilewright.plugins.manager import Registry
 from tilewright.testing import conformance
+from tilewright.testing.control import control_case
 from tilewright.testing.models import BUILDERS
 from tilewright.testing.precision import narrowed
 from tilewright.testing.seeded import light_model
@@ -77,6 +78,25 @@ def test_a_light_model_agrees_with_onnx_runtime(name: str, settings: Settings) -
     }
     found = emulate(program, settings, list(feeds.values()))
     agree(program.output_names, found, expected(model, feeds))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, *(pytest.param(x, marks=pytest.mark.slow) for x in range(4, 24))])
+def test_a_random_model_with_control_flow_agrees(seed: int, settings: Settings) -> None:
+    case = control_case(seed)
+    program = plan_model(case.model, settings).program
+    found = emulate(program, settings, [np.asarray(case.feeds[x]) for x in program.input_names])
+    agree(program.output_names, found, expected(case.model, dict(case.feeds)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("seed", range(40))
+def test_a_random_model_with_control_flow_agrees_on_the_device(seed: int) -> None:
+    """Two runs: where values of the device decide nothing, the second replays the graph captured from the first."""
+    case = control_case(seed)
+    program = tilewright.compile(case.model, target="cuda:h200", cache=False)
+    for _ in range(2):
+        found = program.run(None, dict(case.feeds))
+        agree([x.name for x in program.outputs], found, expected(case.model, dict(case.feeds)))
 
 
 @pytest.mark.gpu

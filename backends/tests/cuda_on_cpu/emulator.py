@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from tilewright.config.binding import Settings
+from tilewright.interpret.evaluate import evaluate
 from tilewright.ir import dtypes
-from tilewright.ir.program import HostCopy, Launch, Phase, Program, Task
+from tilewright.ir.program import HostCopy, HostIf, HostLoop, HostSet, HostStep, Launch, Phase, Program, Task
 from tilewright.planning.weights import weights_of
 from tilewright.plugins.records import RecipeEntry
 from tilewright_backends.build.cuda.builder import device_kernel
@@ -141,15 +142,34 @@ def emulate(program: Program, settings: Settings, inputs: Sequence[Array]) -> li
         bytes_of(weight.name)[:] = np.ascontiguousarray(weight.load()).reshape(-1).view(np.uint8)
     for value, array in zip(program.inputs, inputs, strict=True):
         bytes_of(value.name)[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    for step in program.body:
-        if isinstance(step, HostCopy):
-            bytes_of(step.target)[:] = bytes_of(step.source)
-            continue
-        assert isinstance(step, Launch)
-        (phase,) = step.body
-        assert isinstance(phase, Phase)
-        (task,) = phase.lanes[0].items
-        assert isinstance(task, Task)
-        own = {name: bytes_of(name) for name in task.args}
-        emulated.run(kernels[task.kernel].name, [own[name] for name in task.args])
+    def scalar(name: str) -> int:
+        return int(bytes_of(name).view(dtypes.to_numpy(places[name].value.dtype))[0])
+
+    def run(steps: Sequence[HostStep], env: Mapping[str, int]) -> None:
+        for step in steps:
+            match step:
+                case HostCopy():
+                    source = bytes_of(step.source)
+                    first = 0 if step.row is None else int(evaluate(step.row, env)) * len(source)
+                    bytes_of(step.target)[first : first + len(source)] = source
+                case HostSet():
+                    target = bytes_of(step.target).view(dtypes.to_numpy(places[step.target].value.dtype))
+                    target[0] = int(evaluate(step.value, env))
+                case HostIf():
+                    run(step.then if scalar(step.condition) else step.orelse, env)
+                case HostLoop():
+                    limits = [int(evaluate(step.trip, env))] if step.trip is not None else []
+                    limits += [scalar(step.limit)] if step.limit else []
+                    trip = 0
+                    while all(trip < x for x in limits) and (not step.condition or scalar(step.condition)):
+                        run(step.body, {**env, step.counter: trip})
+                        trip += 1
+                case Launch():
+                    (phase,) = step.body
+                    assert isinstance(phase, Phase)
+                    (task,) = phase.lanes[0].items
+                    assert isinstance(task, Task)
+                    emulated.run(kernels[task.kernel].name, [bytes_of(name) for name in task.args])
+
+    run(program.body, {})
     return [bytes_of(v.name).view(dtypes.to_numpy(v.dtype)).reshape(v.static_shape()) for v in program.outputs]

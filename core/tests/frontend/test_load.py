@@ -307,13 +307,6 @@ def test_a_branch_that_is_known_is_taken() -> None:
         assert out.tolist() == wanted
 
 
-def test_control_flow_is_refused_for_now() -> None:
-    branch = helper.make_graph([helper.make_node("Neg", ["x"], ["b"])], "b", [], [onnx.ValueInfoProto(name="b")])
-    nodes = [node("If", ["c"], then_branch=branch, else_branch=branch)]
-    with pytest.raises(UnsupportedError, match=r"If node 'the If'.*control flow"):
-        load(model(nodes, {"x": ("float32", [2]), "c": ("bool", [])}))
-
-
 # Functions.
 
 

@@ -27,6 +27,7 @@ from tilewright.ir.program import (
     HostCopy,
     HostIf,
     HostLoop,
+    HostSet,
     Item,
     Kernel,
     Lane,
@@ -373,3 +374,15 @@ def test_many_units_are_checked_quickly() -> None:
     start = time.process_time()
     verify_program(attrs.evolve(EVENTS, kernels=kernels, body=(Launch("all", envelope, (Phase((lane,)),)),)))
     assert time.process_time() - start < 20.0
+
+
+def test_what_the_host_copies_and_sets_stays_in_its_place() -> None:
+    lives = {"t": (0, 6), "u": (0, 6)}
+    rows = HostLoop("i", const(3), "", (TWO, HostCopy("u", "t", Var("i"))))
+    refused(lambda: verify_program(host(ONE, rows, THREE, lives=lives, last=6)), program.COPIES, "'t'")
+    endless = HostLoop("i", None, "", (TWO, HostCopy("u", "t", Var("i"))), "t")
+    refused(lambda: verify_program(host(ONE, endless, THREE, lives=lives, last=6)), program.SCALARS, "the limit 't'")
+    once = HostLoop("i", const(1), "", (TWO, HostCopy("u", "t", Var("i"))))
+    verify_program(host(ONE, once, THREE, lives=lives, last=6))
+    number = HostSet("t", const(1))
+    refused(lambda: verify_program(host(ONE, number, TWO, THREE, lives=lives, last=6)), program.SCALARS, "'t'")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from tvm import tirx
 from tvm.tirx import op as tir_op
@@ -10,7 +10,19 @@ from tvm.tirx import op as tir_op
 from tilewright.errors import InternalError
 from tilewright.ir import dtypes
 from tilewright.ir.expr import Const, Var, const
-from tilewright.ir.program import UNIT, HostCopy, HostIf, HostLoop, HostStep, Launch, Phase, Program, Task
+from tilewright.ir.program import (
+    UNIT,
+    HostCopy,
+    HostIf,
+    HostLoop,
+    HostSet,
+    HostStep,
+    Launch,
+    Phase,
+    Program,
+    Task,
+    host_leaves,
+)
 from tilewright_backends.build.cuda.source import DeviceKernel
 from tilewright_backends.emit.cuda.body import i32
 from tilewright_backends.host.function import HostFunction
@@ -44,18 +56,23 @@ class CudaHost(HostFunction):
     Args:
         device: the device function of each kernel, by the kernel's name.
         copies: the device function that copies a number of bytes, by that number.
+        sets: the device function that writes an integer into a scalar, by the scalar's dtype.
     """
 
     def __init__(
-        self, program: Program, device: Mapping[str, DeviceKernel], copies: Mapping[int, DeviceKernel]
+        self,
+        program: Program,
+        device: Mapping[str, DeviceKernel],
+        copies: Mapping[int, DeviceKernel],
+        sets: Mapping[str, DeviceKernel],
     ) -> None:
         super().__init__(program, {})
         self.device = device
         self.copies = copies
+        self.sets = sets
 
-    def launch(self, kernel: DeviceKernel, args: tuple[str, ...]) -> None:
-        """One launch of a kernel on the named values."""
-        values = [self.pointer(x) for x in args]
+    def launch(self, kernel: DeviceKernel, values: Sequence[Prim]) -> None:
+        """One launch of a kernel on pointers, then numbers."""
         sizes = [i32(kernel.grid), i32(kernel.block)]
         if kernel.shared_bytes:
             sizes.append(i32(kernel.shared_bytes))
@@ -71,29 +88,31 @@ class CudaHost(HostFunction):
         return tirx.call_extern(carrier, f"tw_read_back_{carrier}", self.pointer(name))
 
     def _copy(self, copy: HostCopy) -> None:
-        size = self.program.storage.placements[copy.source].bytes
+        size = self.bytes_of(copy.source)
         if size:
-            self.launch(self.copies[size], (copy.source, copy.target))
+            target = self.pointer(copy.target, self.row_offset(copy))
+            self.launch(self.copies[size], (self.pointer(copy.source), target))
+
+    def _set(self, step: HostSet) -> None:
+        kernel = self.sets[self.program.storage.placements[step.target].value.dtype]
+        self.launch(kernel, (self.pointer(step.target), self.code.index(step.value, "int64")))
 
 
-def copied_bytes(steps: Sequence[HostStep], program: Program) -> set[int]:
-    """The sizes of all copies in a host tree."""
-    found: set[int] = set()
-    for step in steps:
-        match step:
-            case HostCopy():
-                found.add(program.storage.placements[step.source].bytes)
-            case HostLoop():
-                found |= copied_bytes(step.body, program)
-            case HostIf():
-                found |= copied_bytes((*step.then, *step.orelse), program)
-    return found - {0}
+def copies_of(steps: Sequence[HostStep]) -> Iterator[HostCopy]:
+    """All copies in a host tree."""
+    return (x for x in host_leaves(steps) if isinstance(x, HostCopy))
+
+
+def sets_of(steps: Sequence[HostStep]) -> Iterator[HostSet]:
+    """All steps of a host tree that write an integer."""
+    return (x for x in host_leaves(steps) if isinstance(x, HostSet))
 
 
 def reads_back(steps: Sequence[HostStep]) -> bool:
     """Whether a host tree decides by a value of the device."""
     return any(
-        isinstance(step, HostIf) or (isinstance(step, HostLoop) and (bool(step.condition) or reads_back(step.body)))
+        isinstance(step, HostIf)
+        or (isinstance(step, HostLoop) and (bool(step.condition or step.limit) or reads_back(step.body)))
         for step in steps
     )
 
@@ -129,4 +148,4 @@ def emit_launch(host: HostFunction, launch: Launch) -> None:
     kernel = host.device[task.kernel]
     if not isinstance(lanes[0].units, Const) or int(lanes[0].units.value) != kernel.grid:
         raise InternalError(f"launch {launch.name}: {lanes[0].units} units for {kernel.grid} tasks.")
-    host.launch(kernel, task.args)
+    host.launch(kernel, [host.pointer(x) for x in task.args])

@@ -16,7 +16,7 @@ from tilewright.errors import InternalError
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import Interval
 from tilewright.ir.expr import Const, Expr, static
-from tilewright.ir.program import HostCopy, HostIf, HostLoop, HostStep, Launch, Program
+from tilewright.ir.program import HostCopy, HostIf, HostLoop, HostSet, HostStep, Launch, Program
 from tilewright_backends.lower.code import Code
 from tilewright_backends.lower.types import Prim, storage
 
@@ -53,18 +53,35 @@ class HostFunction:
         base = self._bases[placement.buffer]
         return tirx.Add(base, tirx.const(placement.offset, "uint64")) if placement.offset else base
 
-    def pointer(self, name: str) -> Prim:
-        """The address of a value as a pointer to its elements."""
+    def pointer(self, name: str, offset: Prim | None = None) -> Prim:
+        """The address of a value, `offset` bytes further on, as a pointer to its elements."""
         dtype = storage(self.program.storage.placements[name].value.dtype)
-        return tirx.reinterpret(PointerType(PrimType(dtype)), self.address(name))
+        address = self.address(name)
+        if offset is not None:
+            address = tirx.Add(address, tirx.Cast("uint64", offset))
+        return tirx.reinterpret(PointerType(PrimType(dtype)), address)
+
+    def row_offset(self, copy: HostCopy) -> Prim | None:
+        """Bytes in front of the piece of the target that a copy writes; None when it writes all of it."""
+        if copy.row is None:
+            return None
+        return self.code.index(self.code.simplify(copy.row * self.bytes_of(copy.source)), "int64")
+
+    def bytes_of(self, name: str) -> int:
+        """Bytes of a value."""
+        value = self.program.storage.placements[name].value
+        return static(value.num_elements(), f"size of {name}") * dtypes.size_of(value.dtype)
 
     def scalar(self, name: str) -> Prim:
         """A scalar value as it stands in memory."""
+        return tirx.BufferLoad(self._cell(name), [tirx.const(0, "int32")])
+
+    def _cell(self, name: str) -> Prim:
         dtype = storage(self.program.storage.placements[name].value.dtype)
         pointer = self.code.let(self.pointer(name), "scalar")
         buffer = tirx.decl_buffer((1,), dtype, self.code.unique("cell"), data=pointer, layout=None)
         self.code.emit(tirx.DeclBuffer(buffer, data=pointer))
-        return tirx.BufferLoad(buffer, [tirx.const(0, "int32")])
+        return buffer
 
     def condition(self, name: str) -> Prim:
         """Whether a scalar value is not zero."""
@@ -79,32 +96,41 @@ class HostFunction:
                     launch(self, step)
                 case HostCopy():
                     self._copy(step)
+                case HostSet():
+                    self._set(step)
                 case HostIf():
-                    with self.code.when(self.condition(step.condition)):
+                    # Read once: the first branch may write over it.
+                    taken = self.code.let(self.condition(step.condition), "taken")
+                    with self.code.when(taken):
                         self.steps(step.then, launch)
-                    with self.code.when(tirx.Not(self.condition(step.condition))):
+                    with self.code.when(tirx.Not(taken)):
                         self.steps(step.orelse, launch)
                 case HostLoop():
                     self._loop(step, launch)
 
     def _copy(self, copy: HostCopy) -> None:
-        value = self.program.storage.placements[copy.source].value
-        size = static(value.num_elements(), f"size of {copy.source}") * dtypes.size_of(value.dtype)
-        call = tirx.call_extern(
-            "int32", "memcpy", self.pointer(copy.target), self.pointer(copy.source), tirx.const(size, "int64")
-        )
-        self.code.evaluate(call)
+        target = self.pointer(copy.target, self.row_offset(copy))
+        size = tirx.const(self.bytes_of(copy.source), "int64")
+        self.code.evaluate(tirx.call_extern("int32", "memcpy", target, self.pointer(copy.source), size))
+
+    def _set(self, step: HostSet) -> None:
+        cell = self._cell(step.target)
+        number = self.code.index(step.value, "int64")
+        self.code.emit(tirx.BufferStore(cell, tirx.Cast(str(cell.dtype), number), [tirx.const(0, "int32")]))
 
     def _loop(self, loop: HostLoop, launch: EmitLaunch) -> None:
         """A counter on the stack, so that a loop that ends early needs no break."""
-        if loop.trip is None and not loop.condition:
+        if loop.trip is None and not loop.condition and not loop.limit:
             raise InternalError(f"host loop {loop.counter!r} has neither a trip count nor a condition.")
+        limit = self.code.let(self.scalar(loop.limit), "limit") if loop.limit else None
         counter = self.code.local("counter", "int64", 1)
         zero = tirx.const(0, "int32")
         self.code.emit(tirx.BufferStore(counter, tirx.const(0, "int64"), [zero]))
         now = tirx.BufferLoad(counter, [zero])
         # The condition is read again before every trip: its buffer is declared outside of the loop.
         tests = [] if loop.trip is None else [tirx.LT(now, self.code.index(loop.trip, "int64"))]
+        if limit is not None:
+            tests.append(tirx.LT(now, limit))
         if loop.condition:
             tests.append(self.condition(loop.condition))
         self.code.env[loop.counter] = now
@@ -112,7 +138,9 @@ class HostFunction:
         with self.code.scope() as body:
             self.steps(loop.body, launch)
             self.code.emit(tirx.BufferStore(counter, tirx.Add(now, tirx.const(1, "int64")), [zero]))
-        condition = tests[0] if len(tests) == 1 else tirx.And(*tests)
+        condition = tests[0]
+        for test in tests[1:]:
+            condition = tirx.And(condition, test)
         self.code.emit(tirx.While(condition, tirx.SeqStmt(body) if len(body) > 1 else body[0]))
 
     def finish(self) -> Prim:

@@ -1,4 +1,4 @@
-"""From NodeProtos to a straight line of typed `OnnxNode`s.
+"""From NodeProtos to typed `OnnxNode`s, and to operators with regions of them for control flow.
 
 Nodes are taken one by one in their order. Whatever is known at compile time is evaluated on the way, so that the
 shapes of what follows are known too; functions, the model's own and those of ONNX's composite operators, are expanded
@@ -19,37 +19,20 @@ from onnx import shape_inference
 
 from tilewright.errors import InputError, InternalError, UnsupportedError
 from tilewright.frontend import fold
+from tilewright.frontend.control import CONTROL, add_control
 from tilewright.frontend.functions import names_used, plain_domain, resolved, standard_body
 from tilewright.frontend.names import Names
+from tilewright.frontend.scope import Scope
 from tilewright.frontend.shapes import OUTPUT_SHAPES, value_of
 from tilewright.frontend.tensors import element_type, to_array
 from tilewright.ir import dtypes
-from tilewright.ir.ops import Location, OnnxNode, Value, value
+from tilewright.ir.ops import Location, OnnxNode, Op, Value, value
 
 Array = npt.NDArray[Any]
 IsNative = Callable[[str, str, int], bool]
 
-_CONTROL = ("If", "Loop", "Scan")
 _FOLDED_INPUT_LIMIT = 1 << 16
 """Elements up to which a constant input is shown to shape inference."""
-
-
-@attrs.define
-class Scope:
-    """Where the names of a list of nodes are looked up: the graph's, or one call's of a function.
-
-    Args:
-        path: prefix of node names, so that a node inside a function is called by where it was called from.
-        values: values by ONNX name; None stands for an optional input that was left out.
-        attributes: the call's attributes, for references from the function's body.
-        used: names that anything reads; other outputs are not computed.
-    """
-
-    opsets: Mapping[str, int]
-    used: frozenset[str]
-    path: str = ""
-    values: dict[str, Value | None] = attrs.field(factory=dict)
-    attributes: Mapping[str, onnx.AttributeProto] = attrs.field(factory=dict)
 
 
 class Importer:
@@ -71,7 +54,7 @@ class Importer:
         self.is_native = is_native
         self.folder = folder
         self.names = Names()
-        self.ops: list[OnnxNode] = []
+        self.ops: list[Op] = []
         self.constants: dict[str, Array] = {}
         self._types: dict[str, onnx.TypeProto] = {}
         self._calls: list[tuple[str, str]] = []
@@ -103,11 +86,9 @@ class Importer:
             raise InputError(
                 f"{what} is of the domain {domain!r}, which the model does not import.", "Repair the model."
             )
-        if domain == "" and node.op_type == "If" and self.data(inputs[0]) is not None:
-            self._branch(node, bool(np.asarray(self.data(inputs[0])).reshape(())), scope, what)
+        if domain == "" and node.op_type in CONTROL:
+            add_control(self, node, inputs, scope, what)
             return
-        if domain == "" and node.op_type in _CONTROL:
-            raise UnsupportedError(f"{what} is control flow, which is not compiled yet.", "Export without it.")
         if domain == "" and self._known(node, inputs, scope, what):
             return
         if not onnx.defs.has(node.op_type, version, domain):
@@ -149,12 +130,17 @@ class Importer:
             )
         )
 
-    def _input(self, name: str, scope: Scope, what: str) -> Value | None:
-        if not name:
-            return None
-        if name not in scope.values:
+    def find(self, name: str, scope: Scope, what: str) -> Value:
+        """The value of a name that `what` needs."""
+        found = scope.values.get(name)
+        if found is None:
             raise InputError(f"{what} reads {name!r}, which nothing defines.", "Repair the model.")
-        return scope.values[name]
+        return found
+
+    def _input(self, name: str, scope: Scope, what: str) -> Value | None:
+        if not name or (name in scope.values and scope.values[name] is None):
+            return None
+        return self.find(name, scope, what)
 
     def _attribute(self, attribute: onnx.AttributeProto, what: str) -> Any:
         found = onnx.helper.get_attribute_value(attribute)
@@ -304,21 +290,7 @@ class Importer:
             scope.values[name] = self.constant(name, array)
         return True
 
-    # Functions and branches that are known.
-
-    def _branch(self, node: onnx.NodeProto, taken: bool, scope: Scope, what: str) -> None:
-        """Imports the branch that the constant condition takes in the place of the `If`."""
-        name = "then_branch" if taken else "else_branch"
-        graph = fold.attribute(node, name)
-        used = names_used(graph.node, (x.name for x in graph.output))
-        inner = Scope(scope.opsets, used, f"{scope.path}{node.name or 'If'}/", dict(scope.values), scope.attributes)
-        for tensor in graph.initializer:
-            inner.values[tensor.name] = self.constant(tensor.name, to_array(tensor, self.folder, f"A weight of {what}"))
-        for part in graph.node:
-            self.add(part, inner)
-        for outside, inside in zip(node.output, graph.output, strict=True):
-            if outside:
-                scope.values[outside] = self._input(inside.name, inner, what)
+    # Functions.
 
     def _call(
         self,

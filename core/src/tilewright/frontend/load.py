@@ -12,13 +12,15 @@ import onnx
 
 from tilewright.errors import InputError
 from tilewright.frontend.functions import names_used, plain_domain
-from tilewright.frontend.graph import Importer, Scope
+from tilewright.frontend.graph import Importer
 from tilewright.frontend.legalize import Table, builtin_table, legalize
+from tilewright.frontend.scope import Scope
 from tilewright.frontend.shapes import bind_inputs
 from tilewright.frontend.source import Source, read
 from tilewright.ir import dtypes
 from tilewright.ir.module import Constant, Function, Module
-from tilewright.ir.ops import OnnxNode, Region, Value, value
+from tilewright.ir.ops import Region, Value, value
+from tilewright.rewrites.live import live
 
 Model = str | Path | bytes | onnx.ModelProto | Source
 
@@ -62,11 +64,11 @@ def import_model(
     for node in graph.node:
         importer.add(node, scope)
     results = tuple(_result(info.name, scope) for info in graph.output)
-    ops = _live(importer.ops, results)
-    used = {x.name for op in ops for x in op.inputs if x is not None} | {x.name for x in results}
+    body = live(Region(tuple(params.values()), tuple(importer.ops), results))
+    used = {x.name for x in body.captured}
     constants = {name: Constant(data) for name, data in importer.constants.items() if name in used}
     return Module(
-        {"main": Function("main", Region(tuple(params.values()), ops, results))},
+        {"main": Function("main", body)},
         constants,
         input_names=tuple(params),
         output_names=tuple(x.name for x in graph.output),
@@ -116,14 +118,3 @@ def _result(name: str, scope: Scope) -> Value:
     if found is None:
         raise InputError(f"The model's output {name!r} is not defined by any node.", "Repair the model.")
     return found
-
-
-def _live(ops: Sequence[OnnxNode], results: Sequence[Value]) -> tuple[OnnxNode, ...]:
-    """The nodes that the results depend on, in their order."""
-    needed = {x.name for x in results}
-    kept = []
-    for op in reversed(ops):
-        if any(x is not None and x.name in needed for x in op.outputs):
-            kept.append(op)
-            needed.update(x.name for x in op.inputs if x is not None)
-    return tuple(reversed(kept))

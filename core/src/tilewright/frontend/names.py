@@ -15,6 +15,13 @@ class Names:
     def __init__(self) -> None:
         self._next: dict[str, int] = {}
 
+    def reserve(self, name: str) -> bool:
+        """Takes a name as it is; False when it is handed out already."""
+        if name in self._next:
+            return False
+        self._next[name] = 1
+        return True
+
     def fresh(self, hint: str) -> str:
         """An identifier `[A-Za-z_][A-Za-z0-9_]*` that was not handed out before."""
         base = _UNSAFE.sub("_", hint).strip("_")[-_LONGEST:].lstrip("_") or "v"

@@ -30,6 +30,7 @@ from tilewright.ir.program import (
     HostCopy,
     HostIf,
     HostLoop,
+    HostSet,
     HostStep,
     Item,
     Kernel,
@@ -152,11 +153,17 @@ class _Machine:
                     self._parts(step.body, env)
                     end = number
                 case HostCopy():
-                    self.memory.view(step.target)[:] = self.memory.view(step.source)
+                    self._copy(step, env)
+                    end = number
+                case HostSet():
+                    self.memory.load(step.target)[...] = _number(step.value, env)
                     end = number
                 case HostLoop():
                     end = _count(step.body, number + 1)
+                    limit = int(self.memory.load(step.limit)) if step.limit else None
                     for trip in self._trips(step.trip, step.condition, env):
+                        if limit is not None and trip >= limit:
+                            break
                         self.steps(step.body, {**env, step.counter: trip}, number + 1)
                 case HostIf():
                     middle = _count(step.then, number + 1)
@@ -168,6 +175,13 @@ class _Machine:
             self.memory.poison(end, "last")
             number = end + 1
         return number
+
+    def _copy(self, copy: HostCopy, env: Env) -> None:
+        target, source = self.memory.view(copy.target), self.memory.view(copy.source)
+        first = 0 if copy.row is None else _number(copy.row, env) * source.size
+        if first < 0 or first + source.size > target.size:
+            raise InternalError(f"The copy of {copy.source} to {copy.target} goes past its end.")
+        target[first : first + source.size] = source
 
     def _holds(self, condition: str, unit: int = 0) -> bool:
         return bool(self.memory.view(condition, unit)[0] == 1)

@@ -128,6 +128,8 @@ class _Machine:
 
     def _loop(self, op: Loop, frame: Mapping[str, Array]) -> list[Array]:
         trips = None if op.trip is None else int(self.find(op.trip, frame))
+        if op.count is not None:
+            trips = int(evaluate(op.count, self.symbols))
         going = np.asarray(True if op.condition is None else bool(self.find(op.condition, frame)))
         carried = [self.find(x, frame) for x in op.carried]
         collected: list[list[Array]] = [[] for _ in op.outputs[len(carried) :]]

@@ -230,6 +230,7 @@ class _Writer:
                 self.add("call", repr(op.function))
                 self.io(*op.inputs, None, *op.outputs)
             case Loop():
+                self.add("count", self.expr(op.count))
                 self.io(op.trip, op.condition, *op.carried)
                 self.region(op.body)
                 self.add("loop", *(self.value(x) for x in op.outputs))

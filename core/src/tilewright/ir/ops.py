@@ -275,9 +275,15 @@ class OnnxNode:
 
 @attrs.frozen(cache_hash=True)
 class Loop:
-    """Repeats `body` at most `trip` times while its condition holds (ONNX `Loop`; `Scan` becomes one too).
+    """Repeats `body` while its condition holds (ONNX `Loop`; `Scan` becomes one too).
 
-    The body takes (iteration number, condition, carried…) and returns (condition, carried…, scan outputs…).
+    The body takes (iteration number, condition, carried…) and returns (condition, carried…, scan outputs…). A body that
+    returns its condition parameter never ends the loop early.
+
+    Args:
+        trip: the largest number of trips, an int64 scalar; None when it is `count`, or when there is no limit.
+        condition: whether there is a first trip, a bool scalar; None for true.
+        count: the largest number of trips when it is known at compile time.
     """
 
     name: str
@@ -286,6 +292,7 @@ class Loop:
     carried: tuple[Value, ...]
     outputs: tuple[Value, ...]
     body: Region
+    count: Expr | None = None
     loc: Location = Location()
 
     @property

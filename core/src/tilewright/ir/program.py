@@ -7,7 +7,7 @@ the uProgram.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal
 
 import attrs
@@ -145,12 +145,18 @@ class Launch:
 
 @attrs.frozen
 class HostLoop:
-    """A loop of the host program: at most `trip` times, while the scalar value `condition` holds (if named)."""
+    """A loop of the host program, while the scalar value `condition` holds (if named).
+
+    Args:
+        trip: the largest number of trips; None for no limit but `limit`.
+        limit: name of an int64 scalar that is read once, before the first trip: the largest number of trips. "": none.
+    """
 
     counter: str
     trip: Expr | None
     condition: str
     body: tuple[HostStep, ...]
+    limit: str = ""
 
 
 @attrs.frozen
@@ -164,13 +170,26 @@ class HostIf:
 
 @attrs.frozen
 class HostCopy:
-    """Copies the bytes of one value into another (loop-carried state, outputs that are inputs)."""
+    """Copies the bytes of one value into another (loop-carried state, outputs that are inputs).
+
+    Args:
+        row: which piece of the target, of as many elements as the source has, is written; None when it is all of it.
+    """
 
     source: str
     target: str
+    row: Expr | None = None
 
 
-HostStep = Launch | HostLoop | HostIf | HostCopy
+@attrs.frozen
+class HostSet:
+    """Writes an integer into a scalar value (a loop's counter, where the body reads it)."""
+
+    target: str
+    value: Expr
+
+
+HostStep = Launch | HostLoop | HostIf | HostCopy | HostSet
 Owner = Literal["program", "launch", "unit"]
 BufferKind = Literal["input", "output", "weight", "workspace", "event"]
 
@@ -270,17 +289,18 @@ class Program:
         return tuple(name for name, p in self.storage.placements.items() if kinds[p.buffer] == "weight")
 
 
-def launches(steps: tuple[HostStep, ...]) -> list[Launch]:
-    """Every launch of a host tree, in the order of the text."""
-    found: list[Launch] = []
+def host_leaves(steps: Iterable[HostStep]) -> Iterator[Launch | HostCopy | HostSet]:
+    """Every step of a host tree that is no control, in the order of the text."""
     for step in steps:
         match step:
-            case Launch():
-                found.append(step)
             case HostLoop():
-                found += launches(step.body)
+                yield from host_leaves(step.body)
             case HostIf():
-                found += launches(step.then) + launches(step.orelse)
-            case HostCopy():
-                pass
-    return found
+                yield from host_leaves((*step.then, *step.orelse))
+            case _:
+                yield step
+
+
+def launches(steps: Iterable[HostStep]) -> list[Launch]:
+    """Every launch of a host tree, in the order of the text."""
+    return [x for x in host_leaves(steps) if isinstance(x, Launch)]

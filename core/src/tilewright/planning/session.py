@@ -108,7 +108,13 @@ class Session:
             [chosen.cost, *(c.cost for c in choices if c is not chosen)][:9],
             chosen.why,
         )
-        return Planned(group, choices, kernel, tuple(self.aliases.get(name, name) for name in args))
+        return Planned(group, choices, kernel, tuple(map(self.place_of, args)))
+
+    def place_of(self, name: str) -> str:
+        """The name under which a value's bytes are stored: its own, or that of the value that it stands in."""
+        while name in self.aliases:
+            name = self.aliases[name]
+        return name
 
     def stage(self, name: str, ir: _T, run: Callable[[_T], _S]) -> _S:
         """`run(ir)` between the passes that configuration puts before and after the stage."""

@@ -41,15 +41,23 @@ def make() -> Planner:
 def without_views(cover: Cover) -> tuple[Cover, dict[str, str]]:
     """The cover without groups that move no bytes, and the name that stands for each value they made.
 
-    A view of an intermediate value that is a result of the region is computed in the result's place.
+    A view of an intermediate value that is a result of its region is computed in the result's place. Covers inside
+    control flow lose their views too.
     """
     aliases: dict[str, str] = {}
+    return _without_views(cover, aliases), aliases
+
+
+def _without_views(cover: Cover, aliases: dict[str, str]) -> Cover:
     results = {v.name for v in cover.region.results}
     made = {v.name for item in cover.items for v in item.outputs}
     kept: list[Group | ControlItem] = []
     taken: set[str] = set()
     for item in cover.items:
-        if isinstance(item, Group) and len(item.ops) == 1 and is_view(item.ops[0]):
+        if isinstance(item, ControlItem):
+            kept.append(attrs.evolve(item, bodies=tuple(_without_views(x, aliases) for x in item.bodies)))
+            continue
+        if len(item.ops) == 1 and is_view(item.ops[0]):
             source, target = item.inputs[0].name, item.outputs[0].name
             root = aliases.get(source, source)
             if target not in results:
@@ -61,7 +69,7 @@ def without_views(cover: Cover) -> tuple[Cover, dict[str, str]]:
                 aliases.update({k: target for k, v in aliases.items() if v == root})
                 continue
         kept.append(item)
-    return attrs.evolve(cover, items=tuple(kept)), aliases
+    return attrs.evolve(cover, items=tuple(kept))
 
 
 def _program(module: Module, session: Session, steps: Sequence[HostStep], cover: Cover) -> Program:
@@ -89,6 +97,7 @@ def _program(module: Module, session: Session, steps: Sequence[HostStep], cover:
 
 def _values(cover: Cover) -> dict[str, Value]:
     found = {v.name: v for item in cover.items for v in (*item.inputs, *item.outputs)}
+    found |= {v.name: v for v in (*cover.region.params, *cover.region.results)}
     for item in cover.items:
         if isinstance(item, ControlItem):
             for body in item.bodies:

@@ -14,6 +14,7 @@ from tilewright.ir.program import (
     HostCopy,
     HostIf,
     HostLoop,
+    HostSet,
     HostStep,
     Launch,
     Placement,
@@ -91,7 +92,11 @@ def lifetimes(steps: Sequence[HostStep]) -> dict[str, _Life]:
                 case HostCopy():
                     touch((step.source, step.target), number, number)
                     number += 1
+                case HostSet():
+                    touch((step.target,), number, number)
+                    number += 1
                 case HostLoop():
+                    touch((step.limit,) * bool(step.limit), start, start)
                     number = visit(step.body, number + 1) + 1
                     touch(_inside((step,)), start, number - 1)
                 case HostIf():
@@ -110,9 +115,11 @@ def _inside(steps: Sequence[HostStep]) -> Iterator[str]:
                 yield from touched(step)
             case HostCopy():
                 yield from (step.source, step.target)
+            case HostSet():
+                yield step.target
             case HostLoop():
-                if step.condition:
-                    yield step.condition
+                yield from (step.condition,) * bool(step.condition)
+                yield from (step.limit,) * bool(step.limit)
                 yield from _inside(step.body)
             case HostIf():
                 yield step.condition

@@ -40,9 +40,6 @@ _WIDER: dict[str, tuple[float, float]] = {
 }
 """Cases whose expected outputs are less exact than their tolerance (relative, absolute) asks for."""
 
-_CONTROL = frozenset({"If", "Loop", "Scan", "SequenceMap"})
-
-
 @attrs.frozen
 class Case:
     """One node test.
@@ -67,7 +64,7 @@ class Outcome:
     Args:
         kind: native: compiled with all inputs open; specialised: with inputs that steer shapes bound to their
             values; constant: nothing was left to compute after that; declined: a clear error; wrong: another
-            answer, or a failure that is no clear error; excluded: not about tensors, or control flow.
+            answer, or a failure that is no clear error; excluded: its inputs or outputs are no tensors.
         detail: the error or the difference.
     """
 
@@ -116,15 +113,20 @@ def run_case(case: Case, execute: Execute) -> Outcome:
         for inputs, expected in case.data:
             arrays = [_array(x) for x in inputs]
             declined: UnsupportedError | None = None
-            try:
-                module = load(case.model)
-                given = arrays
-            except UnsupportedError as error:
-                declined = error
-                bound = _steering(case.model, arrays)
-                module = load(case.model, bind=bound)
-                given = [x for i, x in zip(case.model.graph.input, arrays, strict=True) if i.name not in bound]
-                kind = "specialised" if any(op.inputs for op in module.main.body.ops) and given else "constant"
+            for choose in (_nothing, _deciding, _steering):
+                bound, given = choose(case.model, arrays), arrays
+                try:
+                    module = load(case.model, bind=bound)
+                except UnsupportedError as error:
+                    declined = declined or error
+                    continue
+                if bound:
+                    given = [x for i, x in zip(case.model.graph.input, arrays, strict=True) if i.name not in bound]
+                    kind = "specialised" if any(op.inputs for op in module.main.body.ops) and given else "constant"
+                break
+            else:
+                assert declined is not None
+                raise declined
             verify_module(module)
             outputs = execute(module, given)
             for name, mine, theirs in zip(module.output_names, outputs, expected, strict=True):
@@ -132,7 +134,7 @@ def run_case(case: Case, execute: Execute) -> Outcome:
                 if difference:
                     return Outcome(case.name, case.operator, "wrong", f"{name}: {difference}")
     except UnsupportedError as error:
-        return Outcome(case.name, case.operator, "declined", str(declined or error))
+        return Outcome(case.name, case.operator, "declined", str(error))
     except Exception as error:  # noqa: BLE001 (a crash is an outcome of the case)
         return Outcome(case.name, case.operator, "wrong", f"{type(error).__name__}: {error}")
     return Outcome(case.name, case.operator, kind)
@@ -144,14 +146,21 @@ def _array(x: Any) -> Array:
 
 def _excluded(case: Case) -> str:
     graph = case.model.graph
-    if any(n.op_type in _CONTROL for n in graph.node):
-        return "control flow"
     for info in (*graph.input, *graph.output):
         if not info.type.HasField("tensor_type"):
             return str(info.type.WhichOneof("value"))
         if info.type.tensor_type.elem_type == onnx.TensorProto.STRING:
             return "string"
     return ""
+
+
+def _nothing(model: onnx.ModelProto, arrays: Sequence[Array]) -> dict[str, Array]:
+    return {}
+
+
+def _deciding(model: onnx.ModelProto, arrays: Sequence[Array]) -> dict[str, Array]:
+    """Scalar inputs that may decide how often something runs: integers and bools."""
+    return {i.name: x for i, x in zip(model.graph.input, arrays, strict=True) if x.size == 1 and x.dtype.kind in "ib"}
 
 
 def _steering(model: onnx.ModelProto, arrays: Sequence[Array]) -> dict[str, Array]:

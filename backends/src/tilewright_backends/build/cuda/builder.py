@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import tvm
+from tvm import tirx
 from tvm.target import Target, codegen
 from tvm.tirx import transform
 
 from tilewright.errors import InternalError
 from tilewright.ir.ops import value
 from tilewright.ir.program import Kernel, Program
+from tilewright.planning.storage import byte_size
 from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
 from tilewright.views.kernel import normalise
@@ -24,7 +26,8 @@ from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, cud
 from tilewright_backends.build.cuda.versions import versions
 from tilewright_backends.build.llvm import c_compiler
 from tilewright_backends.emit.cuda import copy
-from tilewright_backends.host.cuda import READ_BACK, CudaHost, capturable, copied_bytes, emit_launch, reads_back
+from tilewright_backends.emit.cuda.body import i32
+from tilewright_backends.host.cuda import READ_BACK, CudaHost, capturable, copies_of, emit_launch, reads_back, sets_of
 from tilewright_backends.host.function import ENTRY
 from tilewright_backends.lower.types import Prim
 
@@ -42,15 +45,19 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
         name: device_kernel(kernel, program, emitters[kernel.choice.recipe], arch)
         for name, kernel in program.kernels.items()
     }
-    copies = {size: copy_kernel(size, arch) for size in sorted(copied_bytes(program.body, program))}
-    kernels = [*device.values(), *copies.values()]
+    places = program.storage.placements
+    sizes = {byte_size(places[x.source].value) for x in copies_of(program.body)} - {0}
+    copies = {size: copy_kernel(size, arch) for size in sorted(sizes)}
+    scalars = {places[x.target].value.dtype for x in sets_of(program.body)}
+    sets = {dtype: set_kernel(dtype, arch) for dtype in sorted(scalars)}
+    kernels = [*device.values(), *copies.values(), *sets.values()]
     modules, facts = [], {}
     if kernels:
         source = cuda_source(kernels, arch)
         compiled = compile_source(source, arch, workdir)
         modules.append(cuda_module(compiled.cubin, kernels))
         facts = dict(compiled.facts)
-    host = CudaHost(program, device, copies)
+    host = CudaHost(program, device, copies, sets)
     host.steps(program.body, emit_launch)
     library = workdir / "library.so"
     helper = READ_BACK if reads_back(program.body) else ""
@@ -91,6 +98,16 @@ def copy_kernel(size: int, arch: str) -> DeviceKernel:
     _, words = copy.word_of(size)
     shell = KernelShell(f"tw_copy_{size}", (source, target), copy.THREADS, -(-words // copy.THREADS))
     copy.statements(shell.body, source.name, target.name, size)
+    return shell.finish(arch)
+
+
+def set_kernel(dtype: str, arch: str) -> DeviceKernel:
+    """The device function that writes the number that it is given into a scalar."""
+    target = value("target", dtype, ())
+    shell = KernelShell(f"tw_set_{dtype}", (target,), 1, 1, numbers=("number",))
+    body = shell.body
+    cell = body.params[target.name]
+    body.store(cell, i32(0), tirx.Cast(str(cell.dtype), shell.numbers["number"]))
     return shell.finish(arch)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from tilewright_backends.build.cuda.source import DeviceKernel
 
 _POINTER = struct.pack("<BBH", 3, 64, 1)  # DLPack's dtype of an opaque handle: code, bits, lanes
+_INT64 = struct.pack("<BBH", 0, 64, 1)
 SYMBOL = "__tvm_ffi__library_bin"
 
 
@@ -29,16 +30,16 @@ def cuda_module(code: bytes, kernels: Sequence[DeviceKernel], form: str = "cubin
     """A CUDA module as TVM's runtime reads it: format, functions with arguments and launch tags, code."""
     parts = [_text(form), _number(len(kernels))]
     for kernel in kernels:
-        tags = kernel.launch_tags
+        tags, arguments = kernel.launch_tags, len(kernel.params) + kernel.numbers
         parts += [
             _text(kernel.name),
             _text(kernel.name),
-            _number(len(kernel.params)),
-            _POINTER * len(kernel.params),
+            _number(arguments),
+            _POINTER * len(kernel.params) + _INT64 * kernel.numbers,
             _number(len(tags)),
             *(_text(tag) for tag in tags),
-            _number(len(kernel.params)),
-            b"\0\0\0\0" * len(kernel.params),  # none of the arguments is a tensor map
+            _number(arguments),
+            b"\0\0\0\0" * arguments,  # none of the arguments is a tensor map
         ]
     parts.append(_text(code))
     return b"".join(parts)

@@ -33,6 +33,7 @@ class DeviceKernel:
         shared_bytes: dynamic shared memory.
         cooperative: whether it must be launched with all blocks resident.
         function: the TIR device function.
+        numbers: how many int64 arguments follow the pointers.
     """
 
     name: str
@@ -42,6 +43,7 @@ class DeviceKernel:
     shared_bytes: int
     cooperative: bool
     function: Prim = attrs.field(eq=False, repr=False)
+    numbers: int = 0
 
     @property
     def launch_tags(self) -> list[str]:
@@ -76,14 +78,24 @@ class KernelShell:
         threads: threads per block.
         tasks: number of blocks; each runs one task.
         aliased: whether two of the pointers may overlap (an output that replaces an input).
+        numbers: names of int64 arguments that follow the pointers.
     """
 
-    def __init__(self, name: str, params: Sequence[Value], threads: int, tasks: int, aliased: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        params: Sequence[Value],
+        threads: int,
+        tasks: int,
+        aliased: bool = False,
+        numbers: Sequence[str] = (),
+    ) -> None:
         self.name = name
         self.params = tuple(params)
         self.aliased = aliased
         self.body = Body(threads, tasks)
         self._pointers: list[Prim] = []
+        self.numbers = {x: tirx.Var(x, "int64") for x in numbers}
         for number, value in enumerate(self.params):
             pointer = tirx.Var(f"p{number}", PointerType(PrimType(storage(value.dtype)), "global"))
             elements = value.num_elements()
@@ -100,10 +112,9 @@ class KernelShell:
         ):
             axis = tirx.IterVar(Range(0, extent), variable, 1, tag)
             body = tirx.AttrStmt(axis, "thread_extent", i32(extent), body)
-        kernel = DeviceKernel(
-            self.name, self.params, self.body.tasks, self.body.threads, self.body.shared_bytes, cooperative, None
-        )
-        function = tirx.PrimFunc(self._pointers, body)
+        shape = (self.body.tasks, self.body.threads, self.body.shared_bytes)
+        kernel = DeviceKernel(self.name, self.params, *shape, cooperative, None, len(self.numbers))
+        function = tirx.PrimFunc([*self._pointers, *self.numbers.values()], body)
         attributes = {
             "global_symbol": self.name,
             "target": cuda_target(arch),

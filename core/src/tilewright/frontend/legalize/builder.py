@@ -29,7 +29,9 @@ from tilewright.ir.ops import (
     Axis,
     Combiner,
     Location,
+    Loop,
     Op,
+    Region,
     Routine,
     ScanOp,
     TensorOp,
@@ -263,6 +265,36 @@ class Builder:
             )
         )
         return Tensor(self, out)
+
+    def loop(
+        self,
+        count: int,
+        states: Sequence[Tensor],
+        body: Callable[[Tensor, Sequence[Tensor]], tuple[Sequence[Tensor], Sequence[Tensor]]],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """`count` trips that carry `states`.
+
+        Args:
+            body: called once with the number of the trip (an int64 scalar) and the states before it; builds the
+                operators of a trip and gives the states after it, none of them a state before it, and rows.
+
+        Returns:
+            the states after the last trip, and for each row a tensor with one more dimension in front, the trip.
+        """
+        number = value(self.names.fresh(f"{self.hint}_step"), "int64", [])
+        going = value(self.names.fresh(f"{self.hint}_going"), "bool", [])
+        params = [attrs.evolve(x.value, name=self.names.fresh(f"{self.hint}_state")) for x in states]
+        outside, self.ops = self.ops, []
+        after, rows = body(self.tensor(number), [self.tensor(x) for x in params])
+        made, self.ops = tuple(self.ops), outside
+        ends = [attrs.evolve(x, name=self.names.fresh(f"{self.hint}_end")) for x in params]
+        stacks = [value(self.names.fresh(f"{self.hint}_rows"), x.dtype, [count, *x.shape]) for x in rows]
+        results = (going, *(x.value for x in (*after, *rows)))
+        region = Region((number, going, *params), made, results)
+        carried = tuple(x.value for x in states)
+        outputs = (*ends, *stacks)
+        self.ops.append(Loop(outputs[0].name, None, None, carried, outputs, region, const(count), self.loc))
+        return [self.tensor(x) for x in ends], [self.tensor(x) for x in stacks]
 
     def routine(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 
@@ -12,7 +12,21 @@ from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Table
 from tilewright.frontend.names import Names
 from tilewright.ir.module import Module
-from tilewright.ir.ops import Access, OnnxNode, Op, Region, Routine, ScanOp, TensorOp, Value, Write
+from tilewright.ir.ops import (
+    Access,
+    If,
+    Loop,
+    OnnxNode,
+    Op,
+    Region,
+    Routine,
+    ScanOp,
+    TensorOp,
+    Value,
+    Write,
+    bodies,
+)
+from tilewright.rewrites.live import live
 
 
 def legalize(module: Module, table: Table) -> Module:
@@ -25,24 +39,78 @@ def legalize(module: Module, table: Table) -> Module:
     """
     region = module.main.body
     names = Names()
-    reserved = [*region.params, *(x for op in region.ops for x in op.outputs if x is not None)]
-    for name in (*module.constants, *(x.name for x in reserved)):
-        if names.fresh(name) != name:
+    for name in (*module.constants, *(x.name for x in _defined(region))):
+        if not names.reserve(name):
             raise InternalError(f"The module has two values named {name}.")
     constants = dict(module.constants)
     builder = Builder(names, constants)
     values: dict[str, Value] = {}
-    for op in region.ops:
-        if not isinstance(op, OnnxNode):
-            builder.ops.append(op)
-            continue
-        node = Node(op, tuple(None if x is None else builder.tensor(values.get(x.name, x)) for x in op.inputs))
-        _legalize_node(node, table, builder, values)
+    _legalize_ops(region.ops, table, builder, values)
     results = _own_results(region.results, values, builder, region.params)
-    ops = _live(builder.ops, results)
-    used = {x.name for op in ops for x in op.inputs if x is not None}
-    kept = {name: data for name, data in constants.items() if name in used}
-    return module.with_main(Region(region.params, ops, results), kept)
+    body = live(Region(region.params, tuple(builder.ops), results))
+    used = {x.name for x in body.captured}
+    return module.with_main(body, {name: data for name, data in constants.items() if name in used})
+
+
+def _defined(region: Region) -> Iterator[Value]:
+    """Every value that a region and those inside it define."""
+    yield from region.params
+    for op in region.ops:
+        yield from (x for x in op.outputs if x is not None)
+        for inner in bodies(op):
+            yield from _defined(inner)
+
+
+def _legalize_ops(ops: Sequence[Op], table: Table, builder: Builder, values: dict[str, Value]) -> None:
+    """Appends to the builder what the operators become. `values` says what stands for a value of the nodes."""
+
+    def of(x: Value) -> Value:
+        return values.get(x.name, x)
+
+    def inner(region: Region) -> Region:
+        outside, builder.ops = builder.ops, []
+        _legalize_ops(region.ops, table, builder, values)
+        results = _apart(region, values, builder)
+        made, builder.ops = builder.ops, outside
+        return live(Region(region.params, tuple(made), results))
+
+    for op in ops:
+        match op:
+            case OnnxNode():
+                node = Node(op, tuple(None if x is None else builder.tensor(of(x)) for x in op.inputs))
+                _legalize_node(node, table, builder, values)
+            case Loop():
+                loop = attrs.evolve(
+                    op,
+                    trip=None if op.trip is None else of(op.trip),
+                    condition=None if op.condition is None else of(op.condition),
+                    carried=tuple(map(of, op.carried)),
+                    body=inner(op.body),
+                )
+                builder.ops.append(loop)
+            case If():
+                branch = attrs.evolve(
+                    op, condition=of(op.condition), then=inner(op.then), orelse=inner(op.orelse)
+                )
+                builder.ops.append(branch)
+            case _:
+                builder.ops.append(op)
+
+
+def _apart(region: Region, values: dict[str, Value], builder: Builder) -> tuple[Value, ...]:
+    """The results of a nested region; a parameter that is returned in another's place is copied.
+
+    A loop's state can then be overwritten in any order after a trip.
+    """
+    results: list[Value] = []
+    for number, declared in enumerate(region.results):
+        found = values.get(declared.name, declared)
+        if found in region.params and region.params.index(found) != number + 1:
+            source = builder.tensor(found)
+            builder.hint = f"{found.name}_moved"
+            found = builder.compute(found.dtype, source.shape, lambda *i, x=source: x.at(i)).value
+        results.append(found)
+    return tuple(results)
 
 
 def _legalize_node(node: Node, table: Table, builder: Builder, values: dict[str, Value]) -> None:
@@ -116,14 +184,3 @@ def _own_results(
             found = builder.compute(found.dtype, source.shape, lambda *i, x=source: x.at(i)).value
         results.append(found)
     return tuple(results)
-
-
-def _live(ops: Sequence[Op], results: Sequence[Value]) -> tuple[Op, ...]:
-    """The operators that the results depend on."""
-    needed = {x.name for x in results}
-    kept = []
-    for op in reversed(ops):
-        if any(x is not None and x.name in needed for x in op.outputs):
-            kept.append(op)
-            needed.update(x.name for x in op.inputs if x is not None)
-    return tuple(reversed(kept))

@@ -1,7 +1,7 @@
-"""RNN, GRU and LSTM, unrolled over a short sequence.
+"""RNN, GRU and LSTM as loops of tensor operators.
 
-The input's share of all gates of all steps is one contraction; a step is the state's share and one element-wise
-operator. Long sequences need a loop and are refused.
+The input's share of all gates of all steps is one contraction before the loop; a step is the state's share and one
+element-wise operator or two.
 """
 
 from __future__ import annotations
@@ -15,12 +15,9 @@ from tilewright.frontend.legalize.builder import Builder, Tensor, wide
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Expr, apply, as_expr, cast, const, maximum, minimum, select
+from tilewright.ir.expr import Expr, apply, cast, const, maximum, minimum, select
 
 rule = Family()
-
-LONGEST = 128
-"""Steps up to which a sequence is unrolled."""
 
 Activation = Callable[[Expr], Expr]
 
@@ -62,6 +59,7 @@ class _Layer:
         d: number of the direction.
         functions: the activations, already clipped.
         projected: `[steps, batch, gates·hidden]`, the input's share of the gates with all biases that are added to it.
+        at: the step, inside of a body.
     """
 
     b: Builder
@@ -71,6 +69,11 @@ class _Layer:
     gates: int
     functions: Sequence[Activation]
     projected: Tensor
+    at: Callable[[], Expr] = attrs.field(default=lambda: const(0))
+
+    def entering(self, n: Expr, g: Expr) -> Expr:
+        """The input's share of gate element `g` at this step."""
+        return self.projected[self.at(), n, g]
 
     def recurrent(self, h: Tensor, first: int, count: int, name: str) -> Tensor:
         """The state's share of `count` gates, `[batch, count·hidden]`."""
@@ -93,11 +96,6 @@ def _steps(node: Node) -> tuple[int, int, bool]:
     """Length of the sequence, batch, and whether the batch comes first."""
     x, batch_first = node[0], bool(node.attr("layout", 0))
     steps, batch = (x.shape[1], x.shape[0]) if batch_first else x.shape[:2]
-    if steps > LONGEST:
-        raise node.unsupported(
-            f"has {steps} steps; sequences of more than {LONGEST} need a loop, which is not compiled yet.",
-            "Export it as a Loop or Scan, or with a shorter sequence.",
-        )
     return steps, batch, batch_first
 
 
@@ -106,14 +104,14 @@ def _build(
     node: Node,
     gates: int,
     defaults: Sequence[str],
-    step: Callable[[_Layer, Expr, Sequence[Tensor]], Sequence[Tensor]],
+    step: Callable[[_Layer, Sequence[Tensor]], Sequence[Tensor]],
     states: int,
     apart: Sequence[int] = (),
 ) -> list[Tensor | None]:
     """The whole operator.
 
     Args:
-        step: given layer, step number and states `[batch, hidden]`, builds the new states; the first is the output.
+        step: given layer and states `[batch, hidden]`, builds the new states; the first is the output.
         states: how many states there are.
         apart: gates whose recurrent bias is not added to the projection.
     """
@@ -125,7 +123,7 @@ def _build(
     alphas, betas = list(node.attr("activation_alpha", ())), list(node.attr("activation_beta", ()))
     clip, lengths = node.attr("clip"), node.get(4)
     kind = node.attr("direction", "forward")
-    outputs: list[list[Tensor]] = []
+    outputs: list[Tensor] = []
     finals: list[list[Tensor]] = []
 
     def function(position: int) -> Activation:
@@ -156,24 +154,27 @@ def _build(
 
             layer.projected = b.compute(carried, plain.shape, biased, "gates")
         current = [_initial(b, node, d, 5 + n, batch, hidden, carried, batch_first) for n in range(states)]
-        order = range(steps) if not (kind == "reverse" or d == 1) else range(steps - 1, -1, -1)
-        made: dict[int, Tensor] = {}
-        for t in order:
-            new = list(step(layer, as_expr(t), current))
-            made[t] = new[0]
-            if lengths is not None:
-                inside = [_until(b, v, old, lengths, t) for v, old in zip(new, current, strict=True)]
-                made[t] = _until(b, new[0], None, lengths, t)
-                new = inside
-            current = new
-        outputs.append([made[t] for t in range(steps)])
-        finals.append(current)
+        backwards = kind == "reverse" or d == 1
+
+        def trip(
+            number: Tensor, before: Sequence[Tensor], layer: _Layer = layer, backwards: bool = backwards
+        ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+            layer.at = lambda: const(steps - 1) - number[()] if backwards else number[()]
+            new = list(step(layer, before))
+            if lengths is None:
+                return new, [new[0]]
+            inside = [_until(b, v, old, lengths, layer.at) for v, old in zip(new, before, strict=True)]
+            return inside, [_until(b, new[0], None, lengths, layer.at)]
+
+        ends, (rows,) = b.loop(steps, current, trip)
+        outputs.append(_reversed(b, rows) if backwards else rows)
+        finals.append(ends)
     whole = _stack(b, outputs, out, batch_first) if node.wants(0) else None
-    ends: list[Tensor | None] = []
+    last: list[Tensor | None] = []
     for n in range(states):
-        last = [final[n] for final in finals]
-        ends.append(_join(b, last, out, batch_first) if node.wants(1 + n) else None)
-    return [whole, *ends]
+        joined = _join(b, [final[n] for final in finals], out, batch_first) if node.wants(1 + n) else None
+        last.append(joined)
+    return [whole, *last]
 
 
 def _initial(
@@ -185,30 +186,32 @@ def _initial(
     return b.compute(dtype, (batch, hidden), lambda n, j: wide(given[(n, d, j) if batch_first else (d, n, j)]), "start")
 
 
-def _until(b: Builder, new: Tensor, old: Tensor | None, lengths: Tensor, t: int) -> Tensor:
-    """`new` for sequences that reach step t, otherwise `old` (None: zero)."""
+def _until(b: Builder, new: Tensor, old: Tensor | None, lengths: Tensor, at: Callable[[], Expr]) -> Tensor:
+    """`new` for sequences that reach the step `at`, otherwise `old` (None: zero)."""
 
     def body(n: Expr, j: Expr) -> Expr:
         otherwise = const(0, new.dtype) if old is None else old[n, j]
-        return select(cast(lengths[n], "int64") > t, new[n, j], otherwise)
+        return select(cast(lengths[n], "int64") > at(), new[n, j], otherwise)
 
     return b.compute(new.dtype, new.shape, body, "masked")
 
 
-def _stack(b: Builder, outputs: Sequence[Sequence[Tensor]], dtype: str, batch_first: bool) -> Tensor:
+def _reversed(b: Builder, rows: Tensor) -> Tensor:
+    """The rows in the opposite order."""
+    steps = rows.shape[0]
+    return b.compute(rows.dtype, rows.shape, lambda t, n, j: rows[const(steps - 1) - t, n, j], "turned")
+
+
+def _stack(b: Builder, outputs: Sequence[Tensor], dtype: str, batch_first: bool) -> Tensor:
     """`[steps, directions, batch, hidden]`, or `[batch, steps, directions, hidden]`."""
-    batch, hidden = outputs[0][0].shape
-    steps, directions = len(outputs[0]), len(outputs)
+    steps, batch, hidden = outputs[0].shape
+    directions = len(outputs)
     shape = (batch, steps, directions, hidden) if batch_first else (steps, directions, batch, hidden)
 
     def body(*i: Expr) -> Expr:
         n, t, d, j = i if batch_first else (i[2], i[0], i[1], i[3])
-        place = t * directions + d
-        parts = [outputs[q % directions][q // directions] for q in range(steps * directions)]
-        found = parts[-1][n, j]
-        for q in range(len(parts) - 2, -1, -1):
-            found = select(place <= q, parts[q][n, j], found)
-        return found
+        found = outputs[-1][t, n, j]
+        return found if directions == 1 else select(d <= 0, outputs[0][t, n, j], found)
 
     return b.compute(dtype, shape, body)
 
@@ -227,11 +230,11 @@ def _join(b: Builder, states: Sequence[Tensor], dtype: str, batch_first: bool) -
 
 @rule("RNN")
 def _rnn(b: Builder, node: Node) -> list[Tensor | None]:
-    def step(layer: _Layer, t: Expr, states: Sequence[Tensor]) -> list[Tensor]:
+    def step(layer: _Layer, states: Sequence[Tensor]) -> list[Tensor]:
         h = states[0]
         share = layer.recurrent(h, 0, 1, "state")
         f = layer.functions[0]
-        return [b.compute(h.dtype, h.shape, lambda n, j: f(layer.projected[t, n, j] + share[n, j]), "hidden")]
+        return [b.compute(h.dtype, h.shape, lambda n, j: f(layer.entering(n, j) + share[n, j]), "hidden")]
 
     return _build(b, node, 1, ("Tanh",), step, 1)
 
@@ -240,25 +243,25 @@ def _rnn(b: Builder, node: Node) -> list[Tensor | None]:
 def _gru(b: Builder, node: Node) -> list[Tensor | None]:
     linear = bool(node.attr("linear_before_reset", 0))
 
-    def step(layer: _Layer, t: Expr, states: Sequence[Tensor]) -> list[Tensor]:
+    def step(layer: _Layer, states: Sequence[Tensor]) -> list[Tensor]:
         h, size = states[0], layer.hidden
         f, g = layer.functions
         share = layer.recurrent(h, 0, 3 if linear else 2, "state")
 
         def gate(n: Expr, j: Expr, number: int) -> Expr:
-            return f(layer.projected[t, n, j + number * size] + share[n, j + number * size])
+            return f(layer.entering(n, j + number * size) + share[n, j + number * size])
 
         if linear:
 
             def candidate(n: Expr, j: Expr) -> Expr:
                 own = share[n, j + 2 * size] + layer.bias(2, j, True)
-                return g(layer.projected[t, n, j + 2 * size] + gate(n, j, 1) * own)
+                return g(layer.entering(n, j + 2 * size) + gate(n, j, 1) * own)
         else:
             reset = b.compute(h.dtype, h.shape, lambda n, j: gate(n, j, 1) * h[n, j], "reset")
             last = layer.recurrent(reset, 2, 1, "candidate")
 
             def candidate(n: Expr, j: Expr) -> Expr:
-                return g(layer.projected[t, n, j + 2 * size] + last[n, j])
+                return g(layer.entering(n, j + 2 * size) + last[n, j])
 
         def update(n: Expr, j: Expr) -> Expr:
             z = gate(n, j, 0)
@@ -273,14 +276,14 @@ def _gru(b: Builder, node: Node) -> list[Tensor | None]:
 def _lstm(b: Builder, node: Node) -> list[Tensor | None]:
     peepholes, coupled = node.get(7), bool(node.attr("input_forget", 0))
 
-    def step(layer: _Layer, t: Expr, states: Sequence[Tensor]) -> list[Tensor]:
+    def step(layer: _Layer, states: Sequence[Tensor]) -> list[Tensor]:
         h, c = states
         size = layer.hidden
         f, g, last = layer.functions
         share = layer.recurrent(h, 0, 4, "state")
 
         def raw(n: Expr, j: Expr, number: int) -> Expr:
-            return layer.projected[t, n, j + number * size] + share[n, j + number * size]
+            return layer.entering(n, j + number * size) + share[n, j + number * size]
 
         def peep(j: Expr, number: int, cell: Expr) -> Expr:
             return cell * 0.0 if peepholes is None else wide(peepholes[layer.d, j + number * size]) * cell

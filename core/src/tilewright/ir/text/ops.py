@@ -96,6 +96,8 @@ _NO_WORKSPACE = Routine("", "", (), ()).workspace
 def loop_head(op: Loop) -> str:
     """A loop's line up to its body."""
     trip = f" trip {quote(op.trip.name)}" if op.trip is not None else ""
+    if op.count is not None:
+        trip += f" count {print_expr(op.count, 'int64')}"
     condition = f" while {quote(op.condition.name)}" if op.condition is not None else ""
     return f"loop {quote(op.name)}{trip}{condition} carry ({_inputs(op.carried)}){_results(op.outputs)}"
 

@@ -158,13 +158,14 @@ class OpReader:
     def _loop(self, name: str) -> Loop:
         s = self.stream
         trip = self.value() if s.accept("trip") else None
+        count = read_expr(s, "int64", Names(self.symbols)) if s.accept("count") else None
         condition = self.value() if s.accept("while") else None
         s.expect("carry")
         carried = self.inputs()
         outer = dict(self.values)
         outputs = self._results()
         (body,) = self._bodies(outer, "body")
-        return Loop(name, trip, condition, carried, outputs, body)
+        return Loop(name, trip, condition, carried, outputs, body, count)
 
     def _if(self, name: str) -> If:
         self.stream.expect("by")

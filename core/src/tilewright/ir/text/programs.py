@@ -11,6 +11,7 @@ from tilewright.ir.program import (
     HostCopy,
     HostIf,
     HostLoop,
+    HostSet,
     HostStep,
     Item,
     Kernel,
@@ -85,7 +86,8 @@ def _steps(steps: tuple[HostStep, ...]) -> Iterator[str]:
             case Launch():
                 yield from _launch(step)
             case HostLoop():
-                yield f"loop {_control(step.counter, step.trip, step.condition)} {{"
+                limit = f" limit {quote(step.limit)}" if step.limit else ""
+                yield f"loop {_control(step.counter, step.trip, step.condition)}{limit} {{"
                 yield from indent(_steps(step.body))
                 yield "}"
             case HostIf():
@@ -95,7 +97,10 @@ def _steps(steps: tuple[HostStep, ...]) -> Iterator[str]:
                 yield from indent(_steps(step.orelse))
                 yield "}"
             case HostCopy():
-                yield f"copy {quote(step.source)} -> {quote(step.target)}"
+                row = "" if step.row is None else f"[{print_expr(step.row, 'int64')}]"
+                yield f"copy {quote(step.source)} -> {quote(step.target)}{row}"
+            case HostSet():
+                yield f"set {quote(step.target)} = {print_expr(step.value, 'int64')}"
 
 
 def _control(counter: str, trip: Expr | None, condition: str) -> str:

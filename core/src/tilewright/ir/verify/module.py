@@ -8,7 +8,7 @@ from tilewright.ir.bounds import Bounds
 from tilewright.ir.module import Module
 from tilewright.ir.ops import Call, HostOp, If, Loop, OnnxNode, Op, Region, Routine, ScanOp, TensorOp, Value
 from tilewright.ir.verify.exprs import ExprChecker, check_extent
-from tilewright.ir.verify.laws import Place
+from tilewright.ir.verify.laws import Place, show
 from tilewright.ir.verify.operators import check_scan, check_tensor
 
 SINGLE = "every value of a function is defined once, every operator and symbol has a name of its own"
@@ -16,8 +16,10 @@ DEFINED = "a value is defined before it is used, with the dtype and shape that i
 ENTRY = "the entry is a function of the module, and functions stand under their own names"
 NAMES = "there is one ONNX name per input and output of the entry, or none at all"
 SYMBOLS = "a symbol has bounds 0 <= lower <= upper"
-LOOP = "a loop's body takes an int64 and a bool scalar and the carried values, returns a bool and the carried values, \
-then the scanned ones; the outputs are the carried and the scanned values"
+LOOP = (
+    "a loop has one trip count at most; its body takes an int64 and a bool scalar and the carried values, returns a "
+    "bool and the carried values, then the scanned ones; the outputs are the carried and the scanned values"
+)
 IF = "the condition of a branch is a bool scalar, both regions have no parameters and return what the outputs say"
 CALL = "a call names a function of the module and agrees with its parameters and results"
 ROUTINE = (
@@ -109,7 +111,7 @@ class _Function:
             case Routine():
                 check_routine(op, self._symbols, place)
             case Loop():
-                _check_loop(op, place)
+                _check_loop(op, self._symbols, place)
                 self.region(op.body, scope, place.at("body"))
             case If():
                 _check_if(op, place)
@@ -148,8 +150,12 @@ def _operands(op: Op) -> list[Value]:
             return [x for x in op.inputs if x is not None]
 
 
-def _check_loop(op: Loop, place: Place) -> None:
+def _check_loop(op: Loop, symbols: Bounds, place: Place) -> None:
     carried = len(op.carried)
+    if op.count is not None:
+        if op.trip is not None:
+            raise place.broken(LOOP, f"the trip count is {op.trip.name!r} and {show(op.count)}")
+        check_extent(op.count, symbols, place.at("trip count"))
     for what, found, dtype in (("trip count", op.trip, "int64"), ("condition", op.condition, "bool")):
         if found is not None and (found.dtype, found.rank) != (dtype, 0):
             raise place.broken(LOOP, f"the {what} is {found.dtype} of rank {found.rank}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tilewright.ir import dtypes
+from tilewright.ir.bounds import INFINITY, Interval, bounds_of
 from tilewright.ir.expr import variables
 from tilewright.ir.program import (
     UNIT,
@@ -12,6 +14,7 @@ from tilewright.ir.program import (
     HostCopy,
     HostIf,
     HostLoop,
+    HostSet,
     HostStep,
     Launch,
     Phase,
@@ -40,6 +43,8 @@ UNIFORM = (
     "a grid condition is the same for all units: not owned by a unit, nor written while some unit may still read it"
 )
 CONSTANT = "inputs and weights are never written"
+COPIES = "a copy has the dtype and the number of elements of its target, or stays inside it"
+SCALARS = "the host sets scalars of integers and bools; a loop's limit is an int64 scalar"
 NAMES = "launches have names of their own; a condition names a bool scalar"
 
 
@@ -105,6 +110,7 @@ class _Checker:
         self._device = device
         self._footprint = footprint
         self._names: set[str] = set()
+        self._bounds = {x.name: x.interval for x in program.symbols}
 
     def steps(
         self, steps: Sequence[HostStep], written: frozenset[str], env: Mapping[str, int], place: Place
@@ -117,13 +123,24 @@ class _Checker:
                 case HostCopy():
                     self._read(step.source, written, place.at("copy"))
                     self._write(step.target, place.at("copy"))
+                    self._check_copy(step, place.at("copy"))
+                    written = written | {step.target}
+                case HostSet():
+                    self._write(step.target, place.at("set"))
+                    value = self._program.storage.placements[step.target].value
+                    if value.rank or dtypes.is_float(value.dtype):
+                        raise place.at("set").broken(SCALARS, f"{step.target!r} is {value.dtype} of rank {value.rank}")
                     written = written | {step.target}
                 case HostLoop():
                     there = place.at(f"loop {step.counter}")
+                    if step.limit:
+                        self._limit(step.limit, written, there)
                     if step.condition:
                         self._condition(step.condition, written, there)
+                    trips = INFINITY if step.trip is None else number(step.trip, env)
+                    self._bounds[step.counter] = Interval(0, max(trips - 1, 0))
                     inside = self.steps(step.body, written, {**env, step.counter: 0}, there)
-                    surely = not step.condition and step.trip is not None and number(step.trip, env) > 0
+                    surely = not step.condition and not step.limit and step.trip is not None and trips > 0
                     written = inside if surely else written
                 case HostIf():
                     there = place.at(f"if {step.condition}")
@@ -139,6 +156,24 @@ class _Checker:
     def _write(self, name: str, place: Place) -> None:
         if name in self.constant:
             raise place.broken(CONSTANT, f"{name!r} is written")
+
+    def _check_copy(self, copy: HostCopy, place: Place) -> None:
+        bounds = self._bounds
+        placements = self._program.storage.placements
+        source, target = placements[copy.source].value, placements[copy.target].value
+        fits = source.num_elements() == target.num_elements() or copy.row is not None
+        if source.dtype != target.dtype or not fits:
+            shown = f"{source.dtype}{list(source.shape)} into {target.dtype}{list(target.shape)}"
+            raise place.broken(COPIES, f"{copy.source!r} to {copy.target!r}: {shown}")
+        rows = None if copy.row is None else bounds_of(copy.row * source.num_elements() + source.num_elements(), bounds)
+        if rows is not None and (rows.high > bounds_of(target.num_elements(), bounds).high or rows.low < 0):
+            raise place.broken(COPIES, f"{copy.source!r} goes past the end of {copy.target!r}")
+
+    def _limit(self, name: str, written: frozenset[str], place: Place) -> None:
+        value = self._program.storage.placements[name].value
+        if value.dtype != "int64" or value.rank != 0:
+            raise place.broken(SCALARS, f"the limit {name!r} is {value.dtype} of rank {value.rank}")
+        self._read(name, written, place)
 
     def _condition(self, name: str, written: frozenset[str], place: Place) -> None:
         value = self._program.storage.placements[name].value

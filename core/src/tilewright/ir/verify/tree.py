@@ -12,6 +12,7 @@ from tilewright.ir.program import (
     HostCopy,
     HostIf,
     HostLoop,
+    HostSet,
     HostStep,
     Item,
     Kernel,
@@ -107,7 +108,12 @@ def _touches(
             case HostCopy():
                 found += [Touch(step.source, number, False, loops), Touch(step.target, number, True, loops)]
                 number += 1
+            case HostSet():
+                found.append(Touch(step.target, number, True, loops))
+                number += 1
             case HostLoop():
+                if step.limit:
+                    found.append(Touch(step.limit, number, False, loops))
                 end, _ = _touches(step.body, kernels, number + 1, ())
                 inside = (*loops, (number, end))
                 if step.condition:

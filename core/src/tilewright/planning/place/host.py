@@ -1,28 +1,138 @@
-"""`control_place = "host"`: every loop and branch runs on the host, around launches."""
+"""`control_place = "host"`: every loop and branch runs on the host, around launches.
+
+A loop's state lives in the place of the loop's output. The initial value is copied there, and the result of a trip
+after it; where nothing reads the state any more once the result is being written, the result is written in its place
+and needs no copy. A branch writes its results in the place of the outputs.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import attrs
+
 from tilewright.errors import UnsupportedError
-from tilewright.ir.group import Cover, Group
-from tilewright.ir.program import HostStep
-from tilewright.planning.requests import Place, Planned, Request
+from tilewright.ir.expr import Const, Var, const
+from tilewright.ir.group import ControlItem, Cover, Group
+from tilewright.ir.ops import If, Loop, Value
+from tilewright.ir.program import HostCopy, HostIf, HostLoop, HostSet, HostStep
+from tilewright.planning.requests import Context, Place, Planned, Request
+from tilewright.planning.session import Session
 
 
 def make() -> Place:
     """The service."""
 
     def place(cover: Cover, request: Request) -> tuple[HostStep, ...]:
+        return tuple(_Placer(request.session).steps(cover, request))
+
+    return place
+
+
+@attrs.frozen
+class _Placer:
+    session: Session
+
+    def steps(self, cover: Cover, request: Request) -> list[HostStep]:
+        """The host steps of a covered region."""
         steps: list[HostStep] = []
         straight: list[Planned] = []
         for item in cover.items:
             if isinstance(item, Group):
-                straight.append(request.session.plan(item))
+                straight.append(self.session.plan(item))
                 continue
-            raise UnsupportedError(
-                f"{item.op.loc} is control flow, which this release does not yet run.",
-                "Unroll the loop or fold the branch before export.",
-            )
-        steps += request.session.schedule(straight, request)
-        return tuple(steps)
+            steps += self.session.schedule(straight, request)
+            straight = []
+            match item.op:
+                case Loop() as loop:
+                    steps += self._loop(loop, item.bodies[0], request)
+                case If() as branch:
+                    steps += self._if(branch, item.bodies[0], item.bodies[1], request)
+                case call:
+                    raise UnsupportedError(
+                        f"{call.loc} calls a function at run time, which this release does not yet do.",
+                        "Expand the function before compiling.",
+                    )
+        steps += self.session.schedule(straight, request)
+        return steps
 
-    return place
+    def _loop(self, op: Loop, body: Cover, request: Request) -> Iterator[HostStep]:
+        number, going, *states = body.region.params
+        goes_on, *results = body.region.results
+        after, rows = results[: len(states)], results[len(states) :]
+        used = {self._place(x) for item in body.items for x in _reads(item)}
+        for state, output, start in zip(states, op.outputs, op.carried, strict=False):
+            self._alias(state, output)
+            yield from self._copy(start, output)
+        condition = ""
+        if goes_on != going:
+            condition = self._place(going)
+            yield HostSet(condition, const(1)) if op.condition is None else self._copied(op.condition, going)
+            after, states = [goes_on, *after], [going, *states]
+        else:
+            if op.condition is not None:
+                condition = self._place(op.condition)
+            if self._place(going) in used:
+                yield HostSet(self._place(going), const(1))
+        for state, result in zip(states, after, strict=True):
+            if self._overwrites(body, state, result):
+                self._alias(result, state)
+        inner: list[HostStep] = []
+        if self._place(number) in used:
+            inner.append(HostSet(self._place(number), Var(number.name)))
+        trips = int(op.count.value) if isinstance(op.count, Const) else 1
+        context = Context(request.context.trips * max(trips, 1), "host")
+        inner += self.steps(body, attrs.evolve(request, context=context))
+        for result, output in zip(rows, op.outputs[len(op.carried) :], strict=True):
+            inner.append(attrs.evolve(self._copied(result, output), row=Var(number.name)))
+        for state, result in zip(states, after, strict=True):
+            inner += self._copy(result, state)
+        limit = "" if op.trip is None else self._place(op.trip)
+        yield HostLoop(number.name, op.count, condition, tuple(inner), limit)
+
+    def _if(self, op: If, then: Cover, orelse: Cover, request: Request) -> Iterator[HostStep]:
+        branches: list[tuple[HostStep, ...]] = []
+        for body in (then, orelse):
+            made = {x.name for item in body.items for x in item.outputs}
+            for result, output in zip(body.region.results, op.outputs, strict=True):
+                if result.name in made and self._place(result) == result.name:
+                    self._alias(result, output)
+            steps = self.steps(body, request)
+            for result, output in zip(body.region.results, op.outputs, strict=True):
+                steps += self._copy(result, output)
+            branches.append(tuple(steps))
+        yield HostIf(self._place(op.condition), branches[0], branches[1])
+
+    def _overwrites(self, body: Cover, state: Value, result: Value) -> bool:
+        """Whether nothing in the body reads the state once its successor begins to be written."""
+        place = self._place(result)
+        writers = [i for i, item in enumerate(body.items) if any(self._place(x) == place for x in item.outputs)]
+        if not writers or place != result.name:
+            return False
+        old = self._place(state)
+        return not any(self._place(x) == old for item in body.items[writers[0] :] for x in _reads(item))
+
+    def _place(self, value: Value) -> str:
+        return self.session.place_of(value.name)
+
+    def _alias(self, value: Value, other: Value) -> None:
+        self.session.aliases[value.name] = self._place(other)
+
+    def _copied(self, source: Value, target: Value) -> HostCopy:
+        return HostCopy(self._place(source), self._place(target))
+
+    def _copy(self, source: Value, target: Value) -> Iterator[HostStep]:
+        """A copy, unless both are in one place."""
+        copy = self._copied(source, target)
+        if copy.source != copy.target:
+            yield copy
+
+
+def _reads(item: Group | ControlItem) -> Iterator[Value]:
+    """Everything that an item reads, and what is inside it."""
+    yield from item.inputs
+    if isinstance(item, ControlItem):
+        for body in item.bodies:
+            yield from body.region.results
+            for inner in body.items:
+                yield from _reads(inner)

@@ -1,0 +1,236 @@
+"""`Loop` as an operator with a region, as constants, or written out.
+
+A loop of which every trip can be evaluated while it is imported leaves constants behind. One whose state changes its
+shape is written out when it is short. Every other one becomes a region.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import attrs
+import numpy as np
+import onnx
+
+from tilewright.errors import InputError, UnsupportedError
+from tilewright.frontend import fold
+from tilewright.frontend.regions import Regions
+from tilewright.ir import dtypes
+from tilewright.ir.expr import const
+from tilewright.ir.ops import Loop, Region, Value, value
+from tilewright.rewrites.live import live
+
+MOST_EVALUATED = 4096
+"""Trips up to which a loop whose state is known is run while it is imported."""
+MOST_UNROLLED = 64
+"""Trips up to which a loop is written out when its state changes its shape."""
+
+
+@attrs.frozen
+class Loops(Regions):
+    """A `Loop`, or what becomes one."""
+
+    def loop(self, inputs: Sequence[Value | None]) -> list[Value]:
+        """The outputs of a `Loop`: the carried values, then a row per trip of the others."""
+        padded = [*inputs, *([None] * (2 - len(inputs)))]
+        trip, condition, rest = padded[0], padded[1], padded[2:]
+        carried = self.states(rest)
+        graph = fold.attribute(self.node, "body")
+        trips, going = self._number(trip), self._truth(condition)
+        if going is False or trips == 0:
+            return self._never(graph, carried)
+        if going and trips is not None and all(self.importer.data(x) is not None for x in carried):
+            found = self._evaluate(graph, carried, trips)
+            if found is not None:
+                return found
+        params = self._params(graph, carried)
+        region = self.region(params, lambda: self.inline(graph, params))
+        self.check_results(region, len(carried))
+        if self.changes(region, len(carried)):
+            if going and trips is not None and trips <= MOST_UNROLLED:
+                return self._unroll(graph, carried, trips)
+            self.refuse_growth(region, len(carried))
+        result = self._scalar_result(region, 0)
+        known = self.importer.data(result.results[0])
+        if known is not None and bool(known.reshape(())):
+            result = attrs.evolve(result, results=(params[1], *result.results[1:]))
+        endless = result.results[0] == params[1]
+        if trip is None and going and endless:
+            raise InputError(f"{self.what} never ends.", "Give it a trip count or a condition.")
+        return self.build(
+            result,
+            carried,
+            trip=None if trips is not None or trip is None else self.scalar(trip, "trip count"),
+            count=trips,
+            condition=None if going or condition is None else self.scalar(condition, "condition"),
+            certain=going is True and endless and trips is not None,
+        )
+
+    def _scalar_result(self, region: Region, number: int) -> Region:
+        """The region with one of its results, a value of one element, as a scalar."""
+        given = region.results[number]
+        if given.rank == 0:
+            return region
+        more = self.region((), lambda: [self.scalar(given, "condition of the body")])
+        results = tuple(more.results[0] if n == number else x for n, x in enumerate(region.results))
+        return Region(region.params, region.ops + more.ops, results)
+
+    def states(self, given: Sequence[Value | None]) -> list[Value]:
+        missing = [n for n, x in enumerate(given) if x is None]
+        if missing:
+            raise InputError(f"{self.what} has no initial value for its state {missing[0]}.", "Repair the model.")
+        return [x for x in given if x is not None]
+
+    def _number(self, trip: Value | None) -> int | None:
+        """The trip count when it is known."""
+        known = self.importer.data(trip)
+        return None if known is None else max(int(known.reshape(())), 0)
+
+    def _truth(self, condition: Value | None) -> bool | None:
+        """Whether there is a first trip (the trip count aside), when that is known."""
+        if condition is None:
+            return True
+        known = self.importer.data(condition)
+        return None if known is None else bool(known.reshape(()))
+
+    def _params(self, graph: onnx.GraphProto, carried: Sequence[Value]) -> list[Value]:
+        names = [x.name for x in graph.input]
+        types = [value("", "int64", []), value("", "bool", []), *carried]
+        if len(names) != len(types):
+            raise InputError(
+                f"The body of {self.what} takes {len(names)} inputs, the loop has {len(carried)} states.",
+                f"It must take {len(types)}: the trip's number, the condition and the states.",
+            )
+        return [self.fresh(name, kind) for name, kind in zip(names, types, strict=True)]
+
+    def check_results(self, region: Region, states: int) -> None:
+        # Outputs at the end of a node's list may be left out.
+        if len(region.results) < 1 + max(states, len(self.node.output)):
+            raise InputError(
+                f"The body of {self.what} has {len(region.results)} outputs for {len(self.node.output)} of the node.",
+                f"It must have the condition, {states} states, and what is collected.",
+            )
+
+    def changes(self, region: Region, states: int) -> bool:
+        """Whether a state has another shape after a trip than before it."""
+        pairs = zip(region.params[2:], region.results[1 : 1 + states], strict=True)
+        for before, after in pairs:
+            if before.dtype != after.dtype:
+                raise InputError(
+                    f"A state of {self.what} is {before.dtype} before a trip and {after.dtype} after it.",
+                    "Repair the model.",
+                )
+            if before.shape != after.shape:
+                return True
+        return False
+
+    def refuse_growth(self, region: Region, states: int) -> None:
+        for before, after in zip(region.params[2:], region.results[1 : 1 + states], strict=True):
+            if before.shape != after.shape:
+                raise UnsupportedError(
+                    f"A state of {self.what} has the shape {list(before.static_shape())} before a trip and "
+                    f"{list(after.static_shape())} after it.",
+                    "Keep the state in a tensor of fixed size and count how much of it is in use.",
+                )
+
+    def _never(self, graph: onnx.GraphProto, carried: Sequence[Value]) -> list[Value]:
+        """A loop without trips: the region says only of which type the empty results are."""
+        params = self._params(graph, carried)
+        region = self.region(params, lambda: self.inline(graph, params))
+        self.check_results(region, len(carried))
+        empty = [
+            self.importer.constant("empty", np.zeros((0, *x.static_shape()), dtypes.to_numpy(x.dtype)))
+            for x in region.results[1 + len(carried) :]
+        ]
+        return [*carried, *empty]
+
+    def _evaluate(self, graph: onnx.GraphProto, carried: Sequence[Value], trips: int) -> list[Value] | None:
+        """The outputs as constants when every trip can be evaluated, otherwise None."""
+        collected: list[list[Value]] = []
+        states = list(carried)
+        for number in range(min(trips, MOST_EVALUATED + 1)):
+            step = [self.int64(number), self.importer.constant("condition", np.asarray(True)), *states]
+            region = self.region((), partial(self.inline, graph, step))
+            self.check_results(region, len(carried))
+            if number == MOST_EVALUATED or any(self.importer.data(x) is None for x in region.results):
+                return None
+            states = list(region.results[1 : 1 + len(carried)])
+            collected.append(list(region.results[1 + len(carried) :]))
+            if not bool(np.asarray(self.importer.data(region.results[0])).reshape(())):
+                break
+        return [*states, *self.stack(collected)]
+
+    def _unroll(self, graph: onnx.GraphProto, carried: Sequence[Value], trips: int) -> list[Value]:
+        """The loop written out."""
+        collected: list[list[Value]] = []
+        states = list(carried)
+        for number in range(trips):
+            step = [self.int64(number), self.importer.constant("condition", np.asarray(True)), *states]
+            going, *results = self.inline(graph, step)
+            states = results[: len(carried)]
+            collected.append(results[len(carried) :])
+            known = self.importer.data(going)
+            if known is None:
+                raise UnsupportedError(
+                    f"A state of {self.what} changes its shape from trip to trip, and data decide how many there are.",
+                    "Keep the state in a tensor of fixed size and count how much of it is in use.",
+                )
+            if not bool(known.reshape(())):
+                break
+        return [*states, *self.stack(collected)]
+
+    def stack(self, rows: Sequence[Sequence[Value]]) -> list[Value]:
+        """The results of the trips that are collected, along a new first dimension."""
+        stacked = []
+        for column in zip(*rows, strict=True):
+            shapes = {x.shape for x in column}
+            if len(shapes) > 1:
+                raise InputError(f"{self.what} collects tensors of different shapes.", "Repair the model.")
+            row = self.int64([1, *column[0].static_shape()])
+            parts = [self.emit("Reshape", [x, row], "row") for x in column]
+            stacked.append(self.emit("Concat", parts, "rows", axis=0))
+        return stacked
+
+    def build(
+        self,
+        region: Region,
+        carried: Sequence[Value],
+        *,
+        trip: Value | None,
+        count: int | None,
+        condition: Value | None,
+        certain: bool,
+    ) -> list[Value]:
+        """Adds the loop; returns a value per output of the node.
+
+        Args:
+            certain: whether `count` is how often it runs.
+        """
+        states = len(carried)
+        outputs: list[Value] = []
+        made: list[Value] = []
+        kept: list[Value] = []
+        names = [*self.node.output, *[""] * (len(region.results) - 1 - len(self.node.output))]
+        for n, (name, result) in enumerate(zip(names, region.results[1:], strict=True)):
+            if n < states:
+                outputs.append(self.fresh(name or "state", result))
+                made.append(outputs[-1])
+                continue
+            if name and not certain:
+                raise UnsupportedError(
+                    f"Output {name!r} of {self.what} has a row per trip, and data decide how many there are.",
+                    "Fix the number of trips when exporting, or bind the input that decides it to a value.",
+                )
+            shape = (const(count if certain and count is not None else 0), *result.shape)
+            outputs.append(self.fresh(name or "rows", attrs.evolve(result, shape=shape)))
+            if name:
+                kept.append(result)
+                made.append(outputs[-1])
+        body = live(Region(region.params, region.ops, (*region.results[: 1 + states], *kept)))
+        limit = None if count is None else const(count)
+        if made:
+            self.importer.ops.append(
+                Loop(made[0].name, trip, condition, tuple(carried), tuple(made), body, limit, self.loc)
+            )
+        return outputs

@@ -1,0 +1,187 @@
+"""Control flow in the front end: what becomes a region, what is known beforehand, what is refused and how.
+
+That regions mean what ONNX says is shown by ONNX's node tests and by random models in `tests/end_to_end`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from core.tests.frontend.models import model, node
+from tilewright.errors import InputError, UnsupportedError
+from tilewright.frontend import load
+from tilewright.interpret.tensor import interpret
+from tilewright.ir.expr import const
+from tilewright.ir.module import Module
+from tilewright.ir.ops import If, Loop, TensorOp
+
+FLOAT, INT, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+X = np.array([1, -2, 3], np.float32)
+
+
+def typed(name: str, dtype: int = FLOAT, shape: Sequence[int] = (3,)) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def declared(made: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with outputs of one dimension of any size, where inference knows nothing."""
+    for info in made.graph.output:
+        if not info.type.tensor_type.HasField("shape"):
+            info.CopyFrom(typed(info.name, FLOAT, ["n"]))  # type: ignore[list-item]
+    return made
+
+
+def body(nodes: Sequence[onnx.NodeProto], results: Sequence[onnx.ValueInfoProto], states: int = 1) -> onnx.GraphProto:
+    """A loop's body with the parameters `i`, `c` and `s0`, `s1`, …"""
+    params = [typed("i", INT, ()), typed("c", BOOL, ()), *(typed(f"s{n}") for n in range(states))]
+    return helper.make_graph(nodes, "body", params, results)
+
+
+DOUBLING = body(
+    [helper.make_node("Add", ["s0", "s0"], ["d"]), helper.make_node("Identity", ["c"], ["on"])],
+    [typed("on", BOOL, ()), typed("d")],
+)
+
+
+def looping(graph: onnx.GraphProto, trip: Any = None, going: Any = None, **more: Any) -> onnx.ModelProto:
+    """A model of one loop over `x`. A trip count or a condition that is a string is an input of that name."""
+    inputs: dict[str, Any] = {"x": ("float32", [3])}
+    weights: dict[str, Any] = {}
+    names = []
+    for name, given, dtype in (("trip", trip, "int64"), ("going", going, "bool")):
+        if isinstance(given, str):
+            inputs[name] = (dtype, [])
+        elif given is not None:
+            weights[name] = np.asarray(given, dtype)
+        names.append("" if given is None else name)
+    outputs = more.pop("outputs", ["y"])
+    return declared(model([node("Loop", [*names, "x"], outputs, body=graph)], inputs, outputs, weights))
+
+
+def the_loop(module: Module) -> Loop:
+    (loop,) = (op for op in module.main.body.ops if isinstance(op, Loop))
+    return loop
+
+
+def test_a_loop_with_a_known_number_of_trips_has_no_condition() -> None:
+    loop = the_loop(load(looping(DOUBLING, 5, True)))
+    assert loop.count == const(5)
+    assert loop.trip is None
+    assert loop.condition is None
+    assert loop.body.results[0] == loop.body.params[1], "the condition is passed on"
+
+
+def test_a_loop_with_run_time_limits_keeps_them() -> None:
+    loop = the_loop(load(looping(DOUBLING, "trip", "going")))
+    assert loop.count is None
+    assert (loop.trip and loop.trip.name, loop.condition and loop.condition.name) == ("trip", "going")
+
+
+@pytest.mark.parametrize(("trip", "going"), [(0, True), (0, None), (5, False), (None, False)])
+def test_a_loop_that_never_runs_leaves_nothing_behind(trip: int | None, going: bool | None) -> None:
+    module = load(looping(DOUBLING, trip, going))
+    assert not any(isinstance(op, Loop) for op in module.main.body.ops)
+    assert interpret(module, [X])[0].tolist() == X.tolist()
+
+
+def test_a_loop_over_constants_is_run_while_it_is_imported() -> None:
+    """Early end included: the state is doubled until it reaches 100."""
+    nodes = [
+        helper.make_node("Add", ["s0", "s0"], ["d"]),
+        helper.make_node("ReduceMax", ["d"], ["m"], keepdims=0),
+        helper.make_node("Less", ["m", "limit"], ["on"]),
+    ]
+    graph = body(nodes, [typed("on", BOOL, ()), typed("d"), typed("m", FLOAT, ())])
+    weights = {"start": X, "limit": np.float32(100), "trip": np.int64(1000)}
+    loop = node("Loop", ["trip", "", "start"], ["d_end", "rows"], body=graph)
+    made = model([loop, node("Add", ["d_end", "x"])], {"x": ("float32", [3])}, ["y", "rows"], weights)
+    module = load(declared(made))
+    assert all(isinstance(op, TensorOp) for op in module.main.body.ops)
+    y, rows = interpret(module, [X])
+    assert rows.tolist() == [6, 12, 24, 48, 96, 192]
+    assert y.tolist() == (64 * X + X).tolist()
+
+
+def test_a_state_that_grows_in_a_short_loop_is_written_out() -> None:
+    nodes = [helper.make_node("Concat", ["s0", "s0"], ["d"], axis=0), helper.make_node("Identity", ["c"], ["on"])]
+    graph = body(nodes, [typed("on", BOOL, ()), helper.make_tensor_value_info("d", FLOAT, ["n"])])
+    module = load(looping(graph, 3, True))
+    assert interpret(module, [X])[0].tolist() == [*X] * 8
+    with pytest.raises(UnsupportedError, match=r"state of Loop node .* has the shape \[3\] before a trip and \[6\]"):
+        load(looping(graph, "trip", True))
+
+
+def test_rows_of_an_unknown_number_of_trips_are_refused() -> None:
+    nodes = [helper.make_node("Add", ["s0", "s0"], ["d"]), helper.make_node("Identity", ["c"], ["on"])]
+    graph = body([*nodes, helper.make_node("Neg", ["d"], ["row"])], [typed("on", BOOL, ()), typed("d"), typed("row")])
+    for trip, going in (("trip", True), (5, "going")):
+        with pytest.raises(UnsupportedError, match=r"Output 'rows' of Loop node .* has a row per trip"):
+            load(looping(graph, trip, going, outputs=["y", "rows"]))
+    (y,) = interpret(load(looping(graph, "trip", True)), {"x": X, "trip": np.asarray(2, np.int64)})
+    assert y.tolist() == (4 * X).tolist(), "rows that nobody reads do no harm"
+
+
+def test_a_loop_without_an_end_is_refused() -> None:
+    with pytest.raises(InputError, match=r"Loop node 'the Loop' .* never ends"):
+        load(looping(DOUBLING))
+
+
+def test_a_body_of_another_signature_is_refused() -> None:
+    with pytest.raises(InputError):
+        load(looping(body(DOUBLING.node, list(DOUBLING.output), states=2), 5))
+    fewer = body(DOUBLING.node, list(DOUBLING.output)[:1])
+    with pytest.raises(InputError):
+        load(looping(fewer, 5))
+
+
+def branching(then: onnx.GraphProto, orelse: onnx.GraphProto, known: bool | None = None) -> onnx.ModelProto:
+    inputs: dict[str, Any] = {"x": ("float32", [3])}
+    weights = {} if known is None else {"flag": np.asarray(known)}
+    if known is None:
+        inputs["flag"] = ("bool", [])
+    return model([node("If", ["flag"], then_branch=then, else_branch=orelse)], inputs, ["y"], weights)
+
+
+def graph_of(kind: str, shape: Sequence[int] = (3,), **attributes: Any) -> onnx.GraphProto:
+    return helper.make_graph(
+        [helper.make_node(kind, ["x"], ["r"], **attributes)], "branch", [], [typed("r", FLOAT, shape)]
+    )
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_branch_on_a_constant_is_taken_beforehand(known: bool) -> None:
+    module = load(branching(graph_of("Neg"), graph_of("Exp"), known))
+    assert not any(isinstance(op, If) for op in module.main.body.ops)
+    assert np.allclose(interpret(module, [X])[0], -X if known else np.exp(X))
+
+
+def test_branches_of_different_shapes_are_refused() -> None:
+    orelse = helper.make_graph(
+        [helper.make_node("Concat", ["x", "x"], ["r"], axis=0)], "branch", [], [typed("r", FLOAT, (6,))]
+    )
+    made = branching(graph_of("Neg"), orelse)
+    with pytest.raises(UnsupportedError, match=r"Output 'y' of If node .* is float32\[3\] or float32\[6\]"):
+        load(made)
+
+
+def test_a_state_in_the_place_of_another_is_copied() -> None:
+    """After a trip each state can be overwritten by its successor, whatever the order."""
+    swap = body([helper.make_node("Identity", ["c"], ["on"])], [typed("on", BOOL, ()), typed("s1"), typed("s0")], 2)
+    made = model(
+        [node("Loop", ["trip", "", "x", "z"], ["a", "b"], body=swap)],
+        {"x": ("float32", [3]), "z": ("float32", [3]), "trip": ("int64", [])},
+        ["a", "b"],
+    )
+    module = load(declared(made))
+    loop = the_loop(module)
+    assert not {x.name for x in loop.body.results[1:]} & {x.name for x in loop.body.params}
+    for trips in (0, 1, 2, 3):
+        a, b = interpret(module, {"x": X, "z": -X, "trip": np.asarray(trips, np.int64)})
+        first = X if trips % 2 == 0 else -X
+        assert (a.tolist(), b.tolist()) == (first.tolist(), (-first).tolist())

@@ -1,0 +1,180 @@
+"""Models with control flow, compiled for this CPU with the defaults, beside ONNX Runtime."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import tilewright
+from tilewright.compare import compare_outputs
+from tilewright.compiler import plan_module
+from tilewright.config.binding import Settings, bind
+from tilewright.config.schema import Config
+from tilewright.frontend import load
+from tilewright.interpret.task import run_tasks
+from tilewright.interpret.tensor import interpret
+from tilewright.ir import serial
+from tilewright.ir.module import Module
+from tilewright.ir.text import parse_module, print_module
+from tilewright.ir.verify import verify_module
+from tilewright.plugins.manager import Registry
+from tilewright.runtime.immediate import run
+from tilewright.testing.control import control_case
+
+
+@cache
+def settings() -> Settings:
+    return bind(Config(target="cpu"), Registry())
+
+
+def expected(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> Sequence[Any]:
+    """ONNX Runtime's outputs."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    outputs: Sequence[Any] = session.run(None, dict(feeds))
+    return outputs
+
+
+def agree(names: Sequence[str], found: Sequence[Any], wanted: Sequence[Any]) -> None:
+    for agreement in compare_outputs(list(names), found, wanted):
+        assert agreement.ok, agreement
+
+
+def check(seed: int) -> None:
+    """Interpreted, as tasks on poisoned storage in a random order, and compiled."""
+    case = control_case(seed)
+    module = load(case.model)
+    verify_module(module)
+    feeds = [np.asarray(case.feeds[name]) for name in module.input_names]
+    wanted = expected(case.model, case.feeds)
+    agree(module.output_names, interpret(module, feeds), wanted)
+    program = plan_module(module, settings()).program
+    agree(module.output_names, run_tasks(program, feeds, seed), wanted)
+    agree(module.output_names, run(program, settings(), feeds), wanted)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_random_model_with_control_flow_agrees(seed: int) -> None:
+    check(seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", range(30, 430, 50))
+def test_many_random_models_with_control_flow_agree(start: int) -> None:
+    for seed in range(start, start + 50):
+        check(seed)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_modules_with_control_flow_have_text_and_documents(seed: int) -> None:
+    module = load(control_case(seed).model)
+    text = print_module(module)
+    plain = re.sub(r"  # .*", "", text)  # where operators come from is a comment, which is not read back
+    assert print_module(parse_module(text, module.constants)) == plain
+    by_digest = {c.digest: c for c in module.constants.values()}
+    assert serial.load(serial.dump(module), Module, by_digest) == module
+
+
+def typed(name: str, dtype: int, shape: Sequence[int] = ()) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def counting(trip: str, condition: str, limit: int | None = None) -> onnx.ModelProto:
+    """A loop that adds its number to a sum and one to a count, up to `limit` trips by its own condition."""
+    nodes = [
+        helper.make_node("Add", ["sum", "number"], ["sum_out"]),
+        helper.make_node("Add", ["count", "one"], ["count_out"]),
+        helper.make_node("Less", ["count_out", "limit"], ["on"])
+        if limit is not None
+        else helper.make_node("Identity", ["going"], ["on"]),
+    ]
+    params = [typed("number", TensorProto.INT64), typed("going", TensorProto.BOOL)]
+    states = [typed(x, TensorProto.INT64) for x in ("sum", "count", "sum_out", "count_out")]
+    body = helper.make_graph(nodes, "body", [*params, *states[:2]], [typed("on", TensorProto.BOOL), *states[2:]])
+    inputs = [typed("start", TensorProto.INT64)]
+    inputs += [typed("k", TensorProto.INT64)] if trip == "k" else []
+    inputs += [typed("go", TensorProto.BOOL)] if condition == "go" else []
+    weights = {"one": 1, "zero": 0, "limit": limit or 0}
+    graph = helper.make_graph(
+        [helper.make_node("Loop", [trip, condition, "start", "zero"], ["total", "trips"], body=body)],
+        "counting",
+        inputs,
+        [typed("total", TensorProto.INT64), typed("trips", TensorProto.INT64)],
+        [numpy_helper.from_array(np.asarray(v, np.int64), k) for k, v in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+@pytest.mark.parametrize("condition", ["", "go"])
+def test_data_decide_how_often_a_loop_runs(condition: str, limit: int | None) -> None:
+    program = tilewright.compile(counting("k", condition, limit), target="cpu", cache=False)
+    for k in (0, 1, 2, 7):
+        for go in (True, False):
+            feeds = {"start": np.asarray(10, np.int64), "k": np.asarray(k, np.int64)}
+            feeds |= {"go": np.asarray(go)} if condition else {}
+            trips = k if go or not condition else 0
+            trips = trips if limit is None else min(trips, limit)
+            total, count = program.run(None, feeds)
+            assert (int(total), int(count)) == (10 + sum(range(trips)), trips)
+
+
+def test_a_million_trips_end_right() -> None:
+    """The stack and the storage are those of one trip."""
+    program = tilewright.compile(counting("k", ""), target="cpu", cache=False)
+    trips = 1_000_000
+    feeds = {"start": np.asarray(0, np.int64), "k": np.asarray(trips, np.int64)}
+    total, count = program.run(None, feeds)
+    assert (int(total), int(count)) == (trips * (trips - 1) // 2, trips)
+
+
+def test_a_while_loop_with_a_branch_inside_agrees() -> None:
+    """The Collatz sequence: how many steps until one."""
+    params = [typed("number", TensorProto.INT64), typed("going", TensorProto.BOOL), typed("n", TensorProto.INT64)]
+    half = helper.make_graph(
+        [helper.make_node("Div", ["n", "two"], ["halved"])], "even", [], [typed("halved", TensorProto.INT64)]
+    )
+    more = helper.make_graph(
+        [helper.make_node("Mul", ["n", "three"], ["tripled"]), helper.make_node("Add", ["tripled", "one"], ["next"])],
+        "odd",
+        [],
+        [typed("next", TensorProto.INT64)],
+    )
+    nodes = [
+        helper.make_node("Mod", ["n", "two"], ["rest"]),
+        helper.make_node("Equal", ["rest", "zero"], ["even"]),
+        helper.make_node("If", ["even"], ["new"], then_branch=half, else_branch=more),
+        helper.make_node("Greater", ["new", "one"], ["on"]),
+        helper.make_node("Add", ["steps", "one"], ["steps_out"]),
+    ]
+    body = helper.make_graph(
+        nodes,
+        "body",
+        [*params, typed("steps", TensorProto.INT64)],
+        [typed("on", TensorProto.BOOL), typed("new", TensorProto.INT64), typed("steps_out", TensorProto.INT64)],
+    )
+    weights = {"zero": 0, "one": 1, "two": 2, "three": 3}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Greater", ["start", "one"], ["first"]),
+            helper.make_node("Loop", ["", "first", "start", "zero"], ["last", "count"], body=body),
+        ],
+        "collatz",
+        [typed("start", TensorProto.INT64)],
+        [typed("last", TensorProto.INT64), typed("count", TensorProto.INT64)],
+        [numpy_helper.from_array(np.asarray(v, np.int64), k) for k, v in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    program = tilewright.compile(model, target="cpu", cache=False)
+    for start, steps in ((1, 0), (2, 1), (6, 8), (27, 111), (97, 118)):
+        last, count = program.run(None, {"start": np.asarray(start, np.int64)})
+        assert (int(last), int(count)) == (1, steps)
