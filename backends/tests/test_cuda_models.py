@@ -26,7 +26,7 @@ from tilewright.testing.seeded import light_model
 
 QUICK_BLOCKS = ("conformer", "gpt")
 LIGHT = ("squeezenet", "shufflenet")
-RECIPES = ("map", "mma", "reduce", "scatter", "simt", "wgmma")
+RECIPES = ("map", "mma", "reduce", "scan", "scatter", "simt", "topk_rank", "topk_select", "wgmma")
 
 
 @pytest.fixture(scope="module")

@@ -5,22 +5,21 @@ from __future__ import annotations
 import attrs
 
 from tilewright.device import DeviceModel
-from tilewright.ir.expr import cast, const
+from tilewright.ir.expr import const
 from tilewright.ir.ops import ScanOp
 from tilewright.recipes import Match, Parameter, Recipe, Usage, Work
-from tilewright.views.kernel import KernelSpec, Store
-from tilewright_backends.lower.flat import coefficient, flatten
+from tilewright_backends.lower.flat import coefficient
 from tilewright_backends.recipes.cpu.common import (
     Loops,
     ceil_div,
     extent,
     full_lanes,
-    is_static,
     lanes_for,
     memory_bytes,
     operations,
     sizes,
 )
+from tilewright_backends.recipes.scan import scan_spec
 
 NAME = "cpu.scan"
 
@@ -28,9 +27,6 @@ NAME = "cpu.scan"
 @attrs.frozen
 class Scan(Loops):
     """The recurrence at each point of `outer` and `inner`.
-
-    The specification's bodies are the initial states, then the steps in terms of `p0, p1, …`; its stores are
-    the results. The scan axis stands among the reduce axes.
 
     Args:
         states: how many states there are.
@@ -43,10 +39,8 @@ class Scan(Loops):
 
 def scan_of(op: ScanOp) -> Scan | None:
     """The scan of an operator, or None when it has symbolic extents."""
-    axes = (*op.axes, attrs.evolve(op.scan, kind="reduce"))
-    stores = tuple(Store(w, cast(x, w.value.dtype)) for w, x in zip(op.writes, op.results, strict=True))
-    spec = flatten(KernelSpec(op.name, axes, op.reads, len(op.reads), (*op.init, *op.step), None, stores))
-    if not is_static(spec):
+    spec = scan_spec(op)
+    if spec is None:
         return None
     names = [x.name for x in spec.spatial]
     along = [x for x in names if all(coefficient(s.address, x) == 1 for s in spec.stores)]
