@@ -13,7 +13,7 @@ import pytest
 import tilewright
 from backends.tests.cuda_on_cpu.emulator import emulate
 from tilewright.compare import compare_outputs
-from tilewright.compiler import plan_model
+from tilewright.compiler import plan_model, plan_module
 from tilewright.config.binding import Settings, bind
 from tilewright.config.loading import load_config
 from tilewright.ir import dtypes
@@ -21,6 +21,7 @@ from tilewright.plugins.manager import Registry
 from tilewright.testing import conformance
 from tilewright.testing.control import control_case
 from tilewright.testing.models import BUILDERS
+from tilewright.testing.node_cases import cases, run_case
 from tilewright.testing.precision import narrowed
 from tilewright.testing.seeded import light_model
 
@@ -78,6 +79,22 @@ def test_a_light_model_agrees_with_onnx_runtime(name: str, settings: Settings) -
     }
     found = emulate(program, settings, list(feeds.values()))
     agree(program.output_names, found, expected(model, feeds))
+
+
+def node_tests(step: int, settings: Settings) -> None:
+    """Every `step`-th node test of ONNX: none is wrong, and each that the front end takes finds its recipes."""
+    found = [run_case(x, lambda m, a: emulate(plan_module(m, settings).program, settings, a)) for x in cases()[::step]]
+    assert [f"{x.name}: {x.detail}" for x in found if x.kind == "wrong" or "No recipe" in x.detail] == []
+    assert any(x.kind == "native" for x in found)
+
+
+def test_a_sample_of_node_tests_gets_the_right_answers(settings: Settings) -> None:
+    node_tests(75, settings)
+
+
+@pytest.mark.slow
+def test_many_node_tests_get_the_right_answers(settings: Settings) -> None:
+    node_tests(7, settings)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3, *(pytest.param(x, marks=pytest.mark.slow) for x in range(4, 24))])

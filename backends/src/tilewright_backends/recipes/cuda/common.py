@@ -80,8 +80,8 @@ def memory_bytes(spec: FlatSpec) -> int:
 
 
 def ceil_div(a: Expr | int, b: Expr | int) -> Expr:
-    """⌈a / b⌉ as a formula."""
-    a = const(a) if isinstance(a, int) else a
+    """⌈a / b⌉ as a formula; at least one, for a kernel has a task even when it has no points."""
+    a = const(max(a, 1)) if isinstance(a, int) else a
     b = const(b) if isinstance(b, int) else b
     return apply("floordiv", a + b - 1, b)
 
