@@ -21,7 +21,7 @@ SAMPLE = 20
 """The default tier takes every 20th case."""
 
 # What is known to compile; a kernel that no recipe takes any more shows as fewer.
-LEAST_COMPILED = 1520
+LEAST_COMPILED = 1740
 
 
 @cache

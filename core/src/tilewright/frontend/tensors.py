@@ -29,7 +29,9 @@ _DTYPES: dict[int, str] = {
     _T.UINT16: "uint16",
     _T.UINT8: "uint8",
     _T.BOOL: "bool",
+    **{getattr(_T, name.upper()): name for name in dtypes.NARROW},
 }
+_PACKED_BITS: dict[int, int] = {_T.INT4: 4, _T.UINT4: 4, _T.INT2: 2, _T.UINT2: 2, _T.FLOAT4E2M1: 4}
 _NUMBERS = {name: number for number, name in _DTYPES.items()}
 
 
@@ -40,7 +42,7 @@ def dtype_of(element_type: int, what: str) -> str:
         name = _T.DataType.Name(element_type).lower() if known else f"number {element_type}"
         raise UnsupportedError(
             f"{what} has the element type {name}, which Tilewright does not have.",
-            f"Types it has: {', '.join(dtypes.DTYPES)}.",
+            f"Types it has: {', '.join(dtypes.STORED)}.",
         )
     return _DTYPES[element_type]
 
@@ -68,9 +70,16 @@ def to_array(
     shape = tuple(tensor.dims)
     if any(x < 0 for x in shape):
         raise InputError(f"{what} has a negative extent in its shape {list(shape)}.", "The model is damaged.")
-    if tensor.data_location == _T.EXTERNAL:
+    if dtypes.is_narrow(dtypes.from_numpy(dtype)):
+        # Several elements may share a byte, which onnx takes apart.
+        if tensor.data_location == _T.EXTERNAL:
+            size = -(-math.prod(shape) * _PACKED_BITS.get(tensor.data_type, 8) // 8)
+            raw = memoryview(_external(tensor, folder, np.dtype(np.uint8), (size,), what).tobytes())
+        if raw is not None:
+            tensor = onnx.TensorProto(data_type=tensor.data_type, dims=tensor.dims, raw_data=bytes(raw))
+    elif tensor.data_location == _T.EXTERNAL:
         return _external(tensor, folder, dtype, shape, what)
-    if raw is not None or tensor.HasField("raw_data"):
+    elif raw is not None or tensor.HasField("raw_data"):
         data = tensor.raw_data if raw is None else raw
         if len(data) != math.prod(shape) * dtype.itemsize:
             raise InputError(

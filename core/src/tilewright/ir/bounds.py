@@ -32,9 +32,9 @@ Bounds = Mapping[str, Interval]
 def bounds_of(expr: Expr, bounds: Bounds) -> Interval:
     """The interval that `expr` lies in, given the intervals of its variables (an unknown one is unbounded).
 
-    Floats are unbounded. Integers narrower than int64 may wrap; then all that is known is their dtype's range.
+    Floats and narrow types are unbounded. Integers narrower than int64 may wrap; then all that is known is their dtype's range.
     """
-    if dtypes.is_float(expr.dtype):
+    if dtypes.kind(expr.dtype) in "fn":
         return Interval(-INFINITY, INFINITY)
     if isinstance(expr, Const):
         return Interval(int(expr.value), int(expr.value))
@@ -55,7 +55,7 @@ def bounds_of(expr: Expr, bounds: Bounds) -> Interval:
 
 
 def _of_dtype(dtype: str) -> Interval:
-    low, high = dtypes.integer_range(dtype) if not dtypes.is_float(dtype) else (-INFINITY, INFINITY)
+    low, high = dtypes.integer_range(dtype) if dtypes.kind(dtype) in "ib" else (-INFINITY, INFINITY)
     return Interval(max(low, -INFINITY), min(high, INFINITY))
 
 

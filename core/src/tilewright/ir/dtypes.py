@@ -12,9 +12,27 @@ SIGNED = ("int64", "int32", "int16", "int8")
 UNSIGNED = ("uint64", "uint32", "uint16", "uint8")
 INTEGERS = SIGNED + UNSIGNED
 DTYPES = FLOATS + INTEGERS + ("bool",)
+"""Types that expressions compute with."""
+
+NARROW_FLOATS = ("float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "float8e8m0", "float4e2m1")
+NARROW_INTEGERS = ("int4", "uint4", "int2", "uint2")
+NARROW = NARROW_FLOATS + NARROW_INTEGERS
+"""Types that are only stored, an element in the low bits of a byte: loaded, selected, and read as uint8 by bitcast."""
+
+STORED = DTYPES + NARROW
+"""Types that a value may have."""
 
 _NUMPY: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in DTYPES if name != "bfloat16"}
 _NUMPY["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
+_NUMPY |= {
+    "float8e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "float8e4m3fnuz": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "float8e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "float8e5m2fnuz": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "float8e8m0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "float4e2m1": np.dtype(ml_dtypes.float4_e2m1fn),
+    **{name: np.dtype(getattr(ml_dtypes, name)) for name in NARROW_INTEGERS},
+}
 _NAMES = {dtype: name for name, dtype in _NUMPY.items()}
 
 _BITS = {name: dtype.itemsize * 8 for name, dtype in _NUMPY.items()}
@@ -40,8 +58,18 @@ def is_integer(dtype: str) -> bool:
     return dtype in INTEGERS
 
 
+def is_narrow(dtype: str) -> bool:
+    """Whether the type is one of `NARROW`."""
+    return dtype in NARROW
+
+
+def kind(dtype: str) -> str:
+    """`f` for floats, `i` for integers, `b` for bool, `n` for narrow types."""
+    return "f" if is_float(dtype) else "b" if dtype == "bool" else "n" if is_narrow(dtype) else "i"
+
+
 def bits(dtype: str) -> int:
-    """Width of the type; a bool is stored in 8 bits."""
+    """Width of the type as it is stored; a bool and a narrow type take 8 bits."""
     return _BITS[dtype]
 
 
@@ -64,8 +92,8 @@ def accumulator(dtype: str) -> str:
 
 
 def integer_range(dtype: str) -> tuple[int, int]:
-    """Smallest and largest value of an integer dtype (0 and 1 for bool)."""
+    """Smallest and largest value of an integer dtype, a narrow one too (0 and 1 for bool)."""
     if dtype == "bool":
         return 0, 1
-    info = np.iinfo(_NUMPY[dtype])
+    info = ml_dtypes.iinfo(_NUMPY[dtype])  # type: ignore[no-untyped-call]
     return int(info.min), int(info.max)

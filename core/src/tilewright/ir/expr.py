@@ -75,7 +75,7 @@ OPS: dict[str, OpInfo] = {
     "shl": OpInfo(2, "same", "i"),  # shifts by the width or more give 0
     "shr": OpInfo(2, "same", "i"),
     # the untaken side of a select may be evaluated: it must not trap
-    "select": OpInfo(3, "same"),
+    "select": OpInfo(3, "same", "fibn"),
     "cast": OpInfo(1, "cast"),  # C semantics; float to integer truncates
     "bitcast": OpInfo(1, "cast"),
 }
@@ -229,8 +229,7 @@ def apply(op: str, *operands: Expr | Scalar) -> Expr:
     checked = args[1:] if op == "select" else args
     if any(x.dtype != dtype for x in checked) or (op == "select" and args[0].dtype != "bool"):
         raise TypeError(f"{op} needs operands of one dtype, got {', '.join(x.dtype for x in args)}")
-    kind = "f" if dtypes.is_float(dtype) else "b" if dtype == "bool" else "i"
-    if kind not in info.kinds:
+    if dtypes.kind(dtype) not in info.kinds:
         raise TypeError(f"{op} is not defined on {dtype}")
     return _fold(op, args, "bool" if info.result == "bool" else dtype)
 

@@ -40,7 +40,7 @@ class Value:
 
 def value(name: str, dtype: str, shape: tuple[Expr | int, ...] | list[Expr | int] | list[int]) -> Value:
     """A `Value` whose extents may be given as Python integers."""
-    if dtype not in dtypes.DTYPES:
+    if dtype not in dtypes.STORED:
         raise TypeError(f"{dtype!r} is not an element type of the IR")
     return Value(name, dtype, tuple(as_expr(x) for x in shape))
 

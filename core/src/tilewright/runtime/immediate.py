@@ -50,5 +50,8 @@ def run(
 def poisoned(shape: Sequence[int], dtype: str) -> npt.NDArray[Any]:
     """An array of NaN, or of the largest integer."""
     array = np.empty(shape, dtypes.to_numpy(dtype))
-    array[...] = np.nan if dtypes.is_float(dtype) else dtypes.integer_range(dtype)[1]
+    if dtypes.is_narrow(dtype):
+        array.view(np.uint8)[...] = 1
+    else:
+        array[...] = np.nan if dtypes.is_float(dtype) else dtypes.integer_range(dtype)[1]
     return array

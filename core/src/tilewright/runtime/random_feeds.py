@@ -27,6 +27,7 @@ def random_feeds(
     feeds: dict[str, Array] = {}
     for info in inputs:
         shape = [extent if isinstance(extent, int) else (symbols or {})[extent] for extent in info.shape]
-        plain = rng.standard_normal(shape) if dtypes.is_float(info.dtype) else rng.integers(0, 2, shape)
+        normal = dtypes.is_float(info.dtype) or info.dtype in dtypes.NARROW_FLOATS
+        plain = rng.standard_normal(shape) if normal else rng.integers(0, 2, shape)
         feeds[info.name] = np.asarray(plain).astype(dtypes.to_numpy(info.dtype))
     return feeds

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial, reduce
 
 from tilewright.frontend.legalize.builder import Builder, Tensor, wide
+from tilewright.frontend.legalize.narrow import decode, encode
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
 from tilewright.ir import dtypes
@@ -167,7 +168,8 @@ def _cast(b: Builder, node: Node) -> Tensor:
     x, out = node[0], node.out()
     if x.dtype == out.dtype:
         return x
-    return pointwise(b, node, lambda v: cast(v, out.dtype), [x])
+    saturate, mode = bool(node.attr("saturate", 1)), node.attr("round_mode", "up")
+    return pointwise(b, node, lambda v: encode(decode(v), out.dtype, saturate, mode), [x])
 
 
 @rule("BitCast")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from tilewright.frontend.legalize.builder import Builder, Tensor
 from tilewright.frontend.legalize.convolution import integer_convolution
 from tilewright.frontend.legalize.matmul import batched_sum
+from tilewright.frontend.legalize.narrow import decode, encode
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
 from tilewright.ir import dtypes
@@ -32,8 +33,8 @@ def saturate(x: Expr, dtype: str) -> Expr:
     """`x` clamped to the range of an integer dtype and converted."""
     low, high = dtypes.integer_range(dtype)
     if dtypes.is_float(x.dtype):
-        return cast(minimum(maximum(x, float(low)), float(high)), dtype)
-    return cast(minimum(maximum(x, low), high), dtype)
+        return encode(minimum(maximum(x, float(low)), float(high)), dtype)
+    return encode(minimum(maximum(x, low), high), dtype)
 
 
 @rule("QuantizeLinear")
@@ -45,10 +46,13 @@ def _quantize(b: Builder, node: Node) -> Tensor:
     divided = precision or (x.dtype if dtypes.is_float(x.dtype) else scale.dtype)
 
     def body(*i: Expr) -> Expr:
-        quotient = apply("round", cast(x[i], divided) / cast(factor(i), divided))
+        exact = cast(x[i], divided) / cast(decode(factor(i)), divided)
+        if out.dtype in dtypes.NARROW_FLOATS:
+            return encode(exact, out.dtype, bool(node.attr("saturate", 1)))
+        quotient = apply("round", exact)
         # Within ±2^24 the sum is exact; beyond it the result saturates anyway.
         wide = cast(minimum(maximum(cast(quotient, "float32"), -16777216.0), 16777216.0), "int32")
-        return saturate(wide if shift is None else wide + cast(shift(i), "int32"), out.dtype)
+        return saturate(wide if shift is None else wide + cast(decode(shift(i)), "int32"), out.dtype)
 
     return b.compute(out.dtype, x.shape, body)
 
@@ -60,10 +64,10 @@ def _dequantize(b: Builder, node: Node) -> Tensor:
     shift = None if zero is None else _parameter(node, zero, x.rank)
 
     def body(*i: Expr) -> Expr:
-        value = cast(x[i], "int32")
-        if shift is not None:
-            value = value - cast(shift(i), "int32")
-        return cast(value, "float32") * cast(factor(i), "float32")
+        value = decode(x[i]) if x.dtype in dtypes.NARROW_FLOATS else cast(decode(x[i]), "int32")
+        if shift is not None and x.dtype not in dtypes.NARROW_FLOATS:  # the zero point of a float type is zero
+            value = value - cast(decode(shift(i)), "int32")
+        return cast(value, "float32") * cast(decode(factor(i)), "float32")
 
     return b.compute(out.dtype, x.shape, body)
 

@@ -86,7 +86,7 @@ def load_expr(data: Any) -> Expr:
                 raise SerialError(f"the expression refers to {given['ref']!r}, which has not occurred yet")
             return ids[given["ref"]]
         kinds = given.keys() & {"const", "var", "load", "op"}
-        if len(kinds) != 1 or given.get("dtype") not in dtypes.DTYPES:
+        if len(kinds) != 1 or given.get("dtype") not in dtypes.STORED:
             raise SerialError(
                 f"an expression needs one of const, var, load, op and a known dtype, found {_short(given)}"
             )

@@ -22,7 +22,7 @@ KEYWORDS = frozenset(
         *("and", "or", "not", "inf", "nan", "true", "false", "none"),
     ]
 )
-RESERVED = KEYWORDS | frozenset(OPS) | frozenset(dtypes.DTYPES)
+RESERVED = KEYWORDS | frozenset(OPS) | frozenset(dtypes.STORED)
 
 
 def quote(name: str) -> str:

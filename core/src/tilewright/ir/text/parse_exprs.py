@@ -122,7 +122,7 @@ class _Syntax:
     def _suffix(self) -> str | None:
         if not self.stream.accept(":"):
             return None
-        if not self.stream.at(*dtypes.DTYPES):
+        if not self.stream.at(*dtypes.STORED):
             raise self.stream.fail("a dtype")
         return self.stream.advance().text
 
@@ -157,22 +157,22 @@ class _Syntax:
 
     def _call(self, token: Token) -> _Node:
         name = token.text
-        if name not in OPS and name not in dtypes.DTYPES:
+        if name not in OPS and name not in dtypes.STORED:
             raise self.stream.fail("an operator or a dtype before '('", token)
         self.stream.expect("(")
         args: list[_Node] = []
-        target: str | None = name if name in dtypes.DTYPES else None
+        target: str | None = name if name in dtypes.STORED else None
         while not self.stream.at(")"):
             if args:
                 self.stream.expect(",")
             if name == "bitcast" and args:
-                if not self.stream.at(*dtypes.DTYPES):
+                if not self.stream.at(*dtypes.STORED):
                     raise self.stream.fail("a dtype")
                 target = self.stream.advance().text
                 break
             args.append(self.expression(0))
         self.stream.expect(")")
-        op = "cast" if name in dtypes.DTYPES else name
+        op = "cast" if name in dtypes.STORED else name
         if len(args) != OPS[op].arity or (op == "cast" and name == "cast") or (op == "bitcast" and not target):
             what = "a dtype's name" if op == "cast" else f"{OPS[op].arity} operands"
             raise self.stream.fail(f"{what} for {name}", token, f"{len(args)} operands")

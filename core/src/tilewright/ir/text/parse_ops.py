@@ -66,7 +66,7 @@ class OpReader:
         if name in self.values:
             raise s.fail("a name that is not yet defined", at)
         s.expect(":")
-        if not s.at(*dtypes.DTYPES):
+        if not s.at(*dtypes.STORED):
             raise s.fail("a dtype")
         dtype = s.advance().text
         s.expect("[")

@@ -80,7 +80,7 @@ class TensorReader:
             if name not in ("sum", "prod", "max", "min", "and", "or"):
                 raise s.fail("a standard combiner or 'combiner'", at)
             dtype = s.token
-            if not s.at(*dtypes.DTYPES):
+            if not s.at(*dtypes.STORED):
                 raise s.fail("a dtype")
             s.advance()
             try:

@@ -77,6 +77,8 @@ def _problem(node: Apply) -> str:
         return f"{node.op} takes {info.arity} operands, not {len(node.args)}"
     if info.result == "cast":
         widths = dtypes.bits(node.dtype), dtypes.bits(node.args[0].dtype)
+        if node.op == "cast" and "n" in (dtypes.kind(node.dtype), dtypes.kind(node.args[0].dtype)):
+            return f"{node.args[0].dtype} is not cast to {node.dtype}"
         return "a bitcast keeps the width" if node.op == "bitcast" and widths[0] != widths[1] else ""
     typed = node.args[1:] if node.op == "select" else node.args
     if node.op == "select" and node.args[0].dtype != "bool":
@@ -84,7 +86,7 @@ def _problem(node: Apply) -> str:
     dtype = typed[0].dtype
     if any(x.dtype != dtype for x in typed):
         return f"operands are {', '.join(x.dtype for x in typed)}"
-    if ("f" if dtypes.is_float(dtype) else "b" if dtype == "bool" else "i") not in info.kinds:
+    if dtypes.kind(dtype) not in info.kinds:
         return f"{node.op} is not defined on {dtype}"
     result = "bool" if info.result == "bool" else dtype
     return "" if node.dtype == result else f"the result is {result}, not {node.dtype}"
