@@ -32,7 +32,8 @@ Bounds = Mapping[str, Interval]
 def bounds_of(expr: Expr, bounds: Bounds) -> Interval:
     """The interval that `expr` lies in, given the intervals of its variables (an unknown one is unbounded).
 
-    Floats and narrow types are unbounded. Integers narrower than int64 may wrap; then all that is known is their dtype's range.
+    Floats and narrow types are unbounded. Integers narrower than int64 may wrap; then all that is known is their
+    dtype's range.
     """
     if dtypes.kind(expr.dtype) in "fn":
         return Interval(-INFINITY, INFINITY)
