@@ -119,9 +119,20 @@ def test_an_element_type_that_the_ir_lacks_is_refused() -> None:
         load(made)
 
 
-def test_an_old_opset_is_refused() -> None:
-    with pytest.raises(InputError, match="uses opset 6"):
-        load(model([node("Relu", ["x"])], {"x": ("float32", [2])}, opset=6))
+def test_an_old_opset_is_converted() -> None:
+    """Before opset 7 operands were broadcast by attributes."""
+    inputs = {"x": ("float32", [2, 3]), "z": ("float32", [2])}
+    made = model([node("Sub", ["x", "z"], broadcast=1, axis=0)], inputs, opset=6)
+    x, z = np.arange(6, dtype=np.float32).reshape(2, 3), np.float32([1, 10])
+    (found,) = interpret(load(made), [x, z])
+    assert np.array_equal(found, x - z[:, None])
+
+
+def test_an_old_operator_that_nothing_converts_is_refused() -> None:
+    made = model([node("Tile", ["x", "n", "n"])], {"x": ("float32", [2]), "n": ("float32", [])}, opset=1)
+    made.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2]))
+    with pytest.raises(UnsupportedError, match=r"uses opset 1; .* cannot convert it: .*Tile"):
+        load(made)
 
 
 def test_a_dtype_mismatch_inside_the_model_is_refused_with_the_node() -> None:

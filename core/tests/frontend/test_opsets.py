@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import helper
 
 from core.tests.frontend.models import Array, model, node
 from tilewright.frontend import load
@@ -122,26 +121,16 @@ def test_top_k(opset: int) -> None:
     _agree(model([top], {"x": x}, ["v", "i"], weights=weights, opset=opset), {"x": x})
 
 
-# Models that the onnx package stores, converted from PyTorch at opset 6. Their operators mean the same at opset 7,
-# except that PReLU's slope is then broadcast by the general rule.
+# Models that the onnx package stores, converted from PyTorch at opset 6.
 
 
 def _stored() -> Iterator[Case]:
     folder = Path(onnx.__file__).parent / "backend" / "test" / "data"
     for path in sorted(folder.glob("pytorch-*/test_*/model.onnx")):
-        if "PReLU" in path.parent.name and "multiparam" in path.parent.name:
-            continue
-        made = onnx.load(path)
-        del made.opset_import[:]
-        made.opset_import.append(helper.make_opsetid("", 7))
-        try:
-            onnx.checker.check_model(made)
-        except onnx.checker.ValidationError:
-            continue  # it has attributes that opset 7 does not have
         data = []
         for part in sorted(path.parent.glob("test_data_set_*")):
             data.append(tuple(_tensors(part, kind) for kind in ("input", "output")))
-        yield Case(path.parent.name, "", made, tuple(data), 1e-3, 1e-5)  # type: ignore[arg-type]
+        yield Case(path.parent.name, "", onnx.load(path), tuple(data), 1e-3, 1e-5)  # type: ignore[arg-type]
 
 
 def _tensors(folder: Path, kind: str) -> tuple[onnx.TensorProto, ...]:
@@ -152,4 +141,4 @@ def _tensors(folder: Path, kind: str) -> tuple[onnx.TensorProto, ...]:
 def test_stored_models_of_an_old_exporter() -> None:
     outcomes = [run_case(case, interpret) for case in _stored()]
     assert [f"{x.name}: {x.kind}: {x.detail}" for x in outcomes if x.kind != "native"] == []
-    assert Counter(x.kind for x in outcomes)["native"] >= 95
+    assert Counter(x.kind for x in outcomes)["native"] == 117

@@ -10,6 +10,8 @@ from typing import Any
 import attrs
 import numpy.typing as npt
 import onnx
+import onnx.shape_inference
+import onnx.version_converter
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from tilewright.errors import InputError, UnsupportedError
@@ -44,13 +46,14 @@ def read(model: str | Path | bytes | onnx.ModelProto) -> Source:
 
     Raises:
         InputError: not a file, not ONNX, truncated or invalid.
-        UnsupportedError: older than opset 7, sparse initialisers, or element types that the IR does not have.
+        UnsupportedError: older than opset 7 and not convertible, sparse initialisers, or element types that the IR does
+            not have.
     """
     try:
         skeleton, weights, folder, what = _parse(model)
         if any(isinstance(x, bytes) for x in _texts(skeleton)):  # what protobuf gives where decoding fails
             raise InputError("The model holds names that are not UTF-8.", "The model is damaged.")
-        _check(skeleton, weights, what)
+        checked = _check(skeleton, weights, what)
     except UnicodeDecodeError:
         raise InputError("The model holds names that are not UTF-8.", "The model is damaged.") from None
     if skeleton.graph.sparse_initializer:
@@ -60,11 +63,35 @@ def read(model: str | Path | bytes | onnx.ModelProto) -> Source:
     opsets = {plain_domain(x.domain): x.version for x in skeleton.opset_import}
     version = opsets.get("", onnx.defs.onnx_opset_version())
     if version < OLDEST_OPSET:
-        raise UnsupportedError(
-            f"{what} uses opset {version}; Tilewright reads opset {OLDEST_OPSET} and later.",
-            "Export it again with a newer opset, or convert it with onnx.version_converter.",
-        )
+        skeleton = _converted(checked, weights, f"{what} uses opset {version}")
+        opsets[""] = OLDEST_OPSET
     return Source(skeleton, weights, opsets, folder)
+
+
+def _converted(checked: onnx.ModelProto, weights: dict[str, Array], what: str) -> onnx.ModelProto:
+    """The model at the oldest opset that is read, by ONNX's own converter, whose new constants join the weights."""
+    try:
+        found = onnx.version_converter.convert_version(checked, OLDEST_OPSET)
+    except (RuntimeError, onnx.checker.ValidationError) as error:
+        raise UnsupportedError(
+            f"{what}; Tilewright reads opset {OLDEST_OPSET} and later, and ONNX cannot convert it: "
+            f"{' '.join(str(error).split())}",
+            "Export it again with a newer opset.",
+        ) from None
+    weights.update({t.name: to_array(t, None, f"The initialiser {t.name!r}") for t in found.graph.initializer})
+    _spread_slopes(found, weights)
+    return found
+
+
+def _spread_slopes(model: onnx.ModelProto, weights: dict[str, Array]) -> None:
+    """PRelu's slopes as opset 7 broadcasts them. Before, a vector meant the channels, which the converter forgets."""
+    typed = onnx.shape_inference.infer_shapes(model)
+    ranks = {x.name: len(x.type.tensor_type.shape.dim) for x in (*typed.graph.input, *typed.graph.value_info)}
+    for node in (x for x in model.graph.node if x.op_type == "PRelu"):
+        slope = weights.get(node.input[1])
+        rank = ranks.get(node.input[0], 0)
+        if slope is not None and slope.ndim == 1 and slope.size > 1 and rank > 2:
+            weights[node.input[1]] = slope.reshape(-1, *[1] * (rank - 2))
 
 
 def _parse(
@@ -142,8 +169,8 @@ def _texts(proto: onnx.ModelProto) -> Iterator[object]:
             nodes.extend(inner for graph in attribute.graphs for inner in graph.node)
 
 
-def _check(skeleton: onnx.ModelProto, weights: Mapping[str, Array], what: str) -> None:
-    """ONNX's checker on the model with its weights standing as inputs, so that they are not copied."""
+def _check(skeleton: onnx.ModelProto, weights: Mapping[str, Array], what: str) -> onnx.ModelProto:
+    """ONNX's checker on the model with its weights standing as inputs, so that they are not copied; that model."""
     checked = onnx.ModelProto()
     checked.CopyFrom(skeleton)
     present = {x.name for x in checked.graph.input}
@@ -157,3 +184,4 @@ def _check(skeleton: onnx.ModelProto, weights: Mapping[str, Array], what: str) -
         raise InputError(
             f"{what} is not valid ONNX: {' '.join(str(error).split())}", "Export it again, or repair it."
         ) from None
+    return checked
