@@ -1,4 +1,4 @@
-"""ONNX's node tests, compiled for this CPU: every one that the front end takes, without artifacts and cache."""
+"""A sample of ONNX's node tests, compiled for this CPU. `test_scoreboard.py` runs all of them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import pytest
-
 from tilewright.compiler import plan_module
 from tilewright.config.binding import Settings, bind
 from tilewright.config.schema import Config
 from tilewright.ir.module import Module
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.immediate import run
-from tilewright.testing.node_cases import Case, Outcome, cases, run_case, summary, table
+from tilewright.testing.node_cases import Case, Outcome, cases, run_case
 
 SAMPLE = 20
 """The default tier takes every 20th case."""
@@ -46,21 +44,6 @@ def outcomes(chosen: Sequence[Case]) -> list[Outcome]:
 def test_a_sample_of_node_tests_gets_the_right_answers() -> None:
     counts = Counter(x.kind for x in outcomes(cases()[::SAMPLE]))
     assert counts["native"] + counts["specialised"] >= LEAST_COMPILED // SAMPLE - 10
-
-
-@pytest.mark.slow
-def test_every_node_test_that_compiles_gets_the_right_answer(
-    pytestconfig: pytest.Config, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = outcomes(cases())
-    counts = Counter(x.kind for x in found)
-    writer = pytestconfig.get_terminal_writer()
-    with capsys.disabled():
-        writer.line()
-        if pytestconfig.get_verbosity() > 1:
-            writer.line(table(found))
-        writer.line(f"ONNX node tests compiled for the CPU: {summary(found)}")
-    assert counts["native"] + counts["specialised"] >= LEAST_COMPILED
 
 
 def test_a_wrong_answer_of_the_program_is_noticed() -> None:

@@ -25,7 +25,7 @@ from tilewright.plugins.identity import code_identity, distribution_version
 from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import Backend
 from tilewright.runtime.executable import Executable, load_artifact
-from tilewright.runtime.native import BuildOutput
+from tilewright.runtime.native import Array, BuildOutput
 from tilewright.runtime.threads import thread_count
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def compile(
     config: ConfigSource = None,
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
+    bind: Mapping[str, Array] | None = None,
     threads: int | None = None,
     cache: bool = True,
     strict: bool = False,
@@ -51,6 +52,8 @@ def compile(
         target: such as `cpu` or `cuda:h200`; replaces the target of `config`.
         config: a path to a TOML file, a mapping of the same form, or a `Config`.
         shapes: the shapes of inputs whose declared shapes have symbolic dimensions.
+        bind: inputs that are fixed to the given arrays. The program does not take them. Needed for inputs that decide
+            shapes, such as the sizes of a Resize or the trips of a loop that collects rows.
         threads: worker threads of `Executable.run`.
         cache: whether to use the cache.
         strict: whether a broken plugin ends the compilation.
@@ -60,14 +63,19 @@ def compile(
     """
     workers = thread_count(threads)
     settings = settings_for(target, config, strict=strict)
-    artifact, seconds = compile_artifact(model, settings, shapes=shapes, cache=cache)
+    artifact, seconds = compile_artifact(model, settings, shapes=shapes, bind=bind, cache=cache)
     program = load_artifact(artifact, threads=workers, registry=settings.registry)
     program.compile_seconds = seconds
     return program
 
 
 def compile_artifact(
-    model: Model, settings: Settings, *, shapes: Mapping[str, Sequence[int]] | None = None, cache: bool = True
+    model: Model,
+    settings: Settings,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    bind: Mapping[str, Array] | None = None,
+    cache: bool = True,
 ) -> tuple[Artifact, float | None]:
     """Compiles a model without loading the program, so for a device that this machine may not have.
 
@@ -79,7 +87,7 @@ def compile_artifact(
     """
     start = time.perf_counter()
     name = _name(model)
-    module = load_module(os.fspath(model) if isinstance(model, os.PathLike) else model, settings, shapes)
+    module = load_module(os.fspath(model) if isinstance(model, os.PathLike) else model, settings, shapes, bind=bind)
     seconds: float | None = None
 
     def build(path: Path) -> None:

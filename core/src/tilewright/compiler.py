@@ -110,13 +110,18 @@ def plan_model(
 
 
 def load_module(
-    model: Any, settings: Settings, shapes: Mapping[str, Sequence[int]] | None = None, clock: Clock | None = None
+    model: Any,
+    settings: Settings,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    clock: Clock | None = None,
+    bind: Mapping[str, Any] | None = None,
 ) -> Module:
     """Loads and legalises a model.
 
     Args:
         model: path, bytes or ModelProto.
         shapes: shapes of inputs with symbolic dimensions.
+        bind: inputs that are fixed to arrays.
 
     Raises:
         InputError: the model or the configuration cannot be used.
@@ -124,7 +129,7 @@ def load_module(
     clock = clock or Clock()
     table = rules_of(settings)
     with clock.stage("import"):
-        module = _between("import", settings, lambda _: import_model(model, shapes or {}, table=table), None)
+        module = _between("import", settings, lambda _: import_model(model, shapes or {}, bind or {}, table), None)
     with clock.stage("legalize"):
         return _between("legalize", settings, lambda nodes: legalize(nodes, table), module)
 

@@ -17,6 +17,7 @@ _COMMANDS = {
     "explain": ("tilewright.cli.explain:command", "Show what each slot decided, and why."),
     "ablate": ("tilewright.cli.ablate:command", "Run a study: arms that differ in named factors."),
     "plugins": ("tilewright.cli.plugins:group", "List or check the installed plugins."),
+    "scoreboard": ("tilewright.cli.scoreboard:command", "Run ONNX's own test suite."),
     "doctor": ("tilewright.cli.doctor:command", "Check the installation."),
     "cache": ("tilewright.cli.cache:group", "Show or clear the cache."),
     "completion": ("tilewright.cli.completion:command", "Print a script for shell completion."),

@@ -20,6 +20,7 @@ import onnx
 
 from tilewright.errors import UnsupportedError
 from tilewright.frontend import load
+from tilewright.frontend.steering import bindings
 from tilewright.ir.module import Module
 from tilewright.ir.verify import verify_module
 
@@ -113,15 +114,16 @@ def run_case(case: Case, execute: Execute) -> Outcome:
         for inputs, expected in case.data:
             arrays = [_array(x) for x in inputs]
             declined: UnsupportedError | None = None
-            for choose in (_nothing, _deciding, _steering):
-                bound, given = choose(case.model, arrays), arrays
+            names = [x.name for x in case.model.graph.input][: len(arrays)]
+            shapes = _open_shapes(case.model, arrays)
+            for bound in bindings(dict(zip(names, arrays, strict=True))):
                 try:
-                    module = load(case.model, bind=bound)
+                    module = load(case.model, shapes, bound)
                 except UnsupportedError as error:
                     declined = declined or error
                     continue
+                given = [x for name, x in zip(names, arrays, strict=True) if name not in bound]
                 if bound:
-                    given = [x for i, x in zip(case.model.graph.input, arrays, strict=True) if i.name not in bound]
                     kind = "specialised" if any(op.inputs for op in module.main.body.ops) and given else "constant"
                 break
             else:
@@ -154,23 +156,12 @@ def _excluded(case: Case) -> str:
     return ""
 
 
-def _nothing(model: onnx.ModelProto, arrays: Sequence[Array]) -> dict[str, Array]:
-    return {}
-
-
-def _deciding(model: onnx.ModelProto, arrays: Sequence[Array]) -> dict[str, Array]:
-    """Scalar inputs that may decide how often something runs: integers and bools."""
-    return {i.name: x for i, x in zip(model.graph.input, arrays, strict=True) if x.size == 1 and x.dtype.kind in "ib"}
-
-
-def _steering(model: onnx.ModelProto, arrays: Sequence[Array]) -> dict[str, Array]:
-    """Inputs other than the first that may decide shapes: vectors and scalars of integers, bools or
-    factors.
-    """
+def _open_shapes(model: onnx.ModelProto, arrays: Sequence[Array]) -> dict[str, Sequence[int]]:
+    """The shapes of the arrays for inputs that are declared without fixed sizes."""
     return {
-        info.name: x
-        for position, (info, x) in enumerate(zip(model.graph.input, arrays, strict=True))
-        if x.ndim <= 1 and (position > 0 or (x.dtype.kind == "i" and len(arrays) == 1) or x.ndim == 0)
+        info.name: x.shape
+        for info, x in zip(model.graph.input, arrays, strict=False)
+        if any(not d.HasField("dim_value") for d in info.type.tensor_type.shape.dim)
     }
 
 

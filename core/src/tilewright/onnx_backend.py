@@ -1,0 +1,145 @@
+"""ONNX's own interface to run a model: `prepare`, `run_model`, `run_node`, as `onnx.backend.base.Backend` has them.
+
+    rep = tilewright.onnx_backend.prepare(model, device="CPU")
+    outputs = rep.run([x, y])
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx.backend.base import Backend, BackendRep, namedtupledict
+
+from tilewright.api import compile as compile_model
+from tilewright.config import ConfigSource
+from tilewright.errors import InputError, UnsupportedError
+from tilewright.frontend.steering import bindings
+from tilewright.runtime.executable import Executable
+
+MOST_SPECIALISED = 16
+"""Programs that a prepared model keeps for different values of the inputs that steer its shapes."""
+
+_DEVICES = ("CPU", "CUDA")
+
+
+class TilewrightRep(BackendRep):
+    """A prepared model. One whose shapes depend on the values of inputs is compiled for each set of values."""
+
+    def __init__(self, model: onnx.ModelProto, target: str, config: ConfigSource) -> None:
+        self._model, self._target, self._config = model, target, config
+        weights = {x.name for x in model.graph.initializer}
+        self._names = [x.name for x in model.graph.input if x.name not in weights]
+        self._outputs = [x.name for x in model.graph.output]
+        self._special: OrderedDict[tuple[Any, ...], Executable] = OrderedDict()
+        self._plain: Executable | None = None
+        self.specialised = 0
+        try:
+            self._plain = self._compiled({})
+        except UnsupportedError as error:
+            if not self._names:
+                raise
+            self._reason = error
+
+    def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """The outputs, as a named tuple.
+
+        Args:
+            inputs: the arrays in the model's order, or by name.
+        """
+        named = isinstance(inputs, Mapping)
+        feeds = dict(inputs) if named else dict(zip(self._names, _sequence(inputs), strict=False))
+        if not named and len(_sequence(inputs)) != len(self._names):
+            raise InputError(f"The model takes {len(self._names)} inputs, {len(_sequence(inputs))} are given.")
+        feeds = {name: np.asarray(x) for name, x in feeds.items()}
+        program = self._plain or self._specialised(feeds)
+        taken = {x.name for x in program.inputs}
+        outputs = program.run(None, {name: x for name, x in feeds.items() if name in taken})
+        return namedtupledict("Outputs", self._outputs)(*outputs)
+
+    def _specialised(self, feeds: Mapping[str, Any]) -> Executable:
+        """The program for the values of the inputs that steer shapes."""
+        for number, bound in enumerate(bindings(feeds)):
+            key = (number, *((name, x.dtype.str, x.shape, x.tobytes()) for name, x in bound.items()))
+            if key in self._special:
+                self._special.move_to_end(key)
+                return self._special[key]
+            try:
+                program = self._compiled(bound) if bound else None
+            except UnsupportedError:
+                continue
+            if program is None:
+                continue
+            self.specialised += 1
+            self._special[key] = program
+            if len(self._special) > MOST_SPECIALISED:
+                self._special.popitem(last=False)[1].close()
+            return program
+        raise self._reason
+
+    def _compiled(self, bound: Mapping[str, Any]) -> Executable:
+        return compile_model(self._model, self._target, self._config, bind=bound, cache=False)
+
+
+def _sequence(inputs: Any) -> Sequence[Any]:
+    return inputs if isinstance(inputs, (list, tuple)) else [inputs]
+
+
+class TilewrightBackend(Backend):
+    """Tilewright as a backend of ONNX."""
+
+    @classmethod
+    def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> TilewrightRep:
+        """Compiles a model.
+
+        Args:
+            device: `CPU` or `CUDA`.
+            kwargs: `target` and `config`, as in `tilewright.compile`. For `CUDA` the target must be given, such as
+                `cuda:h200`.
+
+        Raises:
+            UnsupportedError: the model cannot be compiled, or `device` is another one.
+        """
+        if not cls.supports_device(device):
+            raise UnsupportedError(f"There is no device {device!r}.", f"Devices are {', '.join(_DEVICES)}.")
+        kind = device.partition(":")[0].lower()
+        target = kwargs.get("target") or ("cpu" if kind == "cpu" else "")
+        if target.partition(":")[0] != kind:
+            raise InputError(f"The device {device!r} does not go with the target {target!r}.", f"Name one of {kind}:….")
+        return TilewrightRep(model, target, kwargs.get("config"))
+
+    @classmethod
+    def run_model(cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Any, ...]:
+        """The outputs of a model, compiled for this one run."""
+        return cls.prepare(model, device, **kwargs).run(inputs)
+
+    @classmethod
+    def run_node(
+        cls, node: onnx.NodeProto, inputs: Any, device: str = "CPU", outputs_info: Any = None, **kwargs: Any
+    ) -> tuple[Any, ...]:
+        """The outputs of one node of ONNX's newest opset, or of `opset_version`."""
+        arrays = [np.asarray(x) for x in _sequence(inputs)]
+        names = [x for x in node.input if x]
+        infos = [
+            onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
+            for n, x in zip(names, arrays, strict=True)
+        ]
+        opset = onnx.helper.make_opsetid("", int(kwargs.get("opset_version", onnx.defs.onnx_opset_version())))
+        graph = onnx.helper.make_graph([node], "node", infos, [onnx.ValueInfoProto(name=x) for x in node.output if x])
+        model = onnx.shape_inference.infer_shapes(onnx.helper.make_model(graph, opset_imports=[opset]))
+        return cls.run_model(model, arrays, device)
+
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        """Whether programs can be made for the device (a GPU may still be missing)."""
+        return device.partition(":")[0] in _DEVICES
+
+
+prepare = TilewrightBackend.prepare
+run_model = TilewrightBackend.run_model
+run_node = TilewrightBackend.run_node
+supports_device = TilewrightBackend.supports_device
+is_compatible = TilewrightBackend.is_compatible
