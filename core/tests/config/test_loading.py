@@ -91,7 +91,6 @@ def test_a_circle_of_extends_is_an_error(tmp_path: Path) -> None:
         ({"passes": {"during": {}}}, ["'during'"]),
         ({"passes": {"after": {"connect": "acme.layout"}}}, ["connect", "a list"]),
         ({"verify": {"level": "evry-stage"}}, ["verify.level", "'every-stage'"]),
-        ({"fallback": "referense"}, ["fallback", "'reference'"]),
         ({"study": {"design": "powerset"}}, ["study.design", "'power-set'"]),
         ({"study": {"rounds": 0}}, ["study", "rounds"]),
         ({"study": {"sweep": {"options.roller.topk": 5}}}, ["sweep", "a list"]),

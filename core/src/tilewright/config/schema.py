@@ -104,8 +104,6 @@ class Config:
         passes: third parties' passes.
         options: the options of the plugins, by the name they registered.
         verify: when the verifiers run.
-        fallback: `error` refuses a model with an operator that cannot be compiled; `reference` runs such
-            operators on the slow reference evaluator, and says so.
         plugins: which plugins are left alone.
         study: the study that this file describes, if it is one.
     """
@@ -116,6 +114,5 @@ class Config:
     passes: Passes = Passes()
     options: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     verify: Verify = Verify()
-    fallback: str = field(default="error", validator=in_(("error", "reference")))
     plugins: Plugins = Plugins()
     study: Study | None = None

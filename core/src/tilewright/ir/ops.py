@@ -245,7 +245,7 @@ class Routine:
 
 @attrs.frozen(cache_hash=True)
 class HostOp:
-    """An ONNX node left to ONNX's reference evaluator (only with `fallback = "reference"`)."""
+    """An ONNX node left to ONNX's reference evaluator. Nothing makes one yet."""
 
     name: str
     inputs: tuple[Value | None, ...]

@@ -117,7 +117,6 @@ def _legalize_node(node: Node, table: Table, builder: Builder, values: dict[str,
     op = node.op
     rule = table.find(op.domain, op.op_type, op.version)
     if rule is None:
-        # A host fallback on ONNX's reference evaluator would be chosen here.
         raise UnsupportedError(
             f"{node} has no meaning in Tilewright yet.",
             "Export the model without it, or install a plugin that registers a legalisation rule for it.",
