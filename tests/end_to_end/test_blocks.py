@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 import tilewright
+from tests.onnx_runtime import expected
 from tilewright.compare import compare_outputs
 from tilewright.testing.models import BUILDERS, PUBLISHED
 from tilewright.testing.precision import narrowed, narrowed_feeds
@@ -22,15 +22,6 @@ def compiled(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> tuple[list[str
     """Names and values of the outputs of the compiled model."""
     program = tilewright.compile(model, target="cpu", cache=False)
     return [x.name for x in program.outputs], program.run(None, dict(feeds))
-
-
-def expected(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> Sequence[Any]:
-    """ONNX Runtime's outputs."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    outputs: Sequence[Any] = session.run(None, dict(feeds))
-    return outputs
 
 
 def agree(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> None:

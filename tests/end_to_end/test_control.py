@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tilewright
+from tests.onnx_runtime import expected
 from tilewright.compare import compare_outputs
 from tilewright.compiler import plan_module
 from tilewright.config.binding import Settings, bind
@@ -33,15 +33,6 @@ from tilewright.testing.control import control_case
 @cache
 def settings() -> Settings:
     return bind(Config(target="cpu"), Registry())
-
-
-def expected(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> Sequence[Any]:
-    """ONNX Runtime's outputs."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    outputs: Sequence[Any] = session.run(None, dict(feeds))
-    return outputs
 
 
 def agree(names: Sequence[str], found: Sequence[Any], wanted: Sequence[Any]) -> None:
@@ -126,6 +117,14 @@ def test_data_decide_how_often_a_loop_runs(condition: str, limit: int | None) ->
             trips = trips if limit is None else min(trips, limit)
             total, count = program.run(None, feeds)
             assert (int(total), int(count)) == (10 + sum(range(trips)), trips)
+
+
+def test_the_largest_integer_is_no_limit() -> None:
+    """What PyTorch's exporter writes for `while`."""
+    model = counting("most", "", 5)
+    model.graph.initializer.append(numpy_helper.from_array(np.asarray(np.iinfo(np.int64).max), "most"))
+    total, count = tilewright.compile(model, target="cpu", cache=False).run(None, {"start": np.asarray(1, np.int64)})
+    assert (int(total), int(count)) == (11, 5)
 
 
 def test_a_million_trips_end_right() -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CONTROL = ("If", "Loop", "Scan")
 
+
 def add_control(
     importer: Importer, node: onnx.NodeProto, inputs: Sequence[Value | None], scope: Scope, what: str
 ) -> None:

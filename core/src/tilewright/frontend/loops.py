@@ -23,6 +23,8 @@ from tilewright.rewrites.live import live
 
 MOST_EVALUATED = 4096
 """Trips up to which a loop whose state is known is run while it is imported."""
+LIMITLESS = 1 << 48
+"""Trips from which on a count is no limit: exporters write the largest integer where there is none."""
 MOST_UNROLLED = 64
 """Trips up to which a loop is written out when its state changes its shape."""
 
@@ -38,6 +40,8 @@ class Loops(Regions):
         carried = self.states(rest)
         graph = fold.attribute(self.node, "body")
         trips, going = self._number(trip), self._truth(condition)
+        if trips is not None and trips >= LIMITLESS:
+            trip, trips = None, None
         if going is False or trips == 0:
             return self._never(graph, carried)
         if going and trips is not None and all(self.importer.data(x) is not None for x in carried):
