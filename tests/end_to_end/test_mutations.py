@@ -42,11 +42,11 @@ def shifted_index(patch: pytest.MonkeyPatch) -> None:
     """One 3×3 convolution reads one row too high."""
     load = api.load_module
 
-    def mutated(model: Any, *args: Any) -> Any:
+    def mutated(model: Any, *args: Any, **options: Any) -> Any:
         proto = onnx.load(model)
         pads = next(a for n in proto.graph.node for a in n.attribute if a.name == "pads" and list(a.ints) == [1] * 4)
         pads.ints[:] = [2, 1, 0, 1]
-        return load(proto, *args)
+        return load(proto, *args, **options)
 
     patch.setattr(api, "load_module", mutated)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def reduce_states(how: Combiner, states: Sequence[Array], axes: tuple[int, ...])
     flat = []
     for x in states:
         moved = x.transpose([*kept, *axes])
-        flat.append(moved.reshape(*moved.shape[: len(kept)], -1))
+        flat.append(moved.reshape(*moved.shape[: len(kept)], math.prod(moved.shape[len(kept) :])))
     if flat[0].shape[-1] == 0:
         shape = (*flat[0].shape[:-1], 1)
         flat = [np.full(shape, x.value, dtypes.to_numpy(x.dtype)) for x in how.identity]

@@ -72,7 +72,7 @@ rule("Selu")(
     )
 )
 rule("Celu")(_parametric(lambda x, alpha: maximum(x, 0.0) + minimum(_expm1(x / alpha) * alpha, 0.0), alpha=1.0))
-rule("ThresholdedRelu")(_parametric(lambda x, alpha: select(x > alpha, x, x * 0.0), alpha=1.0))
+rule("ThresholdedRelu")(_parametric(lambda x, alpha: select(x > alpha, x, 0.0), alpha=1.0))
 rule("HardSigmoid")(
     _parametric(lambda x, alpha, beta: maximum(0.0, minimum(1.0, x * alpha + beta)), alpha=0.2, beta=0.5)
 )

@@ -40,7 +40,7 @@ def _activation(name: str, alpha: float | None, beta: float | None) -> Activatio
         case "leakyrelu":
             return lambda x: select(x < 0.0, x * default(alpha, 0.01), x)
         case "thresholdedrelu":
-            return lambda x: select(x > default(alpha, 1.0), x, x * 0.0)
+            return lambda x: select(x > default(alpha, 1.0), x, 0.0)
         case "scaledtanh":
             return lambda x: apply("tanh", x * default(beta, 1.0)) * default(alpha, 1.0)
         case "hardsigmoid":
