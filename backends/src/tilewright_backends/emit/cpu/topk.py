@@ -1,8 +1,7 @@
 """Emits `cpu.topk`.
 
 The results of a row hold a binary heap of the best elements so far with the worst of them at its root, which an
-element has to beat to enter; taking the roots off from the back sorts it (heapsort, J. W. J. Williams, 1964). Order
-is total: of equal elements the one with the lower position is better, and NaN is greater than every number.
+element has to beat to enter; taking the roots off from the back sorts it (heapsort, J. W. J. Williams, 1964).
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from contextlib import contextmanager
 from tvm import tirx
 
 from tilewright.errors import InternalError
-from tilewright.ir import dtypes
 from tilewright.ir.expr import Expr, const, minimum
 from tilewright.ir.ops import Routine, Value
 from tilewright.ir.program import Kernel
 from tilewright_backends.emit.cpu.function import CpuFunction
 from tilewright_backends.lower.code import sequence
+from tilewright_backends.lower.order import Element, beats
 from tilewright_backends.lower.semantics import Semantics
-from tilewright_backends.lower.types import Prim, carrier, differ, from_storage, to_storage
-from tilewright_backends.recipes.cpu.topk import TopK, topk_of
+from tilewright_backends.lower.types import Prim, carrier, from_storage, to_storage
+from tilewright_backends.recipes.selection import TopK, topk_of
 
 
 def emit(kernel: Kernel, routine: Routine, semantics: Semantics) -> Prim:
@@ -37,10 +36,6 @@ def emit(kernel: Kernel, routine: Routine, semantics: Semantics) -> Prim:
         with function.code.loop("row", rows) as row:
             _Row(function, routine, found, first + row).run()
     return function.finish()
-
-
-Element = tuple[Prim, Prim]
-"""A value (carried) and its position in the row (int64)."""
 
 
 class _Row:
@@ -103,14 +98,7 @@ class _Row:
 
     def _beats(self, a: Element, b: Element) -> Prim:
         """Whether `a` stands before `b` in the result."""
-        first, second = (a[0], b[0]) if self.found.largest else (b[0], a[0])
-        better, worse = self._greater(first, second), self._greater(second, first)
-        return tirx.Or(better, tirx.And(tirx.Not(worse), tirx.LT(a[1], b[1])))
-
-    def _greater(self, x: Prim, y: Prim) -> Prim:
-        if not dtypes.is_float(self.dtype):
-            return tirx.LT(y, x)
-        return tirx.Or(tirx.LT(y, x), tirx.And(differ(x, x), tirx.EQ(y, y)))
+        return beats(a, b, self.dtype, self.found.largest)
 
     def _sift(self, element: Element, start: Prim, size: Prim) -> None:
         """Puts `element` into the heap of `size` elements with a hole at `start`: worse children move up before it."""

@@ -7,11 +7,10 @@ import math
 import attrs
 
 from tilewright.device import DeviceModel
-from tilewright.ir.expr import cast, const
+from tilewright.ir.expr import const
 from tilewright.ir.ops import ScanOp
 from tilewright.recipes import Match, Parameter, Recipe, Usage, Work
-from tilewright.views.kernel import KernelSpec, Store
-from tilewright_backends.lower.flat import FlatSpec, coefficient, flatten
+from tilewright_backends.lower.flat import FlatSpec, coefficient, flatten_scan
 from tilewright_backends.recipes.cpu.common import (
     ceil_div,
     extent,
@@ -32,8 +31,7 @@ class Scan:
     """The recurrence at each point of `outer` (fused) and `inner` ("" when there is no spatial axis).
 
     Args:
-        spec: its bodies are the initial states, then the steps in terms of `p0, p1, …`; its stores are the results.
-            The scan axis stands among the reduce axes.
+        spec: see `flatten_scan`.
         states: how many states there are.
         contiguous: whether `inner` suits lanes.
     """
@@ -59,9 +57,7 @@ class Scan:
 
 def scan_of(op: ScanOp) -> Scan | None:
     """The scan of an operator, or None when it has symbolic extents."""
-    axes = (*op.axes, attrs.evolve(op.scan, kind="reduce"))
-    stores = tuple(Store(w, cast(x, w.value.dtype)) for w, x in zip(op.writes, op.results, strict=True))
-    spec = flatten(KernelSpec(op.name, axes, op.reads, len(op.reads), (*op.init, *op.step), None, stores))
+    spec = flatten_scan(op)
     if not is_static(spec):
         return None
     names = [x.name for x in spec.spatial]
