@@ -12,11 +12,12 @@ from tvm.target import Target, codegen
 from tvm.tirx import transform
 
 from tilewright.errors import InternalError
+from tilewright.ir.expr import const
 from tilewright.ir.ops import value
 from tilewright.ir.program import Kernel, Program
 from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
-from tilewright.views.kernel import normalise
+from tilewright.views.kernel import subject_of
 from tilewright_backends import gpus, tvm_env
 from tilewright_backends.build.cuda.compile import KernelFacts, compile_source
 from tilewright_backends.build.cuda.library import assembly, cuda_module, packed_modules
@@ -34,7 +35,7 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
 
     Args:
         target: `cuda:DEVICE`.
-        emitters: by recipe: `emit(body, kernel, specification)` adds one task's code to a kernel's body.
+        emitters: by recipe: `emit(body, kernel, subject)` adds one task's code to a kernel's body.
     """
     tvm_env.require_tvm()
     arch = gpus.arch(target.partition(":")[2])
@@ -67,16 +68,17 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
 
 
 def device_kernel(kernel: Kernel, program: Program, emitter: Callable[..., Any], arch: str) -> DeviceKernel:
-    """The device function of one kernel."""
-    spec = normalise(kernel.group, program.constants)
-    if spec is None:
-        recipe = kernel.choice.recipe
-        raise InternalError(f"kernel {kernel.name} is no single loop nest, but recipe {recipe} wants one.")
+    """The device function of one kernel; an empty one where no result has an element."""
     resources = kernel.choice.resources
     # A result may be placed over an operand that dies here only when the operator allows it in place.
     inplace = any(getattr(op, "inplace", "") for op in kernel.group.ops)
     shell = KernelShell(f"tw_{kernel.name}", kernel.params, resources.threads, resources.tasks, inplace)
-    emitter(shell.body, kernel, spec)
+    if all(x.num_elements() == const(0) for x in kernel.group.outputs):
+        return shell.finish(arch)
+    subject = subject_of(kernel.group, program.constants)
+    if subject is None:
+        raise InternalError(f"kernel {kernel.name} is nothing that recipe {kernel.choice.recipe} could emit.")
+    emitter(shell.body, kernel, subject)
     if shell.body.shared_bytes > resources.shared_bytes:
         raise InternalError(
             f"kernel {kernel.name} takes {shell.body.shared_bytes} bytes of shared memory, but recipe "
