@@ -14,7 +14,7 @@ from tilewright.testing import conformance
 from tilewright.testing.cases import Case
 from tilewright.testing.corpus import corpus
 
-RECIPES = ("map", "mma", "reduce", "scan", "scatter", "simt", "topk_rank", "topk_select", "wgmma")
+RECIPES = ("map", "mma", "reduce", "scan", "scatter", "simt", "topk", "topk_sort", "wgmma")
 
 
 @pytest.fixture(scope="module")

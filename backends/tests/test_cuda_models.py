@@ -27,7 +27,7 @@ from tilewright.testing.seeded import light_model
 
 QUICK_BLOCKS = ("conformer", "gpt")
 LIGHT = ("squeezenet", "shufflenet")
-RECIPES = ("map", "mma", "reduce", "scan", "scatter", "simt", "topk_rank", "topk_select", "wgmma")
+RECIPES = ("map", "mma", "reduce", "scan", "scatter", "simt", "topk", "topk_sort", "wgmma")
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from tilewright.ir.bounds import Bounds, linear_terms, simplify
-from tilewright.ir.expr import Const, Expr, Var, const, substitute, variables
-from tilewright.ir.ops import Axis, Combiner, Value
-from tilewright.views.kernel import KernelSpec
+from tilewright.ir.expr import Const, Expr, Var, cast, const, substitute, variables
+from tilewright.ir.ops import Axis, Combiner, ScanOp, Value
+from tilewright.views.kernel import KernelSpec, Store
 from tilewright.views.layout import address
 from tilewright.views.maps import axis_bounds
 
@@ -107,6 +107,16 @@ def flatten(spec: KernelSpec) -> FlatSpec:
     axes = tuple(x for x in spec.axes if x.name not in gone)
     body = tuple(clean(x) for x in spec.body)
     return FlatSpec(axes, reads, spec.body_reads, body, spec.combiner, stores, {x.name: (x,) for x in axes})
+
+
+def flatten_scan(op: ScanOp) -> FlatSpec:
+    """A recurrence as a specification: its bodies are the initial states, then the steps in terms of `p0, p1, …`.
+
+    The scan axis is the only reduce axis (none where it has one step); the stores are the results.
+    """
+    axes = (*op.axes, attrs.evolve(op.scan, kind="reduce"))
+    stores = tuple(Store(w, cast(x, w.value.dtype)) for w, x in zip(op.writes, op.results, strict=True))
+    return flatten(KernelSpec(op.name, axes, op.reads, len(op.reads), (*op.init, *op.step), None, stores))
 
 
 def coefficient(expr: Expr, name: str) -> int | None:

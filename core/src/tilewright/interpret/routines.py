@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tilewright.errors import InternalError
+from tilewright.ir import dtypes
 from tilewright.ir.ops import Routine
 
 Array = npt.NDArray[Any]
@@ -45,13 +46,15 @@ def run(routine: Routine, inputs: Sequence[Array]) -> list[Array]:
 def _top_k(attributes: dict[str, Any], x: Array) -> Sequence[Array]:
     """The `count` extreme elements of each row of the last dimension, sorted, and their positions as int64.
 
-    Of equal elements the one with the lower position comes first.
+    Of equal elements the one with the lower position comes first; NaN is greater than every number.
     """
+    # NumPy sorts NaN last in its own types, among which bfloat16 is not.
+    keys = x.astype(np.float32) if dtypes.from_numpy(x.dtype) == "bfloat16" else x
     if attributes["largest"]:
         # Ascending order of the reversed rank keeps the first of equal elements first.
-        order = np.argsort(x[..., ::-1], axis=-1, kind="stable")[..., ::-1]
+        order = np.argsort(keys[..., ::-1], axis=-1, kind="stable")[..., ::-1]
         order = x.shape[-1] - 1 - order
     else:
-        order = np.argsort(x, axis=-1, kind="stable")
+        order = np.argsort(keys, axis=-1, kind="stable")
     chosen = order[..., : attributes["count"]]
     return np.take_along_axis(x, chosen, -1), chosen.astype(np.int64)

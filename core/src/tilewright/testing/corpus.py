@@ -375,7 +375,15 @@ def _scans(w: _Writer) -> None:
 
 def _selections(w: _Writer) -> None:
     """Elements that differ, so that there is one answer."""
-    for shape, axis, count in (((9, 40), 1, 1), ((9, 40), 1, 5), ((7, 40), 1, 40), ((2, 3, 33), 2, 16), ((6, 1), 1, 1)):
+    for shape, axis, count in (
+        ((9, 40), 1, 1),
+        ((9, 40), 1, 5),
+        ((7, 40), 1, 40),
+        ((2, 3, 33), 2, 16),
+        ((6, 1), 1, 1),
+        ((3, 300), 1, 10),
+        ((205, 2), 0, 70),
+    ):
         for largest in (0, 1):
             x = (w.rng.permutation(int(np.prod(shape))).reshape(shape) - 50).astype(w.dtype)
             w.add(

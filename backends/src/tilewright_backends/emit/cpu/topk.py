@@ -17,10 +17,10 @@ from tilewright.ir.ops import Routine, Value
 from tilewright.ir.program import Kernel
 from tilewright_backends.emit.cpu.function import CpuFunction
 from tilewright_backends.lower.code import sequence
-from tilewright_backends.lower.order import Element, before
+from tilewright_backends.lower.order import Element, beats
 from tilewright_backends.lower.semantics import Semantics
 from tilewright_backends.lower.types import Prim, carrier, from_storage, to_storage
-from tilewright_backends.recipes.topk import TopK, topk_of
+from tilewright_backends.recipes.selection import TopK, topk_of
 
 
 def emit(kernel: Kernel, routine: Routine, semantics: Semantics) -> Prim:
@@ -97,7 +97,8 @@ class _Row:
         self.code.emit(tirx.BufferStore(indices, element[1], [place]))
 
     def _beats(self, a: Element, b: Element) -> Prim:
-        return before(a, b, self.dtype, self.found.largest)
+        """Whether `a` stands before `b` in the result."""
+        return beats(a, b, self.dtype, self.found.largest)
 
     def _sift(self, element: Element, start: Prim, size: Prim) -> None:
         """Puts `element` into the heap of `size` elements with a hole at `start`: worse children move up before it."""

@@ -7,7 +7,7 @@ the points, whichever the loads want.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 
 from tvm import tirx
@@ -18,10 +18,10 @@ from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.points import SEMANTICS, count, decompose, point_at, size
+from tilewright_backends.emit.cuda.states import States, cell, exchanged, from_cell
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.point import combine
-from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.cuda.reduce import teams_of
 
 WARP = 32
@@ -67,55 +67,27 @@ def statements(body: Body, spec: FlatSpec, points: int, lanes: int, along_reduct
             _finish(body, spec, at, states)
 
 
-def _finish(body: Body, spec: FlatSpec, at: dict[str, Expr], registers: Sequence[Prim]) -> None:
-    point = point_at(body, spec, at, _read(body, spec, registers))
+def _finish(body: Body, spec: FlatSpec, at: dict[str, Expr], states: States) -> None:
+    point = point_at(body, spec, at, states.read())
     for store in spec.stores:
         point.store(store)
 
 
-def state_dtypes(spec: FlatSpec) -> tuple[str, ...]:
-    """IR dtypes of the states of a reduction."""
-    assert spec.combiner is not None
-    return spec.combiner.dtypes
-
-
-def _cell(dtype: str) -> str:
-    """TIR dtype of the registers of a state: booleans and small integers as int32, which warps can exchange."""
-    return "int32" if dtype in ("bool", "int8", "uint8", "int16", "uint16") else types.carrier(dtype)
-
-
-def _read(body: Body, spec: FlatSpec, registers: Sequence[Prim], index: int = 0) -> list[Prim]:
-    """The states in registers as carried values."""
-    return [_from_cell(body, r[index], d) for r, d in zip(registers, state_dtypes(spec), strict=True)]
-
-
-def _from_cell(body: Body, value: Prim, dtype: str) -> Prim:
-    if dtype == "bool":
-        return body.bind(tirx.NE(value, types.literal(0, "int32")), "s")
-    return body.bind(types.convert(value, types.carrier(dtype)), "s")
-
-
-def _write(body: Body, spec: FlatSpec, registers: Sequence[Prim], values: Sequence[Prim]) -> None:
-    named = [body.bind(x, "merged") for x in values]
-    for register, value, dtype in zip(registers, named, state_dtypes(spec), strict=True):
-        body.store(register, types.literal(0, "int32"), types.convert(value, _cell(dtype)))
-
-
-def _accumulate(body: Body, spec: FlatSpec, at: dict[str, Expr], lane: Expr, lanes: int) -> list[Prim]:
+def _accumulate(body: Body, spec: FlatSpec, at: dict[str, Expr], lane: Expr, lanes: int) -> States:
     """The states of the reduction steps `lane, lane + lanes, …` in registers."""
     combiner = spec.combiner
     assert combiner is not None
-    registers = [body.registers(_cell(d), 1, "acc") for d in combiner.dtypes]
-    _write(body, spec, registers, [types.literal(x.value, types.carrier(x.dtype)) for x in combiner.identity])
+    states = States(body, combiner.dtypes)
+    states.write([types.literal(x.value, types.carrier(x.dtype)) for x in combiner.identity])
 
     def step(reduced: dict[str, Expr]) -> None:
         point = point_at(body, spec, {**at, **reduced})
         new = [point.value(x) for x in spec.body]
-        _write(body, spec, registers, combine(body, SEMANTICS, combiner, _read(body, spec, registers), new))
+        states.write(combine(body, SEMANTICS, combiner, states.read(), new))
 
     if lanes == 1:
         _nest(body, spec, {}, step, count(spec.reduce) <= _UNROLL)
-        return registers
+        return states
     total = count(spec.reduce)
     with body.loop("step", -(-total // lanes)) as trip:
         number = body.hold(trip * lanes + lane, "r")
@@ -124,7 +96,7 @@ def _accumulate(body: Body, spec: FlatSpec, at: dict[str, Expr], lane: Expr, lan
                 step(decompose(number, spec.reduce, body))
         else:
             step(decompose(number, spec.reduce, body))
-    return registers
+    return states
 
 
 def _nest(
@@ -142,18 +114,18 @@ def _nest(
 def _join(
     body: Body,
     spec: FlatSpec,
-    registers: list[Prim],
+    states: States,
     lane: Expr,
     which: Expr,
     points: int,
     lanes: int,
     along_reduction: bool,
-) -> list[Prim]:
+) -> States:
     """Merges the lanes' states; lane 0 has the result."""
     if along_reduction:
-        _join_warp(body, spec, registers, min(lanes, WARP))
+        _join_warp(body, spec, states, min(lanes, WARP))
         if lanes <= WARP:
-            return registers
+            return states
         lane, lanes = body.hold(lane // WARP, "warp"), lanes // WARP
         deposits = body.index((body.thread % WARP) < 1)
     else:
@@ -161,37 +133,29 @@ def _join(
     # The partial states of each point, one row per lane (or warp), merged by the first.
     combiner = spec.combiner
     assert combiner is not None
-    tables = [body.shared(_cell(d), points * lanes, "partial") for d in combiner.dtypes]
+    tables = [body.shared(cell(d), points * lanes, "partial") for d in combiner.dtypes]
     place = body.index(lane * points + which)
     with body.when(deposits) if deposits is not None else nullcontext():
-        for table, register in zip(tables, registers, strict=True):
+        for table, register in zip(tables, states.registers, strict=True):
             body.store(table, place, register[0])
     body.sync()
     with body.when(body.index(lane < 1)), body.loop("other", lanes - 1) as other:
         row = body.index((other + 1) * points + which)
-        dtypes = state_dtypes(spec)
-        right = [_from_cell(body, t[row], d) for t, d in zip(tables, dtypes, strict=True)]
-        _write(body, spec, registers, combine(body, SEMANTICS, combiner, _read(body, spec, registers), right))
-    return registers
+        right = [from_cell(body, t[row], d) for t, d in zip(tables, combiner.dtypes, strict=True)]
+        states.write(combine(body, SEMANTICS, combiner, states.read(), right))
+    return states
 
 
-def _join_warp(body: Body, spec: FlatSpec, registers: list[Prim], width: int) -> None:
+def _join_warp(body: Body, spec: FlatSpec, states: States, width: int) -> None:
     """Butterfly exchange among `width` neighbouring lanes; all of them end with the result."""
     combiner = spec.combiner
     assert combiner is not None
     distance = width // 2
     while distance:
-        right = []
-        for register, dtype in zip(registers, combiner.dtypes, strict=True):
-            other = body.call(
-                "__shfl_xor_sync",
-                types.literal(-1, "int32"),
-                register[0],
-                types.literal(distance, "int32"),
-                source="",
-                result=_cell(dtype),
-            )
-            right.append(_from_cell(body, other, dtype))
-        left = _read(body, spec, registers)
-        _write(body, spec, registers, combine(body, SEMANTICS, combiner, left, right))
+        mask = types.literal(distance, "int32")
+        left = states.read()
+        right = [
+            exchanged(body, "__shfl_xor_sync", x, d, mask) for x, d in zip(left, combiner.dtypes, strict=True)
+        ]
+        states.write(combine(body, SEMANTICS, combiner, left, right))
         distance //= 2

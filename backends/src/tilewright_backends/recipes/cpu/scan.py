@@ -8,18 +8,18 @@ from tilewright.device import DeviceModel
 from tilewright.ir.expr import const
 from tilewright.ir.ops import ScanOp
 from tilewright.recipes import Match, Parameter, Recipe, Usage, Work
-from tilewright_backends.lower.flat import coefficient
+from tilewright_backends.lower.flat import coefficient, flatten_scan
 from tilewright_backends.recipes.cpu.common import (
     Loops,
     ceil_div,
     extent,
     full_lanes,
+    is_static,
     lanes_for,
     memory_bytes,
     operations,
     sizes,
 )
-from tilewright_backends.recipes.scan import scan_spec
 
 NAME = "cpu.scan"
 
@@ -29,6 +29,7 @@ class Scan(Loops):
     """The recurrence at each point of `outer` and `inner`.
 
     Args:
+        spec: see `flatten_scan`.
         states: how many states there are.
         contiguous: whether `inner` suits lanes.
     """
@@ -39,8 +40,8 @@ class Scan(Loops):
 
 def scan_of(op: ScanOp) -> Scan | None:
     """The scan of an operator, or None when it has symbolic extents."""
-    spec = scan_spec(op)
-    if spec is None:
+    spec = flatten_scan(op)
+    if not is_static(spec):
         return None
     names = [x.name for x in spec.spatial]
     along = [x for x in names if all(coefficient(s.address, x) == 1 for s in spec.stores)]

@@ -9,7 +9,7 @@ from tilewright.ir.expr import const
 from tilewright.ir.ops import Routine
 from tilewright.recipes import Match, Parameter, Recipe, Usage, Work
 from tilewright_backends.recipes.cpu.common import ceil_div, sizes
-from tilewright_backends.recipes.topk import topk_of
+from tilewright_backends.recipes.selection import memory_bytes, topk_of
 
 NAME = "cpu.topk"
 
@@ -34,7 +34,7 @@ def match(routine: Routine, device: DeviceModel) -> Match | None:
         usage=Usage(tasks=tasks),
         work=Work(
             flops=const(round(found.rows * compared * 4)),
-            traffic={"dram": const(found.rows * found.row_bytes)},
+            traffic={"dram": const(memory_bytes(routine))},
             efficiency=const(5),
             serial=tasks * 2,
         ),

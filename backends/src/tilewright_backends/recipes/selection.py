@@ -1,4 +1,4 @@
-"""What the recipes for TopK share: the routine as a selection from rows."""
+"""Selections as recipes see them, on every target."""
 
 from __future__ import annotations
 
@@ -19,13 +19,6 @@ class TopK:
     length: int
     count: int
     largest: bool
-    dtype: str
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes that a row's elements and results take."""
-        size = dtypes.size_of(self.dtype)
-        return self.length * size + self.count * (size + dtypes.size_of("int64"))
 
 
 def topk_of(routine: Routine) -> TopK | None:
@@ -34,5 +27,9 @@ def topk_of(routine: Routine) -> TopK | None:
         return None
     *rows, length = routine.inputs[0].static_shape()
     attributes = dict(routine.attributes)
-    count, largest = int(attributes["count"]), bool(attributes["largest"])
-    return TopK(math.prod(rows), length, count, largest, routine.inputs[0].dtype)
+    return TopK(math.prod(rows), length, int(attributes["count"]), bool(attributes["largest"]))
+
+
+def memory_bytes(routine: Routine) -> int:
+    """Bytes of the operand and of the results."""
+    return sum(math.prod(x.static_shape()) * dtypes.size_of(x.dtype) for x in (*routine.inputs, *routine.outputs))

@@ -1,0 +1,43 @@
+"""`cuda.topk`: one thread per element counts how many of its row come before it. For every length and count."""
+
+from __future__ import annotations
+
+from tilewright.device import DeviceModel
+from tilewright.ir import dtypes
+from tilewright.ir.expr import const
+from tilewright.ir.ops import Routine
+from tilewright.recipes import Match, Recipe, Usage, Work
+from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, parameter
+from tilewright_backends.recipes.selection import memory_bytes, topk_of
+
+NAME = "cuda.topk"
+
+
+def match(routine: Routine, device: DeviceModel) -> Match | None:
+    """The routine as a selection: how many elements a block takes."""
+    found = topk_of(routine)
+    if found is None:
+        return None
+    threads = parameter("threads", (32, 64, 128, 256, 512), align=device.warp, role="x", level="block")
+    elements = found.rows * found.length
+    tasks = ceil_div(elements, threads.var)
+    registers = const(32)
+    size = dtypes.size_of(routine.inputs[0].dtype)
+    return Match(
+        recipe=NAME,
+        roles={"x": ()},
+        extents={"x": elements},
+        parameters=(threads,),
+        constraints=block_limits(threads.var, registers, const(0), device),
+        usage=Usage(tasks, threads.var, registers),
+        work=Work(
+            flops=tasks * threads.var * (found.length * 10 + 20),
+            traffic={"dram": const(memory_bytes(routine)), "l2": tasks * (found.length * size)},
+            efficiency=const(40),
+            serial=const(found.length // 8),
+        ),
+        detail=found,
+    )
+
+
+RECIPE = Recipe(NAME, "cuda", match, priority=0, takes=Routine)
