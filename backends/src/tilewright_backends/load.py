@@ -15,6 +15,7 @@ import tvm_ffi
 
 from tilewright.errors import InputError, InternalError
 from tilewright.runtime.native import Array
+from tilewright_backends import cpu_features
 
 _ALIGNMENT = 64
 
@@ -95,5 +96,10 @@ def aligned(size: int) -> Array:
 def load_cpu(
     library: Path, weights: Mapping[str, Array], data: Mapping[str, Any], *, target: str, threads: int
 ) -> CpuProgram:
-    """The CPU's loader. See `tilewright.runtime.native.Loader`."""
+    """The CPU's loader. See `tilewright.runtime.native.Loader`.
+
+    Raises:
+        InputError: this machine lacks instructions that the program may use.
+    """
+    cpu_features.require(data["features"], target)
     return CpuProgram(library, weights, data, threads)

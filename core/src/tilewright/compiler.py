@@ -185,5 +185,10 @@ def build_program(program: Program, settings: Settings, workdir: Path) -> BuildO
         name: registry.resolve(entry, entry.emitter) for name, entry in entries.items()
     }
     builder = registry.resolve(backend, backend.builder)
+    passes = settings.runnable_passes()
+    for change in passes.get("before.build", ()):
+        program = change(program, settings)
     output: BuildOutput = builder(program, target=str(settings.target), emitters=emitters, workdir=workdir)
+    for change in passes.get("after.build", ()):
+        output = change(output, settings)
     return output

@@ -20,9 +20,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     was.
 
     Raises:
-        InputError: the folder does not exist or cannot be written.
+        InputError: the folder does not exist or cannot be written, or `path` is a folder.
     """
     final = Path(path)
+    if final.is_dir():
+        raise InputError(f"{final} is a folder.", "Name a file.")
     partial = final.with_name(f".{final.name}.{secrets.token_hex(6)}.partial")
     try:
         file = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)

@@ -14,7 +14,7 @@ from tilewright.ir.program import Kernel, Program
 from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
 from tilewright.views.kernel import subject_of
-from tilewright_backends import tvm_env
+from tilewright_backends import cpu_features, tvm_env
 from tilewright_backends.build import llvm
 from tilewright_backends.emit.cpu.function import CpuFunction
 from tilewright_backends.emit.cpu.semantics import CpuSemantics
@@ -47,6 +47,7 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
     data = {
         "entry": ENTRY,
         "mcpu": mcpu,
+        "features": cpu_features.needed(llvm.cpu_features(mcpu)),
         "buffers": [[name, buffer.kind, buffer.bytes] for name, buffer in buffers.items()],
     }
     return BuildOutput(library, weights_of(program), data, ("runtime",), versions())

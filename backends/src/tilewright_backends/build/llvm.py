@@ -82,6 +82,11 @@ def c_compiler() -> str:
             "Linking a program needs a C compiler, and none was found.",
             "Install one (`apt install gcc`), or name it in the environment variable CC.",
         )
+    if shutil.which(compiler) is None:
+        raise InputError(
+            f"The environment variable CC names {compiler!r}, which is no program.",
+            "Give it the name or path of a C compiler, without options.",
+        )
     return compiler
 
 

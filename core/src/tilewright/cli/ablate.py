@@ -31,7 +31,7 @@ from tilewright.testing.seeded import LIGHT_PREFIX
 @click.option("--against", type=click.Choice(["onnxruntime", "reference"]), default="onnxruntime", show_default=True)
 @click.option("--rounds", type=click.IntRange(min=1), help="Turns of each arm, instead of the study's.")
 @click.option("--seconds", type=float, help="Least length of a turn, instead of the study's.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the inputs.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the inputs.")
 @click.option(
     "--shape",
     "shapes",

@@ -29,7 +29,7 @@ from tilewright.runtime.threads import thread_count
 )
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of each engine.")
 @click.option("--seconds", type=float, default=1.0, show_default=True, help="Least length of a turn.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the inputs.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the inputs.")
 @click.option("--time-limit", type=float, default=600.0, show_default=True, help="Seconds for each step.")
 @compile_options
 @threads_option

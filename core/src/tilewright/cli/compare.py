@@ -26,7 +26,7 @@ from tilewright.runtime.threads import thread_count
 @click.option("--artifact", metavar="FILE", type=click.Path(path_type=Path), help="Compare this, not a compilation.")
 @click.option("--against", type=click.Choice(["onnxruntime", "reference"]), default="onnxruntime", show_default=True)
 @click.option("--input", "inputs", multiple=True, metavar="NAME=FILE", help=".npy, .npz or .pb; may be repeated.")
-@click.option("--seed", type=int, default=0, show_default=True, help="For the inputs that no --input gives.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of inputs without --input.")
 @click.option("--rtol", type=float, help="Also require |a-b| <= atol + rtol·|b| of each element.")
 @click.option("--atol", type=float, help="See --rtol.")
 @click.option("--time-limit", type=float, default=600.0, show_default=True, help="Seconds for the reference.")

@@ -39,7 +39,7 @@ model_argument = click.argument("model", metavar="MODEL")
 """A path, or `light:NAME`: the seeded variant of a light model that ships with onnx."""
 
 compile_options = _together(
-    click.option("--target", metavar="T", help="cpu, cpu:MCPU, cuda:h200, auto, … [default: the configuration's]."),
+    click.option("--target", metavar="T", help="cpu, cpu:MCPU, cuda:h200, … [default: the configuration's]."),
     click.option("--config", metavar="FILE", type=click.Path(), help="Configuration, a TOML file."),
     click.option(
         "--shape",

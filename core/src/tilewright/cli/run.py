@@ -22,7 +22,7 @@ from tilewright.runtime.random_feeds import random_feeds
 @click.command("run", cls=Command)
 @click.argument("file", metavar="FILE")
 @click.option("--input", "inputs", multiple=True, metavar="NAME=FILE", help=".npy, .npz or .pb; may be repeated.")
-@click.option("--seed", type=int, default=0, show_default=True, help="For the inputs that no --input gives.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of inputs without --input.")
 @click.option("--save-outputs", "folder", metavar="DIR", type=click.Path(path_type=Path))
 @compile_options
 @threads_option

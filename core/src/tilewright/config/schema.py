@@ -99,7 +99,7 @@ class Config:
 
     Args:
         schema: version of the form, always 1.
-        target: a target string such as `cpu`, `cpu:znver4`, `cuda:h200`, `auto`.
+        target: a target string such as `cpu`, `cpu:znver4`, `cuda:h200`.
         slots: slot → name of its value; a slot left out keeps its default.
         passes: third parties' passes.
         options: the options of the plugins, by the name they registered.

@@ -136,9 +136,13 @@ class Session:
         return cover
 
     def schedule(self, planned: Sequence[Planned], request: Request | None = None) -> tuple[Launch, ...]:
-        """Launches for groups without control flow between them."""
-        launches: tuple[Launch, ...] = self.service("schedule")(planned, request or self.request())
-        return launches
+        """Launches for groups without control flow between them; passes see the groups before, the launches after."""
+
+        def ask(given: Sequence[Planned]) -> tuple[Launch, ...]:
+            launches: tuple[Launch, ...] = self.service("schedule")(given, request or self.request())
+            return launches
+
+        return self.stage("schedule", planned, ask)
 
     def place(self, cover: Cover) -> tuple[HostStep, ...]:
         """The host tree of a cover by the chosen `control_place`."""

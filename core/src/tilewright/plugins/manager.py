@@ -142,7 +142,7 @@ class Registry:
         self.load()
         target: Target | None = self._hooks.hook.tilewright_parse_target(text=text)
         if target is None:
-            known = [*self._of(Backend), *self._of(DeviceEntry), "auto"]
+            known = [*self._of(Backend), *self._of(DeviceEntry)]
             raise unknown_name("target", text, known, self._why_missing())
         return target
 
