@@ -18,7 +18,8 @@ def test_this_machine_has_what_its_own_target_needs() -> None:
 def test_missing_instructions_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = cpu_features.needed(llvm.cpu_features("x86-64-v4"))
     assert {"avx2", "avx512f"} <= set(needed)
-    monkeypatch.setattr(cpu_features, "_flags", lambda: frozenset({"sse2", "ssse3", "sse4_1", "sse4_2", "popcnt", "avx"}))
+    flags = frozenset({"sse2", "ssse3", "sse4_1", "sse4_2", "popcnt", "avx"})
+    monkeypatch.setattr(cpu_features, "_flags", lambda: flags)
     with pytest.raises(InputError, match=r"for cpu:x86-64-v4: it lacks .*avx2, avx512bw"):
         cpu_features.require(needed, "cpu:x86-64-v4")
     cpu_features.require(cpu_features.needed(llvm.cpu_features("x86-64-v2")), "cpu:x86-64-v2")
