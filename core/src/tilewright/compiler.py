@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -30,6 +30,7 @@ from tilewright.recipes import Recipe
 from tilewright.runtime.native import BuildOutput
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 @attrs.frozen
@@ -134,15 +135,15 @@ def load_module(
         return _between("legalize", settings, lambda nodes: legalize(nodes, table), module)
 
 
-def _between(stage: str, settings: Settings, run: Callable[[Any], Module], ir: Any) -> Module:
-    """A stage before there is a session: its passes get the settings as their context."""
+def _between(stage: str, settings: Settings, run: Callable[[Any], _T], ir: Any) -> _T:
+    """A stage without a session: its passes get the settings as their context."""
     passes = settings.runnable_passes()
     for change in passes.get(f"before.{stage}", ()):
         ir = change(ir, settings)
-    module = run(ir)
+    result = run(ir)
     for change in passes.get(f"after.{stage}", ()):
-        module = change(module, settings)
-    return module
+        result = change(result, settings)
+    return result
 
 
 def plan_module(module: Module, settings: Settings, clock: Clock | None = None) -> Plan:
@@ -185,10 +186,9 @@ def build_program(program: Program, settings: Settings, workdir: Path) -> BuildO
         name: registry.resolve(entry, entry.emitter) for name, entry in entries.items()
     }
     builder = registry.resolve(backend, backend.builder)
-    passes = settings.runnable_passes()
-    for change in passes.get("before.build", ()):
-        program = change(program, settings)
-    output: BuildOutput = builder(program, target=str(settings.target), emitters=emitters, workdir=workdir)
-    for change in passes.get("after.build", ()):
-        output = change(output, settings)
-    return output
+
+    def build(program: Program) -> BuildOutput:
+        output: BuildOutput = builder(program, target=str(settings.target), emitters=emitters, workdir=workdir)
+        return output
+
+    return _between("build", settings, build, program)

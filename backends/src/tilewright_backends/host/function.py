@@ -13,10 +13,10 @@ from tvm import tirx
 from tvm.ir import GlobalVar, PointerType, PrimType
 
 from tilewright.errors import InternalError
-from tilewright.ir import dtypes
 from tilewright.ir.bounds import Interval
-from tilewright.ir.expr import Const, Expr, static
+from tilewright.ir.expr import Const, Expr
 from tilewright.ir.program import HostCopy, HostIf, HostLoop, HostSet, HostStep, Launch, Program
+from tilewright.planning.storage import byte_size
 from tilewright_backends.lower.code import Code
 from tilewright_backends.lower.types import Prim, storage
 
@@ -69,8 +69,7 @@ class HostFunction:
 
     def bytes_of(self, name: str) -> int:
         """Bytes of a value."""
-        value = self.program.storage.placements[name].value
-        return static(value.num_elements(), f"size of {name}") * dtypes.size_of(value.dtype)
+        return byte_size(self.program.storage.placements[name].value)
 
     def scalar(self, name: str) -> Prim:
         """A scalar value as it stands in memory."""
