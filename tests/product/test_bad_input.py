@@ -150,6 +150,7 @@ def test_an_unknown_target(tw: Tw, dense: Path, out: Path, target: str, words: l
         ("[passes]\nafter.connect = ['acme.layout']", ["acme.layout"]),
         ("[verify]\nlevel = 'sometimes'", ["verify.level", "every-stage"]),
         ("schema = 2", ["TOML"]),
+        ("[plugins]\ndisabled = ['backend']", ["plugins.disabled", "Did you mean 'backends'?"]),
     ],
 )
 def test_a_wrong_configuration(tw: Tw, dense: Path, tmp_path: Path, out: Path, text: str, words: list[str]) -> None:

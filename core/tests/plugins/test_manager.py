@@ -175,6 +175,18 @@ def test_a_disabled_plugin_is_never_imported(site: Site) -> None:
         registry.slot("connect", f"{name}.greedy")
 
 
+def test_a_disabled_plugin_must_be_installed(site: Site) -> None:
+    name = site.install("good", GOOD)
+    with pytest.raises(UnknownNameError, match=rf"no installed plugin named '{name}x'.*Did you mean '{name}'\?"):
+        site.registry(disabled=[f"{name}x"])
+
+
+def test_a_broken_plugin_can_be_disabled(site: Site) -> None:
+    name = site.install("broken", None, entry="not a module")
+    assert site.registry().failures
+    assert not site.registry(disabled=[name], strict=True).failures
+
+
 def test_code_that_fails_to_load_names_record_plugin_and_cause(site: Site) -> None:
     name = site.install(
         "lazy", "@hookimpl\ndef tilewright_slots(): yield SlotValue('connect', 'NAME.x', 'no_such_mod:f')\n"

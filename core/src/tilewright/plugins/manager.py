@@ -46,6 +46,10 @@ class Registry:
         discovery: what metadata announces; by default of `sys.path`.
         strict: a broken plugin is an error instead of a warning.
         disabled: names of plugins that are never imported.
+
+    Raises:
+        UnknownNameError: a name in `disabled` is no installed plugin's.
+        PluginError: two plugins have one name, or `strict` is set and one is broken.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class Registry:
         found = discover() if discovery is None else discovery
         self.strict = strict
         self._disabled = frozenset(disabled)
+        self._check_disabled(found)
         self._pending = {info.name: info for info in reversed(found.plugins) if info.name not in self._disabled}
         self._loaded: list[PluginInfo] = []
         self._failures: list[PluginFailure] = []
@@ -63,7 +68,8 @@ class Registry:
         self._check_unique(found.plugins)
         self._load_one(BUILTIN)
         for failure in found.failures:
-            self._fail(failure)
+            if failure.plugin.name not in self._disabled:
+                self._fail(failure)
 
     @property
     def failures(self) -> Sequence[PluginFailure]:
@@ -154,6 +160,11 @@ class Registry:
         if self._disabled:
             parts.append(f"Disabled by configuration: {', '.join(sorted(self._disabled))}.")
         return " ".join(parts)
+
+    def _check_disabled(self, found: Discovery) -> None:
+        installed = {info.name for info in (*found.plugins, *(failure.plugin for failure in found.failures))}
+        for name in sorted(self._disabled - installed):
+            raise unknown_name("installed plugin", name, installed, "It stands in plugins.disabled.")
 
     def _check_unique(self, plugins: Sequence[PluginInfo]) -> None:
         by_name: dict[str, PluginInfo] = {BUILTIN.name: BUILTIN}
