@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,8 +31,6 @@ Tw = Callable[..., Result]
 @pytest.fixture
 def tw(capfd: pytest.CaptureFixture[str]) -> Iterator[Tw]:
     """`tilewright ARGUMENTS`, in this process."""
-    logger = logging.getLogger("tilewright")
-    before = (logger.handlers[:], logger.level, logger.propagate)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def call(*arguments: object) -> Result:
@@ -45,7 +42,6 @@ def tw(capfd: pytest.CaptureFixture[str]) -> Iterator[Tw]:
     yield call
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    logger.handlers[:], logger.level, logger.propagate = before
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,8 +26,6 @@ class Result:
 @pytest.fixture
 def tw(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
     monkeypatch.delenv("TILEWRIGHT_NUM_THREADS", raising=False)
-    logger = logging.getLogger("tilewright")
-    before = (logger.handlers[:], logger.level, logger.propagate)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def call(*arguments: object) -> Result:
@@ -40,7 +37,6 @@ def tw(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> I
     yield call
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    logger.handlers[:], logger.level, logger.propagate = before
 
 
 NASTY = '*/ [red]"<script>../\x1b[31m\n\u202e'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pty
 import subprocess
@@ -99,6 +100,15 @@ def test_explain_shows_names_harmlessly(tw: Callable[..., Any], artifact: Path) 
     assert "\x1b" not in result.out
     assert json.loads(tw("explain", artifact, "--json").out)[0]["why"] == NASTY
     assert json.loads(tw("explain", artifact, "--json", "--slot", "propose").out) == []
+
+
+@pytest.mark.parametrize("name", ["path", "no-such-command"])
+def test_a_command_leaves_logging_as_it_was(tw: Callable[..., Any], name: str) -> None:
+    logger = logging.getLogger("tilewright")
+    before = (logger.handlers[:], logger.level, logger.propagate)
+    tw("cache", name, "-vv")
+    assert (logger.handlers[:], logger.level, logger.propagate) == before
+    assert not logger.isEnabledFor(logging.DEBUG)
 
 
 def test_an_error_names_things_harmlessly(tw: Callable[..., Any]) -> None:

@@ -80,9 +80,9 @@ class Command(click.Command):
         ctx.params.pop("verbose")
         ctx.find_object(Session).debug = ctx.params.pop("debug")  # type: ignore[union-attr]
         output = Output(ctx.params.pop("json_mode"), quiet=verbosity < 0)
-        log.configure(verbosity, _Handler(output))
         assert self.callback is not None
-        return ctx.invoke(self.callback, output, **ctx.params)
+        with log.shown(verbosity, _Handler(output)):
+            return ctx.invoke(self.callback, output, **ctx.params)
 
 
 class _Handler(logging.Handler):
