@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tilewright.errors import InputError
+from tilewright.workers import run_tool
 
 
 def echo(argument: Any) -> Callable[[Any], Any]:
@@ -33,6 +34,8 @@ def act(argument: Any) -> Callable[[Any], Any]:
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "exit":
                 sys.exit(5)
+            case {"tool": command}:
+                run_tool(command)
             case "child":
                 return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]).pid
             case {"allocate": size}:

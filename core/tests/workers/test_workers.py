@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tilewright.workers import Worker, WorkerError
+from tilewright.errors import InternalError
+from tilewright.workers import Worker, WorkerError, run_tool
 
 FOLDER = str(Path(__file__).parent)
 
@@ -107,6 +108,56 @@ def test_the_processes_that_a_worker_started_are_ended_with_it(start: Callable[.
             worker.call("sleep", time_limit=0.1)
     assert gone(child)
     worker.close()
+
+
+@pytest.fixture
+def compiler(tmp_path: Path) -> tuple[list[str], Callable[[], list[int]]]:
+    """A stand-in for a compiler: it starts another program, as compilers do, and both sleep; and their numbers."""
+    script, numbers = tmp_path / "compiler", tmp_path / "numbers"
+    script.write_text(f"#!/bin/sh\nsleep 600 &\necho $$ $! > {numbers}.new\nmv {numbers}.new {numbers}\nwait\n")
+    script.chmod(0o755)
+
+    def started() -> list[int]:
+        deadline = time.monotonic() + 10
+        while not numbers.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return [int(number) for number in numbers.read_text().split()]
+
+    return [str(script)], started
+
+
+def test_a_tool_that_takes_too_long_is_ended_with_what_it_started(
+    compiler: tuple[list[str], Callable[[], list[int]]],
+) -> None:
+    command, started = compiler
+    with pytest.raises(InternalError, match=r"compiler took longer than 1 s"):
+        run_tool(command, time_limit=1)
+    assert [gone(pid) for pid in started()] == [True, True]
+
+
+def test_a_workers_tool_is_ended_with_the_worker(
+    start: Callable[..., Worker], compiler: tuple[list[str], Callable[[], list[int]]]
+) -> None:
+    command, started = compiler
+    worker = start("act")
+    with pytest.raises(WorkerError, match="took longer"):
+        worker.call({"tool": command}, time_limit=1)
+    assert [gone(pid) for pid in started()] == [True, True]
+
+
+def test_an_interrupt_ends_a_tool(compiler: tuple[list[str], Callable[[], list[int]]]) -> None:
+    command, started = compiler
+    script = f"from tilewright.workers import run_tool\nrun_tool({command!r})"
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) as running:
+        tools = started()
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=10)
+    assert [gone(pid) for pid in tools] == [True, True]
+
+
+def test_a_tool_gives_its_status_and_what_it_printed() -> None:
+    done = run_tool(["sh", "-c", "echo out; echo err >&2; exit 3"])
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
 
 
 def test_a_worker_dies_with_the_process_that_started_it() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from tvm.target import Target, codegen
 from tvm.tirx import compilation_pipeline, transform
 
 from tilewright.errors import InputError, InternalError
+from tilewright.workers import run_tool
 from tilewright_backends.lower.types import Prim
 
 _PIPELINE = "tilewright_cpu"
@@ -102,7 +102,7 @@ def link(library: Prim, path: Path) -> None:
     library.mod.write_to_file(str(objects))
     # Nothing of the machine or the moment may get into the file: artifacts are byte-identical.
     command = [compiler, "-shared", "-fPIC", "-Wl,--build-id=none", "-Wl,--strip-debug", "-o", str(path)]
-    done = subprocess.run([*command, str(objects), "-lm"], capture_output=True, text=True, check=False)
+    done = run_tool([*command, str(objects), "-lm"])
     objects.unlink()
     if done.returncode:
         raise InternalError(f"{compiler} could not link the program: {done.stderr.strip()[-2000:]}")

@@ -3,5 +3,6 @@ it.
 """
 
 from tilewright.workers.client import Reply, Worker, WorkerError
+from tilewright.workers.tool import run_tool
 
-__all__ = ["Reply", "Worker", "WorkerError"]
+__all__ = ["Reply", "Worker", "WorkerError", "run_tool"]

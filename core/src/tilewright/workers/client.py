@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import selectors
 import signal
@@ -16,12 +17,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import IO, Any
 
 from attrs import frozen
 
 from tilewright.errors import TilewrightError
 
+_log = logging.getLogger(__name__)
 _TAIL = 2000
 
 
@@ -93,6 +96,7 @@ class Worker:
             os.close(requests)
             os.close(replies)
         self._closed = False
+        _log.debug("worker %d for %s is started", self._process.pid, task)
         start = {
             "task": task,
             "argument": argument,
@@ -121,10 +125,11 @@ class Worker:
         self._closed = True
         os.close(self._requests)
         os.close(self._replies)
-        # The group is ended even if the worker itself is gone: a compiler that it started may still be there.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        # The session is ended even if the worker itself is gone: a compiler that it started may still be there. Until
+        # the worker is waited for, its number is nobody else's.
+        _end_session(self._process.pid)
         self._process.wait()
+        _log.debug("worker %d for %s is ended", self._process.pid, self.task)
         self._log.close()
 
     def __enter__(self) -> Worker:
@@ -179,6 +184,31 @@ class Worker:
         if self._memory_limit is not None and not said:
             remedy = f"It may have wanted more than {self._memory_limit / 2**30:g} GiB."
         return WorkerError(f"{self.task} ended {how}.", remedy, kind="died")
+
+
+def _end_session(leader: int) -> None:
+    """Ends every process of a session, those in groups of their own included, until none is left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+    while members := [pid for pid in _processes() if _session_of(pid) == leader]:
+        for pid in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.001)
+
+
+def _processes() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208 - names, not paths
+
+
+def _session_of(pid: int) -> int | None:
+    """The session of a process, or None when it has ended."""
+    try:
+        # After the name, which may hold anything: state, parent, group, session.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[3])
 
 
 def _write(descriptor: int, data: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tilewright.planning.storage import byte_size
 from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
 from tilewright.views.kernel import subject_of
+from tilewright.workers import run_tool
 from tilewright_backends import gpus, tvm_env
 from tilewright_backends.build.cuda.compile import KernelFacts, compile_source
 from tilewright_backends.build.cuda.library import assembly, cuda_module, packed_modules
@@ -140,7 +140,7 @@ def link(host: Prim, modules: bytes, path: Path, workdir: Path, helper: str = ""
     if helper:
         Path(workdir, "helper.c").write_text(helper, encoding="utf-8")
         command += ["-O2", "helper.c"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=workdir)
+    done = run_tool(command, cwd=workdir)
     if done.returncode:
         raise InternalError(f"{compiler} could not link the program: {done.stderr.strip()[-2000:]}")
 

@@ -10,15 +10,14 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
 
 from tilewright.errors import InputError, InternalError
+from tilewright.workers import run_tool
 
-_TIMEOUT_SECONDS = 600
 _WHEELS = "nvidia-cuda-nvrtc, nvidia-cuda-runtime and nvidia-cuda-crt"
 
 
@@ -65,7 +64,7 @@ def compiler_version() -> str:
     """
     nvcc = find_nvcc()
     if nvcc is not None:
-        done = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=False)
+        done = run_tool([nvcc, "--version"])
         found = re.search(r"V(\d+\.\d+\.\d+)", done.stdout)
         return f"nvcc {found.group(1) if found else 'unknown'}"
     major, minor = ctypes.c_int(), ctypes.c_int()
@@ -93,7 +92,7 @@ def compile_source(source: str, arch: str, workdir: Path, name: str = "kernels")
     number = arch.removeprefix("sm_")
     command = [nvcc, "-cubin", "-O3", "-std=c++17", "-gencode", f"arch=compute_{number},code=sm_{number}"]
     command += ["-Xptxas", "-v", "-diag-suppress", "177,550", "-o", str(cubin), str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_TIMEOUT_SECONDS)
+    done = run_tool(command)
     if done.returncode:
         raise InternalError(f"nvcc refuses the generated code for {arch}: {_tail(done.stderr)}")
     return Compiled(cubin.read_bytes(), parse_facts(done.stderr))
