@@ -1,4 +1,4 @@
-"""GridSample, RoiAlign and DeformConv: reads at positions that are computed from data.
+"""GridSample, RoiAlign, MaxRoiPool and DeformConv: reads at positions that are computed from data.
 
 Interpolation is a reduction over taps: along each dimension 2 (linear) or 4 (cubic) neighbours of the position, each
 weighted by its distance.
@@ -12,6 +12,7 @@ from functools import reduce
 from tilewright.frontend.legalize.builder import Builder, Tensor, wide, within
 from tilewright.frontend.legalize.convolution import add_channel_bias
 from tilewright.frontend.legalize.node import Node
+from tilewright.frontend.legalize.pooling import lowest
 from tilewright.frontend.legalize.table import Family
 from tilewright.frontend.legalize.windows import window_of
 from tilewright.ir import dtypes
@@ -144,6 +145,50 @@ def _roi_align(b: Builder, node: Node) -> Tensor:
         return found if largest else found / float(ratio * ratio)
 
     return b.reduce(out.dtype, shape, (ratio, ratio, 2, 2), "max" if largest else "sum", body)
+
+
+def _rounded(x: Expr) -> Expr:
+    """The nearest integer as int64, halves away from zero."""
+    size = apply("abs", x)
+    below = apply("floor", size)
+    whole = cast(below + cast(size - below >= 0.5, x.dtype), "int64")
+    return select(x < 0.0, -whole, whole)
+
+
+@rule("MaxRoiPool")
+def _max_roi_pool(b: Builder, node: Node) -> Tensor:
+    """The maximum over a rectangle, found along its rows first: first over the bin's height, then over its width."""
+    x, rois, out = node[0], node[1], node.out()
+    shape, scale = out.static_shape(), float(node.attr("spatial_scale", 1.0))
+    carried = dtypes.accumulator(x.dtype)
+
+    def ends(n: Expr, bin_: Expr, d: int) -> tuple[Expr, Expr]:
+        """First position of a bin along dimension d (0: height), and the one after its last, both in the image."""
+        low, high = (_rounded(cast(rois[n, column], carried) * scale) for column in (2 - d, 4 - d))
+        size = cast(maximum(high - low + 1, 1), carried) / float(shape[2 + d])
+        first = cast(apply("floor", cast(bin_, carried) * size), "int64") + low
+        last = cast(apply("ceil", cast(bin_ + 1, carried) * size), "int64") + low
+        return maximum(first, 0), minimum(last, x.shape[2 + d])
+
+    def inside(n: Expr, bin_: Expr, d: int, at: Expr) -> Expr:
+        first, last = ends(n, bin_, d)
+        return (at >= first) & (at < last)
+
+    least = lowest(x.dtype)
+
+    def over_height(n: Expr, c: Expr, p: Expr, column: Expr, row: Expr) -> Expr:
+        return x.guarded(inside(n, p, 0, row), (cast(rois[n, 0], "int64"), c, row, column), least)
+
+    def over_width(n: Expr, c: Expr, p: Expr, q: Expr, column: Expr) -> Expr:
+        return tall.guarded(inside(n, q, 1, column), (n, c, p, column), least)
+
+    def unless_empty(n: Expr, c: Expr, p: Expr, q: Expr) -> Expr:
+        (top, bottom), (left, right) = ends(n, p, 0), ends(n, q, 1)
+        return select((top < bottom) & (left < right), found[n, c, p, q], const(0, x.dtype))
+
+    tall = b.reduce(x.dtype, (*shape[:3], x.shape[3]), x.shape[2:3], "max", over_height, "tall")
+    found = b.reduce(x.dtype, shape, x.shape[3:], "max", over_width, "found")
+    return b.compute(x.dtype, shape, unless_empty)
 
 
 @rule("DeformConv")
