@@ -150,7 +150,7 @@ def compilation_key(module: Module, name: str, settings: Settings) -> str:
             "slots": {slot: record.name for slot, record in settings.slots.items()},
             "device": plain(attrs.asdict(device_of(settings))),
             "code": code_identity(registry),
-            "toolchain": plain(registry.resolve(backend, backend.versions)()),
+            "toolchain": plain(registry.code(backend, backend.versions)()),
         }
     )
 

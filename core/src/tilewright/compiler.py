@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,8 +26,9 @@ from tilewright.ir.verify import verify_module, verify_program
 from tilewright.planning.requests import Decision
 from tilewright.planning.session import Session
 from tilewright.plugins.errors import PluginError
+from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import Backend, DeviceEntry, Legalization, RecipeEntry
-from tilewright.recipes import Recipe
+from tilewright.recipes import Match, Recipe
 from tilewright.runtime.native import BuildOutput
 
 _log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ def device_of(settings: Settings) -> DeviceModel:
     """The device model of the configured target."""
     target = settings.target
     entry = settings.registry.get(DeviceEntry, f"{target.backend}:{target.device}", f"device of {target.backend}")
-    device: DeviceModel = settings.registry.resolve(entry, entry.model)()
+    device: DeviceModel = settings.registry.code(entry, entry.model)()
     return device
 
 
@@ -77,8 +79,22 @@ def recipes_of(settings: Settings) -> dict[str, Recipe]:
     for entry in settings.registry.records(RecipeEntry).values():
         if entry.backend == settings.target.backend:
             recipe = settings.registry.resolve(entry, entry.recipe)
-            found[entry.name] = recipe if isinstance(recipe, Recipe) else recipe()
+            if not isinstance(recipe, Recipe):
+                recipe = settings.registry.guarded(entry, recipe)()
+            found[entry.name] = _guarded(settings.registry, entry, recipe)
     return found
+
+
+def _guarded(registry: Registry, entry: RecipeEntry, recipe: Recipe) -> Recipe:
+    """The recipe, so that an exception in what it finds or packs names its plugin."""
+    if registry.provider(entry).built_in:
+        return recipe
+
+    def match(subject: Any, device: DeviceModel) -> Match | None:
+        seen = recipe.match(subject, device)
+        return None if seen is None else attrs.evolve(seen, packings=registry.guarded(entry, seen.packings))
+
+    return attrs.evolve(recipe, match=registry.guarded(entry, match))
 
 
 def rules_of(settings: Settings) -> Table:
@@ -98,7 +114,8 @@ def rules_of(settings: Settings) -> Table:
                 "which has one.",
                 "Let the plugin register its own operator, or disable it in plugins.disabled of the configuration.",
             )
-        table = table.extended([Rule(name, registry.resolve(record, record.rule), record.since)])
+        function = registry.resolve(record, record.rule)
+        table = table.extended([Rule(name, function, record.since, partial(registry.fault, record))])
     return table
 
 
@@ -183,9 +200,9 @@ def build_program(program: Program, settings: Settings, workdir: Path) -> BuildO
     used = {kernel.choice.recipe for kernel in program.kernels.values()}
     entries = {name: registry.get(RecipeEntry, name) for name in sorted(used)}
     emitters: dict[str, Callable[..., Any]] = {
-        name: registry.resolve(entry, entry.emitter) for name, entry in entries.items()
+        name: registry.code(entry, entry.emitter) for name, entry in entries.items()
     }
-    builder = registry.resolve(backend, backend.builder)
+    builder = registry.code(backend, backend.builder)
 
     def build(program: Program) -> BuildOutput:
         output: BuildOutput = builder(program, target=str(settings.target), emitters=emitters, workdir=workdir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,6 +24,10 @@ class AcmeOptions:
     names: tuple[str, ...] = ()
 
 
+def _topk(options: AcmeOptions) -> Callable[..., object]:
+    return lambda *_: ("topk", options)
+
+
 def _plugin() -> types.ModuleType:
     module = types.ModuleType("acme_in_memory")
     module.TILEWRIGHT_API = 1  # type: ignore[attr-defined]
@@ -30,8 +35,8 @@ def _plugin() -> types.ModuleType:
     @hookimpl
     def tilewright_slots() -> list[SlotValue]:
         return [
-            SlotValue("connect", "acme.plain", lambda: "plain service"),
-            SlotValue("propose", "acme.topk", lambda o: ("topk", o), options="acme", prefers={"cost": "acme.cost"}),
+            SlotValue("connect", "acme.plain", lambda: lambda *_: "plain service"),
+            SlotValue("propose", "acme.topk", _topk, options="acme", prefers={"cost": "acme.cost"}),
             SlotValue("cost", "acme.cost", lambda: "acme's cost"),
         ]
 
@@ -87,8 +92,8 @@ def test_a_chosen_value_is_made_by_its_factory_with_its_options(registry: Regist
         slots={"connect": "acme.plain", "propose": "acme.topk"},
         options={"acme": {"topk": 7, "names": ["a"]}},
     )
-    assert bound.service("connect") == "plain service"
-    assert bound.service("propose") == ("topk", AcmeOptions(7, ("a",)))
+    assert bound.service("connect")(None, None) == "plain service"
+    assert bound.service("propose")(None, None) == ("topk", AcmeOptions(7, ("a",)))
 
 
 def test_a_cost_left_out_is_what_the_proposer_prefers(registry: Registry) -> None:

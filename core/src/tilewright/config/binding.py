@@ -46,8 +46,11 @@ class Settings:
     def service(self, slot: str) -> Any:
         """The service that fills `slot`, made by its record's factory."""
         record = self.slots[slot]
-        factory = self.registry.resolve(record, record.factory)
-        return factory() if record.options is None else factory(self.options(record.options))
+        factory = self.registry.code(record, record.factory)
+        made = factory() if record.options is None else factory(self.options(record.options))
+        if not callable(made):
+            raise self.registry.fault(record, f"Its factory must give a service that can be called, not {made!r}.")
+        return self.registry.guarded(record, made)
 
     def runnable_passes(self) -> dict[str, tuple[Callable[[Any, Any], Any], ...]]:
         """The passes of each point, in the configured order, as functions of (IR, session); options are
@@ -56,11 +59,16 @@ class Settings:
         return {point: tuple(map(self._runnable, records)) for point, records in self.passes.items()}
 
     def _runnable(self, record: Pass) -> Callable[[Any, Any], Any]:
-        run: Callable[..., Any] = self.registry.resolve(record, record.run)
-        if record.options is None:
-            return run
-        options = self.options(record.options)
-        return lambda ir, session: run(ir, session, options)
+        run: Callable[..., Any] = self.registry.code(record, record.run)
+        options = () if record.options is None else (self.options(record.options),)
+
+        def change(ir: Any, session: Any) -> Any:
+            changed = run(ir, session, *options)
+            if changed is None and ir is not None:
+                raise self.registry.fault(record, "It must return the IR to go on with, and returned None.")
+            return changed
+
+        return change
 
 
 def bind(config: Config, registry: Registry) -> Settings:

@@ -14,6 +14,7 @@ from attrs import frozen
 
 GROUP = "tilewright.plugins"
 
+_BUILT_IN = ("tilewright-core", "tilewright-backends")
 _UNREADABLE = (configparser.Error, OSError, UnicodeDecodeError)
 
 
@@ -32,6 +33,11 @@ class PluginInfo:
     distribution: str
     version: str
     module: str
+
+    @property
+    def built_in(self) -> bool:
+        """Whether it is part of the compiler, so that a fault in its code is the compiler's."""
+        return self.distribution in _BUILT_IN
 
     def __str__(self) -> str:
         return f"{self.name} ({self.distribution} {self.version})"

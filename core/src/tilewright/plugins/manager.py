@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from importlib import import_module
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -12,10 +13,10 @@ from typing import Any, TypeVar
 import pluggy
 from attrs import frozen
 
-from tilewright.errors import did_you_mean
+from tilewright.errors import InternalError, TilewrightError, did_you_mean
 from tilewright.plugins import hookspecs
 from tilewright.plugins.discovery import Discovery, PluginFailure, PluginInfo, discover
-from tilewright.plugins.errors import PluginError, unknown_name
+from tilewright.plugins.errors import PluginError, attributed, plugin_fault, unknown_name
 from tilewright.plugins.records import Backend, DeviceEntry, Record, SlotValue, Target
 from tilewright.plugins.references import Reference, resolve
 
@@ -139,18 +140,47 @@ class Registry:
                 "Repair or uninstall that distribution, or choose another value.",
             ) from error
 
+    def code(self, record: Record, reference: Reference) -> Any:
+        """The function that a field of `record` names, guarded: see `guarded`. Errors as for `resolve`."""
+        return self.guarded(record, self.resolve(record, reference))
+
+    def guarded(self, record: Record, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, which `record` brought, so that an exception in it names the plugin.
+
+        What it refuses on purpose (an `InputError`) goes through, and so does every fault of built-in code.
+        """
+        plugin = self.provider(record)
+        return function if plugin.built_in else attributed(function, lambda text: self.fault(record, text))
+
+    def fault(self, record: Record, text: str) -> TilewrightError:
+        """The error for a fault of the code that `record` brought: `text` with its plugin, or the compiler's own."""
+        plugin = self.provider(record)
+        if plugin.built_in:
+            return InternalError(text)
+        return plugin_fault(f"{record.kind.capitalize()} {record.name!r} of plugin {plugin}", text)
+
     def parse_target(self, text: str) -> Target:
         """Asks the plugins which of them recognises a target string.
 
         Raises:
             UnknownNameError: none does.
+            PluginError: a plugin fails over it.
         """
         self.load()
-        target: Target | None = self._hooks.hook.tilewright_parse_target(text=text)
-        if target is None:
-            known = [*self._of(Backend), *self._of(DeviceEntry)]
-            raise unknown_name("target", text, known, self._why_missing())
-        return target
+        for implementation in reversed(self._hooks.hook.tilewright_parse_target.get_hookimpls()):
+            target = self._ask_for_target(implementation, text)
+            if target is not None:
+                return target
+        raise unknown_name("target", text, [*self._of(Backend), *self._of(DeviceEntry)], self._why_missing())
+
+    def _ask_for_target(self, implementation: pluggy.HookImpl, text: str) -> Target | None:
+        (plugin,) = (info for info in self._loaded if info.name == implementation.plugin_name)
+        what = f"Hook tilewright_parse_target of plugin {plugin}"
+        ask = implementation.function
+        found = ask(text) if plugin.built_in else attributed(ask, partial(plugin_fault, what))(text)
+        if found is not None and not isinstance(found, Target):
+            raise plugin_fault(what, f"It must give a Target or None, not {found!r}.")
+        return found
 
     def _of(self, cls: type) -> dict[str, _Provided]:
         return self._records.setdefault(cls, {})
@@ -208,13 +238,13 @@ class Registry:
     def _register(self, info: PluginInfo, module: Any) -> list[_Provided]:
         self._hooks.register(module, info.name)
         try:
-            self._check_hooks(module)
+            self._check_hooks(info, module)
             return [_Provided(record, info) for record in self._collect(info)]
         except BaseException:
             self._hooks.unregister(name=info.name)
             raise
 
-    def _check_hooks(self, module: Any) -> None:
+    def _check_hooks(self, info: PluginInfo, module: Any) -> None:
         known = [*hookspecs.RECORD_HOOKS, "tilewright_parse_target"]
         try:
             self._hooks.check_pending()
@@ -222,7 +252,11 @@ class Registry:
             implemented = [caller.name for caller in self._hooks.get_hookcallers(module) or ()]
             wrong = next((name for name in implemented if name not in known), "")
             raise _RefusedError(f"it implements {wrong}, which is no hook. {did_you_mean(wrong, known)}") from error
-        implemented = [caller.name for caller in self._hooks.get_hookcallers(module) or ()]
+        implemented = []
+        for caller in self._hooks.get_hookcallers(module) or ():
+            implemented.append(caller.name)
+            if any(x.plugin_name == info.name and (x.hookwrapper or x.wrapper) for x in caller.get_hookimpls()):
+                raise _RefusedError(f"{caller.name} cannot be wrapped.")
         for name, value in vars(module).items():
             if name.startswith("tilewright_") and inspect.isfunction(value) and name not in implemented:
                 raise _RefusedError(f"{name} lacks the decorator @hookimpl, so it would never be called.")
@@ -235,8 +269,6 @@ class Registry:
             for implementation in caller.get_hookimpls():
                 if implementation.plugin_name != info.name:
                     continue
-                if implementation.hookwrapper or implementation.wrapper:
-                    raise _RefusedError(f"{hook} registers records and cannot be wrapped.")
                 for record in implementation.function():
                     if not isinstance(record, cls):
                         raise _RefusedError(f"{hook} must give {cls.__name__} records, not {record!r}.")

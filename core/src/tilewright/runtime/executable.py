@@ -134,7 +134,7 @@ def load_artifact(artifact: Artifact, *, threads: int | None = None, registry: R
         plugins = Registry() if registry is None else registry
         plugins.load([manifest.provider])
         backend = plugins.get(Backend, manifest.backend)
-        loader = plugins.resolve(backend, backend.loader)
+        loader = plugins.code(backend, backend.loader)
         weights = artifact.weights()
         with artifact.library() as library:
             native = loader(library, weights, manifest.data, target=manifest.target, threads=thread_count(threads))

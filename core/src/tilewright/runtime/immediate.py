@@ -27,7 +27,7 @@ def loaded(program: Program, settings: Settings, threads: int = 1) -> Iterator[N
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         output = build_program(program, settings, Path(folder))
         weights = {w.name: w.load() for w in output.weights}
-        loader = registry.resolve(backend, backend.loader)
+        loader = registry.code(backend, backend.loader)
         native: NativeProgram = loader(
             output.library, weights, output.data, target=str(settings.target), threads=threads
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from tilewright.errors import InternalError, UnsupportedError
+from tilewright.errors import InputError, InternalError, UnsupportedError
 from tilewright.frontend.legalize.builder import Builder, Tensor
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Table
@@ -27,6 +27,8 @@ from tilewright.ir.ops import (
     bodies,
 )
 from tilewright.rewrites.live import live
+
+_RESULT = (Tensor, type(None))
 
 
 def legalize(module: Module, table: Table) -> Module:
@@ -126,8 +128,12 @@ def _legalize_node(node: Node, table: Table, builder: Builder, values: dict[str,
     builder.hint = op.name
     try:
         made = rule.function(builder, node)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InternalError(f"The rule for {node} failed: {type(error).__name__}: {error}.") from error
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        raise rule.fault(f"The rule for {node} failed: {type(error).__name__}: {error}.") from error
+    if not (isinstance(made, Tensor) or (isinstance(made, Sequence) and all(isinstance(x, _RESULT) for x in made))):
+        raise rule.fault(f"The rule for {node} must give a Tensor or a sequence of them, not {made!r}.")
     tensors: Sequence[Tensor | None] = (made,) if isinstance(made, Tensor) else made
     new = {x.name for added in builder.ops[first:] for x in added.outputs if x is not None}
     renamed: dict[str, Value] = {}
@@ -136,9 +142,9 @@ def _legalize_node(node: Node, table: Table, builder: Builder, values: dict[str,
             continue
         found = tensors[position] if position < len(tensors) else None
         if found is None:
-            raise InternalError(f"The rule for {node} gave no output {position}.")
+            raise rule.fault(f"The rule for {node} gave no output {position}.")
         if (found.dtype, found.shape) != (declared.dtype, declared.static_shape()):
-            raise InternalError(
+            raise rule.fault(
                 f"The rule for {node} gave {found.dtype} {list(found.shape)} as output {position}; "
                 f"ONNX says {declared.dtype} {list(declared.static_shape())}."
             )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
-from tilewright.errors import InternalError
+from tilewright.errors import InternalError, TilewrightError
 from tilewright.frontend.legalize.builder import Builder, Tensor
 from tilewright.frontend.legalize.node import Node
 
@@ -22,11 +22,13 @@ class Rule:
         op_type: the operator; with a domain before a dot when it is not ONNX's own.
         function: builds the operator; returns its outputs in ONNX's order.
         since: first opset that the function is right for; the rule with the highest one up to the model's is used.
+        fault: makes the error for a fault of the rule, out of a sentence that says what is wrong.
     """
 
     op_type: str
     function: Legalizer
     since: int = 1
+    fault: Callable[[str], TilewrightError] = InternalError
 
 
 class Table:
