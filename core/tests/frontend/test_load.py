@@ -424,3 +424,10 @@ def test_constants_share_the_given_bytes() -> None:
     (constant,) = load(made).constants.values()
     assert not constant.data.flags.writeable
     assert np.array_equal(constant.data, numpy_helper.to_array(made.graph.initializer[0]))
+
+
+def test_a_result_that_nothing_reads_may_be_one_that_the_operator_always_has() -> None:
+    x = np.array([3, 1, 2], np.float32)
+    top = node("TopK", ["x", "k"], ["y", "indices"], axis=0)
+    module = load(model([top], {"x": ("float32", [3])}, ["y"], {"k": np.array([2], np.int64)}))
+    assert interpret(module, [x])[0].tolist() == [3, 2]

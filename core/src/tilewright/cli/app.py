@@ -18,6 +18,7 @@ _COMMANDS = {
     "ablate": ("tilewright.cli.ablate:command", "Run a study: arms that differ in named factors."),
     "plugins": ("tilewright.cli.plugins:group", "List or check the installed plugins."),
     "scoreboard": ("tilewright.cli.scoreboard:command", "Run ONNX's own test suite."),
+    "fuzz": ("tilewright.cli.fuzz:command", "Compare random graphs with ONNX's reference evaluator."),
     "doctor": ("tilewright.cli.doctor:command", "Check the installation."),
     "cache": ("tilewright.cli.cache:group", "Show or clear the cache."),
     "completion": ("tilewright.cli.completion:command", "Print a script for shell completion."),

@@ -229,6 +229,10 @@ class Importer:
         for i, x in enumerate(inputs):
             if x is None:
                 probed.input[i] = ""
+        for i, formal in enumerate(schema.outputs[: len(node.output)]):
+            # Inference insists on a name for what no node may leave out, whether or not anything reads it.
+            if not node.output[i] and formal.option == onnx.defs.OpSchema.FormalParameterOption.Single:
+                probed.output[i] = f"unread {i}"
         opsets = [onnx.helper.make_opsetid(name, version) for name, version in scope.opsets.items()]
         try:
             found = shape_inference.infer_node_outputs(

@@ -1,53 +1,49 @@
 """The fuzzer: random graphs of many operators, compared with ONNX's reference evaluator.
 
-A graph grows node by node, and each node is evaluated by the reference at once, so that the next one can be drawn over
-what is there. Operators that jump (rounding, comparison, selection by size) are only drawn over tensors that every
-implementation must compute exactly; values that overflow end their branch of the graph.
+`fuzz` runs in this process, on any executor. `campaign` compiles for a target, in a worker that may die;
+`write_reproducer` writes what is needed to see a failure again.
 """
 
 from __future__ import annotations
 
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import attrs
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
 from tilewright.errors import UnsupportedError
 from tilewright.frontend import load
 from tilewright.ir.module import Module
-from tilewright.testing import fuzz_movement  # noqa: F401 - it registers its operators
-from tilewright.testing.fuzz_operators import DRAWERS, Draft, Draw, Tensor
+from tilewright.ir.verify import verify_module
+from tilewright.testing.fuzz_graphs import Graph, draw_graph
+from tilewright.workers import Worker, WorkerError
 
-OPSET = 20
-LARGEST = 1e3
-"""Magnitude from which on nothing more is computed of a tensor."""
 NORM, ABSOLUTE = 1e-4, 1e-3
 """A float result agrees when ‖a − b‖ / ‖b‖ is at most the one, or every difference at most the other."""
+SECONDS = 120.0
+"""Time limit of a graph in a worker."""
+TASK = "tilewright.testing.fuzz:start"
 
 Execute = Callable[[Module, Sequence[Any]], Sequence[Any]]
+Kind = Literal["agrees", "declined", "wrong", "failed", "crashed"]
 
 
 @attrs.frozen
-class Graph:
-    """A random graph.
+class Failure:
+    """A graph that came out wrong.
 
     Args:
-        feeds: arrays of the inputs, in order.
-        expected: what the reference gives for each output.
-        operators: the types of its nodes.
+        kind: wrong (another answer), failed (an exception), crashed (the worker died or took too long).
     """
 
     seed: int
-    model: onnx.ModelProto
-    feeds: tuple[Any, ...]
-    expected: tuple[Any, ...]
-    operators: tuple[str, ...]
+    kind: Kind
+    detail: str
 
 
 @attrs.define
@@ -55,45 +51,53 @@ class Report:
     """What came of a run.
 
     Args:
+        graphs: how many were drawn.
         operators: nodes of graphs that agreed, by operator.
-        failures: (seed, what was wrong).
         declined: graphs that were refused with a clear error, by its text.
     """
 
     graphs: int = 0
     operators: Counter[str] = attrs.field(factory=Counter)
-    failures: list[tuple[int, str]] = attrs.field(factory=list)
+    failures: list[Failure] = attrs.field(factory=list)
     declined: Counter[str] = attrs.field(factory=Counter)
 
+    def add(self, seed: int, kind: Kind, detail: str, operators: Iterable[str]) -> None:
+        """Counts a graph."""
+        self.graphs += 1
+        match kind:
+            case "agrees":
+                self.operators.update(operators)
+            case "declined":
+                self.declined[detail] += 1
+            case _:
+                self.failures.append(Failure(seed, kind, detail))
 
-def fuzz(seeds: Iterator[int], execute: Execute, until: float | None = None) -> Report:
+
+def fuzz(seeds: Iterable[int], execute: Execute) -> Report:
     """Draws a graph from each seed and compares.
 
     Args:
         execute: runs a module on arrays.
-        until: time (`time.monotonic`) to stop at.
     """
     report = Report()
     for seed in seeds:
-        if until is not None and time.monotonic() >= until:
-            break
         graph = draw_graph(seed)
-        report.graphs += 1
-        try:
-            module = load(graph.model)
-            found = execute(module, graph.feeds)
-        except UnsupportedError as error:
-            report.declined[error.message] += 1
-            continue
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
-            report.failures.append((seed, f"{type(error).__name__}: {error}"))
-            continue
-        wrong = [w for w in map(difference, module.output_names, found, graph.expected) if w]
-        if wrong:
-            report.failures.append((seed, f"{', '.join(wrong)} in {' '.join(graph.operators)}"))
-        else:
-            report.operators.update(graph.operators)
+        report.add(seed, *judge(graph, execute), graph.operators)
     return report
+
+
+def judge(graph: Graph, execute: Execute) -> tuple[Kind, str]:
+    """What becomes of a graph, and why."""
+    try:
+        module = load(graph.model)
+        verify_module(module)
+        found = execute(module, graph.feeds)
+    except UnsupportedError as error:
+        return "declined", error.message
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
+        return "failed", f"{type(error).__name__}: {error}"
+    wrong = [w for w in map(difference, module.output_names, found, graph.expected) if w]
+    return ("wrong", f"{', '.join(wrong)} in {' '.join(graph.operators)}") if wrong else ("agrees", "")
 
 
 def difference(name: str, ours: Any, theirs: Any) -> str:
@@ -111,109 +115,90 @@ def difference(name: str, ours: Any, theirs: Any) -> str:
     return "" if norm <= NORM or float(delta.max(initial=0)) <= ABSOLUTE else f"{name} differs by {norm:.2g}"
 
 
-def draw_graph(seed: int) -> Graph:
-    """The graph of a seed."""
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        return _Growing(seed).grow()
+def start(target: str) -> Callable[[int], Any]:
+    """The worker's side: judges the graphs of the seeds that it is asked for, compiled for `target`."""
+    from tilewright.compiler import plan_module
+    from tilewright.config.binding import bind
+    from tilewright.config.schema import Config
+    from tilewright.plugins.manager import Registry
+    from tilewright.runtime.immediate import run
+
+    settings = bind(Config(target=target), Registry())
+
+    def answer(seed: int) -> Any:
+        graph = draw_graph(seed)
+        kind, detail = judge(graph, lambda module, feeds: run(plan_module(module, settings).program, settings, feeds))
+        return kind, detail, graph.operators
+
+    return answer
 
 
-class _Growing:
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.tensors: list[Tensor] = []
-        self.draw = Draw(seed, self.tensors)
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
-        self.infos: list[onnx.ValueInfoProto] = []
-        self.results: dict[str, Any] = {}
-        self.used: set[str] = set()
+def campaign(
+    seeds: Iterator[int],
+    target: str,
+    *,
+    until: float = float("inf"),
+    stop: bool = False,
+    progress: Callable[[Report], None] = lambda report: None,
+    task: str = TASK,
+    seconds: float = SECONDS,
+) -> Report:
+    """Judges the graphs of the seeds in workers.
 
-    def grow(self) -> Graph:
-        """Inputs, then up to a dozen nodes."""
-        rng, pick = self.draw.rng, self.draw.random
-        shape = [pick.randint(1, 6) for _ in range(pick.randint(1, 4))]
-        feeds: list[Any] = [rng.standard_normal(s).astype(np.float32) for s in (shape, shape[-1:])]
-        feeds += [rng.integers(-9, 9, shape), rng.random(shape) < 0.5]
-        for number, data in enumerate(feeds):
-            self.tensors.append(Tensor(f"x{number}", data, True))
-            self.infos.append(_info(f"x{number}", data))
-        for _ in range(pick.randint(1, 12)):
-            for _ in range(20):
-                if self._node(pick.choice(sorted(DRAWERS))):
-                    break
-        names = [x for x in self.results if x not in self.used] or list(self.results)
-        outputs = [_info(x, self.results[x]) for x in names]
-        graph = helper.make_graph(self.nodes, f"fuzz_{self.seed}", self.infos, outputs, self.weights)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
-        expected = tuple(self.results[x] for x in names)
-        return Graph(self.seed, model, tuple(feeds), expected, tuple(x.op_type for x in self.nodes))
-
-    def _node(self, kind: str) -> bool:
-        """Adds a node; False when none can be drawn, or the reference refuses it."""
-        try:
-            draft = DRAWERS[kind](self.draw)
-        except LookupError:
-            return False
-        number = len(self.nodes)
-        names = [f"{kind}_{number}_{n}" for n in range(draft.outputs)]
-        inputs, new = self._inputs(draft, number)
-        node = helper.make_node(kind, inputs, names, name=f"{kind} {number}", **draft.attributes)
-        found = _evaluate(node, draft, new)
-        if found is None or any(x.size > 4096 for x in found):
-            return False
-        self.weights += new.values()
-        self.nodes.append(node)
-        self.used.update(x.name for x in draft.inputs if isinstance(x, Tensor))
-        exact = draft.exact and all(x.exact for x in draft.inputs if isinstance(x, Tensor))
-        for name, data in zip(names, found, strict=True):
-            self.results[name] = data
-            if data.dtype.kind != "f" or (np.isfinite(data).all() and np.abs(data).max(initial=0) < LARGEST):
-                self.tensors.append(Tensor(name, data, exact))
-        return True
-
-    def _inputs(self, draft: Draft, number: int) -> tuple[list[str], dict[str, onnx.TensorProto]]:
-        """The names of the operands, and the new initialisers among them."""
-        names, new = [], {}
-        for position, operand in enumerate(draft.inputs):
-            if isinstance(operand, Tensor):
-                names.append(operand.name)
-                continue
-            name = "" if operand is None else f"w{number}_{position}"
-            names.append(name)
-            if operand is not None:
-                new[name] = numpy_helper.from_array(np.asarray(operand), name)
-        while names and not names[-1]:
-            names.pop()
-        return names, new
-
-
-def _evaluate(node: onnx.NodeProto, draft: Draft, new: dict[str, onnx.TensorProto]) -> list[Any] | None:
-    """The reference's results, None when it refuses the node."""
-    from onnx.reference import ReferenceEvaluator
-
-    feeds = {x.name: x.data for x in draft.inputs if isinstance(x, Tensor)}
-    feeds |= {name: numpy_helper.to_array(x) for name, x in new.items()}
-    infos = [_info(name, data) for name, data in feeds.items()]
-    outputs = [onnx.ValueInfoProto(name=x) for x in node.output]
-    graph = helper.make_graph([node], "node", infos, outputs)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
+    Args:
+        until: time (`time.monotonic`) to stop at.
+        stop: whether the first failure ends it.
+        progress: called after each graph.
+        task: the worker's side.
+        seconds: time limit of a graph.
+    """
+    report = Report()
+    worker = Worker(task, target, time_limit=seconds)
     try:
-        typed = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-        found = [np.asarray(x) for x in ReferenceEvaluator(model).run(None, feeds)]
-    except Exception:  # noqa: BLE001 - a draft that ONNX does not take is drawn again
-        return None
-    # Where the reference contradicts ONNX's own inference it is no reference.
-    types = [x.type.tensor_type for x in typed.graph.output]
-    wanted = [helper.tensor_dtype_to_np_dtype(x.elem_type) for x in types]
-    if [x.dtype for x in found] != wanted:
-        return None
-    for array, kind in zip(found, types, strict=True):
-        dims = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
-        if len(dims) != array.ndim or any(d not in (None, n) for d, n in zip(dims, array.shape, strict=True)):
-            return None
-    return found
+        for seed in seeds:
+            if time.monotonic() >= until or (stop and report.failures):
+                break
+            try:
+                report.add(seed, *worker.call(seed).value)
+            except WorkerError as error:
+                if error.kind == "error":
+                    raise
+                report.add(seed, "crashed", f"{error.message} {error.remedy}".strip(), ())
+                worker.close()
+                worker = Worker(task, target, time_limit=seconds)
+            progress(report)
+    finally:
+        worker.close()
+    return report
 
 
-def _info(name: str, data: Any) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(data.dtype), data.shape)
+def write_reproducer(folder: Path, failure: Failure, target: str) -> Path:
+    """Writes model, inputs, expected outputs and what went wrong to a folder of `folder`; returns it.
+
+    The inputs are NAME.npy, as `tilewright run --input NAME=FILE` takes them.
+    """
+    graph = draw_graph(failure.seed)
+    place = folder / f"seed-{failure.seed}"
+    place.mkdir(parents=True, exist_ok=True)
+    onnx.save(graph.model, place / "model.onnx")
+    _save(place, [x.name for x in graph.model.graph.input], graph.feeds)
+    _save(place / "expected", [x.name for x in graph.model.graph.output], graph.expected)
+    text = f"{failure.kind}: {failure.detail}\n\ntilewright fuzz --seed {failure.seed} --count 1 --target {target}\n"
+    (place / "failure.txt").write_text(text, encoding="utf-8")
+    return place
+
+
+def _save(folder: Path, names: Sequence[str], arrays: Sequence[Any]) -> None:
+    folder.mkdir(exist_ok=True)
+    for name, array in zip(names, arrays, strict=True):
+        np.save(folder / f"{name}.npy", array, allow_pickle=False)
+
+
+def as_data(report: Report) -> Mapping[str, Any]:
+    """The report as JSON values."""
+    return {
+        "graphs": report.graphs,
+        "operators": dict(report.operators.most_common()),
+        "declined": dict(report.declined.most_common()),
+        "failures": [attrs.asdict(x) for x in report.failures],
+    }
