@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from tilewright.errors import InternalError
@@ -29,7 +31,27 @@ def run_tool(
         InternalError: it took longer than `time_limit` seconds.
     """
     _log.debug("running %s", " ".join(command))
-    with subprocess.Popen(
+    # A thread starts it: an interrupt meets the main thread only, and one amid starting would leave a process that
+    # nobody knows of.
+    with ThreadPoolExecutor(1) as starter:
+        starting = starter.submit(_start, command, cwd)
+        try:
+            running = starting.result()
+            out, err = running.communicate(timeout=time_limit)
+        except subprocess.TimeoutExpired:
+            _end(running)
+            raise InternalError(
+                f"{command[0]} took longer than {time_limit:g} s and was ended.", "Try a smaller model."
+            ) from None
+        except BaseException:
+            if starting.exception() is None:
+                _end(starting.result())
+            raise
+    return subprocess.CompletedProcess(command, running.returncode, out, err)
+
+
+def _start(command: Sequence[str], cwd: Path | None) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -38,15 +60,9 @@ def run_tool(
         errors="replace",
         cwd=cwd,
         process_group=0,
-    ) as running:
-        try:
-            out, err = running.communicate(timeout=time_limit)
-        except subprocess.TimeoutExpired:
-            os.killpg(running.pid, signal.SIGKILL)
-            raise InternalError(
-                f"{command[0]} took longer than {time_limit:g} s and was ended.", "Try a smaller model."
-            ) from None
-        except BaseException:
-            os.killpg(running.pid, signal.SIGKILL)
-            raise
-    return subprocess.CompletedProcess(command, running.returncode, out, err)
+    )
+
+
+def _end(running: subprocess.Popen[str]) -> None:
+    with running, suppress(ProcessLookupError):  # leaving waits, and closes the pipes
+        os.killpg(running.pid, signal.SIGKILL)
