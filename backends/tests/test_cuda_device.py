@@ -202,7 +202,7 @@ def test_cooperative_launches_run_and_replay_in_a_graph(tmp_path: Path) -> None:
     }
     start = np.random.default_rng(0).random(size, np.float32)
     program = CudaProgram(barrier_library(tmp_path), {"x": start}, data)
-    x = program._table[0]
+    x = program._table.addresses[0]
     result = np.full(size, np.nan, np.float32)
     wanted = start.reshape(BLOCKS, 256)
     for _ in range(4):

@@ -6,16 +6,16 @@ import ctypes
 import importlib.util
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tvm_ffi
 
-from tilewright.errors import InputError, InternalError
+from tilewright.errors import InputError
 from tilewright.runtime.native import Array
 from tilewright_backends import cpu_features
+from tilewright_backends.buffers import BufferTable, check_seal, load_library
 
 _ALIGNMENT = 64
 
@@ -39,56 +39,48 @@ class CpuProgram:
         os.environ["TVM_NUM_THREADS"] = str(threads)
         os.environ.setdefault("TVM_BIND_THREADS", "0")
         self._runtime = ctypes.CDLL(str(runtime_library()), ctypes.RTLD_GLOBAL)
-        self._module: Any = tvm_ffi.load_module(str(library.resolve()))
-        self._main: Any = self._module[data["entry"]]
-        self._weights = dict(weights)
-        self._inputs: list[int] = []
-        self._outputs: list[int] = []
-        buffers = list(data["buffers"])
-        self._table = np.zeros(max(len(buffers), 1), np.uint64)
-        self._pointer = ctypes.c_void_p(self._table.ctypes.data)
-        for number, (name, kind, size) in enumerate(buffers):
-            if kind == "input":
-                self._inputs.append(number)
-            elif kind == "output":
-                self._outputs.append(number)
-            elif kind == "weight":
-                self._table[number] = self._weights[name].ctypes.data
-            else:
-                self._workspace = aligned(int(size))
-                self._table[number] = self._workspace.ctypes.data
+        self._module, self._main = load_library(library, data["entry"])
+        self._table = BufferTable(data)
+        self.input_bytes, self.output_bytes = self._table.input_bytes, self._table.output_bytes
+        self._kept: list[Array] = []  # weights and workspace, as long as their addresses are in the table
+        self._keep(self._table.weights(weights))
+        self._keep((number, aligned(size)) for number, size in self._table.sizes("workspace"))
+
+    def _keep(self, arrays: Iterable[tuple[int, Array]]) -> None:
+        for number, array in arrays:
+            self._kept.append(array)
+            self._table.addresses[number] = array.ctypes.data
 
     def run(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         """Runs the program once. See `tilewright.runtime.native.NativeProgram`."""
-        if len(inputs) != len(self._inputs) or len(outputs) != len(self._outputs):
-            raise InternalError(
-                f"The program takes {len(self._inputs)} inputs and {len(self._outputs)} outputs, "
-                f"got {len(inputs)} and {len(outputs)}."
-            )
-        for number, array in zip(self._inputs, inputs, strict=True):
-            self._table[number] = array.ctypes.data
-        for number, array in zip(self._outputs, outputs, strict=True):
-            self._table[number] = array.ctypes.data
-        self._main(self._pointer)
+        self._table.check(inputs, outputs)
+        for number, array in zip(self._table.inputs, inputs, strict=True):
+            self._table.addresses[number] = array.ctypes.data
+        for number, array in zip(self._table.outputs, outputs, strict=True):
+            self._table.addresses[number] = array.ctypes.data
+        self._main(self._table.pointer)
 
     def measure(self, rounds: int) -> list[float]:
         """See `tilewright.runtime.native.NativeProgram`. The arrays of the last run must still be alive."""
         seconds = []
         for _ in range(rounds):
             start = time.perf_counter()
-            self._main(self._pointer)
+            self._main(self._table.pointer)
             seconds.append(time.perf_counter() - start)
         return seconds
 
     def close(self) -> None:
         """Unloads the library and frees the workspace."""
         self._main = self._module = None
-        self._weights = {}
+        self._kept = []
 
 
 def aligned(size: int) -> Array:
-    """`size` bytes that start at a cache line."""
-    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    """`size` bytes that start at a cache line. Raises InputError where there is no memory for them."""
+    try:
+        raw = np.empty(size + _ALIGNMENT, np.uint8)
+    except MemoryError as error:
+        raise InputError(f"There is no memory for the program's workspace, which takes {size} bytes.") from error
     offset = -raw.ctypes.data % _ALIGNMENT
     return raw[offset : offset + size]
 
@@ -100,6 +92,8 @@ def load_cpu(
 
     Raises:
         InputError: this machine lacks instructions that the program may use.
+        DamagedError: library, weights and `data` do not belong together.
     """
+    check_seal(data, target)
     cpu_features.require(data["features"], target)
     return CpuProgram(library, weights, data, threads)

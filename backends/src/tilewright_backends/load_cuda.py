@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tvm_ffi
 
 from tilewright.errors import InputError, InternalError
 from tilewright.runtime.native import Array
+from tilewright_backends.buffers import BufferTable, check_seal, load_library
 from tilewright_backends.load import runtime_library
 
 _CUDA = 2
@@ -88,26 +88,17 @@ class CudaProgram:
         self._stream = ctypes.c_void_p()
         self._cuda("cudaStreamCreate", ctypes.byref(self._stream))
         self._allocated: list[int] = []
-        self._inputs: list[int] = []
-        self._outputs: list[int] = []
         self._graph: ctypes.c_void_p | None = None
         self._capturable = bool(data["capturable"])
-        buffers = list(data["buffers"])
-        self._table = np.zeros(max(len(buffers), 1), np.uint64)
-        for number, (name, kind, size) in enumerate(buffers):
-            address = self._cuda.allocate(int(size))
-            self._allocated.append(address)
-            self._table[number] = address
-            if kind == "input":
-                self._inputs.append(number)
-            elif kind == "output":
-                self._outputs.append(number)
-            elif kind == "weight":
-                self._upload(address, weights[name])
+        self._table = BufferTable(data)
+        self.input_bytes, self.output_bytes = self._table.input_bytes, self._table.output_bytes
+        for number, size in self._table.sizes("input", "output", "weight", "workspace"):
+            self._allocated.append(self._cuda.allocate(size))
+            self._table.addresses[number] = self._allocated[-1]
+        for number, array in self._table.weights(weights):
+            self._upload(self._allocated[number], array)
         self._set_stream: Any = tvm_ffi.get_global_func("runtime.TVMSetStream")
-        self._module: Any = tvm_ffi.load_module(str(library.resolve()))
-        self._main: Any = self._module[data["entry"]]
-        self._pointer = ctypes.c_void_p(self._table.ctypes.data)
+        self._module, self._main = load_library(library, data["entry"])
         self._cuda("cudaStreamSynchronize", self._stream)
 
     def _upload(self, address: int, array: Array) -> None:
@@ -123,20 +114,16 @@ class CudaProgram:
 
     def run(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         """Runs the program once. See `tilewright.runtime.native.NativeProgram`."""
-        if len(inputs) != len(self._inputs) or len(outputs) != len(self._outputs):
-            raise InternalError(
-                f"The program takes {len(self._inputs)} inputs and {len(self._outputs)} outputs, "
-                f"got {len(inputs)} and {len(outputs)}."
-            )
-        for number, array in zip(self._inputs, inputs, strict=True):
-            self._upload(int(self._table[number]), array)
+        self._table.check(inputs, outputs)
+        for number, array in zip(self._table.inputs, inputs, strict=True):
+            self._upload(self._allocated[number], array)
         self.launch()
-        for number, array in zip(self._outputs, outputs, strict=True):
+        for number, array in zip(self._table.outputs, outputs, strict=True):
             if array.nbytes:
                 self._cuda(
                     "cudaMemcpyAsync",
                     ctypes.c_void_p(array.ctypes.data),
-                    ctypes.c_void_p(int(self._table[number])),
+                    ctypes.c_void_p(self._allocated[number]),
                     ctypes.c_size_t(array.nbytes),
                     _TO_HOST,
                     self._stream,
@@ -149,7 +136,7 @@ class CudaProgram:
             self._cuda("cudaGraphLaunch", self._graph, self._stream)
             return
         self._set_stream(_CUDA, 0, self._stream)
-        self._main(self._pointer)
+        self._main(self._table.pointer)
         if self._capturable:
             # The first run loads the machine code, which must not happen under capture.
             self._cuda("cudaStreamSynchronize", self._stream)
@@ -159,7 +146,7 @@ class CudaProgram:
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
         self._cuda("cudaStreamBeginCapture", self._stream, _THREAD_LOCAL_CAPTURE)
         try:
-            self._main(self._pointer)
+            self._main(self._table.pointer)
         finally:
             self._cuda("cudaStreamEndCapture", self._stream, ctypes.byref(graph))
         self._cuda("cudaGraphInstantiate", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
@@ -219,4 +206,5 @@ def load_cuda(
     library: Path, weights: Mapping[str, Array], data: Mapping[str, Any], *, target: str, threads: int
 ) -> CudaProgram:
     """The CUDA loader. See `tilewright.runtime.native.Loader`."""
+    check_seal(data, target)
     return CudaProgram(library, weights, data)

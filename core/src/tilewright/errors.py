@@ -34,6 +34,10 @@ class InputError(TilewrightError):
     exit_code = 2
 
 
+class DamagedError(InputError):
+    """A compiled program is not what its compiler wrote. The message is a clause, such as "it has no weight 'w'"."""
+
+
 class UnsupportedError(InputError):
     """A model asks for something that Tilewright has no meaning or no code for."""
 

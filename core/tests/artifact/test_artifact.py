@@ -25,6 +25,10 @@ from tilewright.runtime.native import Array, Weight
 
 LIBRARY = bytes(range(256)) * 33
 
+DECISIONS = [
+    {"slot": "connect", "subject": "m", "chosen": "all", "alternatives": [], "costs": [1.5, None], "why": "it is small"}
+]
+
 
 def manifest(**changes: object) -> Manifest:
     base: dict[str, object] = {
@@ -65,7 +69,7 @@ def library(tmp_path: Path) -> Path:
 def path(tmp_path: Path, library: Path) -> Path:
     out = tmp_path / "model.tw"
     weights = [weight(name, array) for name, array in WEIGHTS.items()]
-    write_artifact(out, manifest(), library, weights, decisions=[{"slot": "connect"}])
+    write_artifact(out, manifest(), library, weights, decisions=DECISIONS)
     return out
 
 
@@ -74,7 +78,7 @@ def test_what_goes_in_comes_out(path: Path) -> None:
         artifact.verify()
         assert artifact.manifest.inputs == (TensorInfo("x", "float32", (1, "n")),)
         assert artifact.manifest.data == {"entry": "main"}
-        assert artifact.decisions() == [{"slot": "connect"}]
+        assert artifact.decisions() == DECISIONS
         with artifact.library() as library:
             assert library.read_bytes() == LIBRARY
             assert library.parent.stat().st_mode & 0o777 == 0o700

@@ -24,6 +24,8 @@ from tilewright.runtime.native import Array, Weight
 from tilewright.runtime.random_feeds import random_feeds
 from tilewright.runtime.threads import thread_count
 
+DECISION = {"slot": "connect", "subject": "m", "chosen": "all", "alternatives": [], "costs": [], "why": ""}
+
 
 class Doubler:
     """y = 2·x, count = sum(k); slow on demand, and it notices two calls at once."""
@@ -35,6 +37,8 @@ class Doubler:
         self.busy = 0
         self.overlapped = False
         self.closed = 0
+        self.input_bytes = (5 * 3 * 4, 8)
+        self.output_bytes = (5 * 3 * 4, 8)
 
     def run(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         self.busy += 1
@@ -84,7 +88,7 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         manifest,
         tmp_path / "lib.so",
         [Weight("factor", "float32", (), lambda: factor)],
-        decisions=[{"slot": "connect", "chosen": "all"}],
+        decisions=[DECISION],
     )
     state.load = lambda **options: load(state.path, registry=registry, **options)
     return state
@@ -112,7 +116,7 @@ def test_what_it_says_about_itself(made: Any) -> None:
     assert [str(i) for i in program.inputs] == ["float32[n, 3]", "int64[]"]
     assert [o.name for o in program.outputs] == ["y", "count"]
     assert program.target == "double:x"
-    assert program.decisions == [{"slot": "connect", "chosen": "all"}]
+    assert program.decisions == [DECISION]
 
 
 def test_outputs_are_fresh_and_aligned(made: Any) -> None:

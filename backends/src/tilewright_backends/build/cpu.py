@@ -14,12 +14,12 @@ from tilewright.ir.program import Kernel, Program
 from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
 from tilewright.views.kernel import subject_of
-from tilewright_backends import cpu_features, tvm_env
+from tilewright_backends import buffers, cpu_features, tvm_env
 from tilewright_backends.build import llvm
 from tilewright_backends.emit.cpu.function import CpuFunction
 from tilewright_backends.emit.cpu.semantics import CpuSemantics
 from tilewright_backends.host.cpu import emit_launch
-from tilewright_backends.host.function import ENTRY, HostFunction
+from tilewright_backends.host.function import HostFunction
 from tilewright_backends.lower.types import Prim
 
 
@@ -40,16 +40,11 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
         functions[names[name]] = emit_kernel(kernel, program, emitters[kernel.choice.recipe], semantics)
     host = HostFunction(program, names)
     host.steps(program.body, emit_launch)
-    functions[GlobalVar(ENTRY)] = host.finish()
+    facts = {"mcpu": mcpu, "features": cpu_features.needed(llvm.cpu_features(mcpu))}
+    data = buffers.described(program, facts, target)
+    functions[GlobalVar(data["entry"])] = host.finish(data["entry"])
     library = workdir / "library.so"
     llvm.link(llvm.compile_functions(functions, llvm_target), library)
-    buffers = program.storage.buffers
-    data = {
-        "entry": ENTRY,
-        "mcpu": mcpu,
-        "features": cpu_features.needed(llvm.cpu_features(mcpu)),
-        "buffers": [[name, buffer.kind, buffer.bytes] for name, buffer in buffers.items()],
-    }
     return BuildOutput(library, weights_of(program), data, ("runtime",), versions())
 
 

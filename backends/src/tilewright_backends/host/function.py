@@ -1,4 +1,4 @@
-"""`main(table)`: runs a program's host tree over a table of buffer addresses.
+"""The entry of a library: runs a program's host tree over a table of buffer addresses.
 
 The table has one 64-bit address per buffer of the program's storage, in the storage's order. How a launch is made is
 the target's affair; loops, branches, copies and addresses are the same for all.
@@ -19,8 +19,6 @@ from tilewright.ir.program import HostCopy, HostIf, HostLoop, HostSet, HostStep,
 from tilewright.planning.storage import byte_size
 from tilewright_backends.lower.code import Code
 from tilewright_backends.lower.types import Prim, storage
-
-ENTRY = "main"
 
 EmitLaunch = Callable[["HostFunction", Launch], None]
 
@@ -142,9 +140,9 @@ class HostFunction:
             condition = tirx.And(condition, test)
         self.code.emit(tirx.While(condition, tirx.SeqStmt(body) if len(body) > 1 else body[0]))
 
-    def finish(self) -> Prim:
-        """The exported function."""
-        return tirx.PrimFunc([self._table], self.code.finish()).with_attr("global_symbol", ENTRY)
+    def finish(self, entry: str) -> Prim:
+        """The exported function, called `entry`."""
+        return tirx.PrimFunc([self._table], self.code.finish()).with_attr("global_symbol", entry)
 
 
 def _trips(trip: Expr | None) -> int:

@@ -4,8 +4,8 @@ It is native code, and loading it runs it: load only artifacts that you trust. O
 nothing.
 """
 
-from tilewright.artifact.errors import ArtifactError
+from tilewright.artifact.errors import ArtifactError, damaged
 from tilewright.artifact.file import Artifact, write_artifact
 from tilewright.artifact.manifest import Manifest, Section, TensorInfo
 
-__all__ = ["Artifact", "ArtifactError", "Manifest", "Section", "TensorInfo", "write_artifact"]
+__all__ = ["Artifact", "ArtifactError", "Manifest", "Section", "TensorInfo", "damaged", "write_artifact"]

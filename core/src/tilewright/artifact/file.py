@@ -21,6 +21,7 @@ from tilewright.artifact.archive import Member, Sink, add_member, read_members
 from tilewright.artifact.errors import ArtifactError, damaged
 from tilewright.artifact.manifest import Manifest, Section, parse_manifest
 from tilewright.artifact.weights import map_weights, plan_weights
+from tilewright.config.structure import ConfigError, structure
 from tilewright.files import replacing
 from tilewright.runtime.native import Array, Weight
 
@@ -73,6 +74,23 @@ def _copy(source: Path, sink: Sink) -> None:
     with source.open("rb") as file:
         while chunk := file.read(_CHUNK):
             sink.write(chunk)
+
+
+@attrs.frozen
+class _Decision:
+    """One entry of the record, as the planner's `Decision` looks in JSON."""
+
+    slot: str
+    subject: str
+    chosen: Any
+    alternatives: tuple[Any, ...]
+    costs: tuple[float | None, ...]
+    why: str
+
+
+@attrs.frozen
+class _Record:
+    decisions: tuple[_Decision, ...]
 
 
 class Artifact:
@@ -137,7 +155,12 @@ class Artifact:
 
     def decisions(self) -> list[dict[str, Any]]:
         """The planner's record."""
-        decisions: list[dict[str, Any]] = json.loads(self.read(form.DECISIONS))
+        text = self.read(form.DECISIONS)
+        try:
+            decisions: list[dict[str, Any]] = json.loads(text)
+            structure(_Record, {"decisions": decisions}, "")
+        except (ValueError, RecursionError, ConfigError) as error:
+            raise damaged(self.path, f"its record of decisions is wrong ({error})") from error
         return decisions
 
     def verify(self) -> None:

@@ -6,21 +6,26 @@ Tensors begin at multiples of 64 bytes; the format allows no holes, so small byt
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
+from attrs.validators import deep_iterable, ge, in_, le, max_len
 
 from tilewright.artifact.archive import ALIGNMENT, Member, Sink
-from tilewright.artifact.errors import ArtifactError, damaged
+from tilewright.artifact.errors import damaged
+from tilewright.config.structure import ConfigError, structure
 from tilewright.ir import dtypes
 from tilewright.runtime.native import Array, Weight
 
 _LENGTH = struct.Struct("<Q")
 _MAX_HEADER = 64 << 20
+_MAX_EXTENT = 1 << 47
+_MAX_RANK = 64
 _FILLER = "~"
 _CODES = {
     "float64": "F64",
@@ -39,6 +44,27 @@ _CODES = {
 }
 _NARROW = "U8"  # a byte each; the program knows what they mean
 _DTYPES = {code: dtype for dtype, code in _CODES.items()}
+
+
+def _offsets(entry: _Entry, attribute: object, offsets: tuple[int, ...]) -> None:
+    if len(offsets) != 2 or not 0 <= offsets[0] <= offsets[1]:
+        raise ValueError(f"a tensor's bytes have a begin and an end, not {list(offsets)}")
+    if offsets[1] - offsets[0] != math.prod(entry.shape) * dtypes.size_of(_DTYPES[entry.dtype]):
+        raise ValueError("a tensor's extents do not fit its bytes")
+
+
+@frozen
+class _Entry:
+    """What the header says about one tensor."""
+
+    dtype: str = field(validator=in_(tuple(_DTYPES)))
+    shape: tuple[int, ...] = field(validator=deep_iterable([ge(0), le(_MAX_EXTENT)], max_len(_MAX_RANK)))
+    data_offsets: tuple[int, ...] = field(validator=_offsets)
+
+
+@frozen
+class _Header:
+    tensors: Mapping[str, _Entry]
 
 
 @frozen
@@ -109,28 +135,32 @@ def map_weights(path: Path, mapped: mmap.mmap, member: Member) -> Mapping[str, A
         raise damaged(path, "the header of its weights is too long")
     begin = member.offset + _LENGTH.size
     try:
-        header = json.loads(mapped[begin : begin + length])
-        tensors = {
-            str(name): _view(mapped, begin + length, member, entry)
-            for name, entry in header.items()
-            if name != "__metadata__"
+        header = structure(_Header, {"tensors": json.loads(mapped[begin : begin + length])}, "")
+        _check_cover(header.tensors.values(), member.size - _LENGTH.size - length)
+        return {
+            name: _view(mapped, begin + length, entry)
+            for name, entry in header.tensors.items()
+            if not name.startswith(_FILLER)
         }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, RecursionError, ConfigError) as error:
         raise damaged(path, f"the header of its weights is wrong ({error})") from error
-    except ArtifactError as error:
-        raise damaged(path, error.message) from error
-    return {name: array for name, array in tensors.items() if not name.startswith(_FILLER)}
 
 
-def _view(mapped: mmap.mmap, base: int, member: Member, entry: Mapping[str, object]) -> Array:
-    dtype = dtypes.to_numpy(_DTYPES[str(entry["dtype"])])
-    shape = [int(extent) for extent in entry["shape"]]  # type: ignore[attr-defined]
-    first, last = (int(offset) for offset in entry["data_offsets"])  # type: ignore[attr-defined]
-    count = 1
-    for extent in shape:
-        count *= extent
-    if min(shape, default=0) < 0 or first < 0 or last - first != count * dtype.itemsize:
-        raise ValueError("a tensor's extents do not fit its bytes")
-    if base + last > member.offset + member.size:
-        raise ValueError("a tensor reaches past the section's end")
-    return np.frombuffer(mapped, dtype, count, base + first).reshape(shape)
+def _check_cover(entries: Iterable[_Entry], size: int) -> None:
+    """The format wants the tensors' bytes one behind the other, without holes, up to the section's end."""
+    end = 0
+    for first, last in sorted(entry.data_offsets for entry in entries):
+        if first != end:
+            raise ValueError("its tensors overlap or leave a hole")
+        end = last
+    if end != size:
+        raise ValueError("its tensors do not fill the section")
+
+
+def _view(mapped: mmap.mmap, base: int, entry: _Entry) -> Array:
+    dtype = dtypes.to_numpy(_DTYPES[entry.dtype])
+    first = base + entry.data_offsets[0]
+    count = math.prod(entry.shape)
+    if first % ALIGNMENT:
+        raise ValueError(f"a tensor does not begin at a multiple of {ALIGNMENT} bytes")
+    return np.frombuffer(mapped, dtype, count, first).reshape(entry.shape)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -70,10 +70,11 @@ def _leaves(error: BaseException, where: str) -> Iterator[tuple[str, str]]:
         yield f"{_place(where)} is wrong: {error.message}", error.remedy
     elif isinstance(error, KeyError):
         yield f"{_place(where)} is missing.", "Give it a value."
-    elif len(error.args) == 4 and isinstance(error.args[1], attrs.Attribute):  # attrs' own `in_`
-        _, attribute, choices, value = error.args
+    elif len(error.args) == 4 and isinstance(error.args[1], attrs.Attribute):  # attrs' own validators
+        _, attribute, wanted, value = error.args
         place = f"{where}.{attribute.name}" if where else attribute.name
-        yield f"{place} cannot be {value!r}.", did_you_mean(str(value), map(str, choices))
+        choices = wanted if isinstance(wanted, Collection) else ()
+        yield f"{place} cannot be {value!r}.", did_you_mean(str(value), map(str, choices)) if choices else ""
     else:
         yield f"{_place(where)} is wrong: {error.args[0] if error.args else error}.", ""
 

@@ -182,13 +182,33 @@ class Load(Expr):
         return f"%{self.slot}"
 
 
-@attrs.frozen(cache_hash=True, order=False, repr=False)
+@attrs.frozen(unsafe_hash=True, cache_hash=True, order=False, repr=False)
 class Apply(Expr):
     """`op` of `OPS` applied to `args`."""
 
     op: str
     args: tuple[Expr, ...]
     dtype: str
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the structure is the same. Two expressions meet once, however often they are shared."""
+        if not isinstance(other, Apply):
+            return NotImplemented
+        met: set[tuple[int, int]] = set()
+        pairs: list[tuple[Expr, Expr]] = [(self, other)]
+        while pairs:
+            a, b = pairs.pop()
+            if a is b or (id(a), id(b)) in met:
+                continue
+            if not isinstance(a, Apply) or not isinstance(b, Apply):
+                if a != b:
+                    return False
+                continue
+            if hash(a) != hash(b) or (a.op, a.dtype, len(a.args)) != (b.op, b.dtype, len(b.args)):
+                return False
+            met.add((id(a), id(b)))
+            pairs += zip(a.args, b.args, strict=True)
+        return True
 
     def __repr__(self) -> str:
         return f"{self.op}({', '.join(map(repr, self.args))})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -9,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.artifact import Artifact, Manifest, TensorInfo
-from tilewright.errors import InputError, InternalError
+from tilewright.artifact import Artifact, ArtifactError, Manifest, TensorInfo, damaged
+from tilewright.errors import DamagedError, InputError
 from tilewright.ir import dtypes
 from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import Backend
 from tilewright.runtime.feeds import check_names, prepare
-from tilewright.runtime.native import Array, NativeProgram
+from tilewright.runtime.native import Array, Loader, NativeProgram
 from tilewright.runtime.threads import thread_count
 
 _ALIGNMENT = 64
@@ -134,24 +135,48 @@ def load_artifact(artifact: Artifact, *, threads: int | None = None, registry: R
         plugins = Registry() if registry is None else registry
         plugins.load([manifest.provider])
         backend = plugins.get(Backend, manifest.backend)
-        loader = plugins.code(backend, backend.loader)
-        weights = artifact.weights()
-        with artifact.library() as library:
-            native = loader(library, weights, manifest.data, target=manifest.target, threads=thread_count(threads))
+        provider = plugins.provider(backend).name
+        if provider != manifest.provider:
+            raise ArtifactError(
+                f"Artifact {artifact.path} needs the backend {manifest.backend!r} of plugin {manifest.provider!r}, and "
+                f"the one that is there is of plugin {provider!r}.",
+                "Install the plugin, or compile the model again.",
+            )
+        native = _native(artifact, plugins.code(backend, backend.loader), thread_count(threads))
     except BaseException:
         artifact.close()
         raise
     return Executable(artifact, native)
 
 
+def _native(artifact: Artifact, loader: Loader, threads: int) -> NativeProgram:
+    """The loaded program, which takes and gives what the manifest says.
+
+    Raises:
+        ArtifactError: library, weights and manifest do not belong together.
+    """
+    manifest = artifact.manifest
+    weights = artifact.weights()
+    try:
+        with artifact.library() as library:
+            native = loader(library, weights, manifest.data, target=manifest.target, threads=threads)
+        sizes = [[info.largest(manifest.symbols) for info in infos] for infos in (manifest.inputs, manifest.outputs)]
+        if sizes != [list(native.input_bytes), list(native.output_bytes)]:
+            native.close()
+            raise DamagedError("its inputs or outputs are not those of its library")
+    except DamagedError as error:
+        raise damaged(artifact.path, error.message) from error
+    return native
+
+
 def _empty(info: TensorInfo, symbols: Mapping[str, int]) -> Array:
     """An uninitialised array for an output, its first byte on a 64-byte boundary."""
     dtype = dtypes.to_numpy(info.dtype)
+    shape = [extent if isinstance(extent, int) else symbols[extent] for extent in info.shape]
+    size = math.prod(shape) * dtype.itemsize
     try:
-        shape = [extent if isinstance(extent, int) else symbols[extent] for extent in info.shape]
-    except KeyError as error:
-        raise InternalError(f"Output {info.name!r} depends on {error}, which no input has.") from error
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    raw = np.empty(size + _ALIGNMENT, np.uint8)
+        raw = np.empty(size + _ALIGNMENT, np.uint8)
+    except MemoryError as error:
+        raise InputError(f"There is no memory for output {info.name!r}, which takes {size} bytes.") from error
     begin = -raw.ctypes.data % _ALIGNMENT
     return raw[begin : begin + size].view(dtype).reshape(shape)

@@ -79,7 +79,15 @@ class NativeProgram(Protocol):
     """A program loaded on one device.
 
     It need not be thread-safe: `Executable` serialises the calls.
+
+    Attributes:
+        input_bytes: the most that each input takes, in the manifest's order. An artifact whose manifest says otherwise
+            is refused.
+        output_bytes: the same of each output.
     """
+
+    input_bytes: Sequence[int]
+    output_bytes: Sequence[int]
 
     def run(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         """Computes `outputs` from `inputs`, both in the manifest's order.
@@ -120,4 +128,5 @@ class Loader(Protocol):
 
         Raises:
             InputError: this machine cannot run the program (no such device, missing instruction set).
+            DamagedError: library, weights and `data` do not belong together.
         """

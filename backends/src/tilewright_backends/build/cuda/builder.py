@@ -20,7 +20,7 @@ from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
 from tilewright.views.kernel import subject_of
 from tilewright.workers import run_tool
-from tilewright_backends import gpus, tvm_env
+from tilewright_backends import buffers, gpus, tvm_env
 from tilewright_backends.build.cuda.compile import KernelFacts, compile_source
 from tilewright_backends.build.cuda.library import assembly, cuda_module, packed_modules
 from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, cuda_source
@@ -29,7 +29,6 @@ from tilewright_backends.build.llvm import c_compiler
 from tilewright_backends.emit.cuda import copy
 from tilewright_backends.emit.cuda.body import i32
 from tilewright_backends.host.cuda import READ_BACK, CudaHost, capturable, copies_of, emit_launch, reads_back, sets_of
-from tilewright_backends.host.function import ENTRY
 from tilewright_backends.lower.types import Prim
 
 
@@ -60,17 +59,12 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
         facts = dict(compiled.facts)
     host = CudaHost(program, device, copies, sets)
     host.steps(program.body, emit_launch)
+    described = {k.name: _described(k, facts.get(k.name)) for k in kernels}
+    told = {"arch": arch, "capturable": capturable(program.body), "kernels": described}
+    data = buffers.described(program, told, target)
     library = workdir / "library.so"
     helper = READ_BACK if reads_back(program.body) else ""
-    link(host_module(host.finish()), packed_modules(modules), library, workdir, helper)
-    buffers = program.storage.buffers
-    data = {
-        "entry": ENTRY,
-        "arch": arch,
-        "capturable": capturable(program.body),
-        "buffers": [[name, buffer.kind, buffer.bytes] for name, buffer in buffers.items()],
-        "kernels": {k.name: _described(k, facts.get(k.name)) for k in kernels},
-    }
+    link(host_module(host.finish(data["entry"])), packed_modules(modules), library, workdir, helper)
     return BuildOutput(library, weights_of(program), data, ("runtime",), versions())
 
 
@@ -116,7 +110,7 @@ def host_module(function: Prim) -> Prim:
     """LLVM code of the host function."""
     target = Target({"kind": "llvm", "mtriple": str(codegen.llvm_get_system_triple()), "mcpu": "x86-64"})
     bound = function.with_attr("target", target.with_host(target)).with_attr("tirx.is_entry_func", True)
-    module = tvm.IRModule({ENTRY: bound})
+    module = tvm.IRModule({str(function.attrs["global_symbol"]): bound})
     passes = [
         transform.FlattenBuffer(),
         transform.MakePackedAPI(),

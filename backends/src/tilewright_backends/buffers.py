@@ -1,0 +1,96 @@
+"""What a builder tells the loader of a library: the table of its buffers, and an entry whose name seals it.
+
+A library takes the addresses of its buffers from the table without looking, so the table of another program would make
+it read and write anywhere. The name of its entry therefore holds a digest of everything that the loader is told: where
+anything was changed, the library has no such entry.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tvm_ffi
+
+from tilewright.errors import DamagedError, InternalError
+from tilewright.runtime.native import Array
+
+if TYPE_CHECKING:
+    from tilewright.ir.program import Program
+
+
+def described(program: Program, facts: Mapping[str, Any], target: str) -> dict[str, Any]:
+    """`BuildOutput.data` of a library for `target`: the entry, the buffers as [name, kind, bytes], and `facts`."""
+    data = {**facts, "buffers": [[name, buffer.kind, buffer.bytes] for name, buffer in program.storage.buffers.items()]}
+    return {"entry": _entry(data, target), **data}
+
+
+def _entry(data: Mapping[str, Any], target: str) -> str:
+    told = {key: value for key, value in data.items() if key != "entry"}
+    text = json.dumps([target, told], sort_keys=True)
+    return f"main_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def check_seal(data: Mapping[str, Any], target: str) -> None:
+    """Raises DamagedError where `data` was not `described` for a library of `target`, or was changed since."""
+    if data.get("entry") != _entry(data, target):
+        raise DamagedError("what its manifest says about its library was changed")
+
+
+def load_library(path: Path, entry: str) -> tuple[Any, Any]:
+    """The library's module and its function `entry`. Raises DamagedError where there is none."""
+    try:
+        module = tvm_ffi.load_module(str(path.resolve()))
+        return module, module[entry]
+    except (AttributeError, OSError, RuntimeError) as error:
+        raise DamagedError("its library cannot be loaded, or is the one of another program") from error
+
+
+class BufferTable:
+    """The table that a library runs over: one address for each buffer.
+
+    Attributes:
+        addresses: of the buffers, in order; zero until they are set.
+        pointer: the table's own address.
+        inputs: places of the inputs in it, in the manifest's order.
+        outputs: the same of the outputs.
+        input_bytes: size of each input.
+        output_bytes: size of each output.
+    """
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._buffers: list[tuple[str, str, int]] = [(name, kind, size) for name, kind, size in data["buffers"]]
+        self.addresses = np.zeros(max(len(self._buffers), 1), np.uint64)
+        self.pointer = ctypes.c_void_p(self.addresses.ctypes.data)
+        self.inputs = [number for number, _ in self.sizes("input")]
+        self.outputs = [number for number, _ in self.sizes("output")]
+        self.input_bytes = [size for _, size in self.sizes("input")]
+        self.output_bytes = [size for _, size in self.sizes("output")]
+
+    def check(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+        """Raises InternalError where a run is given another number of arrays than the library takes."""
+        if len(inputs) != len(self.inputs) or len(outputs) != len(self.outputs):
+            raise InternalError(
+                f"The program takes {len(self.inputs)} inputs and {len(self.outputs)} outputs, "
+                f"got {len(inputs)} and {len(outputs)}."
+            )
+
+    def weights(self, given: Mapping[str, Array]) -> Iterator[tuple[int, Array]]:
+        """Place and array of each weight. Raises DamagedError where one is missing or has another size."""
+        for number, (name, kind, size) in enumerate(self._buffers):
+            if kind != "weight":
+                continue
+            if name not in given or given[name].nbytes != size:
+                raise DamagedError(f"it has no weight {name!r} of {size} bytes")
+            yield number, given[name]
+
+    def sizes(self, *kinds: str) -> Iterator[tuple[int, int]]:
+        """Place and bytes of each buffer of one of the `kinds`."""
+        for number, (_, kind, size) in enumerate(self._buffers):
+            if kind in kinds:
+                yield number, size

@@ -1,0 +1,61 @@
+"""Whatever is changed in an artifact whose digests are right again: it runs, or it is refused as bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tilewright
+from tests.product import crafted
+from tilewright.artifact import ArtifactError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def outcomes(artifact: Path, folder: Path, stride: int) -> list[tuple[str, int, str]]:
+    command = [sys.executable, "-m", "tests.product.crafted", str(artifact), str(folder), str(stride)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return [(words, code, text) for words, code, text in json.loads(result.stdout)]
+
+
+@pytest.fixture(scope="module")
+def artifact(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("artifact") / "good.tw"
+    with tilewright.compile(dense, target="cpu") as program:
+        program.save(path)
+    return path
+
+
+@pytest.mark.parametrize("stride", [pytest.param(7, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+def test_no_change_ends_in_a_fault(artifact: Path, tmp_path: Path, stride: int) -> None:
+    found = outcomes(artifact, tmp_path, stride)
+    assert len(found) > 300
+    for words, code, text in found:
+        assert code in (0, 2), (words, code, text)
+        assert "Traceback" not in text, (words, text)
+        if code == 2:
+            assert text.startswith("error: "), (words, text)
+            assert len(text.splitlines()) <= 2, (words, text)
+    assert {code for _, code, _ in found} == {0, 2}
+
+
+def test_an_artifact_that_was_taken_apart_and_put_together_runs(artifact: Path, tmp_path: Path) -> None:
+    """So that what is refused above is the change."""
+    members = crafted.read(artifact)
+    crafted.write(tmp_path / "same.tw", crafted.sealed(members))
+    assert crafted.ended("run", tmp_path / "same.tw", tmp_path / "output.txt") == 0
+
+
+def test_the_library_of_another_program_is_refused(artifact: Path, symbolic: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.tw"
+    with tilewright.compile(symbolic, target="cpu", shapes={"x": (3, 4)}) as program:
+        program.save(other)
+    members = crafted.read(artifact) | {crafted.LIBRARY: crafted.read(other)[crafted.LIBRARY]}
+    crafted.write(tmp_path / "mixed.tw", crafted.sealed(members))
+    with pytest.raises(ArtifactError, match=r"library.*of another program"):
+        tilewright.load(tmp_path / "mixed.tw")
