@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -120,6 +121,52 @@ def test_installed_is_not_active(run: Run, model: Path, tmp_path: Path) -> None:
     with Artifact(tmp_path / "with.tw") as one, Artifact(tmp_path / "without.tw") as two:
         assert one.read("library.so") == two.read("library.so")
         assert one.read("weights.safetensors") == two.read("weights.safetensors")
+        assert one.manifest == two.manifest
+
+
+def test_installed_and_unused_it_changes_no_key_and_used_it_does(
+    run: Run, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen by what the cache has: `cached` says whether an entry of the same key was there."""
+    config, unrelated = tmp_path / "acme.toml", tmp_path / "unrelated.toml"
+    config.write_text(CONFIG)
+    unrelated.write_text("schema = 1\n[plugins]\ndisabled = ['acme']\n[slots]\nconnect = 'epilogue'\n")
+
+    def cached(*options: object, installed: bool = True) -> bool:
+        result = run("compile", model, "-o", tmp_path / "x.tw", "--json", *options, installed=installed)
+        assert result.returncode == 0, result.stderr
+        return bool(json.loads(result.stdout)["cached"])
+
+    monkeypatch.setenv("TILEWRIGHT_CACHE", str(tmp_path / "cache"))
+    assert not cached(installed=False)
+    assert cached()
+    assert cached("--config", unrelated)
+    assert not cached("--config", config)
+    assert cached("--config", config)
+
+
+def test_an_edit_changes_the_key_only_where_it_is_used(
+    site: Path, model: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "acme.toml"
+    config.write_text(CONFIG)
+    script = (
+        "import sys; from tilewright.api import *; from tilewright.api import compilation_key\n"
+        "s = settings_for('cpu', sys.argv[2] or None)\n"
+        "print(compilation_key(load_module(sys.argv[1], s), 'm', s))"
+    )
+
+    def keys() -> list[str]:
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "copy")}
+        commands = [[sys.executable, "-c", script, str(model), chosen] for chosen in ("", str(config))]
+        return [subprocess.check_output(command, env=environment, text=True) for command in commands]
+
+    shutil.copytree(site, tmp_path / "copy")
+    unused, used = keys()
+    with (tmp_path / "copy" / "acme_tilewright" / "chains.py").open("a") as file:
+        file.write("# edited\n")
+    assert keys()[0] == unused
+    assert keys()[1] not in (unused, used)
 
 
 def test_configuration_chooses_its_connector_and_its_pass(run: Run, model: Path, tmp_path: Path) -> None:

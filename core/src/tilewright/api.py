@@ -136,8 +136,8 @@ def build_artifact(module: Module, name: str, settings: Settings, path: Path) ->
 
 
 def compilation_key(module: Module, name: str, settings: Settings) -> str:
-    """The cache's key of a compilation: IR, configuration, device, plugins, compiler and toolchain
-    versions.
+    """The cache's key of a compilation: IR, what the configuration chooses, device, and the versions of the plugins
+    that it uses, of compiler and toolchain.
     """
     registry = settings.registry
     backend = registry.get(Backend, settings.target.backend)
@@ -146,10 +146,12 @@ def compilation_key(module: Module, name: str, settings: Settings) -> str:
             "ir": identity(module),
             "names": [name, module.input_names, module.output_names],
             "target": str(settings.target),
-            "config": plain(attrs.asdict(settings.config)),
+            "options": plain(settings.config.options),
+            "passes": plain(attrs.asdict(settings.config.passes)),
+            "verify": settings.config.verify.level,
             "slots": {slot: record.name for slot, record in settings.slots.items()},
             "device": plain(attrs.asdict(device_of(settings))),
-            "code": code_identity(registry),
+            "code": code_identity(settings.plugins()),
             "toolchain": plain(registry.code(backend, backend.versions)()),
         }
     )
@@ -170,7 +172,7 @@ def _manifest(name: str, plan: Plan, output: BuildOutput, settings: Settings) ->
         requires=output.requires,
         slots={slot: record.name for slot, record in settings.slots.items()},
         versions={
-            **{info.distribution: distribution_version(info.distribution) for info in registry.loaded},
+            **{info.distribution: distribution_version(info.distribution) for info in settings.plugins()},
             **output.versions,
         },
         kernels=len(program.kernels),

@@ -22,17 +22,17 @@ def test_the_identity_changes_with_every_edit(tmp_path: Path, monkeypatch: pytes
     (package / "other.py").write_text("x = 1\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     registry = Registry(discover([str(tmp_path)]))
-    assert set(code_identity(registry)) == {"tilewright-core"}
+    assert set(code_identity(registry.loaded)) == {"tilewright-core"}
     registry.load()
-    first = code_identity(registry)
+    first = code_identity(registry.loaded)
     assert set(first) == {"tilewright-core", "acme-identity"}
-    assert code_identity(registry) == first
+    assert code_identity(registry.loaded) == first
     (package / "other.py").write_text("x = 2\n")
-    second = code_identity(registry)
+    second = code_identity(registry.loaded)
     assert second["acme-identity"] != first["acme-identity"]
     assert second["tilewright-core"] == first["tilewright-core"]
     (package / "notes.txt").write_text("no code")
-    assert code_identity(registry) == second
+    assert code_identity(registry.loaded) == second
 
 
 def test_versions_come_from_metadata() -> None:

@@ -9,9 +9,21 @@ from attrs import field, frozen
 
 from tilewright.config.schema import Config
 from tilewright.config.structure import structure
+from tilewright.plugins.discovery import PluginInfo
 from tilewright.plugins.errors import UnknownNameError
 from tilewright.plugins.manager import Registry
-from tilewright.plugins.records import POINTS, SLOTS, Options, Pass, SlotValue, Target
+from tilewright.plugins.records import (
+    POINTS,
+    SLOTS,
+    Backend,
+    DeviceEntry,
+    Options,
+    Pass,
+    RecipeEntry,
+    Record,
+    SlotValue,
+    Target,
+)
 
 
 @frozen
@@ -42,6 +54,19 @@ class Settings:
         record = self.registry.get(Options, name, "table of options")
         cls = self.registry.resolve(record, record.cls)
         return structure(cls, self.config.options.get(name, {}), f"options.{name}")
+
+    def plugins(self) -> tuple[PluginInfo, ...]:
+        """The plugins whose code a compilation runs: those of slots, passes and options, backend, device and recipes.
+
+        Legalisation rules are not among them: what they did stands in the module.
+        """
+        registry, backend = self.registry, self.target.backend
+        chosen: list[Record] = [*self.slots.values(), *(x for passes in self.passes.values() for x in passes)]
+        chosen += [registry.get(Options, x.options) for x in chosen if isinstance(x, SlotValue | Pass) and x.options]
+        chosen += [registry.get(Backend, backend), registry.get(DeviceEntry, f"{backend}:{self.target.device}")]
+        chosen += [x for x in registry.records(RecipeEntry).values() if x.backend == backend]
+        used = {registry.provider(record) for record in chosen}
+        return tuple(info for info in registry.loaded if info in used)
 
     def service(self, slot: str) -> Any:
         """The service that fills `slot`, made by its record's factory."""

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import tilewright
-from tilewright.plugins.manager import BUILTIN, Registry
+from tilewright.plugins.discovery import PluginInfo
+from tilewright.plugins.manager import BUILTIN
 
 
 def distribution_version(name: str) -> str:
@@ -24,14 +26,14 @@ def distribution_version(name: str) -> str:
     return found or "unknown"
 
 
-def code_identity(registry: Registry) -> dict[str, str]:
-    """`version+digest` of the core and of each imported plugin's package.
+def code_identity(plugins: Iterable[PluginInfo]) -> dict[str, str]:
+    """`version+digest` of the core and of the package of each of the (imported) plugins.
 
     The digest covers the Python sources and data files, so an editable installation changes it with every
     edit.
     """
     found = {"tilewright-core": _identity("tilewright-core", Path(tilewright.__file__).parent)}
-    for info in registry.loaded:
+    for info in plugins:
         if info is BUILTIN:
             continue
         top = sys.modules[info.module.partition(".")[0]]
