@@ -1,9 +1,10 @@
-"""Models with control flow, compiled for this CPU with the defaults, beside ONNX Runtime."""
+"""Models with control flow, compiled for this CPU with the defaults, beside ONNX's reference evaluator."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import tilewright
-from tests.onnx_runtime import expected
 from tilewright.compare import compare_outputs
 from tilewright.compiler import plan_module
 from tilewright.config.binding import Settings, bind
@@ -28,6 +28,7 @@ from tilewright.ir.verify import verify_module
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.immediate import run
 from tilewright.testing.control import control_case
+from tilewright.testing.reference import Reference
 
 
 @cache
@@ -46,7 +47,7 @@ def check(seed: int) -> None:
     module = load(case.model)
     verify_module(module)
     feeds = [np.asarray(case.feeds[name]) for name in module.input_names]
-    wanted = expected(case.model, case.feeds)
+    wanted = Reference(18).graph(case.model.graph, case.feeds)
     agree(module.output_names, interpret(module, feeds), wanted)
     program = plan_module(module, settings()).program
     agree(module.output_names, run_tasks(program, feeds, seed), wanted)
@@ -58,11 +59,62 @@ def test_a_random_model_with_control_flow_agrees(seed: int) -> None:
     check(seed)
 
 
+CASES = 330
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("start", range(30, 430, 50))
+@pytest.mark.parametrize("start", range(30, CASES, 50))
 def test_many_random_models_with_control_flow_agree(start: int) -> None:
     for seed in range(start, start + 50):
         check(seed)
+
+
+def features(graph: onnx.GraphProto, feeds: Mapping[str, Any], known: Mapping[str, Any], depth: int) -> Iterator[str]:
+    """What is special about the control flow of a graph."""
+    known = {**known, **{x.name: numpy_helper.to_array(x) for x in graph.initializer}}
+    for node in graph.node:
+        attributes = {x.name: helper.get_attribute_value(x) for x in node.attribute}
+        graphs = [x.g for x in node.attribute if x.type == onnx.AttributeProto.GRAPH]
+        if graphs:
+            yield f"depth {depth}"
+        if node.op_type == "If":
+            yield "known branch" if node.input[0] in known else "branch"
+        for inner in graphs:
+            given = {x.name for x in inner.input} | {x for n in inner.node for x in n.output}
+            captured = {x for n in inner.node for x in n.input if x not in given and x not in known}
+            yield f"{node.op_type} captures" if captured else f"{node.op_type} captures nothing"
+            yield from features(inner, feeds, known, depth + 1)
+        if node.op_type == "Loop":
+            trip = node.input[0]
+            how = "constant" if trip in known else "input" if trip in feeds else "no"
+            yield f"{how} limit {min(int({**known, **feeds}[trip]), 2)}" if trip else "no limit"
+            yield "condition" if node.input[1] else "no condition"
+            going = next(n for n in graphs[0].node if graphs[0].output[0].name in n.output)
+            yield f"goes on by {going.op_type}"
+            yield f"rows {len(graphs[0].output) > len(graphs[0].input) - 1}"
+        if node.op_type == "Scan":
+            for axes in ("input_axes", "output_axes"):
+                yield from (f"{axes} {axis}" for axis in attributes.get(f"scan_{axes}", []))
+            for way in ("input_directions", "output_directions"):
+                yield from (f"{way} {x}" for x in attributes.get(f"scan_{way}", []))
+            last = {**known, **feeds}.get(node.input[-1])
+            if last is not None:
+                yield f"length {min(last.shape[attributes.get('scan_input_axes', [0])[-1]], 2)}"
+
+
+def test_the_random_models_have_every_kind_of_control_flow() -> None:
+    counts = Counter(
+        feature
+        for case in map(control_case, range(CASES))
+        for feature in set(features(case.model.graph, case.feeds, {}, 1))
+    )
+    wanted = [f"{how} limit {n}" for how in ("constant", "input") for n in range(3)]
+    wanted += ["no limit", "condition", "no condition", "goes on by Identity", "goes on by Less", "goes on by And"]
+    wanted += [f"depth {n}" for n in (1, 2, 3)] + [f"length {n}" for n in range(3)] + ["rows True", "branch"]
+    wanted += ["known branch", *(f"{kind} captures" for kind in ("If", "Loop", "Scan"))]
+    wanted += [f"{way} {n}" for way in ("input_directions", "output_directions") for n in (0, 1)]
+    wanted += [f"input_axes {n}" for n in (-3, 0, 1, 2)] + [f"output_axes {n}" for n in (-1, 0, 1, 2)]
+    assert {x: counts[x] for x in wanted if counts[x] < 5} == {}
 
 
 @pytest.mark.parametrize("seed", range(5))

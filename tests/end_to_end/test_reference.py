@@ -13,7 +13,7 @@ from tilewright.testing.reference import Reference
 @pytest.mark.parametrize("start", range(0, 400, 100))
 def test_the_reference_agrees_with_onnx_runtime(start: int) -> None:
     for seed in range(start, start + 100):
-        case = control_case(seed)
+        case = control_case(seed, lengths=(1, 2, 5))  # a scan over nothing kills ONNX Runtime's process
         found = Reference(18).graph(case.model.graph, case.feeds)
         for name, ours, theirs in zip(case.model.graph.output, found, expected(case.model, case.feeds), strict=True):
             assert not difference(f"{seed} {name.name}", ours, theirs)

@@ -20,6 +20,7 @@ from tilewright.interpret.tensor import interpret
 from tilewright.ir.expr import const
 from tilewright.ir.module import Module
 from tilewright.ir.ops import If, Loop, TensorOp
+from tilewright.ir.verify import verify_module
 
 FLOAT, INT, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 X = np.array([1, -2, 3], np.float32)
@@ -168,6 +169,24 @@ def test_branches_of_different_shapes_are_refused() -> None:
     made = branching(graph_of("Neg"), orelse)
     with pytest.raises(UnsupportedError, match=r"Output 'y' of If node .* is float32\[3\] or float32\[6\]"):
         load(made)
+
+
+def test_a_scan_over_nothing_passes_its_states_on_and_collects_nothing() -> None:
+    """Along any dimension; what nothing is collected of has the shape that the body gives."""
+    inner = helper.make_graph(
+        [helper.make_node("Add", ["s", "r"], ["t"]), helper.make_node("Concat", ["r", "s"], ["both"], axis=0)],
+        "body",
+        [typed("s"), typed("r")],
+        [typed("t"), helper.make_tensor_value_info("both", FLOAT, [6])],
+    )
+    attributes: dict[str, Any] = {"num_scan_inputs": 1, "scan_input_axes": [1], "scan_output_axes": [-1]}
+    scan = node("Scan", ["x", "nothing"], ["end", "rows"], body=inner, scan_input_directions=[1], **attributes)
+    made = declared(model([scan], {"x": ("float32", [3]), "nothing": ("float32", [3, 0])}, ["end", "rows"]))
+    module = load(made)
+    verify_module(module)
+    end, rows = interpret(module, [X, np.zeros((3, 0), np.float32)])
+    assert end.tolist() == X.tolist()
+    assert rows.shape == (6, 0)
 
 
 def test_a_state_in_the_place_of_another_is_copied() -> None:

@@ -43,7 +43,7 @@ class Loops(Regions):
         if trips is not None and trips >= LIMITLESS:
             trip, trips = None, None
         if going is False or trips == 0:
-            return self._never(graph, carried)
+            return self.never(graph, self._params(graph, carried), carried, 1)
         if going and trips is not None and all(self.importer.data(x) is not None for x in carried):
             found = self._evaluate(graph, carried, trips)
             if found is not None:
@@ -108,9 +108,9 @@ class Loops(Regions):
             )
         return [self.fresh(name, kind) for name, kind in zip(names, types, strict=True)]
 
-    def check_results(self, region: Region, states: int) -> None:
+    def check_results(self, region: Region, states: int, first: int = 1) -> None:
         # Outputs at the end of a node's list may be left out.
-        if len(region.results) < 1 + max(states, len(self.node.output)):
+        if len(region.results) < first + max(states, len(self.node.output)):
             raise InputError(
                 f"The body of {self.what} has {len(region.results)} outputs for {len(self.node.output)} of the node.",
                 f"It must have the condition, {states} states, and what is collected.",
@@ -138,14 +138,20 @@ class Loops(Regions):
                     "Keep the state in a tensor of fixed size and count how much of it is in use.",
                 )
 
-    def _never(self, graph: onnx.GraphProto, carried: Sequence[Value]) -> list[Value]:
-        """A loop without trips: the region says only of which type the empty results are."""
-        params = self._params(graph, carried)
+    def never(
+        self, graph: onnx.GraphProto, params: Sequence[Value], carried: Sequence[Value], first: int
+    ) -> list[Value]:
+        """A loop without trips: the region says only of which type the empty results are.
+
+        Args:
+            params: what a trip would be given.
+            first: which result of the body is the first state.
+        """
         region = self.region(params, lambda: self.inline(graph, params))
-        self.check_results(region, len(carried))
+        self.check_results(region, len(carried), first)
         empty = [
             self.importer.constant("empty", np.zeros((0, *x.static_shape()), dtypes.to_numpy(x.dtype)))
-            for x in region.results[1 + len(carried) :]
+            for x in region.results[first + len(carried) :]
         ]
         return [*carried, *empty]
 

@@ -48,6 +48,14 @@ class Scans(Loops):
         if len(lengths) != 1:
             raise InputError(f"{self.what} scans tensors of different lengths {sorted(lengths)}.", "Repair the model.")
         (length,) = lengths
+        if length == 0:
+            kinds = [
+                attrs.evolve(x, shape=tuple(n for d, n in enumerate(x.shape) if d != axis))
+                for x, axis in zip(scanned, axes, strict=True)
+            ]
+            rows = [self.fresh(x.name, kind) for x, kind in zip(scanned, kinds, strict=True)]
+            params = [*(self.fresh(x.name, x) for x in states), *rows]
+            return self._finished(self.never(graph, params, states, 0), len(states), wanted)
         params = [
             self.fresh("trip", value("", "int64", [])),
             self.fresh("going", value("", "bool", [])),
@@ -66,11 +74,16 @@ class Scans(Loops):
         if self.changes(region, len(states)):
             self.refuse_growth(region, len(states))
         outputs = self.build(region, states, trip=None, count=length, condition=None, certain=True)
-        collected = len(outputs) - len(states)
+        return self._finished(outputs, len(states), wanted)
+
+    def _finished(self, outputs: list[Value], states: int, wanted: Sequence[str]) -> list[Value]:
+        """The outputs of the node, of which the collected ones stand in the order of the trips."""
+        opset8 = self.scope.opsets[""] < 9
+        collected = len(outputs) - states
         wanted = [*wanted, *[""] * (len(outputs) - len(wanted))]
         reverses = [0] * collected if opset8 else fold.attribute(self.node, "scan_output_directions", [0] * collected)
         targets = fold.attribute(self.node, "scan_output_axes", [0] * collected)
-        for n, (reverse, axis) in enumerate(zip(reverses, targets, strict=True), len(states)):
+        for n, (reverse, axis) in enumerate(zip(reverses, targets, strict=True), states):
             if wanted[n]:
                 outputs[n] = self._turned(outputs[n], bool(reverse), axis)
         return outputs

@@ -28,9 +28,13 @@ _Typed = tuple[str, int, tuple[int, ...]]
 """Name, ONNX's element type, shape."""
 
 
-def control_case(seed: int) -> Case:
-    """One model with control flow and inputs for it."""
-    return _Writer(seed).case()
+def control_case(seed: int, lengths: Sequence[int] = (0, 1, 2, 5)) -> Case:
+    """One model with control flow and inputs for it.
+
+    Args:
+        lengths: what a scan runs over.
+    """
+    return _Writer(seed, lengths).case()
 
 
 @attrs.define
@@ -46,8 +50,9 @@ class _Scope:
 
 
 class _Writer:
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, lengths: Sequence[int]) -> None:
         self.seed = seed
+        self.lengths = lengths
         self.random = random.Random(seed)
         self.rng = np.random.default_rng(seed)
         self.count = 0
@@ -193,7 +198,7 @@ class _Writer:
         return self.add(scope, "Loop", given, states, [(trips, *shape) for _, _, shape in rows], body=body)
 
     def scan(self, scope: _Scope) -> list[str]:
-        states, scanned, length = self.random.randint(0, 2), self.random.randint(1, 2), self.random.choice([1, 2, 5])
+        states, scanned, length = self.random.randint(0, 2), self.random.randint(1, 2), self.random.choice(self.lengths)
         axes = [self.random.choice([-3, 0, 1, 2]) for _ in range(scanned)]
         given = []
         for axis in axes:
