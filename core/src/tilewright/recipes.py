@@ -35,7 +35,8 @@ class Parameter:
         candidates: the values worth trying, ascending. Any value between them that `align` divides is legal too.
         align: legal values are multiples of this.
         role: the role of the match that it cuts, or "".
-        level: memory level that the tile lives at ("register", "shared", "l1", "l2", "block"), or "".
+        level: memory level that the tile lives at ("register", "shared", "l1", "l2"), "block" when it is how a task is
+            shared out, or "".
     """
 
     name: str
@@ -78,6 +79,35 @@ class Work:
 
 
 @attrs.frozen
+class Operand:
+    """A tensor that a kernel moves: what a tile of it occupies, and how its bytes lie in memory.
+
+    Args:
+        name: of the value.
+        size: bytes of an element in memory.
+        elements: different elements that the kernel touches.
+        roles: roles that it varies with. A tile of it has as many elements as these roles' tiles have points together,
+            and never more than `elements`.
+        along: the role whose neighbouring points lie nearest in memory, or "" when no address is linear in one.
+        stride: elements from one such point to the next; 1 when they are neighbours.
+        run: how many points along the role follow each other at that stride.
+        outside: moved once per point of the result, outside of the reduction: a result, or an operand of the epilogue.
+            Roles that nothing outside varies with are the ones reduced over.
+        padding: elements that a staged tile leaves free behind each of its lines, so that lines start in other banks.
+    """
+
+    name: str
+    size: int
+    elements: int
+    roles: tuple[str, ...]
+    along: str = ""
+    stride: int = 0
+    run: int = 1
+    outside: bool = False
+    padding: int = 0
+
+
+@attrs.frozen
 class Usage:
     """`Resources` as expressions over the parameters."""
 
@@ -105,6 +135,9 @@ class Match:
         constraints: what a choice must meet; the recipe's own, the device's limits included.
         usage: what a task occupies.
         work: what the kernel does.
+        operands: what the kernel moves.
+        tiles: memory level -> role -> points of a tile there, nearest level first. A level is one of the device's, or
+            "block" for what a task works on without staging it. A role that a level leaves out has one point.
         packings: given chosen parameters, the constant operands that are stored in another layout.
         detail: anything the emitter wants to have found once (must be immutable).
     """
@@ -116,8 +149,16 @@ class Match:
     constraints: tuple[Constraint, ...]
     usage: Usage
     work: Work
+    operands: tuple[Operand, ...] = ()
+    tiles: Mapping[str, Mapping[str, Expr]] = attrs.field(factory=dict)
     packings: Callable[[Mapping[str, int]], tuple[Packing, ...]] = _no_packings
     detail: Any = None
+
+    @property
+    def reduced(self) -> frozenset[str]:
+        """The roles that are reduced over: those that nothing outside of the reduction varies with."""
+        kept = {role for operand in self.operands if operand.outside for role in operand.roles}
+        return frozenset(r for r, points in self.extents.items() if self.operands and points > 1 and r not in kept)
 
     def choice(self, params: Mapping[str, int], cost: float = 0.0, why: str = "") -> TileChoice:
         """The tile choice for chosen parameters. Raises InternalError when a constraint does not hold."""

@@ -72,7 +72,7 @@ def check_recipe(
     matched: list[tuple[Case, Module, list[tuple[Group, Match]]]] = []
     for one in cases if cases is not None else (*corpus("float32"), *corpus("float16")):
         module = load(one.model)
-        session = _session(settings, module, [record])
+        session = session_of(settings, module, [record])
         groups = session.connect(module.main.body).groups
         found = [(group, m) for group in groups for m in session.matches(group) if m.recipe == recipe]
         if found:
@@ -99,7 +99,16 @@ def sample(match: Match, count: int, rng: np.random.Generator) -> list[TileChoic
     return [match.choice({name: int(column[row]) for name, column in columns.items()}) for row in picked]
 
 
-def _session(settings: Settings, module: Module, recipes: Sequence[Recipe], **services: Any) -> Session:
+def session_of(
+    settings: Settings, module: Module, recipes: Sequence[Recipe] | None = None, **services: Any
+) -> Session:
+    """A session for a module.
+
+    Args:
+        recipes: by default all of the configured target.
+        services: for slots that should not be filled as configured.
+    """
+    recipes = list(recipes_of(settings).values()) if recipes is None else recipes
     made = {slot: settings.service(slot) for slot in settings.slots} | services
     return Session(str(settings.target), device_of(settings), recipes, made, frozenset(module.constants))
 
@@ -127,7 +136,7 @@ def _run(one: Case, module: Module, picks: Sequence[tuple[Group, TileChoice]], s
 def copies(module: Module, picks: Sequence[tuple[Group, TileChoice]], settings: Settings) -> Program:
     """A program that computes the module once per pick: the group with that choice, the others with their best."""
     body = module.main.body
-    base = _session(settings, module, list(recipes_of(settings).values()))
+    base = session_of(settings, module)
     cover = base.connect(body)
     items: list[Group] = []
     results: list[Value] = []
@@ -148,7 +157,7 @@ def copies(module: Module, picks: Sequence[tuple[Group, TileChoice]], settings: 
         session = request.session
         return session.schedule([session.plan(item, given.get(item.name)) for item in covered.groups], request)
 
-    session = _session(settings, module, base.recipes, connect=lambda region, request: whole, control_place=place)
+    session = session_of(settings, module, base.recipes, connect=lambda region, request: whole, control_place=place)
     program: Program = session.service("planner")(module.with_main(region), session)
     return program
 

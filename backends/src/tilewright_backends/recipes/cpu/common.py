@@ -46,6 +46,11 @@ class Loops:
         """Points of the reduce axes, the axis of a scan among them."""
         return math.prod(extents(self.spec, tuple(x.name for x in self.spec.reduce)))
 
+    def roles(self, reduce: str) -> dict[str, tuple[str, ...]]:
+        """The axes by role, the reduce axes under the name `reduce`."""
+        inner = (self.inner,) if self.inner else ()
+        return {"outer": self.outer, "inner": inner, reduce: tuple(x.name for x in self.spec.reduce)}
+
 
 def is_static(spec: FlatSpec) -> bool:
     """Whether every extent is a literal."""

@@ -19,6 +19,7 @@ from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import split_number
 from tilewright_backends.recipes.cpu.common import ceil_div, memory_bytes, sizes
 from tilewright_backends.recipes.cpu.roles import FedContraction, Side, fed_contraction_of
+from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cpu.contraction"
 MAX_INNER = 256
@@ -41,9 +42,10 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         "rows.tile", tuple(x for x in _ROW_TILES if x == 1 or x <= rows.points), role="rows", level="register"
     )
     nv = Parameter("cols.vectors", tuple(x for x in _COL_VECTORS if x <= vectors), role="cols", level="register")
-    inner, outer = _block_sizes(blocked, lanes if blocked is cols else 1)
+    blocked_role, other_role = ("cols", "rows") if blocked is cols else ("rows", "cols")
+    inner, outer = _block_sizes(blocked, blocked_role, lanes if blocked is cols else 1)
     step = lanes if other is cols else 1
-    other_block = Parameter("other.block", sizes(other.points, step), align=step, role="other", level="l2")
+    other_block = Parameter("other.block", sizes(other.points, step), align=step, role=other_role, level="l2")
     depth = Parameter("depth.block", sizes(found.depth_extents[0]), role="depth", level="l1")
     fixed = Parameter("lanes", (lanes,))
     parameters = (fixed, mr, nv, outer, inner, other_block, depth)
@@ -66,9 +68,11 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     blocks = ceil_div(blocked.outer_points, outer.var) * ceil_div(blocked.last, inner.var)
     other_tasks = ceil_div(other.points, other_block.var)
     tasks = blocks * other_tasks * found.batch_points
+    roles = {"batch": found.batch, "rows": rows.axes, "cols": cols.axes, "depth": found.depth}
+    packed = {x.slot: role for role, x in (("rows", rows), ("cols", cols)) if x.feed == "packed"}
     return Match(
         recipe=NAME,
-        roles={"batch": found.batch, "rows": rows.axes, "cols": cols.axes, "depth": found.depth},
+        roles=roles,
         extents={
             "batch": found.batch_points,
             "rows": rows.points,
@@ -79,6 +83,12 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         constraints=tuple(constraints),
         usage=Usage(tasks=tasks, registers=registers, shared_bytes=panel + sums),
         work=_work(found, parameters, blocks * found.batch_points, panel_points, other_tasks),
+        operands=operands_of(found.spec, roles, packed=packed),
+        tiles={
+            "register": {"rows": mr.var, "cols": nv.var * lanes},
+            "l1": {"rows": mr.var, "cols": nv.var * lanes, "depth": steps},
+            "l2": {blocked_role: block, other_role: other_block.var, "depth": steps},
+        },
         packings=_packings(found),
         detail=found,
     )
@@ -97,15 +107,16 @@ def _cache_share(device: DeviceModel) -> int:
     return max(min(device.level("l2").bytes * 3 // 4, 1 << 20), 1 << 16)
 
 
-def _block_sizes(side: Side, step: int) -> tuple[Parameter, Parameter]:
+def _block_sizes(side: Side, role: str, step: int) -> tuple[Parameter, Parameter]:
     """Points of the innermost axis and of the others in a block. Either whole rows, or a piece of one."""
     last = side.last
     if side.feed == "panel" and last <= MAX_INNER and side.outer_points > 1:
-        return Parameter("block.inner", (last,)), Parameter("block.outer", _divisors(side.outer_points))
+        rows = Parameter("block.outer", _divisors(side.outer_points), role=role, level="l2")
+        return Parameter("block.inner", (last,)), rows
     multiples = sizes(last, step if last >= step else 1)
     extra = tuple(3 * x for x in multiples if 3 * x < last)
     candidates = tuple(sorted({*multiples, *extra}))
-    return Parameter("block.inner", candidates, level="l2"), Parameter("block.outer", (1,))
+    return Parameter("block.inner", candidates, role=role, level="l2"), Parameter("block.outer", (1,))
 
 
 def _divisors(number: int) -> tuple[int, ...]:

@@ -25,6 +25,7 @@ from tilewright_backends.recipes.cpu.common import (
     sizes,
     vector_score,
 )
+from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cpu.nest"
 MAX_UNROLLED = 32
@@ -54,9 +55,9 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     unrolls = tuple(u for u in (1, 2, 4) if u == 1 or (reducing and u * lanes <= nest.inner_points))
     parameters = (
         Parameter("lanes", (lanes,)),
-        Parameter("unroll", unrolls, level="register"),
-        Parameter("outer.block", sizes(nest.outer_points), role="outer"),
-        Parameter("inner.block", sizes(nest.inner_points, 4 * lanes), align=4 * lanes, role="inner"),
+        Parameter("unroll", unrolls, role="inner", level="register"),
+        Parameter("outer.block", sizes(nest.outer_points), role="outer", level="block"),
+        Parameter("inner.block", sizes(nest.inner_points, 4 * lanes), align=4 * lanes, role="inner", level="block"),
     )
     outer_block, inner_block = parameters[2].var, parameters[3].var
     tasks = ceil_div(nest.outer_points, outer_block) * ceil_div(nest.inner_points, inner_block)
@@ -70,14 +71,20 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         efficiency=const(25 if vectorised else 5) + parameters[1].var * (2 if vectorised else 0),
         serial=tasks * 2,
     )
+    roles = nest.roles("reduce")
     return Match(
         recipe=NAME,
-        roles={"outer": nest.outer, "inner": (nest.inner,) if nest.inner else ()},
-        extents={"outer": nest.outer_points, "inner": nest.inner_points},
+        roles=roles,
+        extents={"outer": nest.outer_points, "inner": nest.inner_points, "reduce": nest.reduce_points},
         parameters=parameters,
         constraints=(),
         usage=Usage(tasks=tasks),
         work=work,
+        operands=operands_of(spec, roles),
+        tiles={
+            "register": {"inner": parameters[1].var * lanes},
+            "block": {"outer": outer_block, "inner": inner_block, "reduce": const(nest.reduce_points)},
+        },
         detail=nest,
     )
 

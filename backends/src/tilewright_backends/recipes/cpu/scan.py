@@ -20,6 +20,7 @@ from tilewright_backends.recipes.cpu.common import (
     operations,
     sizes,
 )
+from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cpu.scan"
 
@@ -58,15 +59,17 @@ def match(op: ScanOp, device: DeviceModel) -> Match | None:
     lanes = lanes_for(scan.inner_points, full_lanes(spec, device)) if scan.contiguous else 1
     parameters = (
         Parameter("lanes", (lanes,)),
-        Parameter("outer.block", sizes(scan.outer_points), role="outer"),
-        Parameter("inner.block", sizes(scan.inner_points, lanes), align=lanes, role="inner"),
+        Parameter("outer.block", sizes(scan.outer_points), role="outer", level="block"),
+        Parameter("inner.block", sizes(scan.inner_points, lanes), align=lanes, role="inner", level="block"),
     )
     tasks = ceil_div(scan.outer_points, parameters[1].var) * ceil_div(scan.inner_points, parameters[2].var)
     per_step = operations(*spec.body, *(s.expr for s in spec.stores)) + len(spec.reads) + len(spec.stores)
+    roles = scan.roles("steps")
+    blocks = {"outer": parameters[1].var, "inner": parameters[2].var, "steps": const(scan.reduce_points)}
     return Match(
         recipe=NAME,
-        roles={"outer": scan.outer, "inner": (scan.inner,) if scan.inner else ()},
-        extents={"outer": scan.outer_points, "inner": scan.inner_points},
+        roles=roles,
+        extents={"outer": scan.outer_points, "inner": scan.inner_points, "steps": scan.reduce_points},
         parameters=parameters,
         constraints=(),
         usage=Usage(tasks=tasks),
@@ -76,6 +79,8 @@ def match(op: ScanOp, device: DeviceModel) -> Match | None:
             efficiency=const(25 if lanes > 1 else 5),  # each step waits for the one before
             serial=tasks * 2,
         ),
+        operands=operands_of(spec, roles),
+        tiles={"block": blocks},
         detail=scan,
     )
 

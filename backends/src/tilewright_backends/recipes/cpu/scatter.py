@@ -26,6 +26,7 @@ from tilewright_backends.recipes.cpu.common import (
     operations,
     sizes,
 )
+from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cpu.scatter"
 
@@ -116,15 +117,18 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     lanes = lanes_for(points, full_lanes(spec, device))
     parameters = (
         Parameter("lanes", (lanes,)),
-        Parameter("block", sizes(scatter.points, lanes), align=lanes, role="shared"),
+        Parameter("block", sizes(scatter.points, lanes), align=lanes, role="shared", level="block"),
     )
     tasks = ceil_div(scatter.points, parameters[1].var)
     updates = math.prod(extents(spec, tuple(x.name for x in spec.spatial)))
+    shared = (scatter.shared,) if scatter.shared else ()
+    roles = {"shared": shared, "updates": tuple(x.name for x in spec.spatial if x.name != scatter.shared)}
+    points_of_shared = math.prod(extents(spec, shared))
     cost = operations(*spec.body, *(s.address for s in spec.stores)) + 8
     return Match(
         recipe=NAME,
-        roles={"shared": (scatter.shared,) if scatter.shared else ()},
-        extents={"shared": scatter.points},
+        roles=roles,
+        extents={"shared": scatter.points, "updates": updates // points_of_shared},
         parameters=parameters,
         constraints=(),
         usage=Usage(tasks=tasks),
@@ -134,6 +138,8 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
             efficiency=const(25 if lanes > 1 else 5),
             serial=tasks * 2,
         ),
+        operands=operands_of(spec, roles),
+        tiles={"block": {"shared": parameters[1].var, "updates": const(updates)}},
         detail=scatter,
     )
 

@@ -9,7 +9,7 @@ from tilewright.ir.expr import const
 from tilewright.ir.ops import Routine
 from tilewright.recipes import Match, Parameter, Recipe, Usage, Work
 from tilewright_backends.recipes.cpu.common import ceil_div, sizes
-from tilewright_backends.recipes.selection import memory_bytes, topk_of
+from tilewright_backends.recipes.selection import memory_bytes, row_operands, topk_of
 
 NAME = "cpu.topk"
 
@@ -19,7 +19,7 @@ def match(routine: Routine, device: DeviceModel) -> Match | None:
     found = topk_of(routine)
     if found is None:
         return None
-    block = Parameter("rows.block", sizes(found.rows), role="rows")
+    block = Parameter("rows.block", sizes(found.rows), role="rows", level="block")
     tasks = ceil_div(found.rows, block.var)
     depth = max(found.count.bit_length(), 1)
     # Of elements in random order, number i is among the `count` best so far with probability count / i.
@@ -27,8 +27,8 @@ def match(routine: Routine, device: DeviceModel) -> Match | None:
     compared = found.length + (entering + found.count) * 2 * depth
     return Match(
         recipe=NAME,
-        roles={"rows": ()},
-        extents={"rows": found.rows},
+        roles={"rows": (), "length": (), "count": ()},
+        extents={"rows": found.rows, "length": found.length, "count": found.count},
         parameters=(block,),
         constraints=(),
         usage=Usage(tasks=tasks),
@@ -38,6 +38,8 @@ def match(routine: Routine, device: DeviceModel) -> Match | None:
             efficiency=const(5),
             serial=tasks * 2,
         ),
+        operands=row_operands(routine, found),
+        tiles={"block": {"rows": block.var, "length": const(found.length), "count": const(found.count)}},
         detail=found,
     )
 

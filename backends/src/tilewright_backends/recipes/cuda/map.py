@@ -20,6 +20,7 @@ from tilewright_backends.recipes.cuda.common import (
     points,
     powers,
 )
+from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.map"
 
@@ -40,9 +41,10 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     total = points(spec.spatial)
     registers = const(24) + vector * (2 * len(spec.reads) + 2)
     work = operations(*spec.body, *(s.expr for s in spec.stores)) + len(spec.reads) + len(spec.stores)
+    roles = {"x": tuple(x.name for x in spec.spatial)}
     return Match(
         recipe=NAME,
-        roles={"x": tuple(x.name for x in spec.spatial)},
+        roles=roles,
         extents={"x": total},
         parameters=parameters,
         constraints=(
@@ -58,6 +60,8 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
             efficiency=const(30) + vector * 4,
             serial=const(10) - vector,
         ),
+        operands=operands_of(spec, roles),
+        tiles={"register": {"x": vector}, "block": {"x": threads * vector}},
         detail=spec,
     )
 

@@ -10,7 +10,6 @@ from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.choice import Packing
 from tilewright.ir.expr import const, maximum
-from tilewright.ir.ops import Axis
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.recipes.cuda.common import (
@@ -23,7 +22,8 @@ from tilewright_backends.recipes.cuda.common import (
     powers,
 )
 from tilewright_backends.recipes.cuda.packing import pack_operand
-from tilewright_backends.recipes.cuda.tensor import TensorDetail, detail_of, packs
+from tilewright_backends.recipes.cuda.tensor import TensorDetail, axes_of, detail_of, packed_slots, packs
+from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.mma"
 
@@ -58,9 +58,10 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     out = sum(points(detail.spec.spatial) * dtypes.size_of(s.value.dtype) for s in detail.spec.stores)
     half = "fp16" if detail.rows.dtype == "float16" else "bf16"
     area = mw * nw
+    axes = axes_of(detail)
     return Match(
         recipe=NAME,
-        roles={role: tuple(x.name for x in axes) for role, axes in _roles(detail).items()},
+        roles=axes,
         extents={"m": m, "n": n, "k": k, "batch": batch},
         parameters=parameters,
         constraints=(
@@ -83,6 +84,8 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
             unit=f"{half}.mma",
             serial=trips * 12 // (stages + 1) + 20,
         ),
+        operands=operands_of(detail.spec, axes, packed=packed_slots(detail)),
+        tiles={"register": {"m": mw, "n": nw, "k": const(16)}, "shared": {"m": mb, "n": nb, "k": ks}},
         packings=Packings(kernel, detail),
         detail=detail,
     )
@@ -103,11 +106,6 @@ class Packings:
             for operand, outer, block in sides
             if packs(operand)
         )
-
-
-def _roles(detail: TensorDetail) -> dict[str, tuple[Axis, ...]]:
-    c = detail.roles
-    return {"m": c.m, "n": c.n, "k": c.k, "batch": c.batch}
 
 
 def _sizes(limit: int, low: int) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from tilewright_backends.recipes.cuda.common import (
     points,
     powers,
 )
+from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.reduce"
 
@@ -67,9 +68,10 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     per_point = operations(*spec.body) + operations(*combiner.combine) + len(spec.reads)
     per_thread = ceil_div(steps, lanes)
     near = lanes if teams.along_reduction else block
+    roles = {"x": tuple(x.name for x in spec.spatial), "k": tuple(x.name for x in spec.reduce)}
     return Match(
         recipe=NAME,
-        roles={"x": tuple(x.name for x in spec.spatial), "k": tuple(x.name for x in spec.reduce)},
+        roles=roles,
         extents={"x": total, "k": steps},
         parameters=parameters,
         constraints=(
@@ -87,6 +89,8 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
             efficiency=const(25),
             serial=per_thread // 4 + select(const(1) < lanes, const(8), const(1)),
         ),
+        operands=operands_of(spec, roles),
+        tiles={"block": {"x": block, "k": lanes}},
         detail=teams,
     )
 

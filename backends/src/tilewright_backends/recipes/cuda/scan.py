@@ -21,6 +21,7 @@ from tilewright_backends.recipes.cuda.common import (
     points,
     powers,
 )
+from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.scan"
 _ASSOCIATIVE = frozenset(["add", "mul", "min", "max"])
@@ -81,9 +82,10 @@ def match(op: ScanOp, device: DeviceModel) -> Match | None:
     shared = const(1) < lanes
     per_step = operations(*spec.body, *(s.expr for s in spec.stores)) + len(spec.reads) + len(spec.stores)
     near = lanes if _along_steps(spec) else const(device.warp) // lanes
+    roles = {"x": tuple(x.name for x in spec.spatial), "t": tuple(x.name for x in spec.reduce)}
     return Match(
         recipe=NAME,
-        roles={"x": tuple(x.name for x in spec.spatial), "t": tuple(x.name for x in spec.reduce)},
+        roles=roles,
         extents={"x": total, "t": steps},
         parameters=parameters,
         constraints=(
@@ -102,6 +104,8 @@ def match(op: ScanOp, device: DeviceModel) -> Match | None:
             efficiency=const(15),
             serial=trips * select(shared, const(6), const(1)) // 2,
         ),
+        operands=operands_of(spec, roles),
+        tiles={"block": {"x": block, "t": lanes}},
         detail=scan,
     )
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import attrs
+
 from tilewright.device import DeviceModel
+from tilewright.ir import dtypes
 from tilewright.ir.expr import Const, const
-from tilewright.recipes import Match, Recipe, Usage, Work
+from tilewright.recipes import Match, Operand, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.recipes.cuda.common import (
     block_limits,
@@ -15,6 +18,7 @@ from tilewright_backends.recipes.cuda.common import (
     parameter,
     points,
 )
+from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.scatter"
 
@@ -31,17 +35,22 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
             return None
         elements += int(total.value)
     parameters = (
-        parameter("threads", (128, 256), align=device.warp, role="x", level="block"),
-        parameter("blocks", (1, 4, 16, 64, 256), role="x"),
+        parameter("threads", (128, 256), align=device.warp, role="owned", level="block"),
+        parameter("blocks", (1, 4, 16, 64, 256), role="owned"),
     )
     threads, blocks = (p.var for p in parameters)
     updates = points(spec.spatial)
     owners = threads * blocks
     cost = operations(*spec.body, *(s.address for s in spec.stores)) + 4
+    roles = {"x": tuple(x.name for x in spec.spatial), "owned": ()}
+    results = (
+        Operand(s.value.name, dtypes.size_of(s.value.dtype), elements, ("owned",), "owned", 1, elements, True)
+        for s in spec.stores
+    )
     return Match(
         recipe=NAME,
-        roles={"x": tuple(x.name for x in spec.spatial)},
-        extents={"x": updates},
+        roles=roles,
+        extents={"x": updates, "owned": elements},
         parameters=parameters,
         constraints=block_limits(threads, const(48), const(0), device),
         usage=Usage(blocks, threads, const(48)),
@@ -51,6 +60,8 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
             efficiency=const(20),
             serial=ceil_div(elements, owners) // 4 + updates // 8,
         ),
+        operands=(*operands_of(attrs.evolve(spec, stores=()), roles), *results),
+        tiles={"block": {"x": const(updates), "owned": ceil_div(elements, blocks)}},
         detail=spec,
     )
 

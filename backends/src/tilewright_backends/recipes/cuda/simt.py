@@ -26,6 +26,7 @@ from tilewright_backends.recipes.cuda.common import (
 )
 from tilewright_backends.recipes.cuda.packing import pack_operand
 from tilewright_backends.recipes.cuda.roles import roles_of
+from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.simt"
 
@@ -75,9 +76,11 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     registers = (mt * nt + mt + nt + ahead) * (size // 4) + 28
     tasks = ceil_div(m, mb) * ceil_div(n, nb) * batch
     trips = ceil_div(k, ks * slices)
+    axes = {"m": _names(roles.m), "n": _names(roles.n), "k": _names(roles.k), "batch": _names(roles.batch)}
+    packed = {s: role for s, role in zip(detail.constants, ("m", "n"), strict=True) if s is not None}
     return Match(
         recipe=NAME,
-        roles={"m": _names(roles.m), "n": _names(roles.n), "k": _names(roles.k), "batch": _names(roles.batch)},
+        roles=axes,
         extents={"m": m, "n": n, "k": k, "batch": batch},
         parameters=parameters,
         constraints=(
@@ -88,6 +91,8 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         ),
         usage=Usage(tasks, threads, registers, shared, const(1)),
         work=_work(detail, tasks, trips, (mb, nb, ks, mt, nt, slices), size),
+        operands=operands_of(detail.spec, axes, padding=4, packed=packed),
+        tiles={"register": {"m": mt, "n": nt}, "shared": {"m": mb, "n": nb, "k": ks * slices}},
         packings=_Packings(kernel, detail),
         detail=detail,
     )

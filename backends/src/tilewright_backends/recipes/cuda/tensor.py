@@ -97,3 +97,15 @@ def _aligned(spec: FlatSpec, slot: int, axis: Axis) -> bool:
 def packs(operand: HalfOperand) -> bool:
     """Whether an operand is a constant that does not lie in whole chunks, so that it is stored in another order."""
     return operand.constant and not operand.chunked
+
+
+def packed_slots(detail: TensorDetail) -> dict[int, str]:
+    """The operands that are stored in another order, with the role that lies innermost there."""
+    return {x.slot: role for x, role in ((detail.rows, "m"), (detail.columns, "n")) if packs(x)}
+
+
+def axes_of(detail: TensorDetail) -> dict[str, tuple[str, ...]]:
+    """Names of the axes of each role."""
+    c = detail.roles
+    pairs = (("m", c.m), ("n", c.n), ("k", c.k), ("batch", c.batch))
+    return {role: tuple(x.name for x in axes) for role, axes in pairs}

@@ -8,7 +8,7 @@ from tilewright.ir.expr import const
 from tilewright.ir.ops import Routine
 from tilewright.recipes import Match, Recipe, Usage, Work
 from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, parameter
-from tilewright_backends.recipes.selection import memory_bytes, topk_of
+from tilewright_backends.recipes.selection import memory_bytes, row_operands, topk_of
 
 NAME = "cuda.topk"
 
@@ -18,15 +18,15 @@ def match(routine: Routine, device: DeviceModel) -> Match | None:
     found = topk_of(routine)
     if found is None:
         return None
-    threads = parameter("threads", (32, 64, 128, 256, 512), align=device.warp, role="x", level="block")
+    threads = parameter("threads", (32, 64, 128, 256, 512), align=device.warp, role="rows", level="block")
     elements = found.rows * found.length
     tasks = ceil_div(elements, threads.var)
     registers = const(32)
     size = dtypes.size_of(routine.inputs[0].dtype)
     return Match(
         recipe=NAME,
-        roles={"x": ()},
-        extents={"x": elements},
+        roles={"rows": (), "length": (), "count": ()},
+        extents={"rows": found.rows, "length": found.length, "count": found.count},
         parameters=(threads,),
         constraints=block_limits(threads.var, registers, const(0), device),
         usage=Usage(tasks, threads.var, registers),
@@ -36,6 +36,15 @@ def match(routine: Routine, device: DeviceModel) -> Match | None:
             efficiency=const(40),
             serial=const(found.length // 8),
         ),
+        operands=row_operands(routine, found),
+        # A row is read once by each of the blocks that its elements are spread over.
+        tiles={
+            "block": {
+                "rows": ceil_div(threads.var, max(found.length, 1)),
+                "length": const(found.length),
+                "count": const(found.count),
+            }
+        },
         detail=found,
     )
 

@@ -8,7 +8,7 @@ from tilewright.ir.expr import Expr, const, select
 from tilewright.ir.ops import Routine
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, divides, parameter, powers
-from tilewright_backends.recipes.selection import memory_bytes, topk_of
+from tilewright_backends.recipes.selection import memory_bytes, row_operands, topk_of
 
 NAME = "cuda.topk_sort"
 SHORTEST = 64
@@ -30,8 +30,8 @@ def match(routine: Routine, device: DeviceModel) -> Match | None:
     if not candidates:
         return None
     parameters = (
-        parameter("piece", candidates, role="x", level="shared"),
-        parameter("threads", powers(device.warp, device.max_threads_per_block), role="x", level="block"),
+        parameter("piece", candidates, role="length", level="shared"),
+        parameter("threads", powers(device.warp, device.max_threads_per_block), role="length", level="block"),
     )
     piece, threads = (p.var for p in parameters)
     registers, shared = const(40), piece * slot_bytes + _ALIGNMENT
@@ -41,8 +41,8 @@ def match(routine: Routine, device: DeviceModel) -> Match | None:
     stages = doublings * (doublings + 1) // 2
     return Match(
         recipe=NAME,
-        roles={"x": ()},
-        extents={"x": found.length},
+        roles={"rows": (), "length": (), "count": ()},
+        extents={"rows": found.rows, "length": found.length, "count": found.count},
         parameters=parameters,
         constraints=(
             Constraint(const(fewest), piece, "a piece holds the row, or the best elements and one more"),
@@ -60,6 +60,8 @@ def match(routine: Routine, device: DeviceModel) -> Match | None:
             efficiency=const(30),
             serial=rounds * (stages * (const(1) + piece // (threads * 4)) + 8),
         ),
+        operands=row_operands(routine, found),
+        tiles={"shared": {"length": piece, "count": const(found.count)}},
         detail=found,
     )
 

@@ -22,7 +22,8 @@ from tilewright_backends.recipes.cuda.common import (
     powers,
 )
 from tilewright_backends.recipes.cuda.packing import pack_operand
-from tilewright_backends.recipes.cuda.tensor import TensorDetail, detail_of, packs
+from tilewright_backends.recipes.cuda.tensor import TensorDetail, axes_of, detail_of, packed_slots, packs
+from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.wgmma"
 STEP = 64
@@ -55,12 +56,10 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     trips = ceil_div(k, STEP)
     out = sum(points(detail.spec.spatial) * dtypes.size_of(s.value.dtype) for s in detail.spec.stores)
     half = "fp16" if detail.rows.dtype == "float16" else "bf16"
+    axes = axes_of(detail)
     return Match(
         recipe=NAME,
-        roles={
-            role: tuple(x.name for x in axes)
-            for role, axes in (("m", roles.m), ("n", roles.n), ("k", roles.k), ("batch", roles.batch))
-        },
+        roles=axes,
         extents={"m": m, "n": n, "k": k, "batch": batch},
         parameters=parameters,
         constraints=(
@@ -80,6 +79,8 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
             unit=f"{half}.tensor",
             serial=trips * 12 // stages + 30,
         ),
+        operands=operands_of(detail.spec, axes, packed=packed_slots(detail)),
+        tiles={"register": {"m": group, "n": nb, "k": const(16)}, "shared": {"m": mb, "n": nb, "k": const(STEP)}},
         packings=Packings(kernel, detail),
         detail=detail,
     )

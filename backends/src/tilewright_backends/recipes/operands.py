@@ -1,0 +1,82 @@
+"""What a kernel moves, as `tilewright.recipes.Operand`s: derived from the flat addresses, for every recipe alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from tilewright.ir import dtypes
+from tilewright.ir.expr import Const, Expr, loads, variables
+from tilewright.ir.ops import Value
+from tilewright.recipes import Operand
+from tilewright_backends.lower.flat import FlatSpec, coefficient
+
+
+def operands_of(
+    spec: FlatSpec, roles: Mapping[str, Sequence[str]], padding: int = 0, packed: Mapping[int, str] | None = None
+) -> tuple[Operand, ...]:
+    """The operands of a kernel whose axes play `roles` (role -> names of its axes, outermost first).
+
+    Args:
+        padding: elements left free behind each line of a staged tile.
+        packed: reads that are stored in another order, with the role that lies innermost there.
+    """
+    packed = packed or {}
+    extents = {x.name: int(x.extent.value) for x in spec.axes if isinstance(x.extent, Const)}
+    found: dict[tuple[Value, Expr | None, bool], Operand] = {}
+    for slot, read in enumerate(spec.reads):
+        names = _varying(spec, read.address, read.guard)
+        outside = slot >= spec.body_reads and spec.combiner is not None
+        made = _operand(read.value, read.address, names, roles, extents, outside, padding, packed.get(slot, ""))
+        found.setdefault((read.value, read.address, outside), made)
+    for store in spec.stores:
+        names = _varying(spec, store.address, store.guard)
+        found[store.value, None, True] = _operand(store.value, store.address, names, roles, extents, True, 0, "")
+    return tuple(found.values())
+
+
+def _varying(spec: FlatSpec, address: Expr, guard: Expr | None) -> frozenset[str]:
+    """Names of the axes that an access varies with, those behind indices from memory included."""
+    names = set(variables(address, guard))
+    for slot in loads(address, guard):
+        names |= _varying(spec, spec.reads[slot].address, spec.reads[slot].guard)
+    return frozenset(names)
+
+
+def _operand(
+    value: Value,
+    address: Expr,
+    names: frozenset[str],
+    roles: Mapping[str, Sequence[str]],
+    extents: Mapping[str, int],
+    outside: bool,
+    padding: int,
+    innermost: str,
+) -> Operand:
+    own = tuple(role for role, axes in roles.items() if names & set(axes))
+    touched = math.prod(extents[x] for x in names if x in extents)
+    held = math.prod(int(n.value) if isinstance(n, Const) else 1 for n in value.shape)
+    along, stride, run = _nearest(address, names, {role: roles[role] for role in own}, extents)
+    if innermost in own:
+        along, stride, run = innermost, 1, math.prod(extents[x] for x in roles[innermost])
+    size = dtypes.size_of(value.dtype)
+    return Operand(value.name, size, min(touched, held), own, along, stride, run, outside, padding)
+
+
+def _nearest(
+    address: Expr, names: frozenset[str], roles: Mapping[str, Sequence[str]], extents: Mapping[str, int]
+) -> tuple[str, int, int]:
+    """The role whose innermost axis takes the smallest steps in memory, that step, and how many follow each other."""
+    best = ("", 0, 1)
+    for role, axes in roles.items():
+        inner = [x for x in axes if extents[x] > 1]
+        step = abs(coefficient(address, inner[-1]) or 0) if inner and inner[-1] in names else 0
+        if not step or (best[1] and best[1] <= step):
+            continue
+        run = 1
+        for axis in reversed(inner):
+            if abs(coefficient(address, axis) or 0) != step * run:
+                break
+            run *= extents[axis]
+        best = (role, step, run)
+    return best
