@@ -190,6 +190,29 @@ def test_an_artifact_whose_code_was_changed_is_not_run(tw: Tw, dense: Path, tmp_
     refused(tw("run", tmp_path / "bad.tw"), "library.so", "damaged")
 
 
+@pytest.mark.parametrize(
+    "option",
+    [["--target", "cpu"], ["--config", "c.toml"], ["--shape", "x=3x6"], ["--no-cache"], ["--strict"]],
+    ids=lambda option: option[0],
+)
+def test_an_option_of_a_compilation_for_a_compiled_artifact(
+    tw: Tw, dense: Path, tmp_path: Path, option: list[str]
+) -> None:
+    good = tmp_path / "good.tw"
+    assert tw("compile", dense, "-o", good).code == 0
+    words = ["good.tw", "compiled already", option[0], "ONNX model"]
+    refused(tw("run", good, *option), *words)
+    refused(tw("explain", good, *option), *words)
+    refused(tw("compare", dense, "--artifact", good, *option), *words)
+    assert tw("run", good, "--threads", 1, "--seed", 3).code == 0
+
+
+def test_options_that_explain_would_not_heed_are_all_named(tw: Tw, dense: Path, tmp_path: Path) -> None:
+    assert tw("compile", dense, "-o", tmp_path / "good.tw").code == 0
+    result = tw("explain", tmp_path / "good.tw", "--threads", 2, "--shape", "x=3x6", "--no-cache")
+    refused(result, "--shape", "--no-cache", "--threads", "Leave them out")
+
+
 def test_a_wrong_number_of_threads(tw: Tw, dense: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TILEWRIGHT_NUM_THREADS", "many")
     refused(tw("run", dense), "TILEWRIGHT_NUM_THREADS", "'many'")

@@ -11,7 +11,7 @@ import click
 from tilewright.bench.measure import Limits, engine_worker, outputs_of
 from tilewright.cli.base import Command, threads_option
 from tilewright.cli.compile import compiled
-from tilewright.cli.options import compile_options, model_argument, opened_model
+from tilewright.cli.options import compile_options, model_argument, opened_model, refuse_for_artifact
 from tilewright.cli.output import Output, table
 from tilewright.cli.tensors import read_inputs
 from tilewright.compare import Agreement, Tolerance, compare_outputs
@@ -51,6 +51,8 @@ def command(
     is at most 1e-4 (float32), 1e-2 (float16), 3e-2 (bfloat16) of the reference's norm; integers must be
     equal.
     """
+    if artifact:
+        refuse_for_artifact(artifact, **options)
     with opened_model(model) as path:
         with output.progress(f"compiling {model}"):
             program = load(artifact, threads=threads) if artifact else compiled(str(path), threads=threads, **options)

@@ -9,7 +9,7 @@ import click
 
 from tilewright.artifact import Artifact
 from tilewright.cli.base import Command, threads_option
-from tilewright.cli.options import compile_options
+from tilewright.cli.options import compile_options, refuse_for_artifact
 from tilewright.cli.output import Output, table
 
 
@@ -47,6 +47,7 @@ def _decisions(output: Output, file: str, **options: Any) -> list[dict[str, Any]
     from tilewright.cli.run import is_artifact
 
     if is_artifact(file):
+        refuse_for_artifact(file, **options)
         with Artifact(file) as artifact:
             return artifact.decisions()
     from tilewright.cli.compile import compiled_artifact

@@ -54,6 +54,26 @@ compile_options = _together(
 )
 
 
+def refuse_for_artifact(file: object, **options: Any) -> None:
+    """Refuses options of a compilation that were given for a program that is compiled already.
+
+    Args:
+        options: what the command got; those that are None, False or empty were not given.
+
+    Raises:
+        InputError: an option was given.
+    """
+    given = [_FLAGS.get(name, f"--{name.replace('_', '-')}") for name, value in options.items() if value]
+    if given:
+        raise InputError(
+            f"{file} is compiled already, so {', '.join(given)} would change nothing.",
+            f"Leave {'them' if len(given) > 1 else 'it'} out, or give the ONNX model instead.",
+        )
+
+
+_FLAGS = {"shapes": "--shape"}
+
+
 def opened_model(model: str) -> AbstractContextManager[Path]:
     """The path of the model that MODEL names, while the block runs."""
     from tilewright.bench.measure import model_file

@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from tilewright.cli.base import Command, threads_option
-from tilewright.cli.options import compile_options
+from tilewright.cli.options import compile_options, refuse_for_artifact
 from tilewright.cli.output import Output, table
 from tilewright.cli.tensors import read_inputs, save_outputs
 from tilewright.ir import dtypes
@@ -51,8 +51,9 @@ def command(output: Output, file: str, inputs: tuple[str, ...], seed: int, folde
 
 
 def open_program(file: str, *, threads: int | None, **options: Any) -> Executable:
-    """The program in an artifact, or the one that a model compiles to."""
+    """The program in an artifact, which takes no options of a compilation, or the one that a model compiles to."""
     if is_artifact(file):
+        refuse_for_artifact(file, **options)
         return load(file, threads=threads)
     from tilewright.cli.compile import compiled
 
