@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
+
+# isort: split
+import ml_dtypes  # after NumPy: its extension would print an interrupt that arrives while it imports NumPy
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 SIGNED = ("int64", "int32", "int16", "int8")
