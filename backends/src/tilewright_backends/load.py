@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-import os
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 
 from tilewright.errors import InputError
 from tilewright.runtime.native import Array
-from tilewright_backends import cpu_features
+from tilewright_backends import cpu_features, runners
 from tilewright_backends.buffers import BufferTable, check_seal, load_library
 
 _ALIGNMENT = 64
@@ -32,16 +32,15 @@ def runtime_library() -> Path:
 
 
 class CpuProgram:
-    """A loaded program: a table of buffer addresses and the function that runs over it."""
+    """A loaded program: a table of buffer addresses and the function that runs over it, on a runner's thread."""
 
     def __init__(self, library: Path, weights: Mapping[str, Array], data: Mapping[str, Any], threads: int) -> None:
-        # The pool takes its size from the environment when it first runs. It must not pin the caller's thread.
-        os.environ["TVM_NUM_THREADS"] = str(threads)
-        os.environ.setdefault("TVM_BIND_THREADS", "0")
         self._runtime = ctypes.CDLL(str(runtime_library()), ctypes.RTLD_GLOBAL)
         self._module, self._main = load_library(library, data["entry"])
         self._table = BufferTable(data)
         self.input_bytes, self.output_bytes = self._table.input_bytes, self._table.output_bytes
+        self._threads = threads
+        self._turn = threading.Lock()  # a run that an interrupt left behind may still use the table
         self._kept: list[Array] = []  # weights and workspace, as long as their addresses are in the table
         self._keep(self._table.weights(weights))
         self._keep((number, aligned(size)) for number, size in self._table.sizes("workspace"))
@@ -54,23 +53,39 @@ class CpuProgram:
     def run(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
         """Runs the program once. See `tilewright.runtime.native.NativeProgram`."""
         self._table.check(inputs, outputs)
-        for number, array in zip(self._table.inputs, inputs, strict=True):
-            self._table.addresses[number] = array.ctypes.data
-        for number, array in zip(self._table.outputs, outputs, strict=True):
-            self._table.addresses[number] = array.ctypes.data
-        self._main(self._table.pointer)
+        main, kept = self._main, self._kept
+
+        def run() -> None:
+            with self._turn:
+                for number, array in zip(self._table.inputs, inputs, strict=True):
+                    self._table.addresses[number] = array.ctypes.data
+                for number, array in zip(self._table.outputs, outputs, strict=True):
+                    self._table.addresses[number] = array.ctypes.data
+                self._call(main, kept)
+
+        runners.call(self._threads, run)
 
     def measure(self, rounds: int) -> list[float]:
         """See `tilewright.runtime.native.NativeProgram`. The arrays of the last run must still be alive."""
-        seconds = []
-        for _ in range(rounds):
-            start = time.perf_counter()
-            self._main(self._table.pointer)
-            seconds.append(time.perf_counter() - start)
-        return seconds
+        main, kept = self._main, self._kept
+
+        def run() -> list[float]:
+            seconds = []
+            with self._turn:
+                for _ in range(rounds):
+                    start = time.perf_counter()
+                    self._call(main, kept)
+                    seconds.append(time.perf_counter() - start)
+            return seconds
+
+        return runners.call(self._threads, run)
+
+    def _call(self, main: Any, kept: Sequence[Array]) -> None:
+        """Runs over the table. Its addresses are those of `kept`, alive until the end even if `close` comes."""
+        main(self._table.pointer)
 
     def close(self) -> None:
-        """Unloads the library and frees the workspace."""
+        """Unloads the library and frees the workspace; what a run needs that an interrupt left behind, when it ends."""
         self._main = self._module = None
         self._kept = []
 

@@ -1,0 +1,125 @@
+"""Threads of our own that run CPU programs.
+
+TVM keeps a pool of workers for each thread that calls a program. Its size is set when that thread first uses it, and
+it lives as long as the thread. So callers do not call programs themselves: a runner does, a thread whose pool has a
+known size. An idle runner is used again, hence there are never more of them than runs at one time.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import tvm_ffi
+
+T = TypeVar("T")
+
+_BIG_CORES = 1  # TVM's AffinityMode; without binding it only means "no list of processors"
+_PATIENCE = 2.0
+_setting_up = threading.Lock()
+_idle: dict[int, list[_Runner]] = {}
+_busy: set[_Call] = set()
+
+
+def call(threads: int, function: Callable[[], T]) -> T:
+    """The result of `function`, called on a runner whose programs use `threads` threads; raises what it raises.
+
+    An interrupt ends the waiting at once and not the call, which keeps what it needs alive until it ends.
+    """
+    try:
+        runner = _idle.setdefault(threads, []).pop()
+    except IndexError:
+        runner = _Runner(threads)
+        runner.start()
+    return runner.call(function)
+
+
+class _Call:
+    """A call on its way to a runner and back."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self.function = function
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.running = threading.Lock()
+        self.running.acquire()
+
+
+class _Runner(threading.Thread):
+    def __init__(self, threads: int) -> None:
+        # A daemon: waiting for calls must not keep the interpreter from ending.
+        super().__init__(name=f"tilewright-runner-{threads}", daemon=True)
+        self._threads = threads
+        self._sized = False
+        self._calls: SimpleQueue[_Call] = SimpleQueue()
+
+    def call(self, function: Callable[[], T]) -> T:
+        waiting = _Call(function)
+        self._calls.put(waiting)
+        waiting.running.acquire()
+        if waiting.error is not None:
+            try:
+                raise waiting.error
+            finally:
+                waiting.error = None  # which refers to this frame
+        result: T = waiting.result
+        return result
+
+    def run(self) -> None:
+        """Serves one call after the other."""
+        while True:
+            self._serve(self._calls.get())
+
+    def _serve(self, waiting: _Call) -> None:
+        _busy.add(waiting)
+        try:
+            if not self._sized:
+                _size_pool(self._threads)
+                self._sized = True
+            waiting.result = waiting.function()
+        except BaseException as error:  # noqa: BLE001 - raised again where the caller waits
+            waiting.error = error
+        _busy.discard(waiting)
+        _idle.setdefault(self._threads, []).append(self)
+        waiting.running.release()
+
+
+def _size_pool(threads: int) -> None:
+    """Makes the calling thread's pool, of `threads` threads with itself, which may run on any processor.
+
+    TVM binds workers to processors unless the environment says otherwise while the pool is made.
+    """
+    configure = tvm_ffi.get_global_func("runtime.config_threadpool")
+    with _setting_up:
+        before = os.environ.get("TVM_BIND_THREADS")
+        os.environ["TVM_BIND_THREADS"] = "0"
+        try:
+            # The length of the list of processors is the size of the pool; no processor in it is used in this mode.
+            configure(_BIG_CORES, threads, [str(i) for i in range(threads)])
+        finally:
+            if before is None:
+                del os.environ["TVM_BIND_THREADS"]
+            else:
+                os.environ["TVM_BIND_THREADS"] = before
+
+
+def _forget() -> None:
+    """After a fork: the child has none of its parent's threads."""
+    global _setting_up
+    _setting_up = threading.Lock()
+    _idle.clear()
+    _busy.clear()
+
+
+def _finish() -> None:
+    """Gives calls that an interrupt left behind a moment, so that they do not run into the end of the interpreter."""
+    for waiting in list(_busy):
+        waiting.running.acquire(timeout=_PATIENCE)
+
+
+os.register_at_fork(after_in_child=_forget)
+atexit.register(_finish)
