@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
-from tilewright.artifact import Artifact, Manifest, TensorInfo, write_artifact
+from tilewright.artifact import Artifact
+from tilewright.assemble import build_artifact, plain
 from tilewright.cache import Cache, cache_key
-from tilewright.compiler import Plan, build_program, device_of, load_module, plan_module
+from tilewright.compiler import device_of, load_module
 from tilewright.config import ConfigSource, load_config
 from tilewright.config.binding import Settings, bind
-from tilewright.ir.expr import Const, Var
 from tilewright.ir.keys import identity
 from tilewright.ir.module import Module
-from tilewright.ir.ops import Value
-from tilewright.plugins.identity import code_identity, distribution_version
+from tilewright.plugins.identity import code_identity
 from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import Backend
 from tilewright.runtime.executable import Executable, load_artifact
-from tilewright.runtime.native import Array, BuildOutput
+from tilewright.runtime.native import Array
 from tilewright.runtime.threads import thread_count
 
 if TYPE_CHECKING:
@@ -88,15 +86,16 @@ def compile_artifact(
     start = time.perf_counter()
     name = _name(model)
     module = load_module(os.fspath(model) if isinstance(model, os.PathLike) else model, settings, shapes, bind=bind)
+    modules = [module]
     seconds: float | None = None
 
     def build(path: Path) -> None:
         nonlocal seconds
-        build_artifact(module, name, settings, path)
+        build_artifact(modules, name, settings, path)
         seconds = time.perf_counter() - start
 
     if cache:
-        artifact = Cache().fetch(compilation_key(module, name, settings), build, _opened)
+        artifact = Cache().fetch(compilation_key(modules, name, settings), build, _opened)
     else:
         with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
             path = Path(folder, "program.tw")
@@ -121,30 +120,16 @@ def settings_for(target: str | None, config: ConfigSource, *, strict: bool = Fal
     return bind(found, Registry(strict=strict, disabled=found.plugins.disabled))
 
 
-def build_artifact(module: Module, name: str, settings: Settings, path: Path) -> Manifest:
-    """Compiles a legalised module, called `name`, and writes the artifact to `path`; no cache."""
-    plan = plan_module(module, settings)
-    with tempfile.TemporaryDirectory(prefix="tilewright-") as workdir:
-        output = build_program(plan.program, settings, Path(workdir))
-        return write_artifact(
-            path,
-            _manifest(name, plan, output, settings),
-            output.library,
-            output.weights,
-            decisions=[plain(attrs.asdict(decision)) for decision in plan.decisions],
-        )
-
-
-def compilation_key(module: Module, name: str, settings: Settings) -> str:
-    """The cache's key of a compilation: IR, what the configuration chooses, device, and the versions of the plugins
-    that it uses, of compiler and toolchain.
+def compilation_key(modules: Sequence[Module], name: str, settings: Settings) -> str:
+    """The cache's key of a compilation: IR of each variant, what the configuration chooses, device, and the versions of
+    the plugins that it uses, of compiler and toolchain.
     """
     registry = settings.registry
     backend = registry.get(Backend, settings.target.backend)
     return cache_key(
         {
-            "ir": identity(module),
-            "names": [name, module.input_names, module.output_names],
+            "ir": [identity(module) for module in modules],
+            "names": [name, *((module.input_names, module.output_names) for module in modules)],
             "target": str(settings.target),
             "options": plain(settings.config.options),
             "passes": plain(attrs.asdict(settings.config.passes)),
@@ -157,29 +142,6 @@ def compilation_key(module: Module, name: str, settings: Settings) -> str:
     )
 
 
-def _manifest(name: str, plan: Plan, output: BuildOutput, settings: Settings) -> Manifest:
-    program = plan.program
-    registry = settings.registry
-    provider = registry.provider(registry.get(Backend, settings.target.backend))
-    return Manifest(
-        tilewright=distribution_version("tilewright-core"),
-        model=name,
-        target=str(settings.target),
-        provider=provider.name,
-        inputs=_tensors(program.input_names, program.inputs),
-        outputs=_tensors(program.output_names, program.outputs),
-        symbols={symbol.name: symbol.upper for symbol in program.symbols},
-        requires=output.requires,
-        slots={slot: record.name for slot, record in settings.slots.items()},
-        versions={
-            **{info.distribution: distribution_version(info.distribution) for info in settings.plugins()},
-            **output.versions,
-        },
-        kernels=len(program.kernels),
-        data=output.data,
-    )
-
-
 def _name(model: Model) -> str:
     """What to call a model: its file's name without the suffix, or its graph's name."""
     if isinstance(model, bytes):
@@ -187,35 +149,3 @@ def _name(model: Model) -> str:
     if isinstance(model, str | os.PathLike):
         return Path(model).stem
     return model.graph.name
-
-
-def _tensors(names: Sequence[str], values: Sequence[Value]) -> tuple[TensorInfo, ...]:
-    return tuple(
-        TensorInfo(name, value.dtype, tuple(_extent(extent) for extent in value.shape))
-        for name, value in zip(names, values, strict=True)
-    )
-
-
-def _extent(extent: object) -> int | str:
-    match extent:
-        case Const(value=value):
-            return int(value)
-        case Var(name=name):
-            return str(name)
-    raise NotImplementedError(f"an input or output with the extent {extent}")
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON can hold it: NumPy numbers become Python's, numbers that are not finite become None."""
-    match value:
-        case Mapping():
-            return {str(key): plain(item) for key, item in value.items()}
-        case list() | tuple():
-            return [plain(item) for item in value]
-        case bool() | str() | None | int():
-            return value
-        case float():
-            return value if math.isfinite(value) else None
-        case _ if hasattr(value, "item"):
-            return plain(value.item())
-    return str(value)

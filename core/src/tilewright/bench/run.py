@@ -161,7 +161,7 @@ def bench_model(
     limits = limits or Limits()
     with model_file(model) as path, TemporaryDirectory(prefix="tilewright-") as folder, ExitStack() as stack:
         compiled = compile_in_worker(path, Path(folder, "program.tw"), compilation, threads, limits)
-        feeds = random_feeds(compiled.manifest.inputs, seed)
+        feeds = random_feeds(compiled.manifest.examples, seed)
         workers = [
             stack.enter_context(engine_worker(engine, source, feeds, threads, limits))
             for engine, source in [(OURS, compiled.path), *((other, path) for other in others)]
