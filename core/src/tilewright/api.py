@@ -17,6 +17,8 @@ from tilewright.cache import Cache, cache_key
 from tilewright.compiler import device_of, load_module
 from tilewright.config import ConfigSource, load_config
 from tilewright.config.binding import Settings, bind
+from tilewright.frontend.asked import Asked, combinations, dimension_names
+from tilewright.frontend.source import read
 from tilewright.ir.keys import identity
 from tilewright.ir.module import Module
 from tilewright.plugins.identity import code_identity
@@ -37,7 +39,7 @@ def compile(
     target: str | None = None,
     config: ConfigSource = None,
     *,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Asked | None = None,
     bind: Mapping[str, Array] | None = None,
     threads: int | None = None,
     cache: bool = True,
@@ -49,7 +51,9 @@ def compile(
         model: a path, the bytes of a model, or a `ModelProto`.
         target: such as `cpu` or `cuda:h200`; replaces the target of `config`.
         config: a path to a TOML file, a mapping of the same form, or a `Config`.
-        shapes: the shapes of inputs whose declared shapes have symbolic dimensions.
+        shapes: for what the model leaves open, by an input's name its shape, by a dimension's name its size:
+            `{"batch": 4, "x": (1, 3, 224, 224)}`. A list of sizes or of shapes makes a program for each (for each
+            combination, if there are several lists); they share the weights, and `run` takes the one that fits.
         bind: inputs that are fixed to the given arrays. The program does not take them. Needed for inputs that decide
             shapes, such as the sizes of a Resize or the trips of a loop that collects rows.
         threads: worker threads of `Executable.run`.
@@ -71,7 +75,7 @@ def compile_artifact(
     model: Model,
     settings: Settings,
     *,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Asked | None = None,
     bind: Mapping[str, Array] | None = None,
     cache: bool = True,
 ) -> tuple[Artifact, float | None]:
@@ -85,17 +89,18 @@ def compile_artifact(
     """
     start = time.perf_counter()
     name = _name(model)
-    module = load_module(os.fspath(model) if isinstance(model, os.PathLike) else model, settings, shapes, bind=bind)
-    modules = [module]
+    source = read(os.fspath(model) if isinstance(model, os.PathLike) else model)
+    modules = [load_module(source, settings, one, bind=bind) for one in combinations(source.inputs, shapes or {})]
+    dimensions = dimension_names(source.inputs)
     seconds: float | None = None
 
     def build(path: Path) -> None:
         nonlocal seconds
-        build_artifact(modules, name, settings, path)
+        build_artifact(modules, name, settings, path, dimensions)
         seconds = time.perf_counter() - start
 
     if cache:
-        artifact = Cache().fetch(compilation_key(modules, name, settings), build, _opened)
+        artifact = Cache().fetch(compilation_key(modules, name, settings, dimensions), build, _opened)
     else:
         with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
             path = Path(folder, "program.tw")
@@ -120,7 +125,9 @@ def settings_for(target: str | None, config: ConfigSource, *, strict: bool = Fal
     return bind(found, Registry(strict=strict, disabled=found.plugins.disabled))
 
 
-def compilation_key(modules: Sequence[Module], name: str, settings: Settings) -> str:
+def compilation_key(
+    modules: Sequence[Module], name: str, settings: Settings, dimensions: Mapping[str, Sequence[str]] | None = None
+) -> str:
     """The cache's key of a compilation: IR of each variant, what the configuration chooses, device, and the versions of
     the plugins that it uses, of compiler and toolchain.
     """
@@ -129,7 +136,7 @@ def compilation_key(modules: Sequence[Module], name: str, settings: Settings) ->
     return cache_key(
         {
             "ir": [identity(module) for module in modules],
-            "names": [name, *((module.input_names, module.output_names) for module in modules)],
+            "names": [name, dimensions or {}, *((module.input_names, module.output_names) for module in modules)],
             "target": str(settings.target),
             "options": plain(settings.config.options),
             "passes": plain(attrs.asdict(settings.config.passes)),

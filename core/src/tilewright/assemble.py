@@ -22,16 +22,23 @@ from tilewright.plugins.identity import distribution_version
 from tilewright.plugins.records import Backend
 
 
-def build_artifact(modules: Sequence[Module], name: str, settings: Settings, path: Path) -> Manifest:
+def build_artifact(
+    modules: Sequence[Module],
+    name: str,
+    settings: Settings,
+    path: Path,
+    dimensions: Mapping[str, Sequence[str]] | None = None,
+) -> Manifest:
     """Compiles the variants of a model, called `name`, and writes the artifact to `path`; no cache.
 
     Args:
         modules: legalised; they differ in their shapes only.
+        dimensions: by the name of an input, what its dimensions are called, if anything.
     """
     with tempfile.TemporaryDirectory(prefix="tilewright-") as workdir:
         parts = Parts(settings, Path(workdir))
         variants = tuple(map(parts.variant, modules))
-        inputs, outputs = public(variants)
+        inputs, outputs = public(variants, dimensions or {})
         step = Step("native", tuple(x.name for x in inputs), tuple(x.name for x in outputs), variants)
         return parts.write(path, name, inputs, outputs, (step,))
 
@@ -103,18 +110,26 @@ class Parts:
         return write_artifact(path, manifest, self._libraries, self.pool.weights, decisions=self._decisions)
 
 
-def public(variants: Sequence[Variant]) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
-    """The inputs and outputs of all variants together. An extent that differs between them gets a name; those that
-    always are equal get one name.
+def public(
+    variants: Sequence[Variant], dimensions: Mapping[str, Sequence[str]]
+) -> tuple[tuple[TensorInfo, ...], tuple[TensorInfo, ...]]:
+    """The inputs and outputs of all variants together.
+
+    An extent that differs between variants gets a name, the model's where it has one. Extents that are equal in every
+    variant get one name.
     """
     names: dict[tuple[int | str, ...], str] = {}
 
     def merged(infos: tuple[TensorInfo, ...]) -> TensorInfo:
         first = infos[0]
+        known = dimensions.get(first.name, ())
         shape: list[int | str] = []
         for axis, extents in enumerate(zip(*(info.shape for info in infos), strict=True)):
-            same = len(set(extents)) == 1
-            shape.append(extents[0] if same else names.setdefault(extents, f"{first.name}.{axis}"))
+            if len(set(extents)) == 1:
+                shape.append(extents[0])
+            else:
+                called = known[axis] if axis < len(known) else ""
+                shape.append(names.setdefault(extents, called or f"{first.name}.{axis}"))
         return TensorInfo(first.name, first.dtype, tuple(shape))
 
     inputs = tuple(map(merged, zip(*(variant.inputs for variant in variants), strict=True)))

@@ -215,15 +215,19 @@ class Manifest:
         """Number of different kernels in all libraries."""
         return sum(variant.kernels for variant in self.variants)
 
-    @property
-    def examples(self) -> tuple[TensorInfo, ...]:
-        """The inputs with shapes that the program takes: those of the first variant, where there are several."""
-        shapes: dict[str, TensorInfo] = {}
+    def examples(self, given: Mapping[str, tuple[int, ...]] | None = None) -> tuple[TensorInfo, ...]:
+        """The inputs with shapes that some variant takes: the first one that takes the given shapes, or else the first.
+
+        Args:
+            given: shapes of some inputs.
+        """
+        found: dict[str, TensorInfo] = {}
         for step in self.pipeline:
-            for variant in step.variants[:1]:
+            fitting = [x for x in step.variants if all(_takes(info, given or {}) for info in x.inputs)]
+            for variant in (*fitting, *step.variants)[:1]:
                 for info in variant.inputs:
-                    shapes.setdefault(info.name, info)
-        return tuple(shapes.get(info.name, info) for info in self.inputs)
+                    found.setdefault(info.name, info)
+        return tuple(found.get(info.name, info) for info in self.inputs)
 
     def to_json(self) -> bytes:
         """The manifest as stored: sorted keys, so that equal manifests are equal bytes."""
@@ -235,6 +239,14 @@ def _check_names(inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
         names = [info.name for info in tensors]
         if len(set(names)) < len(names):
             raise ValueError(f"two {what}s have one name: {', '.join(map(repr, names))}")
+
+
+def _takes(info: TensorInfo, given: Mapping[str, tuple[int, ...]]) -> bool:
+    shape = given.get(info.name)
+    return shape is None or (
+        len(shape) == len(info.shape)
+        and all(isinstance(wanted, str) or extent == wanted for extent, wanted in zip(shape, info.shape, strict=True))
+    )
 
 
 def parse_manifest(path: Path, text: bytes) -> Manifest:

@@ -55,7 +55,9 @@ def command(
         with output.progress(f"compiling {model}"):
             program = load(artifact, threads=threads) if artifact else compiled(str(path), threads=threads, **options)
         with program:
-            feeds = {**random_feeds(program.inputs, seed), **read_inputs(inputs, program.inputs)}
+            given = read_inputs(inputs, program.inputs)
+            examples = program.manifest.examples({name: array.shape for name, array in given.items()})
+            feeds = {**random_feeds(examples, seed), **given}
             ours = program.run(None, feeds)
         with output.progress(f"running {against}"):
             theirs = _reference(path, against, feeds, thread_count(threads), time_limit)

@@ -57,7 +57,7 @@ def compiled_artifact(
     *,
     target: str | None,
     config: str | None,
-    shapes: dict[str, list[int]],
+    shapes: dict[str, list[list[int]]],
     no_cache: bool,
     strict: bool,
     threads: int | None = None,

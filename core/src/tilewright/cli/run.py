@@ -36,7 +36,9 @@ def command(output: Output, file: str, inputs: tuple[str, ...], seed: int, folde
     with output.progress(f"opening {file}"):
         program = open_program(file, **options)
     with program:
-        feeds = {**random_feeds(program.inputs, seed), **read_inputs(inputs, program.inputs)}
+        given = read_inputs(inputs, program.inputs)
+        examples = program.manifest.examples({name: array.shape for name, array in given.items()})
+        feeds = {**random_feeds(examples, seed), **given}
         start = time.perf_counter()
         results = program.run(None, feeds)
         seconds = time.perf_counter() - start

@@ -40,6 +40,11 @@ class Source:
     opsets: Mapping[str, int]
     folder: Path | None
 
+    @property
+    def inputs(self) -> tuple[onnx.ValueInfoProto, ...]:
+        """The inputs that have no default value."""
+        return tuple(x for x in self.proto.graph.input if x.name not in self.weights)
+
 
 def read(model: str | Path | bytes | onnx.ModelProto) -> Source:
     """Reads and checks a model. The weights of a file are mapped, not copied.

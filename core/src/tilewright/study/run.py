@@ -124,7 +124,7 @@ def study_model(
         compiled = [result.compiled for result in results if result.compiled]
         if not compiled:
             return ModelStudy(model, settings.reference, None, results)
-        feeds = random_feeds(compiled[0].manifest.examples, settings.seed)
+        feeds = random_feeds(compiled[0].manifest.examples(), settings.seed)
         reference = stack.enter_context(
             engine_worker(settings.reference, path, feeds, settings.threads, settings.limits)
         )
