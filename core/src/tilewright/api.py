@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 
 from tilewright.artifact import Artifact
-from tilewright.assemble import build_artifact, plain
+from tilewright.assemble import build_artifact, build_specialised, plain
 from tilewright.cache import Cache, cache_key
 from tilewright.compiler import device_of, load_module
 from tilewright.config import ConfigSource, load_config
 from tilewright.config.binding import Settings, bind
+from tilewright.errors import SteeredError
 from tilewright.frontend.asked import Asked, combinations, dimension_names
 from tilewright.frontend.source import read
 from tilewright.ir.keys import identity
@@ -26,7 +29,10 @@ from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import Backend
 from tilewright.runtime.executable import Executable, load_artifact
 from tilewright.runtime.native import Array
+from tilewright.runtime.specialise import Jit
 from tilewright.runtime.threads import thread_count
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import onnx
@@ -41,6 +47,7 @@ def compile(
     *,
     shapes: Asked | None = None,
     bind: Mapping[str, Array] | None = None,
+    jit: bool = True,
     threads: int | None = None,
     cache: bool = True,
     strict: bool = False,
@@ -54,10 +61,12 @@ def compile(
         shapes: for what the model leaves open, by an input's name its shape, by a dimension's name its size:
             `{"batch": 4, "x": (1, 3, 224, 224)}`. A list of sizes or of shapes makes a program for each (for each
             combination, if there are several lists); they share the weights, and `run` takes the one that fits.
-        bind: inputs that are fixed to the given arrays. The program does not take them. Needed for inputs that decide
-            shapes, such as the sizes of a Resize or the trips of a loop that collects rows.
+        bind: inputs that are fixed to the given arrays. The program does not take them.
+        jit: whether a model in which values of inputs decide shapes, such as the sizes of a Resize or the trips of a
+            loop that collects rows, becomes a program that `run` compiles for the values that it meets. Otherwise such
+            inputs have to be bound.
         threads: worker threads of `Executable.run`.
-        cache: whether to use the cache.
+        cache: whether to use the cache, now and when `run` compiles.
         strict: whether a broken plugin ends the compilation.
 
     Raises:
@@ -65,8 +74,10 @@ def compile(
     """
     workers = thread_count(threads)
     settings = settings_for(target, config, strict=strict)
-    artifact, seconds = compile_artifact(model, settings, shapes=shapes, bind=bind, cache=cache)
-    program = load_artifact(artifact, threads=workers, registry=settings.registry)
+    artifact, seconds = compile_artifact(model, settings, shapes=shapes, bind=bind, jit=jit, cache=cache)
+    program = load_artifact(
+        artifact, threads=workers, registry=settings.registry, jit=Jit(allowed=jit, cache=cache)
+    )
     program.compile_seconds = seconds
     return program
 
@@ -77,6 +88,7 @@ def compile_artifact(
     *,
     shapes: Asked | None = None,
     bind: Mapping[str, Array] | None = None,
+    jit: bool = True,
     cache: bool = True,
 ) -> tuple[Artifact, float | None]:
     """Compiles a model without loading the program, so for a device that this machine may not have.
@@ -90,23 +102,60 @@ def compile_artifact(
     start = time.perf_counter()
     name = _name(model)
     source = read(os.fspath(model) if isinstance(model, os.PathLike) else model)
-    modules = [load_module(source, settings, one, bind=bind) for one in combinations(source.inputs, shapes or {})]
-    dimensions = dimension_names(source.inputs)
+    wanted = combinations(source.inputs, shapes or {})
+    try:
+        modules = [load_module(source, settings, one, bind=bind) for one in wanted]
+    except SteeredError as error:
+        if not jit:
+            raise
+        _log.info("The program will be specialised when it runs: %s", error.message)
+        fixed = attrs.evolve(source, weights={**source.weights, **(bind or {})})
+        artifact = _made(partial(build_specialised, fixed, wanted, name, settings))
+        return artifact, time.perf_counter() - start
+    return compile_modules(modules, name, settings, dimension_names(source.inputs), cache=cache, start=start)
+
+
+def compile_modules(
+    modules: Sequence[Module],
+    name: str,
+    settings: Settings,
+    dimensions: Mapping[str, Sequence[str]] | None = None,
+    *,
+    cache: bool = True,
+    start: float | None = None,
+) -> tuple[Artifact, float | None]:
+    """Compiles the variants of a model, called `name`, or takes their artifact from the cache.
+
+    Args:
+        modules: legalised.
+        dimensions: by the name of an input, what its dimensions are called, if anything.
+        start: when the compilation began, by `time.perf_counter`; now, if left out.
+
+    Returns:
+        As for `compile_artifact`.
+    """
+    begin = time.perf_counter() if start is None else start
+    named = dimensions or {}
     seconds: float | None = None
 
     def build(path: Path) -> None:
         nonlocal seconds
-        build_artifact(modules, name, settings, path, dimensions)
-        seconds = time.perf_counter() - start
+        build_artifact(modules, name, settings, path, named)
+        seconds = time.perf_counter() - begin
 
     if cache:
-        artifact = Cache().fetch(compilation_key(modules, name, settings, dimensions), build, _opened)
+        artifact = Cache().fetch(compilation_key(modules, name, settings, named), build, _opened)
     else:
-        with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
-            path = Path(folder, "program.tw")
-            build(path)
-            artifact = Artifact(path)  # it stays open, so the folder may go
+        artifact = _made(build)
     return artifact, seconds
+
+
+def _made(build: Callable[[Path], object]) -> Artifact:
+    """The artifact that `build` writes to the path it is given; it stays open, so that the file may go."""
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+        path = Path(folder, "program.tw")
+        build(path)
+        return Artifact(path)
 
 
 def _opened(path: Path) -> Artifact:

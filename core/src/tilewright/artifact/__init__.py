@@ -6,12 +6,13 @@ nothing.
 
 from tilewright.artifact.errors import ArtifactError, damaged
 from tilewright.artifact.file import Artifact, write_artifact
-from tilewright.artifact.manifest import Manifest, Section, Step, TensorInfo, Variant
+from tilewright.artifact.manifest import Manifest, Model, Section, Step, TensorInfo, Variant
 
 __all__ = [
     "Artifact",
     "ArtifactError",
     "Manifest",
+    "Model",
     "Section",
     "Step",
     "TensorInfo",

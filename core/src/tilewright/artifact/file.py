@@ -131,10 +131,10 @@ class Artifact:
         for name, size in found.items():
             if size > form.limit_of(name):
                 raise damaged(self.path, f"{name} is larger than an artifact may hold")
-        for variant in manifest.variants:
-            for name in (variant.library, variant.decisions):
-                if name not in found:
-                    raise damaged(self.path, f"it has no {name}")
+        wanted = [name for variant in manifest.variants for name in (variant.library, variant.decisions)]
+        wanted += [step.model.section for step in manifest.pipeline if step.model is not None]
+        if missing := [name for name in (*wanted, form.WEIGHTS) if name not in found]:
+            raise damaged(self.path, f"it has no {missing[0]}")
         return manifest
 
     def _bytes(self, member: Member) -> bytes:

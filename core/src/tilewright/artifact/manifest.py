@@ -19,11 +19,12 @@ from tilewright.ir import dtypes
 
 FORMAT = "tilewright-artifact"
 SCHEMA = 1
-KINDS = ("native",)
+KINDS = ("native", "specialise")
 """Kinds of steps."""
 
 MANIFEST = "manifest.json"
 LIBRARY = "library.so"
+MODEL = "model.onnx"
 WEIGHTS = "weights.safetensors"
 DECISIONS = "decisions.json"
 
@@ -128,34 +129,73 @@ class Variant:
 
 
 @frozen
+class StoredWeight:
+    """A weight of a model: what it is called in the section of weights, and its dtype in the model."""
+
+    stored: str
+    dtype: str = field(validator=in_(dtypes.STORED))
+
+
+@frozen
+class Model:
+    """A model, or a part of one, that is compiled when values of its inputs are known.
+
+    Args:
+        section: the section that holds it, an ONNX model without its weights.
+        shapes: what its inputs may be, in the step's order: one of these. A named extent may be any.
+        weights: by ONNX name.
+        config: the configuration to compile it with, as `tilewright.config` takes it.
+    """
+
+    section: str
+    shapes: tuple[tuple[TensorInfo, ...], ...]
+    weights: Mapping[str, StoredWeight] = field(factory=dict)
+    config: Mapping[str, Any] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        for infos in self.shapes:
+            _check_names(infos, ())
+
+
+@frozen
 class Step:
     """One step of running a program. It takes and gives values by name: the program's inputs, and what steps give.
 
     Args:
-        kind: `native`: the variant whose shapes the inputs have is run.
+        kind: `native`: the variant whose shapes the inputs have is run. `specialise`: the model is compiled for the
+            shapes of its inputs and for the values of those that decide shapes, and the program is kept.
         inputs: names of the values that it takes.
         outputs: names of the values that it gives.
-        variants: of each, no two with equal shapes of inputs.
+        variants: of a native step; no two take inputs of equal shapes.
+        model: of a step that is specialised.
     """
 
     kind: str = field(validator=in_(KINDS))
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     variants: tuple[Variant, ...] = ()
+    model: Model | None = None
 
     def __attrs_post_init__(self) -> None:
-        if not self.variants:
-            raise ValueError("a native step has a variant")
-        for variant in self.variants:
-            names = [tuple(info.name for info in infos) for infos in (variant.inputs, variant.outputs)]
-            if names != [self.inputs, self.outputs]:
-                raise ValueError("a variant takes and gives what its step does")
+        if (self.kind == "native") != bool(self.variants) or (self.kind == "specialise") != (self.model is not None):
+            raise ValueError(f"a step of kind {self.kind} has other parts than it should")
+        if not self.shapes or any(tuple(x.name for x in infos) != self.inputs for infos in self.shapes):
+            raise ValueError("the shapes of a step's inputs are in the order of the inputs")
+        if any(tuple(x.name for x in variant.outputs) != self.outputs for variant in self.variants):
+            raise ValueError("a variant gives what its step does")
         shapes = [
             (tuple(info.shape for info in variant.inputs), tuple(sorted(variant.symbols.items())))
             for variant in self.variants
         ]
         if len(set(shapes)) < len(shapes):
             raise ValueError("two variants of a step take inputs of equal shapes")
+
+    @property
+    def shapes(self) -> tuple[tuple[TensorInfo, ...], ...]:
+        """What the inputs may be: one of these."""
+        if self.model is not None:
+            return self.model.shapes
+        return tuple(variant.inputs for variant in self.variants)
 
 
 @frozen
@@ -216,17 +256,16 @@ class Manifest:
         return sum(variant.kernels for variant in self.variants)
 
     def examples(self, given: Mapping[str, tuple[int, ...]] | None = None) -> tuple[TensorInfo, ...]:
-        """The inputs with shapes that some variant takes: the first one that takes the given shapes, or else the first.
+        """The inputs with shapes that go together: the first such set in which the given shapes are, if one has them.
 
         Args:
             given: shapes of some inputs.
         """
         found: dict[str, TensorInfo] = {}
         for step in self.pipeline:
-            fitting = [x for x in step.variants if all(_takes(info, given or {}) for info in x.inputs)]
-            for variant in (*fitting, *step.variants)[:1]:
-                for info in variant.inputs:
-                    found.setdefault(info.name, info)
+            fitting = [x for x in step.shapes if all(_takes(info, given or {}) for info in x)]
+            for info in (*fitting, *step.shapes)[0]:
+                found.setdefault(info.name, info)
         return tuple(found.get(info.name, info) for info in self.inputs)
 
     def to_json(self) -> bytes:

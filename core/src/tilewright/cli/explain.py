@@ -9,7 +9,7 @@ import click
 
 from tilewright.artifact import Artifact
 from tilewright.cli.base import Command, threads_option
-from tilewright.cli.options import compile_options
+from tilewright.cli.options import compile_options, value_options
 from tilewright.cli.output import Output, table
 
 
@@ -18,6 +18,7 @@ from tilewright.cli.output import Output, table
 @click.option("--slot", help="Only the decisions of this slot.")
 @click.option("--about", metavar="TEXT", help="Only decisions whose subject contains TEXT.")
 @compile_options
+@value_options
 @threads_option
 def command(output: Output, file: str, slot: str | None, about: str | None, **options: Any) -> None:
     """Show what each slot decided for FILE, an artifact or an ONNX model, and why."""

@@ -60,6 +60,17 @@ compile_options = _together(
     click.option("--strict", is_flag=True, help="A broken plugin is an error, not a warning."),
 )
 
+value_options = _together(
+    click.option(
+        "--bind",
+        "bound",
+        multiple=True,
+        metavar="NAME=FILE",
+        help="Fix an input to the array in a .npy, .npz or .pb file; may be repeated.",
+    ),
+    click.option("--no-jit", is_flag=True, help="Refuse models that have to be compiled when they run."),
+)
+
 
 def opened_model(model: str) -> AbstractContextManager[Path]:
     """The path of the model that MODEL names, while the block runs."""

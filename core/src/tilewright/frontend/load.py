@@ -110,6 +110,7 @@ def _inputs(
         else:
             params[info.name] = value(importer.names.fresh(info.name), dtype, list(shape))
             scope.values[info.name] = params[info.name]
+            importer.inputs[params[info.name].name] = info.name
     for name, data in source.weights.items():
         scope.values[name] = importer.constant(name, np.asarray(bind.get(name, data)))
     return params

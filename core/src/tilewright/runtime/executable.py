@@ -14,6 +14,7 @@ from tilewright.plugins.manager import Registry
 from tilewright.runtime.feeds import check_names, prepare
 from tilewright.runtime.native import Array
 from tilewright.runtime.pipeline import Pipeline, open_pipeline
+from tilewright.runtime.specialise import Jit
 from tilewright.runtime.stats import Stats
 from tilewright.runtime.threads import thread_count
 
@@ -102,7 +103,6 @@ class Executable:
             pipeline, self._pipeline = self._pipeline, None
             if pipeline is not None:
                 pipeline.close()
-                self._artifact.close()
 
     def __enter__(self) -> Executable:
         return self
@@ -114,7 +114,13 @@ class Executable:
         return f"<Executable {self.manifest.model!r} for {self.target}>"
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None, registry: Registry | None = None) -> Executable:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    registry: Registry | None = None,
+    jit: Jit | bool = True,
+) -> Executable:
     """The program in an artifact.
 
     Loading an artifact runs native code that is in it: load only files that you trust.
@@ -123,21 +129,26 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, registry: 
         path: a file that `Executable.save` or `tilewright compile -o` wrote.
         threads: worker threads of `run`; default `TILEWRIGHT_NUM_THREADS`, or the processors of this process.
         registry: where the backend's loader is looked up; by default among the installed plugins.
+        jit: whether a model in the artifact may be compiled by `run`, or how.
 
     Raises:
         ArtifactError: the file is no sound artifact.
-        InputError: the plugin that can load it is missing, or this machine cannot run it.
+        InputError: the plugin that can load it is missing, this machine cannot run it, or it is compiled when it runs
+            and `jit` forbids that.
     """
-    return load_artifact(Artifact(path), threads=threads, registry=registry)
+    return load_artifact(Artifact(path), threads=threads, registry=registry, jit=jit)
 
 
-def load_artifact(artifact: Artifact, *, threads: int | None = None, registry: Registry | None = None) -> Executable:
+def load_artifact(
+    artifact: Artifact, *, threads: int | None = None, registry: Registry | None = None, jit: Jit | bool = True
+) -> Executable:
     """The program in an artifact that is open; it belongs to the result from now on. See `load`."""
     stats = Stats()
     try:
         plugins = Registry() if registry is None else registry
-        pipeline = open_pipeline(artifact, plugins, thread_count(threads), stats)
+        workers = thread_count(threads)
     except BaseException:
         artifact.close()
         raise
-    return Executable(artifact, pipeline, stats)
+    how = jit if isinstance(jit, Jit) else Jit(allowed=jit)
+    return Executable(artifact, open_pipeline(artifact, plugins, workers, how, stats), stats)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from tilewright.artifact import Artifact, ArtifactError, Step, Variant, damaged
-from tilewright.errors import DamagedError
+from tilewright.errors import DamagedError, InputError, InternalError
 from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import Backend
 from tilewright.runtime.native import Array, Loader, NativeProgram
+from tilewright.runtime.specialise import Jit, SpecialiseStep
 from tilewright.runtime.stats import Stats
 from tilewright.runtime.variants import NativeStep
 
@@ -30,11 +31,17 @@ class Pipeline:
     Args:
         inputs: names of the values that running starts with.
         outputs: names of the values that it ends with.
+        held: what the steps need; closed after them.
     """
 
     def __init__(
-        self, inputs: Sequence[str], outputs: Sequence[str], steps: Sequence[tuple[Step, StepRunner]]
+        self,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        steps: Sequence[tuple[Step, StepRunner]],
+        held: Artifact | None = None,
     ) -> None:
+        self._held = held
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
         self._steps = tuple(steps)
@@ -51,15 +58,36 @@ class Pipeline:
         """Frees what the steps hold."""
         for _, runner in self._steps:
             runner.close()
+        if self._held is not None:
+            self._held.close()
 
 
-def open_pipeline(artifact: Artifact, registry: Registry, threads: int, stats: Stats) -> Pipeline:
-    """The pipeline of an artifact, which must stay open as long as it.
+def open_pipeline(artifact: Artifact, registry: Registry, threads: int, jit: Jit, stats: Stats) -> Pipeline:
+    """The pipeline of an artifact, which belongs to it from now on and is closed with it, or if it cannot be made.
 
     Raises:
         ArtifactError: the artifact is damaged.
-        InputError: the plugin that can load its programs is missing, or this machine cannot run them.
+        InputError: the plugin that can load its programs is missing, this machine cannot run them, or it would have to
+            compile what `jit` forbids.
     """
+    steps: list[tuple[Step, StepRunner]] = []
+    try:
+        start = _starter(artifact, registry, threads, jit, stats)
+        for step in artifact.manifest.pipeline:
+            steps.append((step, start(step)))
+    except BaseException:
+        for _, runner in steps:
+            runner.close()
+        artifact.close()
+        raise
+    inputs, outputs = ([x.name for x in infos] for infos in (artifact.manifest.inputs, artifact.manifest.outputs))
+    return Pipeline(inputs, outputs, steps, artifact)
+
+
+def _starter(
+    artifact: Artifact, registry: Registry, threads: int, jit: Jit, stats: Stats
+) -> Callable[[Step], StepRunner]:
+    """Makes what runs a step of the artifact."""
     manifest = artifact.manifest
     registry.load([manifest.provider])
     backend = registry.get(Backend, manifest.backend)
@@ -76,15 +104,23 @@ def open_pipeline(artifact: Artifact, registry: Registry, threads: int, stats: S
     def load(variant: Variant) -> NativeProgram:
         return _native(artifact, variant, pool, loader, threads)
 
-    steps: list[tuple[Step, StepRunner]] = []
-    try:
-        for step in manifest.pipeline:
-            steps.append((step, NativeStep(step, load, stats)))
-    except BaseException:
-        for _, runner in steps:
-            runner.close()
-        raise
-    return Pipeline([x.name for x in manifest.inputs], [x.name for x in manifest.outputs], steps)
+    def inner(made: Artifact) -> Pipeline:
+        return open_pipeline(made, registry, threads, jit, stats)
+
+    def start(step: Step) -> StepRunner:
+        match step.kind:
+            case "native":
+                return NativeStep(step, load, stats)
+            case "specialise" if jit.allowed:
+                return SpecialiseStep(step, artifact, registry, jit, stats, inner)
+            case "specialise":
+                raise InputError(
+                    f"{artifact.path} holds a model that is compiled when it runs, which --no-jit (jit=False) forbids.",
+                    "Compile the model with --no-jit: that says which inputs to fix with --bind.",
+                )
+        raise InternalError(f"a step of kind {step.kind}")
+
+    return start
 
 
 def _native(

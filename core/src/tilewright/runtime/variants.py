@@ -79,22 +79,26 @@ class NativeStep:
                     return number, symbols_of(arrays, variant.inputs, variant.symbols)
                 except InputError:
                     continue
-        raise self._no_variant(arrays)
+        raise no_shapes([variant.inputs for variant in self._variants], arrays)
 
-    def _no_variant(self, arrays: Sequence[Array]) -> InputError:
-        """The error that lists what there is: only the inputs whose shapes differ between variants, or are wrong."""
-        infos = list(zip(*(variant.inputs for variant in self._variants), strict=True))
-        shown = [n for n, of_input in enumerate(infos) if len({info.shape for info in of_input}) > 1]
-        shown += [n for n, of_input in enumerate(infos) if n not in shown and arrays[n].shape != of_input[0].shape]
-        given = " ".join(f"{infos[n][0].name}={_text(arrays[n].shape)}" for n in sorted(shown))
-        there = "; ".join(
-            " ".join(f"{variant.inputs[n].name}={_text(variant.inputs[n].shape)}" for n in sorted(shown))
-            for variant in self._variants
-        )
-        return InputError(
-            f"The program was compiled for other shapes than {given}. It has: {there}.",
-            "Give arrays of these shapes, or compile the model for more with --shape.",
-        )
+
+def no_shapes(alternatives: Sequence[Sequence[TensorInfo]], arrays: Sequence[Array]) -> InputError:
+    """The error for arrays whose shapes none of several sets has; it lists what there is.
+
+    Only the inputs whose shapes differ between the sets, or are wrong, are shown.
+    """
+    by_input = list(zip(*alternatives, strict=True))
+    shown = [
+        number
+        for number, infos in enumerate(by_input)
+        if len({info.shape for info in infos}) > 1 or arrays[number].shape != infos[0].shape
+    ]
+    given = " ".join(f"{by_input[n][0].name}={_text(arrays[n].shape)}" for n in shown)
+    there = "; ".join(" ".join(f"{infos[n].name}={_text(infos[n].shape)}" for n in shown) for infos in alternatives)
+    return InputError(
+        f"The program was compiled for other shapes than {given}. It has: {there}.",
+        "Give arrays of these shapes, or compile the model for more with --shape.",
+    )
 
 
 def _text(shape: Sequence[int | str]) -> str:
