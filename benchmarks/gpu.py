@@ -56,7 +56,7 @@ def prepare(cell: dict[str, str], folder: Path, target: str, programs: Path | No
         from tilewright.artifact import Artifact
 
         with Artifact(folder / "program.tw") as opened:
-            feeds = random_feeds(opened.manifest.inputs, 0)
+            feeds = random_feeds(opened.manifest.examples(), 0)
     np.savez(folder / "feeds.npz", **narrowed_feeds(feeds, dtype))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 2

@@ -70,7 +70,12 @@ void Copy(tvm::runtime::DeviceAPI* api, void* from, DLDevice from_device, void* 
 
 int Run(const std::string& folder, const std::vector<std::string>& input_files) {
   json::Object manifest = ParseObject(ReadFile(folder + "/manifest.json"));
-  auto data = manifest.at(ffi::String("data")).cast<json::Object>();
+  auto steps = manifest.at(ffi::String("pipeline")).cast<json::Array>();
+  auto variants = steps[0].cast<json::Object>().at(ffi::String("variants")).cast<json::Array>();
+  if (steps.size() != 1 || variants.size() != 1) throw std::runtime_error("this example runs artifacts of one program");
+  auto variant = variants[0].cast<json::Object>();
+  auto data = variant.at(ffi::String("data")).cast<json::Object>();
+  auto stored = variant.at(ffi::String("weights")).cast<json::Object>();
   std::string target = manifest.at(ffi::String("target")).cast<ffi::String>();
   Weights weights(folder + "/weights.safetensors");
 
@@ -94,12 +99,13 @@ int Run(const std::string& folder, const std::vector<std::string>& input_files) 
     std::string kind = buffer[1].cast<ffi::String>();
     auto size = buffer[2].cast<int64_t>();
     void* address = nullptr;
-    if (kind == "weight" && !cuda) {
-      address = weights.Find(name);
+    void* weight = kind == "weight" ? weights.Find(stored.at(ffi::String(name)).cast<ffi::String>()) : nullptr;
+    if (weight != nullptr && !cuda) {
+      address = weight;
     } else {
       address = api->AllocDataSpace(device, size > 0 ? size : 1, 64, DLDataType{kDLUInt, 8, 1});
     }
-    if (kind == "weight" && cuda) Copy(api, weights.Find(name), host, address, device, size);
+    if (weight != nullptr && cuda) Copy(api, weight, host, address, device, size);
     if (kind == "output") outputs.push_back({address, size});
     if (kind == "input") {
       if (inputs == input_files.size()) throw std::runtime_error("too few inputs");
@@ -114,7 +120,8 @@ int Run(const std::string& folder, const std::vector<std::string>& input_files) 
   }
   if (inputs != input_files.size()) throw std::runtime_error("too many inputs");
 
-  ffi::Module module = ffi::Module::LoadFromFile(folder + "/library.so");
+  ffi::Module module = ffi::Module::LoadFromFile(
+      folder + "/" + std::string(variant.at(ffi::String("library")).cast<ffi::String>()));
   ffi::Function main = module->GetFunction(data.at(ffi::String("entry")).cast<ffi::String>()).value();
   main(static_cast<void*>(table.data()));
   api->StreamSync(device, nullptr);

@@ -33,7 +33,7 @@ def test_a_model_is_compiled_for_each_set_of_values_that_steer_its_shapes() -> N
     for limit in (3, 5, 3):
         outputs = rep.run([np.asarray(limit, np.int64)])
         assert outputs.y.tolist() == list(range(limit))  # type: ignore[attr-defined]
-    assert rep.specialised == 2
+    assert rep.program.stats.specialised == 2
 
 
 def test_inputs_are_taken_by_name_and_counted() -> None:

@@ -64,7 +64,7 @@ def crafted(members: dict[str, bytes]) -> Iterator[tuple[str, str, dict[str, byt
         text = json.dumps(changed).encode()
         text += b" " * (-(8 + len(text)) % 64)
         yield "run", words, sealed({**members, WEIGHTS: struct.pack("<Q", len(text)) + text + data})
-    for words, changed in mutations(json.loads(members[DECISIONS])[:1], "decisions"):
+    for words, changed in mutations(json.loads(members.get(DECISIONS, b"[]"))[:1], "decisions"):
         yield "explain", words, sealed({**members, DECISIONS: json.dumps(changed).encode()})
     for name in members:
         for command in ("run", "explain"):

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import tilewright
 from tests.product import crafted
@@ -29,6 +31,34 @@ def artifact(dense: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tilewright.compile(dense, target="cpu") as program:
         program.save(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def steered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact that holds a model."""
+    nodes = [helper.make_node("Reshape", ["x", "shape"], ["a"]), helper.make_node("Mul", ["a", "w"], ["y"])]
+    x, shape, y = (
+        helper.make_tensor_value_info(name, dtype, extents)
+        for name, dtype, extents in (
+            ("x", TensorProto.FLOAT, [1, 2]),
+            ("shape", TensorProto.INT64, [1]),
+            ("y", TensorProto.FLOAT, ["n"]),
+        )
+    )
+    weight = numpy_helper.from_array(np.ones(1, np.float32), "w")
+    graph = helper.make_graph(nodes, "g", [x, shape], [y], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path = tmp_path_factory.mktemp("artifact") / "steered.tw"
+    with tilewright.compile(model, target="cpu") as program:
+        program.save(path)
+    return path
+
+
+@pytest.mark.parametrize("stride", [pytest.param(23, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+def test_no_change_of_a_model_ends_in_a_fault(steered: Path, tmp_path: Path, stride: int) -> None:
+    for words, code, text in outcomes(steered, tmp_path, stride):
+        assert code in (0, 2), (words, code, text)
+        assert "Traceback" not in text, (words, text)
 
 
 @pytest.mark.parametrize("stride", [pytest.param(7, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])

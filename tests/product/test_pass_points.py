@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tilewright.api import build_artifact
+from tilewright.assemble import build_artifact
 from tilewright.compiler import load_module
 from tilewright.config.binding import Settings, bind
 from tilewright.config.schema import Config
@@ -28,7 +28,7 @@ def test_every_point_is_passed(monkeypatch: pytest.MonkeyPatch, dense: Path, tmp
     passes: dict[str, list[Callable[..., Any]]] = {point: [partial(look, point)] for point in points}
     monkeypatch.setattr(Settings, "runnable_passes", lambda self: passes)
     settings = bind(Config(target="cpu"), Registry())
-    build_artifact(load_module(str(dense), settings), "dense", settings, tmp_path / "a.tw")
+    build_artifact([load_module(str(dense), settings)], "dense", settings, tmp_path / "a.tw")
     assert set(seen) == set(points)
     assert seen.index("before.connect") < seen.index("after.connect") < seen.index("before.schedule") < len(seen)
     assert seen[-1] == "after.build"

@@ -13,7 +13,8 @@ import pytest
 from onnx import helper
 
 from tests.product.models import save_model
-from tilewright.api import build_artifact, compilation_key
+from tilewright.api import compilation_key
+from tilewright.assemble import build_artifact
 from tilewright.compiler import load_module
 from tilewright.config import load_config
 from tilewright.config.binding import bind
@@ -112,8 +113,8 @@ def compiled(model: Path, folder: Path, **config: Any) -> None:
     registry = Registry(discover([str(folder / "site"), *sys.path]), strict=True)
     settings = bind(load_config(config), registry)
     module = load_module(str(model), settings)
-    compilation_key(module, "m", settings)
-    build_artifact(module, "m", settings, folder / "m.tw")
+    compilation_key([module], "m", settings)
+    build_artifact([module], "m", settings, folder / "m.tw")
 
 
 def blamed(model: Path, folder: Path, *words: str, **config: Any) -> None:

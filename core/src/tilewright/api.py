@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import attrs
 
-from tilewright.artifact import Artifact, Manifest, TensorInfo, write_artifact
+from tilewright.artifact import Artifact
+from tilewright.assemble import build_artifact, build_specialised, plain
 from tilewright.cache import Cache, cache_key
-from tilewright.compiler import Plan, build_program, device_of, load_module, plan_module
+from tilewright.compiler import device_of, load_module
 from tilewright.config import ConfigSource, load_config
 from tilewright.config.binding import Settings, bind
-from tilewright.ir.expr import Const, Var
+from tilewright.errors import SteeredError
+from tilewright.frontend.asked import Asked, combinations, dimension_names
+from tilewright.frontend.source import read
 from tilewright.ir.keys import identity
 from tilewright.ir.module import Module
-from tilewright.ir.ops import Value
-from tilewright.plugins.identity import code_identity, distribution_version
+from tilewright.plugins.identity import code_identity
 from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import Backend
 from tilewright.runtime.executable import Executable, load_artifact
-from tilewright.runtime.native import Array, BuildOutput
+from tilewright.runtime.native import Array
+from tilewright.runtime.specialise import Jit
 from tilewright.runtime.threads import thread_count
+
+_log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     import onnx
@@ -39,8 +45,9 @@ def compile(
     target: str | None = None,
     config: ConfigSource = None,
     *,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Asked | None = None,
     bind: Mapping[str, Array] | None = None,
+    jit: bool = True,
     threads: int | None = None,
     cache: bool = True,
     strict: bool = False,
@@ -51,11 +58,15 @@ def compile(
         model: a path, the bytes of a model, or a `ModelProto`.
         target: such as `cpu` or `cuda:h200`; replaces the target of `config`.
         config: a path to a TOML file, a mapping of the same form, or a `Config`.
-        shapes: the shapes of inputs whose declared shapes have symbolic dimensions.
-        bind: inputs that are fixed to the given arrays. The program does not take them. Needed for inputs that decide
-            shapes, such as the sizes of a Resize or the trips of a loop that collects rows.
+        shapes: for what the model leaves open, by an input's name its shape, by a dimension's name its size:
+            `{"batch": 4, "x": (1, 3, 224, 224)}`. A list of sizes or of shapes makes a program for each (for each
+            combination, if there are several lists); they share the weights, and `run` takes the one that fits.
+        bind: inputs that are fixed to the given arrays. The program does not take them.
+        jit: whether a model in which values of inputs decide shapes, such as the sizes of a Resize or the trips of a
+            loop that collects rows, becomes a program that `run` compiles for the values that it meets. Otherwise such
+            inputs have to be bound.
         threads: worker threads of `Executable.run`.
-        cache: whether to use the cache.
+        cache: whether to use the cache, now and when `run` compiles.
         strict: whether a broken plugin ends the compilation.
 
     Raises:
@@ -63,8 +74,10 @@ def compile(
     """
     workers = thread_count(threads)
     settings = settings_for(target, config, strict=strict)
-    artifact, seconds = compile_artifact(model, settings, shapes=shapes, bind=bind, cache=cache)
-    program = load_artifact(artifact, threads=workers, registry=settings.registry)
+    artifact, seconds = compile_artifact(model, settings, shapes=shapes, bind=bind, jit=jit, cache=cache)
+    program = load_artifact(
+        artifact, threads=workers, registry=settings.registry, jit=Jit(allowed=jit, cache=cache)
+    )
     program.compile_seconds = seconds
     return program
 
@@ -73,8 +86,9 @@ def compile_artifact(
     model: Model,
     settings: Settings,
     *,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Asked | None = None,
     bind: Mapping[str, Array] | None = None,
+    jit: bool = True,
     cache: bool = True,
 ) -> tuple[Artifact, float | None]:
     """Compiles a model without loading the program, so for a device that this machine may not have.
@@ -87,22 +101,61 @@ def compile_artifact(
     """
     start = time.perf_counter()
     name = _name(model)
-    module = load_module(os.fspath(model) if isinstance(model, os.PathLike) else model, settings, shapes, bind=bind)
+    source = read(os.fspath(model) if isinstance(model, os.PathLike) else model)
+    wanted = combinations(source.inputs, shapes or {})
+    try:
+        modules = [load_module(source, settings, one, bind=bind) for one in wanted]
+    except SteeredError as error:
+        if not jit:
+            raise
+        _log.info("The program will be specialised when it runs: %s", error.message)
+        fixed = attrs.evolve(source, weights={**source.weights, **(bind or {})})
+        artifact = _made(partial(build_specialised, fixed, wanted, name, settings))
+        return artifact, time.perf_counter() - start
+    return compile_modules(modules, name, settings, dimension_names(source.inputs), cache=cache, start=start)
+
+
+def compile_modules(
+    modules: Sequence[Module],
+    name: str,
+    settings: Settings,
+    dimensions: Mapping[str, Sequence[str]] | None = None,
+    *,
+    cache: bool = True,
+    start: float | None = None,
+) -> tuple[Artifact, float | None]:
+    """Compiles the variants of a model, called `name`, or takes their artifact from the cache.
+
+    Args:
+        modules: legalised.
+        dimensions: by the name of an input, what its dimensions are called, if anything.
+        start: when the compilation began, by `time.perf_counter`; now, if left out.
+
+    Returns:
+        As for `compile_artifact`.
+    """
+    begin = time.perf_counter() if start is None else start
+    named = dimensions or {}
     seconds: float | None = None
 
     def build(path: Path) -> None:
         nonlocal seconds
-        build_artifact(module, name, settings, path)
-        seconds = time.perf_counter() - start
+        build_artifact(modules, name, settings, path, named)
+        seconds = time.perf_counter() - begin
 
     if cache:
-        artifact = Cache().fetch(compilation_key(module, name, settings), build, _opened)
+        artifact = Cache().fetch(compilation_key(modules, name, settings, named), build, _opened)
     else:
-        with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
-            path = Path(folder, "program.tw")
-            build(path)
-            artifact = Artifact(path)  # it stays open, so the folder may go
+        artifact = _made(build)
     return artifact, seconds
+
+
+def _made(build: Callable[[Path], object]) -> Artifact:
+    """The artifact that `build` writes to the path it is given; it stays open, so that the file may go."""
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+        path = Path(folder, "program.tw")
+        build(path)
+        return Artifact(path)
 
 
 def _opened(path: Path) -> Artifact:
@@ -121,30 +174,18 @@ def settings_for(target: str | None, config: ConfigSource, *, strict: bool = Fal
     return bind(found, Registry(strict=strict, disabled=found.plugins.disabled))
 
 
-def build_artifact(module: Module, name: str, settings: Settings, path: Path) -> Manifest:
-    """Compiles a legalised module, called `name`, and writes the artifact to `path`; no cache."""
-    plan = plan_module(module, settings)
-    with tempfile.TemporaryDirectory(prefix="tilewright-") as workdir:
-        output = build_program(plan.program, settings, Path(workdir))
-        return write_artifact(
-            path,
-            _manifest(name, plan, output, settings),
-            output.library,
-            output.weights,
-            decisions=[plain(attrs.asdict(decision)) for decision in plan.decisions],
-        )
-
-
-def compilation_key(module: Module, name: str, settings: Settings) -> str:
-    """The cache's key of a compilation: IR, what the configuration chooses, device, and the versions of the plugins
-    that it uses, of compiler and toolchain.
+def compilation_key(
+    modules: Sequence[Module], name: str, settings: Settings, dimensions: Mapping[str, Sequence[str]] | None = None
+) -> str:
+    """The cache's key of a compilation: IR of each variant, what the configuration chooses, device, and the versions of
+    the plugins that it uses, of compiler and toolchain.
     """
     registry = settings.registry
     backend = registry.get(Backend, settings.target.backend)
     return cache_key(
         {
-            "ir": identity(module),
-            "names": [name, module.input_names, module.output_names],
+            "ir": [identity(module) for module in modules],
+            "names": [name, dimensions or {}, *((module.input_names, module.output_names) for module in modules)],
             "target": str(settings.target),
             "options": plain(settings.config.options),
             "passes": plain(attrs.asdict(settings.config.passes)),
@@ -157,29 +198,6 @@ def compilation_key(module: Module, name: str, settings: Settings) -> str:
     )
 
 
-def _manifest(name: str, plan: Plan, output: BuildOutput, settings: Settings) -> Manifest:
-    program = plan.program
-    registry = settings.registry
-    provider = registry.provider(registry.get(Backend, settings.target.backend))
-    return Manifest(
-        tilewright=distribution_version("tilewright-core"),
-        model=name,
-        target=str(settings.target),
-        provider=provider.name,
-        inputs=_tensors(program.input_names, program.inputs),
-        outputs=_tensors(program.output_names, program.outputs),
-        symbols={symbol.name: symbol.upper for symbol in program.symbols},
-        requires=output.requires,
-        slots={slot: record.name for slot, record in settings.slots.items()},
-        versions={
-            **{info.distribution: distribution_version(info.distribution) for info in settings.plugins()},
-            **output.versions,
-        },
-        kernels=len(program.kernels),
-        data=output.data,
-    )
-
-
 def _name(model: Model) -> str:
     """What to call a model: its file's name without the suffix, or its graph's name."""
     if isinstance(model, bytes):
@@ -187,35 +205,3 @@ def _name(model: Model) -> str:
     if isinstance(model, str | os.PathLike):
         return Path(model).stem
     return model.graph.name
-
-
-def _tensors(names: Sequence[str], values: Sequence[Value]) -> tuple[TensorInfo, ...]:
-    return tuple(
-        TensorInfo(name, value.dtype, tuple(_extent(extent) for extent in value.shape))
-        for name, value in zip(names, values, strict=True)
-    )
-
-
-def _extent(extent: object) -> int | str:
-    match extent:
-        case Const(value=value):
-            return int(value)
-        case Var(name=name):
-            return str(name)
-    raise NotImplementedError(f"an input or output with the extent {extent}")
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON can hold it: NumPy numbers become Python's, numbers that are not finite become None."""
-    match value:
-        case Mapping():
-            return {str(key): plain(item) for key, item in value.items()}
-        case list() | tuple():
-            return [plain(item) for item in value]
-        case bool() | str() | None | int():
-            return value
-        case float():
-            return value if math.isfinite(value) else None
-        case _ if hasattr(value, "item"):
-            return plain(value.item())
-    return str(value)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from tilewright.device import DeviceModel
 from tilewright.errors import InputError
 from tilewright.frontend import import_model
 from tilewright.frontend.legalize import Rule, Table, builtin_table, legalize
+from tilewright.frontend.shapes import Shape
 from tilewright.ir.module import Module
 from tilewright.ir.program import Program
 from tilewright.ir.verify import verify_module, verify_program
@@ -120,7 +121,7 @@ def rules_of(settings: Settings) -> Table:
 
 
 def plan_model(
-    model: Any, settings: Settings, shapes: Mapping[str, Sequence[int]] | None = None, clock: Clock | None = None
+    model: Any, settings: Settings, shapes: Mapping[str, Shape] | None = None, clock: Clock | None = None
 ) -> Plan:
     """Loads a model and plans it. Arguments and errors as for `load_module`."""
     clock = clock or Clock()
@@ -130,15 +131,15 @@ def plan_model(
 def load_module(
     model: Any,
     settings: Settings,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Shape] | None = None,
     clock: Clock | None = None,
     bind: Mapping[str, Any] | None = None,
 ) -> Module:
     """Loads and legalises a model.
 
     Args:
-        model: path, bytes or ModelProto.
-        shapes: shapes of inputs with symbolic dimensions.
+        model: path, bytes, ModelProto, or what `frontend.source.read` made of one.
+        shapes: shapes of inputs, and sizes of named dimensions, where the model leaves them open.
         bind: inputs that are fixed to arrays.
 
     Raises:

@@ -6,7 +6,7 @@ The command line maps the classes to exit codes: 1 mismatch, 2 input, 3 internal
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class TilewrightError(Exception):
@@ -40,6 +40,18 @@ class DamagedError(InputError):
 
 class UnsupportedError(InputError):
     """A model asks for something that Tilewright has no meaning or no code for."""
+
+
+class SteeredError(UnsupportedError):
+    """Shapes follow from the values of inputs, which are known when the program runs only.
+
+    Args:
+        inputs: those inputs.
+    """
+
+    def __init__(self, message: str, remedy: str, inputs: Sequence[str]) -> None:
+        super().__init__(message, remedy)
+        self.inputs = tuple(inputs)
 
 
 class MismatchError(TilewrightError):

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,11 +16,6 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict
 from tilewright.api import compile as compile_model
 from tilewright.config import ConfigSource
 from tilewright.errors import InputError, UnsupportedError
-from tilewright.frontend.steering import bindings
-from tilewright.runtime.executable import Executable
-
-MOST_SPECIALISED = 16
-"""Programs that a prepared model keeps for different values of the inputs that steer its shapes."""
 
 _DEVICES = ("CPU", "CUDA")
 
@@ -30,19 +24,7 @@ class TilewrightRep(BackendRep):
     """A prepared model. One whose shapes depend on the values of inputs is compiled for each set of values."""
 
     def __init__(self, model: onnx.ModelProto, target: str, config: ConfigSource) -> None:
-        self._model, self._target, self._config = model, target, config
-        weights = {x.name for x in model.graph.initializer}
-        self._names = [x.name for x in model.graph.input if x.name not in weights]
-        self._outputs = [x.name for x in model.graph.output]
-        self._special: OrderedDict[tuple[Any, ...], Executable] = OrderedDict()
-        self._plain: Executable | None = None
-        self.specialised = 0
-        try:
-            self._plain = self._compiled({})
-        except UnsupportedError as error:
-            if not self._names:
-                raise
-            self._reason = error
+        self.program = compile_model(model, target, config, cache=False)
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The outputs, as a named tuple.
@@ -50,38 +32,15 @@ class TilewrightRep(BackendRep):
         Args:
             inputs: the arrays in the model's order, or by name.
         """
-        named = isinstance(inputs, Mapping)
-        feeds = dict(inputs) if named else dict(zip(self._names, _sequence(inputs), strict=False))
-        if not named and len(_sequence(inputs)) != len(self._names):
-            raise InputError(f"The model takes {len(self._names)} inputs, {len(_sequence(inputs))} are given.")
-        feeds = {name: np.asarray(x) for name, x in feeds.items()}
-        program = self._plain or self._specialised(feeds)
-        taken = {x.name for x in program.inputs}
-        outputs = program.run(None, {name: x for name, x in feeds.items() if name in taken})
-        return namedtupledict("Outputs", self._outputs)(*outputs)
-
-    def _specialised(self, feeds: Mapping[str, Any]) -> Executable:
-        """The program for the values of the inputs that steer shapes."""
-        for number, bound in enumerate(bindings(feeds)):
-            key = (number, *((name, x.dtype.str, x.shape, x.tobytes()) for name, x in bound.items()))
-            if key in self._special:
-                self._special.move_to_end(key)
-                return self._special[key]
-            try:
-                program = self._compiled(bound) if bound else None
-            except UnsupportedError:
-                continue
-            if program is None:
-                continue
-            self.specialised += 1
-            self._special[key] = program
-            if len(self._special) > MOST_SPECIALISED:
-                self._special.popitem(last=False)[1].close()
-            return program
-        raise self._reason
-
-    def _compiled(self, bound: Mapping[str, Any]) -> Executable:
-        return compile_model(self._model, self._target, self._config, bind=bound, cache=False)
+        names = [x.name for x in self.program.inputs]
+        if isinstance(inputs, Mapping):
+            feeds = dict(inputs)
+        elif len(_sequence(inputs)) != len(names):
+            raise InputError(f"The model takes {len(names)} inputs, {len(_sequence(inputs))} are given.")
+        else:
+            feeds = dict(zip(names, _sequence(inputs), strict=True))
+        outputs = self.program.run(None, {name: np.asarray(x) for name, x in feeds.items()})
+        return namedtupledict("Outputs", [x.name for x in self.program.outputs])(*outputs)
 
 
 def _sequence(inputs: Any) -> Sequence[Any]:

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import ml_dtypes
@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import deserialize
 
-from tilewright.artifact import Artifact, ArtifactError, Manifest, TensorInfo, write_artifact
+from tilewright.artifact import Artifact, ArtifactError, Manifest, Step, TensorInfo, Variant, write_artifact
 from tilewright.ir import dtypes
 from tilewright.runtime.native import Array, Weight
 
@@ -30,18 +30,18 @@ DECISIONS = [
 ]
 
 
-def manifest(**changes: object) -> Manifest:
-    base: dict[str, object] = {
-        "tilewright": "0.1.0",
-        "model": "m",
-        "target": "cpu:generic",
-        "provider": "acme",
-        "inputs": (TensorInfo("x", "float32", (1, "n")),),
-        "outputs": (TensorInfo("y", "float32", (1, "n")),),
-        "symbols": {"n": 8},
-        "data": {"entry": "main"},
-    }
-    return Manifest(**{**base, **changes})  # type: ignore[arg-type]
+def manifest() -> Manifest:
+    """Of one program."""
+    inputs = (TensorInfo("x", "float32", (1, "n")),)
+    outputs = (TensorInfo("y", "float32", (1, "n")),)
+    variant = Variant("library.so", "decisions.json", inputs, outputs, {"n": 8}, data={"entry": "main"})
+    step = Step("native", ("x",), ("y",), (variant,))
+    return Manifest("0.1.0", "m", "cpu:generic", "acme", inputs, outputs, (step,))
+
+
+def write(path: Path, library: Path, weights: Sequence[Weight] = ()) -> None:
+    """An artifact of one program."""
+    write_artifact(path, manifest(), {"library.so": library}, weights, decisions={"decisions.json": DECISIONS})
 
 
 def weight(name: str, array: Array) -> Weight:
@@ -69,7 +69,7 @@ def library(tmp_path: Path) -> Path:
 def path(tmp_path: Path, library: Path) -> Path:
     out = tmp_path / "model.tw"
     weights = [weight(name, array) for name, array in WEIGHTS.items()]
-    write_artifact(out, manifest(), library, weights, decisions=DECISIONS)
+    write(out, library, weights)
     return out
 
 
@@ -77,9 +77,10 @@ def test_what_goes_in_comes_out(path: Path) -> None:
     with Artifact(path) as artifact:
         artifact.verify()
         assert artifact.manifest.inputs == (TensorInfo("x", "float32", (1, "n")),)
-        assert artifact.manifest.data == {"entry": "main"}
-        assert artifact.decisions() == DECISIONS
-        with artifact.library() as library:
+        (variant,) = artifact.manifest.variants
+        assert variant.data == {"entry": "main"}
+        assert artifact.decisions(variant) == DECISIONS
+        with artifact.library(variant) as library:
             assert library.read_bytes() == LIBRARY
             assert library.parent.stat().st_mode & 0o777 == 0o700
         assert not library.exists()
@@ -113,7 +114,7 @@ def test_the_members_are_plain_zip_and_plain_safetensors(path: Path) -> None:
 
 def test_equal_contents_make_equal_files(tmp_path: Path, library: Path) -> None:
     for name in ("one.tw", "two.tw"):
-        write_artifact(tmp_path / name, manifest(), library, [weight("a", WEIGHTS["a"])])
+        write(tmp_path / name, library, [weight("a", WEIGHTS["a"])])
         os.utime(library, (0, 0))
     assert (tmp_path / "one.tw").read_bytes() == (tmp_path / "two.tw").read_bytes()
 
@@ -129,7 +130,7 @@ def test_any_weights_survive(specs: list[tuple[str, list[int]]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, "lib.so")
         library.write_bytes(b"x")
-        write_artifact(Path(folder, "m"), manifest(), library, [weight(n, a) for n, a in arrays.items()])
+        write(Path(folder, "m"), library, [weight(n, a) for n, a in arrays.items()])
         with Artifact(Path(folder, "m")) as artifact:
             read = artifact.weights()
     for name, array in arrays.items():
@@ -144,7 +145,7 @@ def test_a_failed_or_interrupted_write_leaves_nothing(tmp_path: Path, library: P
     out = tmp_path / "model.tw"
     out.write_bytes(b"old")
     with pytest.raises(KeyboardInterrupt):
-        write_artifact(out, manifest(), library, [Weight("w", "float32", (2,), interrupted)])
+        write(out, library, [Weight("w", "float32", (2,), interrupted)])
     assert out.read_bytes() == b"old"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["lib.so", "model.tw"]
 
@@ -152,7 +153,7 @@ def test_a_failed_or_interrupted_write_leaves_nothing(tmp_path: Path, library: P
 def test_a_weight_that_is_not_what_was_announced_is_refused(tmp_path: Path, library: Path) -> None:
     wrong = Weight("w", "float32", (2,), lambda: np.zeros(3, np.float32))
     with pytest.raises(ValueError, match="announced as float32"):
-        write_artifact(tmp_path / "m", manifest(), library, [wrong])
+        write(tmp_path / "m", library, [wrong])
 
 
 @pytest.mark.parametrize("keep", [0, 1, 30, 1000, -1, -30])
@@ -184,7 +185,7 @@ def test_a_changed_library_or_weight_is_never_given_out(path: Path) -> None:
     data[members["weights.safetensors"].offset + 200] ^= 1
     path.write_bytes(bytes(data))
     with Artifact(path) as artifact:
-        with pytest.raises(ArtifactError, match=r"library\.so"), artifact.library():
+        with pytest.raises(ArtifactError, match=r"library\.so"), artifact.library(artifact.manifest.variants[0]):
             pytest.fail("the library was given out")
         with pytest.raises(ArtifactError, match=r"weights\.safetensors"):
             artifact.weights()
@@ -258,7 +259,7 @@ def test_a_member_that_the_manifest_does_not_list_is_refused(path: Path) -> None
 def _with_manifest(tmp_path: Path, library: Path, edit: Callable[[dict[str, object]], None]) -> Path:
     """An artifact whose manifest was changed by someone who keeps the container consistent."""
     out = tmp_path / "edited.tw"
-    write_artifact(out, manifest(), library)
+    write(out, library)
     with zipfile.ZipFile(out) as archive:
         data = {info.filename: archive.read(info) for info in archive.infolist()}
     text = json.loads(data["manifest.json"])
@@ -306,7 +307,7 @@ def test_a_wrong_manifest_is_refused(
 )
 def test_wrong_weights_are_refused(tmp_path: Path, library: Path, header: bytes) -> None:
     out = tmp_path / "weights.tw"
-    write_artifact(out, manifest(), library)
+    write(out, library)
     section = struct.pack("<Q", len(header)) + header + bytes(8)
     with zipfile.ZipFile(out) as archive:
         data = {info.filename: archive.read(info) for info in archive.infolist()}
@@ -336,8 +337,10 @@ folder = Path({str(tmp_path)!r})
 (folder / "lib.so").write_bytes(b"x")
 before = peak_bytes()
 weights = [Weight(f"w{{i}}", "float32", (1 << 23,), lambda i=i: np.full(1 << 23, i, np.float32)) for i in range(8)]
-m = Manifest("0", "m", "cpu:x", "p", (), ())
-write_artifact(folder / "m.tw", m, folder / "lib.so", weights)
+step = Step("native", (), (), (Variant("library.so", "decisions.json", (), ()),))
+m = Manifest("0", "m", "cpu:x", "p", (), (), (step,))
+libraries = dict([("library.so", folder / "lib.so")])
+write_artifact(folder / "m.tw", m, libraries, weights, decisions=dict([("decisions.json", [])]))
 with Artifact(folder / "m.tw") as artifact:
     read = artifact.weights()
     assert read["w3"][5] == 3
@@ -360,9 +363,9 @@ def test_opening_and_reading_imports_no_code_generator(path: Path) -> None:
 def test_a_section_beyond_two_gibibytes(tmp_path: Path, library: Path) -> None:
     count, part = 9, np.arange(1 << 26, dtype=np.float32)
     weights = [weight(f"w{i}", part) for i in range(count)]
-    write_artifact(tmp_path / "large.tw", manifest(), library, weights)
+    write(tmp_path / "large.tw", library, weights)
     with Artifact(tmp_path / "large.tw") as artifact:
         read = artifact.weights()
         assert artifact.manifest.sections["weights.safetensors"].size > 2 << 30
         np.testing.assert_array_equal(read["w8"][-5:], part[-5:])
-        assert artifact.decisions() == []
+        assert artifact.decisions(artifact.manifest.variants[0]) == DECISIONS

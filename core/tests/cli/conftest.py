@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from attrs import frozen
 
-from tilewright.artifact import Manifest, TensorInfo, write_artifact
+from tilewright.artifact import Manifest, Step, TensorInfo, Variant, write_artifact
 from tilewright.cli.app import cli
 from tilewright.cli.base import run
 
@@ -47,15 +47,11 @@ def artifact(tmp_path: Path) -> Path:
     """An artifact with nasty names, whose library is no library: it can be inspected, not run."""
     (tmp_path / "lib.so").write_bytes(b"not code")
     path = tmp_path / "m.tw"
-    manifest = Manifest(
-        "0.1.0",
-        NASTY,
-        "cpu:generic",
-        "nobody",
-        inputs=(TensorInfo(NASTY, "float32", (1, 3)),),
-        outputs=(TensorInfo("y", "float32", (1, 3)),),
-        kernels=2,
-    )
+    inputs = (TensorInfo(NASTY, "float32", (1, 3)),)
+    outputs = (TensorInfo("y", "float32", (1, 3)),)
+    variant = Variant("library.so", "decisions.json", inputs, outputs, kernels=2)
+    step = Step("native", (NASTY,), ("y",), (variant,))
+    manifest = Manifest("0.1.0", NASTY, "cpu:generic", "nobody", inputs, outputs, (step,))
     decision = {
         "slot": "connect",
         "subject": NASTY,
@@ -64,5 +60,6 @@ def artifact(tmp_path: Path) -> Path:
         "costs": [1e-6, None],
         "why": NASTY,
     }
-    write_artifact(path, manifest, tmp_path / "lib.so", decisions=[decision])
+    libraries = {"library.so": tmp_path / "lib.so"}
+    write_artifact(path, manifest, libraries, decisions={"decisions.json": [decision]})
     return path

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tilewright.artifact import ArtifactError, Manifest, TensorInfo, write_artifact
+from tilewright.artifact import ArtifactError, Manifest, Step, TensorInfo, Variant, write_artifact
 from tilewright.errors import InputError
 from tilewright.plugins import Backend, hookimpl
 from tilewright.plugins.discovery import Discovery, PluginInfo
@@ -73,22 +73,17 @@ def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     registry = Registry(Discovery((PluginInfo("doubler", "doubler", "1", "doubler_plugin"),), ()))
     state.path = tmp_path / "m.tw"
     (tmp_path / "lib.so").write_bytes(b"library bytes")
-    manifest = Manifest(
-        "0",
-        "m",
-        "double:x",
-        "doubler",
-        inputs=(TensorInfo("x", "float32", ("n", 3)), TensorInfo("k/0", "int64", ())),
-        outputs=(TensorInfo("y", "float32", ("n", 3)), TensorInfo("count", "int64", ())),
-        symbols={"n": 5},
-    )
+    inputs = (TensorInfo("x", "float32", ("n", 3)), TensorInfo("k/0", "int64", ()))
+    outputs = (TensorInfo("y", "float32", ("n", 3)), TensorInfo("count", "int64", ()))
+    variant = Variant("library.so", "decisions.json", inputs, outputs, {"n": 5}, {"factor": "stored"})
+    step = Step("native", ("x", "k/0"), ("y", "count"), (variant,))
     factor = np.array(2, np.float32)
     write_artifact(
         state.path,
-        manifest,
-        tmp_path / "lib.so",
-        [Weight("factor", "float32", (), lambda: factor)],
-        decisions=[DECISION],
+        Manifest("0", "m", "double:x", "doubler", inputs, outputs, (step,)),
+        {"library.so": tmp_path / "lib.so"},
+        [Weight("stored", "float32", (), lambda: factor)],
+        decisions={"decisions.json": [DECISION]},
     )
     state.load = lambda **options: load(state.path, registry=registry, **options)
     return state

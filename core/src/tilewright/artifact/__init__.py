@@ -6,6 +6,17 @@ nothing.
 
 from tilewright.artifact.errors import ArtifactError, damaged
 from tilewright.artifact.file import Artifact, write_artifact
-from tilewright.artifact.manifest import Manifest, Section, TensorInfo
+from tilewright.artifact.manifest import Manifest, Model, Section, Step, TensorInfo, Variant
 
-__all__ = ["Artifact", "ArtifactError", "Manifest", "Section", "TensorInfo", "damaged", "write_artifact"]
+__all__ = [
+    "Artifact",
+    "ArtifactError",
+    "Manifest",
+    "Model",
+    "Section",
+    "Step",
+    "TensorInfo",
+    "Variant",
+    "damaged",
+    "write_artifact",
+]

@@ -19,7 +19,7 @@ import attrs
 from tilewright.artifact import manifest as form
 from tilewright.artifact.archive import Member, Sink, add_member, read_members
 from tilewright.artifact.errors import ArtifactError, damaged
-from tilewright.artifact.manifest import Manifest, Section, parse_manifest
+from tilewright.artifact.manifest import Manifest, Section, Variant, parse_manifest
 from tilewright.artifact.weights import map_weights, plan_weights
 from tilewright.config.structure import ConfigError, structure
 from tilewright.files import replacing
@@ -31,10 +31,10 @@ _CHUNK = 4 << 20
 def write_artifact(
     path: str | os.PathLike[str],
     manifest: Manifest,
-    library: Path,
+    libraries: Mapping[str, Path],
     weights: Sequence[Weight] = (),
     *,
-    decisions: Sequence[Mapping[str, Any]] = (),
+    decisions: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     extra: Mapping[str, bytes] | None = None,
 ) -> Manifest:
     """Writes the one file that a program is; `path` appears only once it is whole.
@@ -42,25 +42,26 @@ def write_artifact(
     Args:
         path: where to.
         manifest: all but `sections`, which is filled in.
-        library: the shared library.
-        weights: loaded, written and dropped one by one.
-        decisions: the planner's record, JSON values.
+        libraries: the shared libraries, by section.
+        weights: of all programs; loaded, written and dropped one by one.
+        decisions: the planner's records, JSON values, by section.
         extra: further sections by name.
 
     Returns:
         The manifest as written. Equal arguments make equal bytes.
     """
     sections: dict[str, Section] = {}
-    texts = {form.DECISIONS: json.dumps(list(decisions), sort_keys=True).encode(), **(extra or {})}
+    records = {name: json.dumps(list(record), sort_keys=True).encode() for name, record in (decisions or {}).items()}
+    texts = {**records, **(extra or {})}
     with replacing(path) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
 
         def add(name: str, size: int, fill: Any) -> None:
-            limit = form.LIMITS.get(name, form.OTHER_LIMIT)
-            if size > limit:
-                raise ArtifactError(f"{name} would have {size} bytes; an artifact holds at most {limit}.")
+            if size > form.limit_of(name):
+                raise ArtifactError(f"{name} would have {size} bytes; an artifact holds at most {form.limit_of(name)}.")
             sections[name] = Section(size, add_member(archive, name, size, fill))
 
-        add(form.LIBRARY, library.stat().st_size, lambda sink: _copy(library, sink))
+        for name, library in libraries.items():
+            add(name, library.stat().st_size, lambda sink, library=library: _copy(library, sink))
         for name, data in sorted(texts.items()):
             add(name, len(data), lambda sink, data=data: sink.write(data))
         add(form.WEIGHTS, *plan_weights(weights))
@@ -121,15 +122,19 @@ class Artifact:
 
     def _read_manifest(self) -> Manifest:
         member = self._members.get(form.MANIFEST)
-        if member is None or member.size > form.LIMITS[form.MANIFEST]:
+        if member is None or member.size > form.limit_of(form.MANIFEST):
             raise ArtifactError(f"{self.path} is a zip file but no Tilewright artifact: it has no manifest.")
         manifest = parse_manifest(self.path, self._bytes(member))
         found = {name: member.size for name, member in self._members.items() if name != form.MANIFEST}
         if found != {name: section.size for name, section in manifest.sections.items()}:
             raise damaged(self.path, "its members are not the ones that its manifest lists")
         for name, size in found.items():
-            if size > form.LIMITS.get(name, form.OTHER_LIMIT):
+            if size > form.limit_of(name):
                 raise damaged(self.path, f"{name} is larger than an artifact may hold")
+        wanted = [name for variant in manifest.variants for name in (variant.library, variant.decisions)]
+        wanted += [step.model.section for step in manifest.pipeline if step.model is not None]
+        if missing := [name for name in (*wanted, form.WEIGHTS) if name not in found]:
+            raise damaged(self.path, f"it has no {missing[0]}")
         return manifest
 
     def _bytes(self, member: Member) -> bytes:
@@ -153,9 +158,9 @@ class Artifact:
         """The bytes of a section, checked against its digest."""
         return b"".join(self._chunks(name))
 
-    def decisions(self) -> list[dict[str, Any]]:
-        """The planner's record."""
-        text = self.read(form.DECISIONS)
+    def decisions(self, variant: Variant) -> list[dict[str, Any]]:
+        """The planner's record of one native program."""
+        text = self.read(variant.decisions)
         try:
             decisions: list[dict[str, Any]] = json.loads(text)
             structure(_Record, {"decisions": decisions}, "")
@@ -188,13 +193,13 @@ class Artifact:
         return map_weights(self.path, mapped, self._members[form.WEIGHTS])
 
     @contextmanager
-    def library(self) -> Iterator[Path]:
-        """A private copy of the library, checked against its digest and removed when the block ends."""
+    def library(self, variant: Variant) -> Iterator[Path]:
+        """A private copy of a program's library, checked against its digest and removed when the block ends."""
         folder = Path(tempfile.mkdtemp(prefix="tilewright-"))  # mode 0700
         try:
             path = folder / form.LIBRARY
             with path.open("xb") as file:
-                for chunk in self._chunks(form.LIBRARY):
+                for chunk in self._chunks(variant.library):
                     file.write(chunk)
             yield path
         finally:

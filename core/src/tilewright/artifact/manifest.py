@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,35 @@ from tilewright.ir import dtypes
 
 FORMAT = "tilewright-artifact"
 SCHEMA = 1
+KINDS = ("native", "specialise")
+"""Kinds of steps."""
+
 MANIFEST = "manifest.json"
 LIBRARY = "library.so"
+MODEL = "model.onnx"
 WEIGHTS = "weights.safetensors"
 DECISIONS = "decisions.json"
 
-LIMITS: Mapping[str, int] = {
+_LIMITS: Mapping[str, int] = {
     MANIFEST: 16 << 20,
     LIBRARY: 2 << 30,
     WEIGHTS: 256 << 30,
     DECISIONS: 256 << 20,
 }
-"""Largest size of each section in bytes; any other section may have `OTHER_LIMIT`."""
+_OTHER_LIMIT = 2 << 30
+_NUMBER = re.compile(r"-[0-9]+(?=\.)")
 
-OTHER_LIMIT = 2 << 30
+
+def numbered(section: str, number: int) -> str:
+    """The name of the section of a kind that belongs to program `number`: `library.so`, `library-1.so`, …"""
+    stem, dot, suffix = section.partition(".")
+    return f"{stem}-{number}{dot}{suffix}" if number else section
+
+
+def limit_of(section: str) -> int:
+    """Largest size of a section in bytes."""
+    return _LIMITS.get(_NUMBER.sub("", section), _OTHER_LIMIT)
+
 
 LARGEST_TENSOR = 1 << 47
 """Bytes; what a process can address on x86-64. Also the largest extent."""
@@ -73,49 +89,35 @@ class Section:
 
 
 @frozen
-class Manifest:
-    """What an artifact says about itself.
+class Variant:
+    """One native program: the code of a step for some shapes of its inputs.
 
     Args:
-        tilewright: version of the compiler.
-        model: the model's name, for people; nothing depends on it.
-        target: canonical target string.
-        provider: name of the plugin that registered the backend.
-        inputs: in the order in which the program takes them.
-        outputs: in the order in which it gives them.
+        library: the section that holds its code.
+        decisions: the section that holds the planner's record of it.
+        inputs: in the order in which the program takes them, which is the step's.
+        outputs: in the order in which it gives them, which is the step's.
         symbols: upper bound of each symbol in a shape.
-        requires: what running needs beyond this file, of `REQUIREMENTS`.
-        slots: the value of every slot that planned it.
-        versions: compiler, toolchain and plugins.
+        weights: what each weight that the program asks for is called in the section of weights.
         kernels: number of different kernels in the library.
         data: the backend's own.
-        sections: every other member of the archive.
     """
 
-    tilewright: str
-    model: str
-    target: str
-    provider: str
+    library: str
+    decisions: str
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     symbols: Mapping[str, int] = field(
         factory=dict, validator=deep_mapping(instance_of(str), [ge(0), le(LARGEST_TENSOR)])
     )
-    requires: tuple[str, ...] = field(default=("runtime",), validator=deep_iterable(in_(REQUIREMENTS)))
-    slots: Mapping[str, str] = field(factory=dict)
-    versions: Mapping[str, str] = field(factory=dict)
+    weights: Mapping[str, str] = field(factory=dict)
     kernels: int = field(default=0, validator=ge(0))
     data: Mapping[str, Any] = field(factory=dict)
-    sections: Mapping[str, Section] = field(factory=dict)
-    format: str = field(default=FORMAT, validator=in_((FORMAT,)))
-    schema: int = field(default=SCHEMA, validator=in_((SCHEMA,)))
 
     def __attrs_post_init__(self) -> None:
+        _check_names(self.inputs, self.outputs)
         known: set[str] = set()
         for what, tensors in (("input", self.inputs), ("output", self.outputs)):
-            names = [info.name for info in tensors]
-            if len(set(names)) < len(names):
-                raise ValueError(f"two {what}s have one name: {', '.join(map(repr, names))}")
             for info in tensors:
                 used = {extent for extent in info.shape if isinstance(extent, str)}
                 if what == "input":
@@ -125,14 +127,165 @@ class Manifest:
                 if info.largest(self.symbols) > LARGEST_TENSOR:
                     raise ValueError(f"{what} {info.name!r} is larger than memory can be: {info}")
 
+
+@frozen
+class StoredWeight:
+    """A weight of a model: what it is called in the section of weights, and its dtype in the model."""
+
+    stored: str
+    dtype: str = field(validator=in_(dtypes.STORED))
+
+
+@frozen
+class Model:
+    """A model, or a part of one, that is compiled when values of its inputs are known.
+
+    Args:
+        section: the section that holds it, an ONNX model without its weights.
+        shapes: what its inputs may be, in the step's order: one of these. A named extent may be any.
+        weights: by ONNX name.
+        config: the configuration to compile it with, as `tilewright.config` takes it.
+    """
+
+    section: str
+    shapes: tuple[tuple[TensorInfo, ...], ...]
+    weights: Mapping[str, StoredWeight] = field(factory=dict)
+    config: Mapping[str, Any] = field(factory=dict)
+
+    def __attrs_post_init__(self) -> None:
+        for infos in self.shapes:
+            _check_names(infos, ())
+
+
+@frozen
+class Step:
+    """One step of running a program. It takes and gives values by name: the program's inputs, and what steps give.
+
+    Args:
+        kind: `native`: the variant whose shapes the inputs have is run. `specialise`: the model is compiled for the
+            shapes of its inputs and for the values of those that decide shapes, and the program is kept.
+        inputs: names of the values that it takes.
+        outputs: names of the values that it gives.
+        variants: of a native step; no two take inputs of equal shapes.
+        model: of a step that is specialised.
+    """
+
+    kind: str = field(validator=in_(KINDS))
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    variants: tuple[Variant, ...] = ()
+    model: Model | None = None
+
+    def __attrs_post_init__(self) -> None:
+        if (self.kind == "native") != bool(self.variants) or (self.kind == "specialise") != (self.model is not None):
+            raise ValueError(f"a step of kind {self.kind} has other parts than it should")
+        if not self.shapes or any(tuple(x.name for x in infos) != self.inputs for infos in self.shapes):
+            raise ValueError("the shapes of a step's inputs are in the order of the inputs")
+        if any(tuple(x.name for x in variant.outputs) != self.outputs for variant in self.variants):
+            raise ValueError("a variant gives what its step does")
+        shapes = [
+            (tuple(info.shape for info in variant.inputs), tuple(sorted(variant.symbols.items())))
+            for variant in self.variants
+        ]
+        if len(set(shapes)) < len(shapes):
+            raise ValueError("two variants of a step take inputs of equal shapes")
+
+    @property
+    def shapes(self) -> tuple[tuple[TensorInfo, ...], ...]:
+        """What the inputs may be: one of these."""
+        if self.model is not None:
+            return self.model.shapes
+        return tuple(variant.inputs for variant in self.variants)
+
+
+@frozen
+class Manifest:
+    """What an artifact says about itself.
+
+    Args:
+        tilewright: version of the compiler.
+        model: the model's name, for people; nothing depends on it.
+        target: canonical target string.
+        provider: name of the plugin that registered the backend.
+        inputs: in the model's order. An extent that is not one number has a name.
+        outputs: likewise.
+        pipeline: what running does, step by step.
+        requires: what running needs beyond this file, of `REQUIREMENTS`.
+        slots: the value of every slot that planned it.
+        versions: compiler, toolchain and plugins.
+        sections: every other member of the archive.
+    """
+
+    tilewright: str
+    model: str
+    target: str
+    provider: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    pipeline: tuple[Step, ...]
+    requires: tuple[str, ...] = field(default=("runtime",), validator=deep_iterable(in_(REQUIREMENTS)))
+    slots: Mapping[str, str] = field(factory=dict)
+    versions: Mapping[str, str] = field(factory=dict)
+    sections: Mapping[str, Section] = field(factory=dict)
+    format: str = field(default=FORMAT, validator=in_((FORMAT,)))
+    schema: int = field(default=SCHEMA, validator=in_((SCHEMA,)))
+
+    def __attrs_post_init__(self) -> None:
+        _check_names(self.inputs, self.outputs)
+        known = {info.name for info in self.inputs}
+        for step in self.pipeline:
+            if unknown := [name for name in step.inputs if name not in known]:
+                raise ValueError(f"a step takes {unknown[0]!r}, which nothing before it gives")
+            known.update(step.outputs)
+        if unknown := [info.name for info in self.outputs if info.name not in known]:
+            raise ValueError(f"no step gives the output {unknown[0]!r}")
+
     @property
     def backend(self) -> str:
         """Name of the backend that can load it."""
         return self.target.partition(":")[0]
 
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """Every native program, in the order of the steps."""
+        return tuple(variant for step in self.pipeline for variant in step.variants)
+
+    @property
+    def kernels(self) -> int:
+        """Number of different kernels in all libraries."""
+        return sum(variant.kernels for variant in self.variants)
+
+    def examples(self, given: Mapping[str, tuple[int, ...]] | None = None) -> tuple[TensorInfo, ...]:
+        """The inputs with shapes that go together: the first such set in which the given shapes are, if one has them.
+
+        Args:
+            given: shapes of some inputs.
+        """
+        found: dict[str, TensorInfo] = {}
+        for step in self.pipeline:
+            fitting = [x for x in step.shapes if all(_takes(info, given or {}) for info in x)]
+            for info in (*fitting, *step.shapes)[0]:
+                found.setdefault(info.name, info)
+        return tuple(found.get(info.name, info) for info in self.inputs)
+
     def to_json(self) -> bytes:
         """The manifest as stored: sorted keys, so that equal manifests are equal bytes."""
         return json.dumps(attrs.asdict(self), sort_keys=True, indent=1, ensure_ascii=True).encode() + b"\n"
+
+
+def _check_names(inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]) -> None:
+    for what, tensors in (("input", inputs), ("output", outputs)):
+        names = [info.name for info in tensors]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two {what}s have one name: {', '.join(map(repr, names))}")
+
+
+def _takes(info: TensorInfo, given: Mapping[str, tuple[int, ...]]) -> bool:
+    shape = given.get(info.name)
+    return shape is None or (
+        len(shape) == len(info.shape)
+        and all(isinstance(wanted, str) or extent == wanted for extent, wanted in zip(shape, info.shape, strict=True))
+    )
 
 
 def parse_manifest(path: Path, text: bytes) -> Manifest:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 from attrs import field, frozen
@@ -25,6 +25,9 @@ from tilewright.compare import Agreement, compare_outputs
 from tilewright.runtime.random_feeds import random_feeds
 from tilewright.workers import Worker, WorkerError
 
+if TYPE_CHECKING:
+    from tilewright.frontend.asked import Asked
+
 OURS = "tilewright"
 
 
@@ -35,14 +38,14 @@ class Compilation:
     Args:
         target: target string, or None for the configuration's.
         config: path of a configuration, or a mapping, or None.
-        shapes: shapes of inputs with symbolic dimensions.
+        shapes: shapes of inputs and sizes of dimensions.
         cache: whether the cache is used.
         strict: whether a broken plugin ends it.
     """
 
     target: str | None = None
     config: str | Mapping[str, Any] | None = None
-    shapes: Mapping[str, Sequence[int]] = field(factory=dict)
+    shapes: Asked = field(factory=dict)
     cache: bool = True
     strict: bool = False
 
@@ -161,7 +164,7 @@ def bench_model(
     limits = limits or Limits()
     with model_file(model) as path, TemporaryDirectory(prefix="tilewright-") as folder, ExitStack() as stack:
         compiled = compile_in_worker(path, Path(folder, "program.tw"), compilation, threads, limits)
-        feeds = random_feeds(compiled.manifest.inputs, seed)
+        feeds = random_feeds(compiled.manifest.examples(), seed)
         workers = [
             stack.enter_context(engine_worker(engine, source, feeds, threads, limits))
             for engine, source in [(OURS, compiled.path), *((other, path) for other in others)]

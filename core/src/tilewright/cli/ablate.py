@@ -93,7 +93,7 @@ def _settings(
     rounds: int | None,
     seconds: float | None,
     seed: int,
-    shapes: dict[str, list[int]],
+    shapes: dict[str, list[list[int]]],
     no_cache: bool,
     strict: bool,
     threads: int | None,

@@ -44,7 +44,7 @@ def command(
     threads: int | None,
     target: str | None,
     config: str | None,
-    shapes: dict[str, list[int]],
+    shapes: dict[str, list[list[int]]],
     no_cache: bool,
     strict: bool,
 ) -> int:

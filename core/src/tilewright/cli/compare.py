@@ -11,9 +11,9 @@ import click
 from tilewright.bench.measure import Limits, engine_worker, outputs_of
 from tilewright.cli.base import Command, threads_option
 from tilewright.cli.compile import compiled
-from tilewright.cli.options import compile_options, model_argument, opened_model, refuse_for_artifact
+from tilewright.cli.options import compile_options, model_argument, opened_model, refuse_for_artifact, value_options
 from tilewright.cli.output import Output, table
-from tilewright.cli.tensors import read_inputs
+from tilewright.cli.tensors import read_arrays, read_inputs
 from tilewright.compare import Agreement, Tolerance, compare_outputs
 from tilewright.runtime.executable import Executable, load
 from tilewright.runtime.native import Array
@@ -31,6 +31,7 @@ from tilewright.runtime.threads import thread_count
 @click.option("--atol", type=float, help="See --rtol.")
 @click.option("--time-limit", type=float, default=600.0, show_default=True, help="Seconds for the reference.")
 @compile_options
+@value_options
 @threads_option
 def command(
     output: Output,
@@ -57,10 +58,13 @@ def command(
         with output.progress(f"compiling {model}"):
             program = load(artifact, threads=threads) if artifact else compiled(str(path), threads=threads, **options)
         with program:
-            feeds = {**random_feeds(program.inputs, seed), **read_inputs(inputs, program.inputs)}
+            given = read_inputs(inputs, program.inputs)
+            examples = program.manifest.examples({name: array.shape for name, array in given.items()})
+            feeds = {**random_feeds(examples, seed), **given}
             ours = program.run(None, feeds)
         with output.progress(f"running {against}"):
-            theirs = _reference(path, against, feeds, thread_count(threads), time_limit)
+            bound = read_arrays(options["bound"], "--bind")
+            theirs = _reference(path, against, bound | feeds, thread_count(threads), time_limit)
     found = _compare(program, ours, theirs, Tolerance(rtol=rtol, atol=atol))
     agree = all(agreement.ok for agreement in found)
     output.result(

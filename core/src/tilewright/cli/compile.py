@@ -10,9 +10,11 @@ import click
 from tilewright.api import compile_artifact, settings_for
 from tilewright.artifact import Artifact
 from tilewright.cli.base import Command, threads_option
-from tilewright.cli.options import compile_options, model_argument, opened_model
+from tilewright.cli.options import compile_options, model_argument, opened_model, value_options
 from tilewright.cli.output import Output, lines, size_text
+from tilewright.cli.tensors import read_arrays
 from tilewright.runtime.executable import Executable, load_artifact
+from tilewright.runtime.specialise import Jit
 from tilewright.runtime.threads import thread_count
 
 
@@ -20,6 +22,7 @@ from tilewright.runtime.threads import thread_count
 @model_argument
 @click.option("-o", "--output", "path", metavar="FILE", type=click.Path(path_type=Path), required=True)
 @compile_options
+@value_options
 @threads_option
 def command(output: Output, model: str, path: Path, **options: Any) -> None:
     """Compile the ONNX model MODEL to the artifact FILE.
@@ -57,9 +60,11 @@ def compiled_artifact(
     *,
     target: str | None,
     config: str | None,
-    shapes: dict[str, list[int]],
+    shapes: dict[str, list[list[int]]],
     no_cache: bool,
     strict: bool,
+    bound: tuple[str, ...],
+    no_jit: bool,
     threads: int | None = None,
 ) -> tuple[Artifact, float | None]:
     """The artifact for the options of the command line, and the seconds it took, None if it was in the cache.
@@ -68,11 +73,12 @@ def compiled_artifact(
     """
     with opened_model(model) as path:
         settings = settings_for(target, config, strict=strict)
-        return compile_artifact(path, settings, shapes=shapes, cache=not no_cache)
+        bind = read_arrays(bound, "--bind")
+        return compile_artifact(path, settings, shapes=shapes, bind=bind, jit=not no_jit, cache=not no_cache)
 
 
 def compiled(model: str, *, threads: int | None, **options: Any) -> Executable:
     """The program for the options of the command line, loaded."""
     workers = thread_count(threads)
     artifact, _ = compiled_artifact(model, **options)
-    return load_artifact(artifact, threads=workers)
+    return load_artifact(artifact, threads=workers, jit=Jit(not options["no_jit"], cache=not options["no_cache"]))

@@ -9,7 +9,7 @@ import click
 
 from tilewright.artifact import Artifact
 from tilewright.cli.base import Command, threads_option
-from tilewright.cli.options import compile_options, refuse_for_artifact
+from tilewright.cli.options import compile_options, refuse_for_artifact, value_options
 from tilewright.cli.output import Output, table
 
 
@@ -18,6 +18,7 @@ from tilewright.cli.output import Output, table
 @click.option("--slot", help="Only the decisions of this slot.")
 @click.option("--about", metavar="TEXT", help="Only decisions whose subject contains TEXT.")
 @compile_options
+@value_options
 @threads_option
 def command(output: Output, file: str, slot: str | None, about: str | None, **options: Any) -> None:
     """Show what each slot decided for FILE, an artifact or an ONNX model, and why."""
@@ -26,8 +27,10 @@ def command(output: Output, file: str, slot: str | None, about: str | None, **op
         for decision in _decisions(output, file, **options)
         if slot in (None, decision["slot"]) and (about is None or about in decision["subject"])
     ]
+    several = any("program" in decision for decision in decisions)
     rows = [
         [
+            *([str(decision["program"])] if several else []),
             decision["slot"],
             decision["subject"],
             _brief(decision["chosen"]),
@@ -39,7 +42,11 @@ def command(output: Output, file: str, slot: str | None, about: str | None, **op
     ]
     output.result(
         decisions,
-        table(["slot", "about", "chosen", "cost", "others", "why"], rows, right=("cost", "others")),
+        table(
+            [*(["program"] if several else []), "slot", "about", "chosen", "cost", "others", "why"],
+            rows,
+            right=("cost", "others"),
+        ),
     )
 
 
@@ -49,13 +56,25 @@ def _decisions(output: Output, file: str, **options: Any) -> list[dict[str, Any]
     if is_artifact(file):
         refuse_for_artifact(file, **options)
         with Artifact(file) as artifact:
-            return artifact.decisions()
+            return _records(artifact)
     from tilewright.cli.compile import compiled_artifact
 
     with output.progress(f"compiling {file}"):
         compiled, _ = compiled_artifact(file, **options)
     with compiled:
-        return compiled.decisions()
+        return _records(compiled)
+
+
+def _records(artifact: Artifact) -> list[dict[str, Any]]:
+    """The decisions of every native program; each says which one, where there are several."""
+    variants = artifact.manifest.variants
+    if len(variants) == 1:
+        return artifact.decisions(variants[0])
+    return [
+        {"program": number, **decision}
+        for number, variant in enumerate(variants)
+        for decision in artifact.decisions(variant)
+    ]
 
 
 def _brief(chosen: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import attrs
 import click
 
-from tilewright.artifact import Artifact
+from tilewright.artifact import Artifact, Variant
 from tilewright.cli.base import Command
 from tilewright.cli.output import Output, lines, size_text
 
@@ -28,10 +28,18 @@ def command(output: Output, file: Path) -> None:
     }
     fields |= {f"input {info.name}": info for info in manifest.inputs}
     fields |= {f"output {info.name}": info for info in manifest.outputs}
+    for place, step in enumerate(manifest.pipeline):
+        fields |= {f"step {place}": f"{step.kind}: {', '.join(step.inputs)} → {', '.join(step.outputs)}"}
+        fields |= {f"step {place}, program {n}": _program(variant) for n, variant in enumerate(step.variants)}
     fields |= {f"slot {slot}": name for slot, name in manifest.slots.items()}
     fields |= {f"version of {name}": version for name, version in manifest.versions.items()}
     fields |= {
         f"section {name}": f"{size_text(section.size)}, SHA-256 {section.sha256[:16]}…"
         for name, section in manifest.sections.items()
     }
-    output.result(attrs.asdict(manifest), lines(fields))
+    output.result(attrs.asdict(manifest) | {"kernels": manifest.kernels}, lines(fields))
+
+
+def _program(variant: Variant) -> str:
+    shapes = " ".join(f"{info.name}={info}" for info in variant.inputs)
+    return f"{shapes or 'no inputs'}; {variant.kernels} kernels in {variant.library}"

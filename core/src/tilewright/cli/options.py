@@ -14,15 +14,21 @@ from tilewright.errors import InputError
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def shapes(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, list[int]]:
-    """`NAME=1x3x224x224`, several times, as a mapping."""
-    found: dict[str, list[int]] = {}
+_SHAPE = "NAME=1x3x224x224"
+
+
+def shapes(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, list[list[int]]]:
+    """`NAME=1x3x224x224` or `batch=1,4,16`, several times, as a mapping to the alternatives."""
+    found: dict[str, list[list[int]]] = {}
     for text in given:
-        name, separator, extents = text.rpartition("=")
-        parts = extents.split("x") if extents else []
-        if not separator or not all(part.isdecimal() for part in parts):
-            raise InputError(f"--shape {text!r} is not of the form NAME=1x3x224x224.", "Give sizes joined by x.")
-        found[name] = [int(part) for part in parts]
+        name, separator, alternatives = text.rpartition("=")
+        rows = [extents.split("x") if extents else [] for extents in alternatives.split(",")]
+        if not separator or not all(part.isdecimal() for row in rows for part in row):
+            raise InputError(
+                f"--shape {text!r} is not of the form {_SHAPE} or batch=4.",
+                "Give sizes joined by x; several shapes, or sizes of a dimension, are joined by commas.",
+            )
+        found[name] = [[int(part) for part in row] for row in rows]
     return found
 
 
@@ -45,12 +51,24 @@ compile_options = _together(
         "--shape",
         "shapes",
         multiple=True,
-        metavar="NAME=1x3x224x224",
+        metavar=_SHAPE,
         callback=shapes,
-        help="Shape of an input with symbolic dimensions; may be repeated.",
+        help="Shape of an input, or size of a named dimension (batch=4); with commas, a program for each. "
+        "May be repeated.",
     ),
     click.option("--no-cache", is_flag=True, help="Neither read nor fill the cache."),
     click.option("--strict", is_flag=True, help="A broken plugin is an error, not a warning."),
+)
+
+value_options = _together(
+    click.option(
+        "--bind",
+        "bound",
+        multiple=True,
+        metavar="NAME=FILE",
+        help="Fix an input to the array in a .npy, .npz or .pb file; may be repeated.",
+    ),
+    click.option("--no-jit", is_flag=True, help="Refuse models that have to be compiled when they run."),
 )
 
 
@@ -71,7 +89,7 @@ def refuse_for_artifact(file: object, **options: Any) -> None:
         )
 
 
-_FLAGS = {"shapes": "--shape"}
+_FLAGS = {"shapes": "--shape", "bound": "--bind"}
 
 
 def opened_model(model: str) -> AbstractContextManager[Path]:

@@ -6,17 +6,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import attrs
 import click
 import numpy as np
 
 from tilewright.cli.base import Command, threads_option
-from tilewright.cli.options import compile_options, refuse_for_artifact
-from tilewright.cli.output import Output, table
+from tilewright.cli.options import compile_options, refuse_for_artifact, value_options
+from tilewright.cli.output import Output, lines, table
 from tilewright.cli.tensors import read_inputs, save_outputs
 from tilewright.ir import dtypes
 from tilewright.runtime.executable import Executable, load
 from tilewright.runtime.native import Array
 from tilewright.runtime.random_feeds import random_feeds
+from tilewright.runtime.specialise import Jit
 
 
 @click.command("run", cls=Command)
@@ -24,9 +26,19 @@ from tilewright.runtime.random_feeds import random_feeds
 @click.option("--input", "inputs", multiple=True, metavar="NAME=FILE", help=".npy, .npz or .pb; may be repeated.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of inputs without --input.")
 @click.option("--save-outputs", "folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--stats", is_flag=True, help="Show what the program did: native runs, specialisations, …")
 @compile_options
+@value_options
 @threads_option
-def command(output: Output, file: str, inputs: tuple[str, ...], seed: int, folder: Path | None, **options: Any) -> None:
+def command(
+    output: Output,
+    file: str,
+    inputs: tuple[str, ...],
+    seed: int,
+    folder: Path | None,
+    stats: bool,
+    **options: Any,
+) -> None:
     """Run FILE, an artifact or an ONNX model, and show its outputs.
 
     Running an artifact runs the native code in it: only run files that you trust. Inputs that no --input
@@ -36,25 +48,36 @@ def command(output: Output, file: str, inputs: tuple[str, ...], seed: int, folde
     with output.progress(f"opening {file}"):
         program = open_program(file, **options)
     with program:
-        feeds = {**random_feeds(program.inputs, seed), **read_inputs(inputs, program.inputs)}
+        given = read_inputs(inputs, program.inputs)
+        examples = program.manifest.examples({name: array.shape for name, array in given.items()})
+        feeds = {**random_feeds(examples, seed), **given}
         start = time.perf_counter()
         results = program.run(None, feeds)
         seconds = time.perf_counter() - start
         names = [info.name for info in program.outputs]
+        counters = attrs.asdict(program.stats)
     saved = save_outputs(folder, list(zip(names, results, strict=True))) if folder else []
     data = [_summary(name, array) for name, array in zip(names, results, strict=True)]
     rows = [[*map(_short, row.values())] for row in data]
     output.result(
-        {"outputs": data, "seconds": seconds, "saved": [str(path) for path in saved]},
+        {
+            "outputs": data,
+            "seconds": seconds,
+            "saved": [str(path) for path in saved],
+            **({"stats": counters} if stats else {}),
+        },
         table(list(data[0]) if data else ["name"], rows, right=("min", "mean", "max")),
     )
+    if stats and not output.json_mode:
+        output.result(counters, lines({name.replace("_", " "): _short(value) for name, value in counters.items()}))
 
 
 def open_program(file: str, *, threads: int | None, **options: Any) -> Executable:
     """The program in an artifact, which takes no options of a compilation, or the one that a model compiles to."""
     if is_artifact(file):
+        jit = Jit(not options.pop("no_jit"), cache=not options.pop("no_cache"))
         refuse_for_artifact(file, **options)
-        return load(file, threads=threads)
+        return load(file, threads=threads, jit=jit)
     from tilewright.cli.compile import compiled
 
     return compiled(file, threads=threads, **options)

@@ -22,18 +22,23 @@ def read_inputs(given: Sequence[str], inputs: Sequence[TensorInfo]) -> dict[str,
     Raises:
         InputError: a file cannot be read, or holds something else.
     """
-    feeds: dict[str, Array] = {}
     declared = {info.name: info for info in inputs}
+    return {name: _as_declared(array, declared.get(name)) for name, array in read_arrays(given, "--input").items()}
+
+
+def read_arrays(given: Sequence[str], option: str) -> dict[str, Array]:
+    """The arrays that options of the form NAME=FILE name, as they are in the files. Errors as for `read_inputs`."""
+    found: dict[str, Array] = {}
     for text in given:
         name, separator, file = text.rpartition("=")
         path = Path(file)
         if not separator:
             if path.suffix != ".npz":
-                raise InputError(f"--input {text!r} needs a name.", "Write NAME=FILE, or give an .npz file.")
-            feeds.update(_read(path, None))
+                raise InputError(f"{option} {text!r} needs a name.", "Write NAME=FILE, or give an .npz file.")
+            found.update(_read(path, None))
         else:
-            (feeds[name],) = _read(path, name).values()
-    return {name: _as_declared(array, declared.get(name)) for name, array in feeds.items()}
+            (found[name],) = _read(path, name).values()
+    return found
 
 
 def _read(path: Path, name: str | None) -> dict[str, Array]:

@@ -14,7 +14,7 @@ import attrs
 import numpy as np
 import onnx
 
-from tilewright.errors import InputError, UnsupportedError
+from tilewright.errors import InputError
 from tilewright.frontend import fold
 from tilewright.frontend.loops import Loops
 from tilewright.frontend.regions import Regions
@@ -75,9 +75,10 @@ class _Branches(Regions):
             a, b = then.results[n], orelse.results[n]
             if (a.dtype, a.shape) != (b.dtype, b.shape):
                 shown = [f"{x.dtype}{list(x.static_shape())}" for x in (a, b)]
-                raise UnsupportedError(
+                raise self.importer.needed(
                     f"Output {self.node.output[n]!r} of {self.what} is {shown[0]} or {shown[1]}, by the condition.",
                     "Give both branches results of one type and shape.",
+                    [condition],
                 )
         outputs = {n: self.fresh(self.node.output[n], then.results[n]) for n in wanted}
         kept = [live(Region((), x.ops, tuple(x.results[n] for n in wanted))) for x in (then, orelse)]

@@ -24,6 +24,7 @@ from tilewright.frontend.functions import names_used, plain_domain, resolved, st
 from tilewright.frontend.names import Names
 from tilewright.frontend.scope import Scope
 from tilewright.frontend.shapes import OUTPUT_SHAPES, value_of
+from tilewright.frontend.steering import NeededError, OpenRegion, deciding, explained
 from tilewright.frontend.tensors import element_type, to_array
 from tilewright.ir import dtypes
 from tilewright.ir.ops import Location, OnnxNode, Op, Value, value
@@ -42,6 +43,10 @@ class Importer:
         functions: the model's local functions by domain and name.
         is_native: whether an operator (domain, type, opset) needs no expansion by ONNX's function body.
         folder: where external data may lie.
+
+    Attributes:
+        inputs: ONNX name of each value that is an input of the model.
+        open: the regions around the node that is being imported, the outermost first.
     """
 
     def __init__(
@@ -56,6 +61,8 @@ class Importer:
         self.names = Names()
         self.ops: list[Op] = []
         self.constants: dict[str, Array] = {}
+        self.inputs: dict[str, str] = {}
+        self.open: list[OpenRegion] = []
         self._types: dict[str, onnx.TypeProto] = {}
         self._calls: list[tuple[str, str]] = []
 
@@ -108,9 +115,10 @@ class Importer:
                 self._call(node, body, inputs, scope, what)
                 return
         if kinds is None:
-            raise UnsupportedError(
+            raise self.needed(
                 f"{what} has a result whose shape depends on the data.",
                 "Make its inputs constants of the model, or export it with fixed shapes.",
+                self._steering(schema, node, inputs, scope, what),
             )
         outputs: list[Value | None] = []
         for name, kind in zip(node.output, kinds, strict=True):
@@ -129,6 +137,12 @@ class Importer:
                 Location(scope.path + node.name, node.op_type, tuple(node.output)),
             )
         )
+
+    def needed(self, message: str, remedy: str, values: Sequence[Value]) -> UnsupportedError:
+        """The error for a node that needs values which are not known; it names the inputs that they follow from."""
+        ops = [op for region in self.open for op in region.outside] + self.ops
+        entries = {x.name: region.given for region in self.open for x in region.params}
+        return explained(NeededError(message, remedy, values), ops, self.inputs, entries)
 
     def find(self, name: str, scope: Scope, what: str) -> Value:
         """The value of a name that `what` needs."""
@@ -216,12 +230,17 @@ class Importer:
         inputs: Sequence[Value | None],
         scope: Scope,
         what: str,
+        assumed: Mapping[str, Array] | None = None,
     ) -> list[Value | None] | None:
-        """Type of each output (None: not wanted), or None when a shape is not known."""
+        """Type of each output (None: not wanted), or None when a shape is not known.
+
+        Args:
+            assumed: contents of values that are not constants.
+        """
         types = {name: self._type_of(x) for name, x in zip(node.input, inputs, strict=True) if x is not None}
         known = {}
-        for name, x in zip(node.input, inputs, strict=True):
-            data = self.data(x)
+        contents = [self._assumed(x, assumed or {}) for x in inputs]
+        for name, data in zip(node.input, contents, strict=True):
             if data is not None and data.size <= _FOLDED_INPUT_LIMIT and data.ndim <= 1:
                 known[name] = onnx.numpy_helper.from_array(data.copy())
         probed = onnx.NodeProto()
@@ -250,11 +269,34 @@ class Importer:
                 continue
             kind = value_of("", found[name], f"The result {name!r} of {what}") if name in found else None
             if kind is None and node.op_type in OUTPUT_SHAPES:
-                kind = OUTPUT_SHAPES[node.op_type](node, inputs, [self.data(x) for x in inputs])
+                kind = OUTPUT_SHAPES[node.op_type](node, inputs, contents)
             if kind is None:
                 return None
             kinds.append(kind)
         return kinds
+
+    def _assumed(self, x: Value | None, assumed: Mapping[str, Array]) -> Array | None:
+        return assumed[x.name] if x is not None and x.name in assumed else self.data(x)
+
+    def _steering(
+        self,
+        schema: onnx.defs.OpSchema,
+        node: onnx.NodeProto,
+        inputs: Sequence[Value | None],
+        scope: Scope,
+        what: str,
+    ) -> list[Value]:
+        """The inputs whose contents decide the shapes of a node's outputs."""
+
+        def decided(values: Sequence[Value]) -> bool:
+            """Whether there is a result with these known, or the complaint that what is assumed does not fit."""
+            assumed = {x.name: np.ones(x.static_shape(), dtypes.to_numpy(x.dtype)) for x in values}
+            try:
+                return self._infer(schema, node, inputs, scope, what, assumed) is not None
+            except InputError:
+                return True
+
+        return deciding([x for x in inputs if x is not None and x.name not in self.constants and x.rank <= 1], decided)
 
     def _type_of(self, x: Value) -> onnx.TypeProto:
         found = self._types.get(x.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,12 @@ import numpy.typing as npt
 import onnx
 
 from tilewright.errors import InputError
+from tilewright.frontend.asked import check_names
 from tilewright.frontend.functions import names_used, plain_domain
 from tilewright.frontend.graph import Importer
 from tilewright.frontend.legalize import Table, builtin_table, legalize
 from tilewright.frontend.scope import Scope
-from tilewright.frontend.shapes import bind_inputs
+from tilewright.frontend.shapes import Shape, bind_inputs
 from tilewright.frontend.source import Source, read
 from tilewright.ir import dtypes
 from tilewright.ir.module import Constant, Function, Module
@@ -27,7 +28,7 @@ Model = str | Path | bytes | onnx.ModelProto | Source
 
 def load(
     model: Model,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Shape] | None = None,
     bind: Mapping[str, npt.NDArray[Any]] | None = None,
     table: Table | None = None,
 ) -> Module:
@@ -35,7 +36,7 @@ def load(
 
     Args:
         model: a path, the bytes of a file, a parsed model, or what `read` made of one.
-        shapes: sizes of inputs whose declared shape has symbolic dimensions.
+        shapes: shapes of inputs, and sizes of named dimensions, where the model leaves them open.
         bind: inputs that are fixed to the given arrays at compile time.
         table: the legalisation rules; by default the built-in ones.
 
@@ -49,7 +50,7 @@ def load(
 
 def import_model(
     model: Model,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Shape] | None = None,
     bind: Mapping[str, npt.NDArray[Any]] | None = None,
     table: Table | None = None,
 ) -> Module:
@@ -79,7 +80,7 @@ def _inputs(
     source: Source,
     importer: Importer,
     scope: Scope,
-    shapes: Mapping[str, Sequence[int]],
+    shapes: Mapping[str, Shape],
     bind: Mapping[str, npt.NDArray[Any]],
 ) -> dict[str, Value]:
     """Defines the model's inputs and initialisers; returns the inputs by ONNX name.
@@ -87,12 +88,13 @@ def _inputs(
     An initialiser that is listed as an input too (the rule before IR 4) is a default value, used as a constant.
     """
     graph = source.proto.graph
-    declared = [x for x in graph.input if x.name not in source.weights]
+    declared = source.inputs
     unknown = [x for x in bind if x not in {info.name for info in graph.input}]
     if unknown:
         raise InputError(f"A value is bound to {unknown[0]!r}, which is no input of the model.", "Check the name.")
-    given = {x: list(np.shape(bind[x])) for x in bind if x not in source.weights} | dict(shapes)
-    typed = bind_inputs(declared, given)
+    check_names(declared, shapes)
+    given: dict[str, Shape] = {x: np.shape(bind[x]) for x in bind if x not in source.weights}
+    typed = bind_inputs(declared, given | dict(shapes))
     params: dict[str, Value] = {}
     for info in declared:
         dtype, shape = typed[info.name]
@@ -108,6 +110,7 @@ def _inputs(
         else:
             params[info.name] = value(importer.names.fresh(info.name), dtype, list(shape))
             scope.values[info.name] = params[info.name]
+            importer.inputs[params[info.name].name] = info.name
     for name, data in source.weights.items():
         scope.values[name] = importer.constant(name, np.asarray(bind.get(name, data)))
     return params

@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 import onnx
 
-from tilewright.errors import InputError, UnsupportedError
+from tilewright.errors import InputError
 from tilewright.frontend import fold
 from tilewright.frontend.regions import Regions
 from tilewright.ir import dtypes
@@ -132,10 +132,11 @@ class Loops(Regions):
     def refuse_growth(self, region: Region, states: int) -> None:
         for before, after in zip(region.params[2:], region.results[1 : 1 + states], strict=True):
             if before.shape != after.shape:
-                raise UnsupportedError(
+                raise self.importer.needed(
                     f"A state of {self.what} has the shape {list(before.static_shape())} before a trip and "
                     f"{list(after.static_shape())} after it.",
                     "Keep the state in a tensor of fixed size and count how much of it is in use.",
+                    [x for x in self.given[:2] if self.importer.data(x) is None and x.rank == 0],
                 )
 
     def never(
@@ -182,9 +183,10 @@ class Loops(Regions):
             collected.append(results[len(carried) :])
             known = self.importer.data(going)
             if known is None:
-                raise UnsupportedError(
+                raise self.importer.needed(
                     f"A state of {self.what} changes its shape from trip to trip, and data decide how many there are.",
                     "Keep the state in a tensor of fixed size and count how much of it is in use.",
+                    [going],
                 )
             if not bool(known.reshape(())):
                 break
@@ -228,9 +230,10 @@ class Loops(Regions):
                 made.append(outputs[-1])
                 continue
             if name and not certain:
-                raise UnsupportedError(
+                raise self.importer.needed(
                     f"Output {name!r} of {self.what} has a row per trip, and data decide how many there are.",
-                    "Fix the number of trips when exporting, or bind the input that decides it to a value.",
+                    "Fix the number of trips when exporting.",
+                    self.given,
                 )
             shape = (const(count if certain and count is not None else 0), *result.shape)
             outputs.append(self.fresh(name or "rows", attrs.evolve(result, shape=shape)))

@@ -12,6 +12,7 @@ import onnx
 from tilewright.errors import InputError
 from tilewright.frontend.functions import names_used
 from tilewright.frontend.scope import Scope
+from tilewright.frontend.steering import OpenRegion
 from tilewright.frontend.tensors import to_array
 from tilewright.ir.ops import Location, Region, Value
 
@@ -77,14 +78,22 @@ class Regions:
     def loc(self) -> Location:
         return Location(self.scope.path + self.node.name, self.node.op_type, tuple(self.node.output))
 
+    @property
+    def given(self) -> list[Value]:
+        """The node's inputs."""
+        found = (self.scope.values.get(name) for name in self.node.input)
+        return [x for x in found if x is not None]
+
     def int64(self, number: object) -> Value:
         return self.importer.constant("number", np.asarray(number, np.int64))
 
     def region(self, params: Sequence[Value], fill: Callable[[], Sequence[Value]]) -> Region:
         """A region of what `fill` imports; it returns the results."""
         outside, self.importer.ops = self.importer.ops, []
+        self.importer.open.append(OpenRegion(outside, params, self.given))
         try:
             results = tuple(fill())
             return Region(tuple(params), tuple(self.importer.ops), results)
         finally:
             self.importer.ops = outside
+            self.importer.open.pop()

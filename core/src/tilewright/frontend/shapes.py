@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,28 +15,29 @@ from tilewright.ir.ops import Value, value
 
 Array = npt.NDArray[Any]
 
+Shape = int | Sequence[int]
+"""The size of a named dimension, or the shape of an input."""
+
 
 def bind_inputs(
-    inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[int]]
+    inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Shape]
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Dtype and static shape of each input, by ONNX name.
 
     A symbolic dimension takes its size from `shapes`; one that several inputs share needs to be given only once.
 
+    Args:
+        shapes: by the name of an input its shape, by the name of a dimension its size (see `asked.combinations`).
+
     Raises:
-        InputError: `shapes` names no input, contradicts the model or itself, or leaves a dimension open.
+        InputError: `shapes` contradicts the model or itself, or leaves a dimension open.
         UnsupportedError: an input that is not a tensor.
     """
-    names = [x.name for x in inputs]
-    for name in shapes:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"Did you mean {near[0]!r}?" if near else f"The inputs are {', '.join(map(repr, names))}."
-            raise InputError(f"A shape is given for {name!r}, which is no input of the model.", hint)
-    symbols: dict[str, tuple[int, str]] = {}
+    given = {name: tuple(int(x) for x in shape) for name, shape in shapes.items() if not isinstance(shape, int)}
+    symbols = {name: (size, f"given as {size}") for name, size in shapes.items() if isinstance(size, int)}
     for info in inputs:
-        if info.name in shapes:
-            _bind_given(info, list(shapes[info.name]), symbols)
+        if info.name in given:
+            _bind_given(info, given[info.name], symbols)
     found = {}
     for info in inputs:
         kind = info.type.tensor_type
@@ -48,8 +48,8 @@ def bind_inputs(
                 "Only tensors can be inputs of a compiled model.",
             )
         dtype = dtype_of(kind.elem_type, f"Input {info.name!r}")
-        if info.name in shapes:
-            shape = tuple(int(x) for x in shapes[info.name])
+        if info.name in given:
+            shape = given[info.name]
         elif not kind.HasField("shape"):
             raise InputError(
                 f"Input {info.name!r} has no declared shape.",
@@ -61,16 +61,16 @@ def bind_inputs(
     return found
 
 
-def _bind_given(info: onnx.ValueInfoProto, given: list[int], symbols: dict[str, tuple[int, str]]) -> None:
+def _bind_given(info: onnx.ValueInfoProto, given: tuple[int, ...], symbols: dict[str, tuple[int, str]]) -> None:
     dims = info.type.tensor_type.shape.dim
     name = info.name
     if any(x < 0 for x in given):
-        raise InputError(f"The shape {given} given for input {name!r} has a negative extent.", "Give sizes.")
+        raise InputError(f"The shape {list(given)} given for input {name!r} has a negative extent.", "Give sizes.")
     if not info.type.tensor_type.HasField("shape"):
         return
     if len(dims) != len(given):
         raise InputError(
-            f"Input {name!r} has {len(dims)} dimensions; the shape {given} given for it has {len(given)}.",
+            f"Input {name!r} has {len(dims)} dimensions; the shape {list(given)} given for it has {len(given)}.",
             "Give one size per dimension.",
         )
     for axis, (dim, size) in enumerate(zip(dims, given, strict=True)):
@@ -80,10 +80,10 @@ def _bind_given(info: onnx.ValueInfoProto, given: list[int], symbols: dict[str, 
                 "A fixed dimension cannot be changed.",
             )
         if dim.dim_param:
-            known, source = symbols.setdefault(dim.dim_param, (size, name))
+            known, source = symbols.setdefault(dim.dim_param, (size, f"{size} in {name!r}"))
             if known != size:
                 raise InputError(
-                    f"Dimension {dim.dim_param!r} is {known} in {source!r}, {size} in {name!r}.",
+                    f"Dimension {dim.dim_param!r} is {source}, {size} in {name!r}.",
                     "Give shapes that agree.",
                 )
 
@@ -99,11 +99,16 @@ def _extent(
         return dim.dim_value
     if dim.dim_param in symbols:
         return symbols[dim.dim_param][0]
-    called = f"({dim.dim_param!r}) " if dim.dim_param else ""
     example = "x".join(str(d.dim_value) if d.dim_value > 0 else "1" for d in dims)
+    whole = f"--shape {name}={example}"
+    if dim.dim_param:
+        raise InputError(
+            f"Dimension {axis} ({dim.dim_param!r}) of input {name!r} has no fixed size.",
+            f"Give it, for example --shape {dim.dim_param}=1, or the input's shape, for example {whole}.",
+        )
     raise InputError(
-        f"Dimension {axis} {called}of input {name!r} has no fixed size.",
-        f"Give the input's shape, for example --shape {name}={example}.",
+        f"Dimension {axis} of input {name!r} has no fixed size.",
+        f"Give the input's shape, for example {whole}.",
     )
 
 

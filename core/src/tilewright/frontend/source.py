@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.shape_inference
@@ -40,6 +41,11 @@ class Source:
     opsets: Mapping[str, int]
     folder: Path | None
 
+    @property
+    def inputs(self) -> tuple[onnx.ValueInfoProto, ...]:
+        """The inputs that have no default value."""
+        return tuple(x for x in self.proto.graph.input if x.name not in self.weights)
+
 
 def read(model: str | Path | bytes | onnx.ModelProto) -> Source:
     """Reads and checks a model. The weights of a file are mapped, not copied.
@@ -66,6 +72,46 @@ def read(model: str | Path | bytes | onnx.ModelProto) -> Source:
         skeleton = _converted(checked, weights, f"{what} uses opset {version}")
         opsets[""] = OLDEST_OPSET
     return Source(skeleton, weights, opsets, folder)
+
+
+def stored(source: Source) -> bytes:
+    """The model without its weights, as `restored` takes it; it needs no other file any more."""
+    proto = source.proto
+    if source.folder is not None and any(x.data_location == onnx.TensorProto.EXTERNAL for x in _inner_tensors(proto)):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source.proto)
+        for tensor in _inner_tensors(proto):
+            if tensor.data_location == onnx.TensorProto.EXTERNAL:
+                array = to_array(tensor, source.folder, f"The tensor {tensor.name!r}")
+                tensor.CopyFrom(onnx.numpy_helper.from_array(np.asarray(array), tensor.name))
+    data: bytes = proto.SerializeToString(deterministic=True)
+    return data
+
+
+def restored(data: bytes, weights: Mapping[str, Array]) -> Source:
+    """The model that `stored` wrote, with its weights.
+
+    Raises:
+        InputError: the bytes are no such model.
+    """
+    what = "The model in the artifact"
+    try:
+        proto = onnx.ModelProto.FromString(data)
+    except DecodeError as error:
+        raise InputError(f"{what} cannot be read: {error}.", "Compile it again.") from None
+    _check(proto, weights, what)
+    return Source(proto, weights, {plain_domain(x.domain): x.version for x in proto.opset_import}, None)
+
+
+def _inner_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """The tensors in attributes, and the weights of inner graphs."""
+    nodes = [*proto.graph.node, *(node for f in proto.functions for node in f.node)]
+    while nodes:
+        for attribute in nodes.pop().attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for graph in (attribute.g, *attribute.graphs):
+                yield from graph.initializer
+                nodes.extend(graph.node)
 
 
 def _converted(checked: onnx.ModelProto, weights: dict[str, Array], what: str) -> onnx.ModelProto:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
+import attrs
 import numpy as np
 import numpy.typing as npt
 
+from tilewright.ir import serial
 from tilewright.ir.program import Program
 from tilewright.rewrites.pack import packed_array
 from tilewright.runtime.native import Weight
@@ -20,7 +23,18 @@ def weights_of(program: Program) -> tuple[Weight, ...]:
 
 def _weight(program: Program, name: str) -> Weight:
     value = program.storage.placements[name].value
-    return Weight(name, value.dtype, value.static_shape(), _loader(program, name))
+    return Weight(name, value.dtype, value.static_shape(), _loader(program, name), _key(program, name))
+
+
+def _key(program: Program, name: str) -> str:
+    """What the contents follow from: the constant's bytes, and how they are packed."""
+    packed = program.packed.get(name)
+    if packed is None:
+        return program.constants[name].digest
+    source = packed.access.value
+    access = attrs.evolve(packed.access, value=attrs.evolve(source, name="source"))
+    text = serial.dump(attrs.evolve(packed, name="packed", access=access))
+    return hashlib.sha256(f"{program.constants[source.name].digest} {text}".encode()).hexdigest()
 
 
 def _loader(program: Program, name: str) -> Callable[[], npt.NDArray[Any]]:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import math
+import copy
 import os
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from tilewright.artifact import Artifact, ArtifactError, Manifest, TensorInfo, damaged
-from tilewright.errors import DamagedError, InputError
-from tilewright.ir import dtypes
+from tilewright.artifact import Artifact, Manifest, TensorInfo
+from tilewright.errors import InputError
 from tilewright.plugins.manager import Registry
-from tilewright.plugins.records import Backend
 from tilewright.runtime.feeds import check_names, prepare
-from tilewright.runtime.native import Array, Loader, NativeProgram
+from tilewright.runtime.native import Array
+from tilewright.runtime.pipeline import Pipeline, open_pipeline
+from tilewright.runtime.specialise import Jit
+from tilewright.runtime.stats import Stats
 from tilewright.runtime.threads import thread_count
-
-_ALIGNMENT = 64
 
 
 class Executable:
@@ -33,9 +30,10 @@ class Executable:
 
     compile_seconds: float | None = None
 
-    def __init__(self, artifact: Artifact, native: NativeProgram) -> None:
+    def __init__(self, artifact: Artifact, pipeline: Pipeline, stats: Stats) -> None:
         self._artifact = artifact
-        self._native: NativeProgram | None = native
+        self._pipeline: Pipeline | None = pipeline
+        self._stats = stats
         self._lock = threading.Lock()
 
     @property
@@ -60,8 +58,14 @@ class Executable:
 
     @property
     def decisions(self) -> list[dict[str, Any]]:
-        """What each slot decided, with alternatives, costs and reasons."""
-        return self._artifact.decisions()
+        """What each slot decided for each native program, with alternatives, costs and reasons."""
+        return [x for variant in self.manifest.variants for x in self._artifact.decisions(variant)]
+
+    @property
+    def stats(self) -> Stats:
+        """What it has done so far, a copy."""
+        with self._lock:
+            return copy.copy(self._stats)
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, object]) -> list[Array]:
         """Computes the model, as ONNX Runtime's method of this name does.
@@ -79,12 +83,12 @@ class Executable:
         names = [info.name for info in self.outputs]
         if output_names is not None:
             check_names("output", output_names, self.outputs)
-        arrays, symbols = prepare(feeds, self.inputs, self.manifest.symbols)
-        results = [_empty(info, symbols) for info in self.outputs]
+        arrays = prepare(feeds, self.inputs)
         with self._lock:
-            if self._native is None:
+            if self._pipeline is None:
                 raise InputError("This program was closed.", "Load it again.")
-            self._native.run(arrays, results)
+            results = self._pipeline.run(arrays)
+            self._stats.runs += 1
         if output_names is None:
             return results
         return [results[names.index(name)] for name in output_names]
@@ -96,10 +100,9 @@ class Executable:
     def close(self) -> None:
         """Frees what the program holds; it cannot run any more. Doing so twice is no error."""
         with self._lock:
-            native, self._native = self._native, None
-            if native is not None:
-                native.close()
-                self._artifact.close()
+            pipeline, self._pipeline = self._pipeline, None
+            if pipeline is not None:
+                pipeline.close()
 
     def __enter__(self) -> Executable:
         return self
@@ -111,7 +114,13 @@ class Executable:
         return f"<Executable {self.manifest.model!r} for {self.target}>"
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None, registry: Registry | None = None) -> Executable:
+def load(
+    path: str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    registry: Registry | None = None,
+    jit: Jit | bool = True,
+) -> Executable:
     """The program in an artifact.
 
     Loading an artifact runs native code that is in it: load only files that you trust.
@@ -120,63 +129,26 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, registry: 
         path: a file that `Executable.save` or `tilewright compile -o` wrote.
         threads: worker threads of `run`; default `TILEWRIGHT_NUM_THREADS`, or the processors of this process.
         registry: where the backend's loader is looked up; by default among the installed plugins.
+        jit: whether a model in the artifact may be compiled by `run`, or how.
 
     Raises:
         ArtifactError: the file is no sound artifact.
-        InputError: the plugin that can load it is missing, or this machine cannot run it.
+        InputError: the plugin that can load it is missing, this machine cannot run it, or it is compiled when it runs
+            and `jit` forbids that.
     """
-    return load_artifact(Artifact(path), threads=threads, registry=registry)
+    return load_artifact(Artifact(path), threads=threads, registry=registry, jit=jit)
 
 
-def load_artifact(artifact: Artifact, *, threads: int | None = None, registry: Registry | None = None) -> Executable:
+def load_artifact(
+    artifact: Artifact, *, threads: int | None = None, registry: Registry | None = None, jit: Jit | bool = True
+) -> Executable:
     """The program in an artifact that is open; it belongs to the result from now on. See `load`."""
+    stats = Stats()
     try:
-        manifest = artifact.manifest
         plugins = Registry() if registry is None else registry
-        plugins.load([manifest.provider])
-        backend = plugins.get(Backend, manifest.backend)
-        provider = plugins.provider(backend).name
-        if provider != manifest.provider:
-            raise ArtifactError(
-                f"Artifact {artifact.path} needs the backend {manifest.backend!r} of plugin {manifest.provider!r}, and "
-                f"the one that is there is of plugin {provider!r}.",
-                "Install the plugin, or compile the model again.",
-            )
-        native = _native(artifact, plugins.code(backend, backend.loader), thread_count(threads))
+        workers = thread_count(threads)
     except BaseException:
         artifact.close()
         raise
-    return Executable(artifact, native)
-
-
-def _native(artifact: Artifact, loader: Loader, threads: int) -> NativeProgram:
-    """The loaded program, which takes and gives what the manifest says.
-
-    Raises:
-        ArtifactError: library, weights and manifest do not belong together.
-    """
-    manifest = artifact.manifest
-    weights = artifact.weights()
-    try:
-        with artifact.library() as library:
-            native = loader(library, weights, manifest.data, target=manifest.target, threads=threads)
-        sizes = [[info.largest(manifest.symbols) for info in infos] for infos in (manifest.inputs, manifest.outputs)]
-        if sizes != [list(native.input_bytes), list(native.output_bytes)]:
-            native.close()
-            raise DamagedError("its inputs or outputs are not those of its library")
-    except DamagedError as error:
-        raise damaged(artifact.path, error.message) from error
-    return native
-
-
-def _empty(info: TensorInfo, symbols: Mapping[str, int]) -> Array:
-    """An uninitialised array for an output, its first byte on a 64-byte boundary."""
-    dtype = dtypes.to_numpy(info.dtype)
-    shape = [extent if isinstance(extent, int) else symbols[extent] for extent in info.shape]
-    size = math.prod(shape) * dtype.itemsize
-    try:
-        raw = np.empty(size + _ALIGNMENT, np.uint8)
-    except MemoryError as error:
-        raise InputError(f"There is no memory for output {info.name!r}, which takes {size} bytes.") from error
-    begin = -raw.ctypes.data % _ALIGNMENT
-    return raw[begin : begin + size].view(dtype).reshape(shape)
+    how = jit if isinstance(jit, Jit) else Jit(allowed=jit)
+    return Executable(artifact, open_pipeline(artifact, plugins, workers, how, stats), stats)

@@ -23,51 +23,63 @@ def check_names(what: str, given: Sequence[str], declared: Sequence[TensorInfo])
             raise InputError(f"The model has no {what} named {name!r}.", did_you_mean(str(name), known, "It has"))
 
 
-def prepare(
-    feeds: Mapping[str, object], inputs: Sequence[TensorInfo], bounds: Mapping[str, int]
-) -> tuple[list[Array], dict[str, int]]:
-    """The arrays of `feeds` in the order of `inputs`, and the extent of each symbol.
+def prepare(feeds: Mapping[str, object], inputs: Sequence[TensorInfo]) -> list[Array]:
+    """The arrays of `feeds` in the order of `inputs`.
 
     An array that is contiguous is passed on as it is, any other is copied.
 
     Args:
         feeds: by input name: NumPy arrays, or anything that offers DLPack.
         inputs: what the program declares.
-        bounds: upper bound of each symbol.
 
     Raises:
-        InputError: a name is missing or unknown, or a dtype or shape is not the declared one.
+        InputError: a name is missing or unknown, or a dtype is not the declared one.
     """
     check_names("input", list(feeds), inputs)
     missing = [info.name for info in inputs if info.name not in feeds]
     if missing:
         names = ", ".join(map(repr, missing))
         raise InputError(f"The model needs the input{'s' * (len(missing) > 1)} {names}, and none was given.")
-    symbols: dict[str, int] = {}
-    arrays = [_prepare(info, feeds[info.name], symbols, bounds) for info in inputs]
-    return arrays, symbols
+    return [_prepare(info, feeds[info.name]) for info in inputs]
 
 
-def _prepare(info: TensorInfo, given: object, symbols: dict[str, int], bounds: Mapping[str, int]) -> Array:
+def _prepare(info: TensorInfo, given: object) -> Array:
     array = _as_array(info, given)
     wanted = dtypes.to_numpy(info.dtype)
     if array.dtype != wanted:
         raise InputError(
             f"Input {info.name!r} needs dtype {wanted} and was given {array.dtype}.", f"Convert it to {wanted} first."
         )
-    if array.ndim != len(info.shape):
-        raise _wrong_shape(info, array, f"it needs {len(info.shape)} dimensions")
-    for axis, (extent, declared) in enumerate(zip(array.shape, info.shape, strict=True)):
-        if isinstance(declared, int):
-            if extent != declared:
-                raise _wrong_shape(info, array, f"dimension {axis} must be {declared}")
-            continue
-        if symbols.setdefault(declared, extent) != extent:
-            raise _wrong_shape(info, array, f"dimension {axis} is {declared!r}, which is {symbols[declared]} elsewhere")
-        if extent > bounds.get(declared, extent):
-            raise _wrong_shape(info, array, f"dimension {axis} ({declared!r}) may be at most {bounds[declared]}")
     # ascontiguousarray would give a scalar one dimension
     return array if array.flags.c_contiguous else array.copy(order="C")
+
+
+def symbols_of(
+    arrays: Sequence[Array], inputs: Sequence[TensorInfo], bounds: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """The extent of each symbol in the shapes of `inputs` for arrays that were given for them.
+
+    Args:
+        bounds: upper bound of each symbol that has one.
+
+    Raises:
+        InputError: a shape is not the declared one.
+    """
+    symbols: dict[str, int] = {}
+    for info, array in zip(inputs, arrays, strict=True):
+        if array.ndim != len(info.shape):
+            raise _wrong_shape(info, array, f"it needs {len(info.shape)} dimensions")
+        for axis, (extent, declared) in enumerate(zip(array.shape, info.shape, strict=True)):
+            if isinstance(declared, int):
+                if extent != declared:
+                    raise _wrong_shape(info, array, f"dimension {axis} must be {declared}")
+                continue
+            if symbols.setdefault(declared, extent) != extent:
+                known = symbols[declared]
+                raise _wrong_shape(info, array, f"dimension {axis} is {declared!r}, which is {known} elsewhere")
+            if bounds is not None and extent > bounds[declared]:
+                raise _wrong_shape(info, array, f"dimension {axis} ({declared!r}) may be at most {bounds[declared]}")
+    return symbols
 
 
 def _wrong_shape(info: TensorInfo, array: Array, why: str) -> InputError:

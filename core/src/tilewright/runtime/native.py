@@ -27,12 +27,14 @@ class Weight:
         shape: extents as stored, after any packing.
         load: gives the array; called once while the artifact is written and the result dropped at once, so
             that large weights are never held together. It may pack or transpose.
+        key: weights with equal keys have equal dtype, shape and contents, and are stored once; empty: nothing is known.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     load: Callable[[], Array] = field(eq=False, repr=False)
+    key: str = ""
 
 
 @frozen

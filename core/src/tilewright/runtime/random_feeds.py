@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tilewright.artifact.manifest import TensorInfo
+from tilewright.errors import InputError
 from tilewright.ir import dtypes
 from tilewright.runtime.native import Array
 
@@ -22,11 +23,20 @@ def random_feeds(
         inputs: what the program declares.
         seed: equal seeds give equal arrays.
         symbols: extent of each symbol.
+
+    Raises:
+        InputError: an extent has a name that is no symbol.
     """
+    known = symbols or {}
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
     for info in inputs:
-        shape = [extent if isinstance(extent, int) else (symbols or {})[extent] for extent in info.shape]
+        if unknown := [extent for extent in info.shape if isinstance(extent, str) and extent not in known]:
+            raise InputError(
+                f"Input {info.name!r} is {info}, and nothing says what {unknown[0]!r} is.",
+                "Give an array with --input.",
+            )
+        shape = [extent if isinstance(extent, int) else known[extent] for extent in info.shape]
         normal = dtypes.is_float(info.dtype) or info.dtype in dtypes.NARROW_FLOATS
         plain = rng.standard_normal(shape) if normal else rng.integers(0, 2, shape)
         feeds[info.name] = np.asarray(plain).astype(dtypes.to_numpy(info.dtype))

@@ -10,6 +10,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from tilewright.artifact.manifest import WEIGHTS
 from tilewright.bench.measure import Limits, Measured, engine_worker, interleaved, model_file, outputs_of
 from tilewright.bench.run import OURS, Compilation, Compiled, compile_in_worker
 from tilewright.compare import compare_outputs
@@ -123,7 +124,7 @@ def study_model(
         compiled = [result.compiled for result in results if result.compiled]
         if not compiled:
             return ModelStudy(model, settings.reference, None, results)
-        feeds = random_feeds(compiled[0].manifest.inputs, settings.seed)
+        feeds = random_feeds(compiled[0].manifest.examples(), settings.seed)
         reference = stack.enter_context(
             engine_worker(settings.reference, path, feeds, settings.threads, settings.limits)
         )
@@ -190,7 +191,8 @@ def _mark_equal(results: Sequence[ArmResult]) -> None:
         if result.compiled is None:
             continue
         sections = result.compiled.manifest.sections
-        program = (sections["library.so"].sha256, sections["weights.safetensors"].sha256)
+        libraries = [variant.library for variant in result.compiled.manifest.variants]
+        program = tuple(sections[name].sha256 for name in (*libraries, WEIGHTS))
         other = first.setdefault(program, result)
         if other is not result:
             result.same_as = other.arm.name

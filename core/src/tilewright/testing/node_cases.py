@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal
 
 import attrs
@@ -20,7 +20,7 @@ import onnx
 
 from tilewright.errors import UnsupportedError
 from tilewright.frontend import load
-from tilewright.frontend.steering import bindings
+from tilewright.frontend.steering import specialised
 from tilewright.ir.module import Module
 from tilewright.ir.verify import verify_module
 
@@ -113,22 +113,13 @@ def run_case(case: Case, execute: Execute) -> Outcome:
     try:
         for inputs, expected in case.data:
             arrays = [_array(x) for x in inputs]
-            declined: UnsupportedError | None = None
             names = [x.name for x in case.model.graph.input][: len(arrays)]
+            feeds = dict(zip(names, arrays, strict=True))
             shapes = _open_shapes(case.model, arrays)
-            for bound in bindings(dict(zip(names, arrays, strict=True))):
-                try:
-                    module = load(case.model, shapes, bound)
-                except UnsupportedError as error:
-                    declined = declined or error
-                    continue
-                given = [x for name, x in zip(names, arrays, strict=True) if name not in bound]
-                if bound:
-                    kind = "specialised" if any(op.inputs for op in module.main.body.ops) and given else "constant"
-                break
-            else:
-                assert declined is not None
-                raise declined
+            module, bound = specialised(partial(load, case.model, shapes), feeds)
+            given = [x for name, x in feeds.items() if name not in bound]
+            if bound:
+                kind = "specialised" if any(op.inputs for op in module.main.body.ops) and given else "constant"
             verify_module(module)
             outputs = execute(module, given)
             for name, mine, theirs in zip(module.output_names, outputs, expected, strict=True):

@@ -45,6 +45,6 @@ def plan_without_and_with(name: str, model: str = "gpt", target: str = "cpu:x86-
         module = load_module(BUILDERS[model]().model, settings)
         program = plan_module(module, settings).program
         loaded = frozenset(info.name for info in registry.loaded)
-        return Planned(loaded, compilation_key(module, model, settings), dump(program))
+        return Planned(loaded, compilation_key([module], model, settings), dump(program))
 
     return planned((name,)), planned(())

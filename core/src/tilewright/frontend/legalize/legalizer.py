@@ -11,6 +11,7 @@ from tilewright.frontend.legalize.builder import Builder, Tensor
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Table
 from tilewright.frontend.names import Names
+from tilewright.frontend.steering import NeededError, explained
 from tilewright.ir.module import Module
 from tilewright.ir.ops import (
     Access,
@@ -38,6 +39,7 @@ def legalize(module: Module, table: Table) -> Module:
 
     Raises:
         UnsupportedError: an operator without a rule, or one whose rule declines; the message names the node.
+        SteeredError: a rule needs what is known only when the program runs.
     """
     region = module.main.body
     names = Names()
@@ -47,7 +49,11 @@ def legalize(module: Module, table: Table) -> Module:
     constants = dict(module.constants)
     builder = Builder(names, constants)
     values: dict[str, Value] = {}
-    _legalize_ops(region.ops, table, builder, values)
+    try:
+        _legalize_ops(region.ops, table, builder, values)
+    except NeededError as error:
+        inputs = zip((x.name for x in region.params), module.input_names, strict=True)
+        raise explained(error, region.ops, dict(inputs)) from None
     results = _own_results(region.results, values, builder, region.params)
     body = live(Region(region.params, tuple(builder.ops), results))
     used = {x.name for x in body.captured}
@@ -119,10 +125,12 @@ def _legalize_node(node: Node, table: Table, builder: Builder, values: dict[str,
     op = node.op
     rule = table.find(op.domain, op.op_type, op.version)
     if rule is None:
-        raise UnsupportedError(
-            f"{node} has no meaning in Tilewright yet.",
-            "Export the model without it, or install a plugin that registers a legalisation rule for it.",
-        )
+        message = f"{node} has no meaning in Tilewright yet."
+        remedy = "Export the model without it, or install a plugin that registers a legalisation rule for it."
+        unknown = [x for x in op.inputs if x is not None and x.name not in builder.constants]
+        if unknown and all(x.rank == 0 for x in unknown):
+            raise NeededError(message, remedy, unknown)  # when they are known, the importer evaluates the node
+        raise UnsupportedError(message, remedy)
     first = len(builder.ops)
     builder.loc = op.loc
     builder.hint = op.name

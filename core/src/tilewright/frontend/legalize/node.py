@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend.legalize.builder import Tensor
+from tilewright.frontend.steering import NeededError
 from tilewright.ir.ops import OnnxNode, Value
 
 Array = npt.NDArray[Any]
@@ -73,9 +74,12 @@ class Node:
         if tensor is None:
             return None
         if tensor.data is None:
-            raise UnsupportedError(
+            given = self.op.inputs[position]
+            assert given is not None
+            raise NeededError(
                 f"{self} takes its {what} from {tensor.value.name!r}, which is only known at run time.",
-                f"Fix the {what} when exporting, or bind the input that it comes from to a value.",
+                f"Fix the {what} when exporting.",
+                [given],
             )
         return tensor.data
 

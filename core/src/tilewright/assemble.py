@@ -1,0 +1,260 @@
+"""From legalised modules, or a model that has to wait, to the artifact that holds them."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+
+from tilewright.artifact import Manifest, Model, Step, TensorInfo, Variant, write_artifact
+from tilewright.artifact.manifest import DECISIONS, LIBRARY, MODEL, StoredWeight, numbered
+from tilewright.artifact.pool import Pool
+from tilewright.compiler import build_program, plan_module
+from tilewright.config.binding import Settings
+from tilewright.errors import UnsupportedError
+from tilewright.frontend.asked import dimension_names
+from tilewright.frontend.shapes import Shape, bind_inputs
+from tilewright.frontend.source import Source, stored
+from tilewright.frontend.tensors import dtype_of
+from tilewright.ir import dtypes
+from tilewright.ir.expr import Const, Var
+from tilewright.ir.module import Constant, Module
+from tilewright.ir.ops import Value
+from tilewright.plugins.identity import distribution_version
+from tilewright.plugins.records import Backend
+from tilewright.runtime.native import Array, Weight
+
+
+def build_artifact(
+    modules: Sequence[Module],
+    name: str,
+    settings: Settings,
+    path: Path,
+    dimensions: Mapping[str, Sequence[str]] | None = None,
+) -> Manifest:
+    """Compiles the variants of a model, called `name`, and writes the artifact to `path`; no cache.
+
+    Args:
+        modules: legalised; they differ in their shapes only.
+        dimensions: by the name of an input, what its dimensions are called, if anything.
+    """
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as workdir:
+        parts = Parts(settings, Path(workdir))
+        variants = tuple(map(parts.variant, modules))
+        names: dict[tuple[int | str, ...], str] = {}
+        inputs = merged([variant.inputs for variant in variants], dimensions or {}, names)
+        outputs = merged([variant.outputs for variant in variants], {}, names)
+        step = Step("native", tuple(x.name for x in inputs), tuple(x.name for x in outputs), variants)
+        return parts.write(path, name, inputs, outputs, (step,))
+
+
+def build_specialised(
+    source: Source, shapes: Sequence[Mapping[str, Shape]], name: str, settings: Settings, path: Path
+) -> Manifest:
+    """Writes an artifact that holds the model itself, called `name`, to be compiled when it runs.
+
+    Args:
+        shapes: what the model leaves open, one or several sets.
+    """
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as workdir:
+        parts = Parts(settings, Path(workdir))
+        alternatives = tuple(declared_inputs(source, given) for given in shapes)
+        step = parts.model(source, alternatives)
+        inputs = merged(alternatives, dimension_names(source.inputs))
+        return parts.write(path, name, inputs, declared_outputs(source, inputs), (step,))
+
+
+class Parts:
+    """What goes into an artifact: built programs, their weights in one pool, and what they need.
+
+    Args:
+        workdir: where libraries lie until the artifact is written.
+    """
+
+    def __init__(self, settings: Settings, workdir: Path) -> None:
+        self.pool = Pool()
+        self._settings = settings
+        self._workdir = workdir
+        self._libraries: dict[str, Path] = {}
+        self._models: dict[str, bytes] = {}
+        self._decisions: dict[str, Sequence[Mapping[str, Any]]] = {}
+        self._requires: dict[str, None] = {}
+        self._versions: dict[str, str] = {}
+
+    def variant(self, module: Module) -> Variant:
+        """Plans and builds a legalised module, as one more program."""
+        number = len(self._libraries)
+        plan = plan_module(module, self._settings)
+        program = plan.program
+        folder = self._workdir / str(number)
+        folder.mkdir()
+        output = build_program(program, self._settings, folder)
+        variant = Variant(
+            library=numbered(LIBRARY, number),
+            decisions=numbered(DECISIONS, number),
+            inputs=_tensors(program.input_names, program.inputs),
+            outputs=_tensors(program.output_names, program.outputs),
+            symbols={symbol.name: symbol.upper for symbol in program.symbols},
+            weights=self.pool.add(output.weights),
+            kernels=len(program.kernels),
+            data=output.data,
+        )
+        self._libraries[variant.library] = output.library
+        self._decisions[variant.decisions] = [plain(attrs.asdict(decision)) for decision in plan.decisions]
+        self._requires |= dict.fromkeys(output.requires)
+        self._versions |= output.versions
+        return variant
+
+    def model(self, source: Source, shapes: tuple[tuple[TensorInfo, ...], ...]) -> Step:
+        """A step that is specialised when it runs, of a model or of a part of one.
+
+        Args:
+            shapes: what its inputs may be.
+        """
+        section = numbered(MODEL, len(self._models))
+        self._models[section] = stored(source)
+        names = self.pool.add([_model_weight(name, array) for name, array in source.weights.items()])
+        weights = {
+            name: StoredWeight(names[name], dtypes.from_numpy(array.dtype)) for name, array in source.weights.items()
+        }
+        config = attrs.evolve(self._settings.config, target=str(self._settings.target), study=None)
+        self._requires |= dict.fromkeys(("runtime", "compiler"))
+        return Step(
+            "specialise",
+            tuple(x.name for x in source.inputs),
+            tuple(x.name for x in source.proto.graph.output),
+            model=Model(section, shapes, weights, plain(attrs.asdict(config))),
+        )
+
+    def write(
+        self,
+        path: Path,
+        name: str,
+        inputs: tuple[TensorInfo, ...],
+        outputs: tuple[TensorInfo, ...],
+        steps: tuple[Step, ...],
+    ) -> Manifest:
+        """Writes the artifact of a model, called `name`; its manifest."""
+        settings = self._settings
+        registry = settings.registry
+        plugins = {info.distribution: distribution_version(info.distribution) for info in settings.plugins()}
+        manifest = Manifest(
+            tilewright=distribution_version("tilewright-core"),
+            model=name,
+            target=str(settings.target),
+            provider=registry.provider(registry.get(Backend, settings.target.backend)).name,
+            inputs=inputs,
+            outputs=outputs,
+            pipeline=steps,
+            requires=tuple(self._requires),
+            slots={slot: record.name for slot, record in settings.slots.items()},
+            versions=plugins | self._versions,
+        )
+        return write_artifact(
+            path, manifest, self._libraries, self.pool.weights, decisions=self._decisions, extra=self._models
+        )
+
+
+def _model_weight(name: str, array: Array) -> Weight:
+    constant = Constant(array)
+    return Weight(name, constant.dtype, array.shape, lambda: np.ascontiguousarray(array), constant.digest)
+
+
+def declared_inputs(source: Source, shapes: Mapping[str, Shape]) -> tuple[TensorInfo, ...]:
+    """The inputs of a model, what it leaves open as given."""
+    typed = bind_inputs(source.inputs, shapes)
+    return tuple(TensorInfo(name, dtype, shape) for name, (dtype, shape) in typed.items())
+
+
+def declared_outputs(source: Source, inputs: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
+    """The outputs as the model declares them. An extent that it does not know has a name.
+
+    Args:
+        inputs: whose extents the dimensions of the model have.
+    """
+    names = dimension_names(source.inputs)
+    sizes = {
+        name: extent
+        for info in inputs
+        for name, extent in zip(names[info.name], info.shape, strict=False)
+        if name and isinstance(extent, int)
+    }
+    found: list[TensorInfo] = []
+    for info in source.proto.graph.output:
+        if not info.type.HasField("tensor_type"):
+            raise UnsupportedError(f"Output {info.name!r} is no tensor.", "Only tensors can be outputs of a program.")
+        kind = info.type.tensor_type
+        names_of = [dim.dim_param or f"{info.name}.{axis}" for axis, dim in enumerate(kind.shape.dim)]
+        shape = [
+            dim.dim_value if dim.HasField("dim_value") else sizes.get(name, name)
+            for name, dim in zip(names_of, kind.shape.dim, strict=True)
+        ]
+        found.append(TensorInfo(info.name, dtype_of(kind.elem_type, f"Output {info.name!r}"), tuple(shape)))
+    return tuple(found)
+
+
+def merged(
+    alternatives: Sequence[tuple[TensorInfo, ...]],
+    dimensions: Mapping[str, Sequence[str]],
+    names: dict[tuple[int | str, ...], str] | None = None,
+) -> tuple[TensorInfo, ...]:
+    """Inputs or outputs for all of several sets of shapes.
+
+    An extent that differs between them gets a name, the model's where it has one. Extents that are equal in every set
+    get one name.
+
+    Args:
+        dimensions: by the name of an input, what its dimensions are called, if anything.
+        names: the names given so far, by the extents; added to.
+    """
+    given = {} if names is None else names
+    found: list[TensorInfo] = []
+    for infos in zip(*alternatives, strict=True):
+        first = infos[0]
+        known = dimensions.get(first.name, ())
+        shape: list[int | str] = []
+        for axis, extents in enumerate(zip(*(info.shape for info in infos), strict=True)):
+            if len(set(extents)) == 1:
+                shape.append(extents[0])
+            else:
+                called = known[axis] if axis < len(known) else ""
+                shape.append(given.setdefault(extents, called or f"{first.name}.{axis}"))
+        found.append(TensorInfo(first.name, first.dtype, tuple(shape)))
+    return tuple(found)
+
+
+def _tensors(names: Sequence[str], values: Sequence[Value]) -> tuple[TensorInfo, ...]:
+    return tuple(
+        TensorInfo(name, value.dtype, tuple(_extent(extent) for extent in value.shape))
+        for name, value in zip(names, values, strict=True)
+    )
+
+
+def _extent(extent: object) -> int | str:
+    match extent:
+        case Const(value=value):
+            return int(value)
+        case Var(name=name):
+            return str(name)
+    raise NotImplementedError(f"an input or output with the extent {extent}")
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it: NumPy numbers become Python's, numbers that are not finite become None."""
+    match value:
+        case Mapping():
+            return {str(key): plain(item) for key, item in value.items()}
+        case list() | tuple():
+            return [plain(item) for item in value]
+        case bool() | str() | None | int():
+            return value
+        case float():
+            return value if math.isfinite(value) else None
+        case _ if hasattr(value, "item"):
+            return plain(value.item())
+    return str(value)
