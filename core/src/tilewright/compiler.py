@@ -181,7 +181,7 @@ def plan_module(module: Module, settings: Settings, clock: Clock | None = None) 
     if settings.config.verify.level != "off":
         with clock.stage("verify"):
             verify_program(program, device)
-    return Plan(program, tuple(session.decisions), clock.seconds)
+    return Plan(program, session.record.decisions, clock.seconds)
 
 
 def build_program(program: Program, settings: Settings, workdir: Path) -> BuildOutput:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -43,8 +43,8 @@ class Output:
         self._err = _console(sys.stderr)
         self._progress = self._err.is_terminal and not quiet
 
-    def result(self, data: Any, text: str | Table | None = None) -> None:
-        """Prints a result: `data` as JSON, or `text` where JSON is not asked for."""
+    def result(self, data: Any, text: RenderableType | None = None) -> None:
+        """Prints a result: `data` as JSON, or `text`, whose parts are harmless, where JSON is not asked for."""
         if self.json_mode:
             sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
         elif isinstance(text, str):
