@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
+# NumPy first: when ml_dtypes's C code imports it and is interrupted, it prints a traceback.
 import numpy as np
+
+# isort: split
+import ml_dtypes
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 SIGNED = ("int64", "int32", "int16", "int8")
