@@ -208,4 +208,5 @@ def build_program(program: Program, settings: Settings, workdir: Path) -> BuildO
         output: BuildOutput = builder(program, target=str(settings.target), emitters=emitters, workdir=workdir)
         return output
 
-    return _between("build", settings, build, program)
+    with Clock().stage("build"):
+        return _between("build", settings, build, program)

@@ -40,7 +40,7 @@ class Output:
     def __init__(self, json_mode: bool = False, quiet: bool = False) -> None:
         self.json_mode = json_mode
         self._out = _console(sys.stdout)
-        self._err = _console(sys.stderr)
+        self._err = _console(_apart(sys.stderr))
         self._progress = self._err.is_terminal and not quiet
 
     def result(self, data: Any, text: RenderableType | None = None) -> None:
@@ -64,6 +64,14 @@ class Output:
             return
         with self._err.status(Text(harmless(what))) as status:
             yield lambda text: status.update(Text(harmless(text)))
+
+
+def _apart(stream: Any) -> Any:
+    """The process's stderr as a stream of its own, which stays what it is while a library's output is kept apart."""
+    real: Any = sys.__stderr__
+    if stream is None or stream is not real:
+        return stream
+    return os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors=stream.errors)
 
 
 def _console(stream: Any) -> Console:
