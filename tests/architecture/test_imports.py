@@ -58,6 +58,13 @@ def test_the_import_rule_covers_every_distribution() -> None:
         ("plugins/welder/src/tilewright_welder", "import tilewright_roller"),
         ("plugins/grinder/src/tilewright_grinder", "from tilewright_backends import tvm_env"),
         ("backends/src/tilewright_backends", "import tilewright_rammer"),
+        ("core/src/tilewright/ir", "from tilewright.planning import requests"),
+        ("core/src/tilewright/views", "import tilewright.workers"),
+        ("core/src/tilewright/frontend", "from tilewright.planning.session import Session"),
+        ("core/src/tilewright/plugins", "import tilewright.ir.ops"),
+        ("core/src/tilewright/planning", "from tilewright.config import Config"),
+        ("core/src/tilewright/artifact", "import tilewright.frontend"),
+        ("core/src/tilewright/testing", "import tilewright.cli"),
     ],
 )
 def test_the_import_rule_refuses(package: str, statement: str, tmp_path: Path) -> None:

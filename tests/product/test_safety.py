@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -83,15 +86,106 @@ def test_names_never_reach_paths_source_or_the_terminal(
         assert b"system" not in artifact.read("library.so")
 
 
-def test_names_never_reach_cuda_source(nasty: tuple[Path, str], tmp_path: Path) -> None:
-    model, _ = nasty
-    from tilewright.api import settings_for
-    from tilewright.compiler import plan_model
+def assert_nothing_of(name: str, text: str) -> None:
+    """`text` is plain ASCII, and no word of the nasty name is in it."""
+    assert text.isascii()
+    assert not {"script", "red", "touch", "owned", "system"} & set(re.findall(r"[a-z]+", text)), name
+    assert text.count("*/") == text.count("/*")
 
-    program = plan_model(model, settings_for("cuda:h200", None)).program
-    for kernel in program.kernels.values():
-        assert kernel.name.isidentifier()
-        assert kernel.name.isascii()
+
+def test_names_never_reach_cuda_source(
+    tw: Tw, nasty: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, name = nasty
+    compiler = importlib.import_module("tilewright_backends.build.cuda.builder")
+    written: dict[str, bytes] = {}
+
+    def compile_source(source: str, arch: str, workdir: Path) -> Any:
+        compiled = cuda_compile(source, arch, workdir)
+        written["source"] = source.encode()
+        return compiled
+
+    def link(host: Any, modules: bytes, path: Path, workdir: Path, helper: str = "") -> None:
+        cuda_link(host, modules, path, workdir, helper)
+        written.update((str(file.relative_to(workdir)), file.read_bytes()) for file in workdir.rglob("*"))
+
+    cuda_compile, cuda_link = compiler.compile_source, compiler.link
+    monkeypatch.setattr(compiler, "compile_source", compile_source)
+    monkeypatch.setattr(compiler, "link", link)
+    monkeypatch.chdir(tmp_path)
+    result = tw("compile", model, "-o", "n.tw", "--target", "cuda:h200", "--no-cache", "-vv")
+    assert result.code == 0, result.err
+    source = written["source"].decode()
+    assert "__global__" in source
+    assert_nothing_of(name, source)
+    for file, data in written.items():
+        assert re.fullmatch(r"[A-Za-z0-9_.]+", file)
+        assert b"script" not in data
+        assert b"touch" not in data
+    shown = [result, tw("inspect", "n.tw"), tw("explain", "n.tw"), tw("explain", model, "--target", "cuda:v100")]
+    for found in shown:
+        assert found.code == 0
+        assert "\x1b" not in found.out + found.err
+        assert "\u202e" not in found.out + found.err
+    assert {p.name for p in tmp_path.iterdir()} == {"n.tw", "nasty.onnx"}
+
+
+def test_names_never_reach_cpu_code(nasty: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, name = nasty
+    llvm = importlib.import_module("tilewright_backends.build.llvm")
+    written: list[str] = []
+
+    def compile_functions(functions: Any, target: Any) -> Any:
+        compiled = llvm_compile(functions, target)
+        written.extend([*(x.name_hint for x in functions), compiled.mod.inspect_source()])
+        return compiled
+
+    def run_tool(command: list[str]) -> Any:
+        written.extend(Path(part).name for part in command)
+        return tool(command)
+
+    llvm_compile, tool = llvm.compile_functions, llvm.run_tool
+    monkeypatch.setattr(llvm, "compile_functions", compile_functions)
+    monkeypatch.setattr(llvm, "run_tool", run_tool)
+    tilewright.compile(onnx.load(model), cache=False).close()
+    assert any("define " in text for text in written)
+    for text in written:
+        assert_nothing_of(name, text)
+
+
+def test_a_terminal_does_not_act_on_names(nasty: tuple[Path, str], tmp_path: Path) -> None:
+    """With a real terminal, where markup and colours would be shown."""
+    model, name = nasty
+    for command in (["compile", str(model), "-o", "n.tw", "-vv"], ["inspect", "n.tw"], ["explain", "n.tw"]):
+        master, slave = pty.openpty()
+        with subprocess.Popen(
+            [sys.executable, "-c", MAIN, *command],
+            stdout=slave,
+            stderr=slave,
+            cwd=tmp_path,
+            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "400"},
+        ) as running:
+            os.close(slave)
+            text = _everything(master)
+        assert running.returncode == 0
+        # What the program itself sends: bold, and the moves of the line that shows progress.
+        assert "\x1b[31m" not in text
+        assert "\u202e" not in text
+        if command[0] == "inspect" and name == NASTY:
+            assert '*/ [red]"<script>../x' in text
+
+
+def _everything(descriptor: int) -> str:
+    data = b""
+    while True:
+        try:
+            chunk = os.read(descriptor, 1 << 16)
+        except OSError:  # how a pseudo-terminal says that nobody writes any more
+            chunk = b""
+        if not chunk:
+            os.close(descriptor)
+            return data.decode()
+        data += chunk
 
 
 def test_an_error_about_a_nasty_name_is_harmless(tw: Tw, nasty: tuple[Path, str]) -> None:

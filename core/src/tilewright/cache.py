@@ -119,8 +119,10 @@ class Cache:
                     _log.warning("A cache entry is built again: %s", error.message)
                     path.unlink(missing_ok=True)
                 else:
+                    _log.debug("cache entry %s is used", key[:12])
                     os.utime(path)
                     return loaded
+            _log.debug("cache entry %s is made", key[:12])
             partial = self.folder / f".{key}.{os.getpid()}.partial"
             try:
                 build(partial)

@@ -182,7 +182,7 @@ def plan_module(module: Module, settings: Settings, clock: Clock | None = None) 
     if settings.config.verify.level != "off":
         with clock.stage("verify"):
             verify_program(program, device)
-    return Plan(program, tuple(session.decisions), clock.seconds)
+    return Plan(program, session.record.decisions, clock.seconds)
 
 
 def build_program(program: Program, settings: Settings, workdir: Path) -> BuildOutput:
@@ -209,4 +209,5 @@ def build_program(program: Program, settings: Settings, workdir: Path) -> BuildO
         output: BuildOutput = builder(program, target=str(settings.target), emitters=emitters, workdir=workdir)
         return output
 
-    return _between("build", settings, build, program)
+    with Clock().stage("build"):
+        return _between("build", settings, build, program)

@@ -14,7 +14,7 @@ from tilewright.ir.program import Kernel, Program
 from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
 from tilewright.views.kernel import subject_of
-from tilewright_backends import buffers, cpu_features, tvm_env
+from tilewright_backends import buffers, cpu_features, tvm_env, tvm_log
 from tilewright_backends.build import llvm
 from tilewright_backends.emit.cpu.function import CpuFunction
 from tilewright_backends.emit.cpu.semantics import CpuSemantics
@@ -23,6 +23,7 @@ from tilewright_backends.host.function import HostFunction
 from tilewright_backends.lower.types import Prim
 
 
+@tvm_log.forwarded()
 def build(program: Program, *, target: str, emitters: Mapping[str, Callable[..., Any]], workdir: Path) -> BuildOutput:
     """Generates and compiles the library of a program.
 

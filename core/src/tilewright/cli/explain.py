@@ -3,85 +3,123 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 import click
+from rich.console import Group
+from rich.text import Text
 
 from tilewright.artifact import Artifact
 from tilewright.cli.base import Command, threads_option
-from tilewright.cli.options import compile_options, refuse_for_artifact, value_options
-from tilewright.cli.output import Output, table
+from tilewright.cli.options import compile_options, opened_model, refuse_for_artifact, value_options
+from tilewright.cli.output import Output, harmless, table
+from tilewright.cli.tensors import read_arrays
+
+ORDER = ("control_rewrite", "connect", "propose", "schedule", "control_place", "storage")
+"""The slots that decide, and the storage of values, in the order in which they do."""
 
 
 @click.command("explain", cls=Command)
 @click.argument("file", metavar="FILE")
 @click.option("--slot", help="Only the decisions of this slot.")
 @click.option("--about", metavar="TEXT", help="Only decisions whose subject contains TEXT.")
+@click.option("--alternatives", "all_of_them", is_flag=True, help="Also what was considered and not chosen.")
 @compile_options
 @value_options
 @threads_option
-def command(output: Output, file: str, slot: str | None, about: str | None, **options: Any) -> None:
-    """Show what each slot decided for FILE, an artifact or an ONNX model, and why."""
+def command(
+    output: Output, file: str, slot: str | None, about: str | None, all_of_them: bool, **options: Any
+) -> None:
+    """Show what each slot decided for FILE, an artifact or an ONNX model, and why.
+
+    A model is planned and not built, so the target may be one that code can only be planned for.
+    """
+    names, every = _record(output, file, **options)
     decisions = [
         decision
-        for decision in _decisions(output, file, **options)
+        for decision in every
         if slot in (None, decision["slot"]) and (about is None or about in decision["subject"])
     ]
-    several = any("program" in decision for decision in decisions)
-    rows = [
-        [
-            *([str(decision["program"])] if several else []),
-            decision["slot"],
-            decision["subject"],
-            _brief(decision["chosen"]),
-            _microseconds(decision["costs"]),
-            str(len(decision["alternatives"])),
-            decision["why"],
-        ]
-        for decision in decisions
-    ]
-    output.result(
-        decisions,
-        table(
-            [*(["program"] if several else []), "slot", "about", "chosen", "cost", "others", "why"],
-            rows,
-            right=("cost", "others"),
-        ),
-    )
+    present = dict.fromkeys(decision["slot"] for decision in decisions)
+    ordered = sorted(present, key=lambda x: ORDER.index(x) if x in ORDER else len(ORDER))
+    parts = []
+    for name in ordered:
+        value = f" = {names[name]}" if name in names else ""
+        found = [decision for decision in decisions if decision["slot"] == name]
+        parts += [Text(harmless(f"{name}{value}"), style="bold"), _table(found, all_of_them), Text()]
+    output.result(decisions, Group(*parts[:-1]) if parts else "Nothing was decided.")
 
 
-def _decisions(output: Output, file: str, **options: Any) -> list[dict[str, Any]]:
+def _record(output: Output, file: str, **options: Any) -> tuple[Mapping[str, str], list[dict[str, Any]]]:
+    """The value of each slot, and the decisions."""
     from tilewright.cli.run import is_artifact
 
     if is_artifact(file):
         refuse_for_artifact(file, **options)
         with Artifact(file) as artifact:
-            return _records(artifact)
-    from tilewright.cli.compile import compiled_artifact
-
-    with output.progress(f"compiling {file}"):
-        compiled, _ = compiled_artifact(file, **options)
-    with compiled:
-        return _records(compiled)
+            return artifact.manifest.slots, _numbered([artifact.decisions(x) for x in artifact.manifest.variants])
+    with output.progress(f"planning {file}"):
+        return _planned(file, **options)
 
 
-def _records(artifact: Artifact) -> list[dict[str, Any]]:
-    """The decisions of every native program; each says which one, where there are several."""
-    variants = artifact.manifest.variants
-    if len(variants) == 1:
-        return artifact.decisions(variants[0])
-    return [
-        {"program": number, **decision}
-        for number, variant in enumerate(variants)
-        for decision in artifact.decisions(variant)
-    ]
+def _planned(
+    model: str,
+    *,
+    target: str | None,
+    config: str | None,
+    shapes: dict[str, list[list[int]]],
+    strict: bool,
+    bound: tuple[str, ...],
+    **_: Any,
+) -> tuple[Mapping[str, str], list[dict[str, Any]]]:
+    """The same for a model, which needs no build and no cache."""
+    from tilewright.api import settings_for
+    from tilewright.assemble import plain
+    from tilewright.compiler import load_module, plan_module
+    from tilewright.frontend.asked import combinations
+    from tilewright.frontend.source import read
+
+    with opened_model(model) as path:
+        settings = settings_for(target, config, strict=strict)
+        source, bind = read(path), read_arrays(bound, "--bind")
+        modules = [load_module(source, settings, one, bind=bind) for one in combinations(source.inputs, shapes)]
+        plans = [plan_module(module, settings) for module in modules]
+    decisions = _numbered([plain([*map(attrs.asdict, plan.decisions)]) for plan in plans])
+    return {slot: record.name for slot, record in settings.slots.items()}, decisions
+
+
+def _numbered(programs: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """The decisions of all programs; each says of which one it is, where there are several."""
+    if len(programs) == 1:
+        return [*programs[0]]
+    return [{"program": number, **decision} for number, found in enumerate(programs) for decision in found]
+
+
+def _table(decisions: Sequence[Mapping[str, Any]], all_of_them: bool) -> Any:
+    """One table per slot. Columns that say nothing are left out."""
+    rows: list[list[str]] = []
+    for decision in decisions:
+        costs, others = decision["costs"], decision["alternatives"]
+        number = str(decision.get("program", ""))
+        chosen = [_brief(decision["chosen"]), _seconds(costs), str(len(others))]
+        rows.append([number, decision["subject"], *chosen, decision["why"]])
+        if all_of_them:
+            rows += [["", "", f"or {_brief(x)}", _seconds(costs[i + 1 :]), "", ""] for i, x in enumerate(others)]
+    columns = ["program", "about", "chosen", "cost", "others", "why"]
+    empty = {"others": ("", "0")}
+    kept = [i for i, x in enumerate(columns) if i in (1, 2) or any(row[i] not in empty.get(x, ("",)) for row in rows)]
+    shown = [columns[i] for i in kept]
+    right = [name for name in ("cost", "others") if name in shown]
+    return table(shown, [[row[i] for i in kept] for row in rows], right=right)
 
 
 def _brief(chosen: Any) -> str:
     if isinstance(chosen, dict):
-        return " ".join(f"{key}={_brief(value)}" for key, value in chosen.items())
+        return " ".join(f"{key}={_brief(value)}" for key, value in sorted(chosen.items()))
     return chosen if isinstance(chosen, str) else json.dumps(chosen)
 
 
-def _microseconds(costs: list[float | None]) -> str:
+def _seconds(costs: Sequence[float | None]) -> str:
     return f"{costs[0] * 1e6:.1f} µs" if costs and costs[0] is not None else ""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -40,11 +40,11 @@ class Output:
     def __init__(self, json_mode: bool = False, quiet: bool = False) -> None:
         self.json_mode = json_mode
         self._out = _console(sys.stdout)
-        self._err = _console(sys.stderr)
+        self._err = _console(_apart(sys.stderr))
         self._progress = self._err.is_terminal and not quiet
 
-    def result(self, data: Any, text: str | Table | None = None) -> None:
-        """Prints a result: `data` as JSON, or `text` where JSON is not asked for."""
+    def result(self, data: Any, text: RenderableType | None = None) -> None:
+        """Prints a result: `data` as JSON, or `text`, whose parts are harmless, where JSON is not asked for."""
         if self.json_mode:
             sys.stdout.write(json.dumps(data, indent=2, default=str) + "\n")
         elif isinstance(text, str):
@@ -64,6 +64,14 @@ class Output:
             return
         with self._err.status(Text(harmless(what))) as status:
             yield lambda text: status.update(Text(harmless(text)))
+
+
+def _apart(stream: Any) -> Any:
+    """The process's stderr as a stream of its own, which stays what it is while a library's output is kept apart."""
+    real: Any = sys.__stderr__
+    if stream is None or stream is not real:
+        return stream
+    return os.fdopen(os.dup(stream.fileno()), "w", encoding=stream.encoding, errors=stream.errors)
 
 
 def _console(stream: Any) -> Console:

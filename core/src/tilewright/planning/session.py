@@ -18,6 +18,7 @@ from tilewright.ir.ops import Region
 from tilewright.ir.program import HostStep, Launch
 from tilewright.planning import trial
 from tilewright.planning.kernels import KernelTable
+from tilewright.planning.record import Record
 from tilewright.planning.requests import Cost, Decision, Planned, Request
 from tilewright.planning.trial import CodeFacts, Failure, Samples
 from tilewright.recipes import Columns, Match, Recipe
@@ -52,7 +53,7 @@ class Session:
         self.device = device
         self.recipes = tuple(sorted(recipes, key=lambda r: (-r.priority, r.name)))
         self.constants = constants
-        self.decisions: list[Decision] = []
+        self.record = Record()
         self.table = KernelTable()
         self.aliases: dict[str, str] = {}
         self.trial_limits = trial.Limits()
@@ -100,14 +101,7 @@ class Session:
         choices = self.propose(group)
         chosen = choice or choices[0]
         kernel, args = self.table.bind(group, self.spec(group), self.canonical(group), chosen)
-        self.decide(
-            "propose",
-            group.name,
-            {"recipe": chosen.recipe, "params": chosen.as_dict(), "kernel": kernel.name},
-            [{"recipe": c.recipe, "params": c.as_dict()} for c in choices if c is not chosen][:8],
-            [chosen.cost, *(c.cost for c in choices if c is not chosen)][:9],
-            chosen.why,
-        )
+        self.record.choice(group, kernel, chosen, choices)
         return Planned(group, choices, kernel, tuple(map(self.place_of, args)))
 
     def place_of(self, name: str) -> str:
@@ -128,11 +122,13 @@ class Session:
     def rewrite_control(self, module: Module) -> Module:
         """The module after the chosen `control_rewrite`."""
         rewritten: Module = self.service("control_rewrite")(module, self.request())
+        self.record.rewritten(module, rewritten)
         return rewritten
 
     def connect(self, region: Region) -> Cover:
         """The cover of a region by the chosen `connect`."""
         cover: Cover = self.service("connect")(region, self.request())
+        self.record.cover(cover)
         return cover
 
     def schedule(self, planned: Sequence[Planned], request: Request | None = None) -> tuple[Launch, ...]:
@@ -140,6 +136,7 @@ class Session:
 
         def ask(given: Sequence[Planned]) -> tuple[Launch, ...]:
             launches: tuple[Launch, ...] = self.service("schedule")(given, request or self.request())
+            self.record.launches(launches)
             return launches
 
         return self.stage("schedule", planned, ask)
@@ -147,6 +144,7 @@ class Session:
     def place(self, cover: Cover) -> tuple[HostStep, ...]:
         """The host tree of a cover by the chosen `control_place`."""
         steps: tuple[HostStep, ...] = self.service("control_place")(cover, self.request())
+        self.record.placed(cover)
         return steps
 
     def cost(self, match: Match, columns: Columns) -> npt.NDArray[np.float64]:
@@ -211,5 +209,8 @@ class Session:
         costs: Sequence[float] = (),
         why: str = "",
     ) -> None:
-        """Adds an entry to the decision record."""
-        self.decisions.append(Decision(slot, subject, chosen, tuple(alternatives), tuple(costs), why))
+        """Adds an entry to the decision record, in place of an earlier one about the same.
+
+        A service says here why it decided as it did. What it leaves out, the session adds from its answer.
+        """
+        self.record.add(Decision(slot, subject, chosen, tuple(alternatives), tuple(costs), why))

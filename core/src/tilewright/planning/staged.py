@@ -17,7 +17,7 @@ from tilewright.ir.program import HostStep, Program
 from tilewright.ir.verify import verify_cover
 from tilewright.planning.requests import Planner
 from tilewright.planning.session import Session
-from tilewright.planning.storage import allocate, lifetimes
+from tilewright.planning.storage import WORKSPACE, allocate, lifetimes
 from tilewright.views.layout import is_view
 
 
@@ -80,6 +80,7 @@ def _program(module: Module, session: Session, steps: Sequence[HostStep], cover:
     plain = [name for name in module.constants if name in used]
     weights = [module.constants[name].value(name) for name in plain] + [p.value for p in packed.values()]
     storage = allocate(steps, values, body.params, body.results, weights)
+    session.record.storage(storage, WORKSPACE)
     needed = {*plain, *(p.access.value.name for p in packed.values())}
     return Program(
         inputs=body.params,

@@ -23,7 +23,7 @@ from tilewright.planning.storage import allocate
 from tilewright.views.kernel import normalise
 from tilewright.workers import Worker, WorkerError
 
-_WORKER = "tilewright.planning.trial_worker:start"
+_WORKER = "tilewright.runtime.trial:start"
 
 
 @attrs.frozen

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import tilewright
 from tilewright.plugins.discovery import PluginInfo
 from tilewright.plugins.manager import BUILTIN
 
@@ -32,7 +31,7 @@ def code_identity(plugins: Iterable[PluginInfo]) -> dict[str, str]:
     The digest covers the Python sources and data files, so an editable installation changes it with every
     edit.
     """
-    found = {"tilewright-core": _identity("tilewright-core", Path(tilewright.__file__).parent)}
+    found = {"tilewright-core": _identity("tilewright-core", Path(__file__).parents[1])}
     for info in plugins:
         if info is BUILTIN:
             continue

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tilewright.errors import InternalError
 
@@ -24,8 +25,9 @@ def run_tool(
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program in a process group of its own and gives its exit status and what it printed.
 
-    However the call ends early, by the time limit or by an interrupt, the whole group is ended with it. A worker's
-    tools stay in the worker's session, by which `Worker.close` finds them.
+    However the call ends early, by the time limit or by an interrupt, the whole group is ended with it, and what it
+    left in its folder for temporary files is removed. A worker's tools stay in the worker's session, by which
+    `Worker.close` finds them.
 
     Raises:
         InternalError: it took longer than `time_limit` seconds.
@@ -33,8 +35,8 @@ def run_tool(
     _log.debug("running %s", " ".join(command))
     # A thread starts it: an interrupt meets the main thread only, and one amid starting would leave a process that
     # nobody knows of.
-    with ThreadPoolExecutor(1) as starter:
-        starting = starter.submit(_start, command, cwd)
+    with TemporaryDirectory(prefix="tilewright-") as temporary, ThreadPoolExecutor(1) as starter:
+        starting = starter.submit(_start, command, cwd, temporary)
         try:
             running = starting.result()
             out, err = running.communicate(timeout=time_limit)
@@ -50,7 +52,7 @@ def run_tool(
     return subprocess.CompletedProcess(command, running.returncode, out, err)
 
 
-def _start(command: Sequence[str], cwd: Path | None) -> subprocess.Popen[str]:
+def _start(command: Sequence[str], cwd: Path | None, temporary: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -59,6 +61,7 @@ def _start(command: Sequence[str], cwd: Path | None) -> subprocess.Popen[str]:
         text=True,
         errors="replace",
         cwd=cwd,
+        env={**os.environ, "TMPDIR": temporary},
         process_group=0,
     )
 

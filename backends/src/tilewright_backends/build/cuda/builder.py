@@ -20,7 +20,7 @@ from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
 from tilewright.views.kernel import subject_of
 from tilewright.workers import run_tool
-from tilewright_backends import buffers, gpus, tvm_env
+from tilewright_backends import buffers, gpus, tvm_env, tvm_log
 from tilewright_backends.build.cuda.compile import KernelFacts, compile_source
 from tilewright_backends.build.cuda.library import assembly, cuda_module, packed_modules
 from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, cuda_source
@@ -32,6 +32,7 @@ from tilewright_backends.host.cuda import READ_BACK, CudaHost, capturable, copie
 from tilewright_backends.lower.types import Prim
 
 
+@tvm_log.forwarded()
 def build(program: Program, *, target: str, emitters: Mapping[str, Callable[..., Any]], workdir: Path) -> BuildOutput:
     """Generates and compiles the library of a program.
 

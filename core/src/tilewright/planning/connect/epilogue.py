@@ -14,12 +14,22 @@ import attrs
 from tilewright.ir.group import ControlItem, Cover, Group, Level
 from tilewright.ir.ops import Call, If, Loop, OnnxNode, Op, Region, TensorOp, Value, bodies
 from tilewright.planning.connect.order import topological
+from tilewright.planning.record import in_kernel
 from tilewright.planning.requests import Connect, Request
+from tilewright.planning.session import Session
 from tilewright.rewrites.movement import read_through_movements
 from tilewright.views.kernel import KernelSpec, append_consumer, is_elementwise, spec_of
 
 MAX_READS = 16
 """Reads of one kernel: beyond it, one more operand costs more registers than a launch saves."""
+
+
+@attrs.frozen
+class _Reason:
+    """Why an operator stands where it does: the kernels that it might have joined, and what kept it from each."""
+
+    why: str
+    kept_from: tuple[tuple[str, str], ...] = ()
 
 
 @attrs.define
@@ -36,6 +46,7 @@ def make() -> Connect:
     def connect(region: Region, request: Request) -> Cover:
         simpler = read_through_movements(region)
         connector = _Connector(simpler)
+        _record(request.session, region, connector)
         items = [
             ControlItem(op, tuple(connect(body, request) for body in bodies(op)))
             if isinstance(op := simpler.ops[growing.members[0]], Loop | If | Call)
@@ -45,6 +56,19 @@ def make() -> Connect:
         return Cover(simpler, topological(items))
 
     return connect
+
+
+def _record(session: Session, region: Region, connector: _Connector) -> None:
+    """Says of each operator which kernel it is in and why, and of each movement that it is read through."""
+    for i, op in enumerate(connector.ops):
+        reason = connector.reasons[i]
+        others = [{**in_kernel(kernel), "refused": refusal} for kernel, refusal in reason.kept_from]
+        if not isinstance(op, Loop | If | Call):
+            session.decide("connect", op.name, in_kernel(connector.kernel_of(i)), others, why=reason.why)
+    kept = {op.name for op in connector.ops}
+    for op in region.ops:
+        if op.name not in kept:
+            session.decide("connect", op.name, "read through", why="its readers read its operand in its place")
 
 
 class _Connector:
@@ -58,31 +82,57 @@ class _Connector:
         self.outside = {*region.results, *(v for op in self.ops for body in bodies(op) for v in body.captured)}
         self.groups: list[_Growing] = []
         self.owner: dict[Value, int] = {}
+        self.reasons: list[_Reason] = []
         for i, op in enumerate(self.ops):
-            number = self._join(i, op) if isinstance(op, TensorOp) and is_elementwise(op) else None
+            number = self._join(i, op)
             if number is None:
                 number = len(self.groups)
                 self.groups.append(_Growing([i], spec_of(op) if isinstance(op, TensorOp) else None))
             self.owner.update((v, number) for v in op.outputs if v is not None)
 
-    def _join(self, i: int, op: TensorOp) -> int | None:
+    def kernel_of(self, i: int) -> str:
+        """Name of the group that operator `i` stands in."""
+        return self._name(next(self.owner[v] for v in self.ops[i].outputs if v is not None))
+
+    def _name(self, number: int) -> str:
+        return self.ops[self.groups[number].members[0]].name
+
+    def _join(self, i: int, op: Op) -> int | None:
         """Adds the operator to the group of one of its operands, if it can; the group's number or None."""
+        if not (isinstance(op, TensorOp) and is_elementwise(op)):
+            self.reasons.append(_Reason("it is not element-wise, so it starts a kernel"))
+            return None
         sources = {self.owner[v] for v in op.inputs if v in self.owner}
+        refusals: list[tuple[str, str]] = []
         # The youngest first: its values are still warm, and the older ones stay free for their other consumers.
         for number in sorted(sources, reverse=True):
-            growing = self.groups[number]
-            if growing.spec is None or len(growing.spec.reads) + len(op.reads) > MAX_READS:
-                continue
-            if self._depends(op, number):
-                continue
-            inside = {*growing.members, i}
-            keep = frozenset(v.name for v in growing.spec.outputs if self._leaves(v, inside))
-            spec = append_consumer(growing.spec, op, keep)
-            if spec is not None:
-                growing.spec = spec
-                growing.members.append(i)
+            refusal = self._refusal(i, op, number)
+            if not refusal:
+                why = f"each of its points needs just the element that {self._name(number)} has computed"
+                self.reasons.append(_Reason(why, tuple(refusals)))
                 return number
+            refusals.append((self._name(number), refusal))
+        why = "no kernel of its operands takes it" if sources else "no kernel makes its operands"
+        self.reasons.append(_Reason(f"{why}, so it starts one", tuple(refusals)))
         return None
+
+    def _refusal(self, i: int, op: TensorOp, number: int) -> str:
+        """Adds the element-wise operator to a group, or says why it cannot."""
+        growing = self.groups[number]
+        if growing.spec is None:
+            return "it is no loop nest"
+        if (reads := len(growing.spec.reads) + len(op.reads)) > MAX_READS:
+            return f"the kernel would have {reads} reads, more than {MAX_READS}"
+        if self._depends(op, number):
+            return "another operand needs the kernel's results"
+        inside = {*growing.members, i}
+        keep = frozenset(v.name for v in growing.spec.outputs if self._leaves(v, inside))
+        spec = append_consumer(growing.spec, op, keep)
+        if spec is None:
+            return "its points are not the kernel's"
+        growing.spec = spec
+        growing.members.append(i)
+        return ""
 
     def _depends(self, op: TensorOp, number: int) -> bool:
         """Whether an operand of `op` comes from the group by way of another, so that joining would close a circle."""

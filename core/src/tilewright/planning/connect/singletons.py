@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.ops import Call, If, Loop, OnnxNode, Region, bodies
+from tilewright.planning.record import in_kernel
 from tilewright.planning.requests import Connect, Request
 
 
@@ -18,6 +19,7 @@ def make() -> Connect:
             else:
                 assert not isinstance(op, OnnxNode), "legalised regions hold no ONNX nodes"
                 items.append(Group(op.name, (op,), tuple(op.outputs)))
+                request.session.decide("connect", op.name, in_kernel(op.name), why="every operator is its own kernel")
         return Cover(region, tuple(items))
 
     return connect

@@ -45,8 +45,10 @@ class _Placer:
             straight = []
             match item.op:
                 case Loop() as loop:
+                    self._record(item)
                     steps += self._loop(loop, item.bodies[0], request)
                 case If() as branch:
+                    self._record(item)
                     steps += self._if(branch, item.bodies[0], item.bodies[1], request)
                 case call:
                     raise UnsupportedError(
@@ -55,6 +57,22 @@ class _Placer:
                     )
         steps += self.session.schedule(straight, request)
         return steps
+
+    def _record(self, item: ControlItem) -> None:
+        op = item.op
+        known = isinstance(op, Loop) and isinstance(op.count, Const)
+        runs = "a loop" if isinstance(op, Loop) else "a branch"
+        costs = [self._seconds(item)] if known or isinstance(op, If) else []
+        why = f"{runs} of the host program around the launches of its body; this placer knows no other level"
+        self.session.decide("control_place", item.name, {"level": "host"}, costs=costs, why=why)
+
+    def _seconds(self, item: Group | ControlItem) -> float:
+        """Predicted seconds: of all trips, of the slower branch; a loop of unknown length counts as one trip."""
+        if isinstance(item, Group):
+            return self.session.propose(item)[0].cost
+        each = [sum(map(self._seconds, body.items)) for body in item.bodies]
+        trips = int(item.op.count.value) if isinstance(item.op, Loop) and isinstance(item.op.count, Const) else 1
+        return trips * max(each, default=0.0)
 
     def _loop(self, op: Loop, body: Cover, request: Request) -> Iterator[HostStep]:
         number, going, *states = body.region.params

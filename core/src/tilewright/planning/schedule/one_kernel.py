@@ -6,14 +6,21 @@ from collections.abc import Sequence
 
 from tilewright.ir.expr import Var, const
 from tilewright.ir.program import UNIT, Envelope, Lane, Launch, Phase, Task
+from tilewright.planning.record import shape_of
 from tilewright.planning.requests import Planned, Request, Schedule
+
+_WHY = "each group is a launch of its own, each unit runs one task"
 
 
 def make() -> Schedule:
     """The service."""
 
     def schedule(planned: Sequence[Planned], request: Request) -> tuple[Launch, ...]:
-        return tuple(launch_of(item) for item in planned)
+        launches = tuple(launch_of(item) for item in planned)
+        for item, launch in zip(planned, launches, strict=True):
+            cost = item.kernel.choice.cost
+            request.session.decide("schedule", launch.name, shape_of(launch), costs=[cost], why=_WHY)
+        return launches
 
     return schedule
 
