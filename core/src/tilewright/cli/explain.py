@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tilewright.artifact import Artifact
+from tilewright.artifact import Artifact, Fallen
 from tilewright.cli.base import Command, threads_option
 from tilewright.cli.options import compile_options, value_options
 from tilewright.cli.output import Output, table
@@ -65,15 +65,30 @@ def _decisions(output: Output, file: str, **options: Any) -> list[dict[str, Any]
 
 
 def _records(artifact: Artifact) -> list[dict[str, Any]]:
-    """The decisions of every native program; each says which one, where there are several."""
+    """What falls back, and the decisions of every native program; each says which one, where there are several."""
     variants = artifact.manifest.variants
+    fallen = [_fallen(node) for step in artifact.manifest.pipeline for node in step.nodes]
     if len(variants) == 1:
-        return artifact.decisions(variants[0])
-    return [
+        return [*fallen, *artifact.decisions(variants[0])]
+    programs = [
         {"program": number, **decision}
         for number, variant in enumerate(variants)
         for decision in artifact.decisions(variant)
     ]
+    return [*({"program": "", **x} for x in fallen), *programs]
+
+
+def _fallen(node: Fallen) -> dict[str, Any]:
+    """A node that the reference evaluator runs, in the form of a decision."""
+    why = f"{node.why} It holds {', '.join(node.inner)}." if node.inner else node.why
+    return {
+        "slot": "fallback",
+        "subject": node.node,
+        "chosen": "reference",
+        "alternatives": [],
+        "costs": [],
+        "why": why,
+    }
 
 
 def _brief(chosen: Any) -> str:
