@@ -71,3 +71,16 @@ def symbolic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nodes = [helper.make_node("Relu", ["x"], ["y"])]
     folder = tmp_path_factory.mktemp("models")
     return save_model(folder / "symbolic.onnx", nodes, {"x": ("rows", 4)}, {"y": ("rows", 4)})
+
+
+@pytest.fixture(scope="session")
+def picks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The rows of x where a relu is not zero."""
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"], name="first"),
+        helper.make_node("NonZero", ["r"], ["n"], name="where"),
+        helper.make_node("Transpose", ["n"], ["t"], perm=[1, 0]),
+        helper.make_node("GatherND", ["x", "t"], ["y"]),
+    ]
+    folder = tmp_path_factory.mktemp("models")
+    return save_model(folder / "picks.onnx", nodes, {"x": ("rows", 3)}, {"y": ("found",)})

@@ -19,6 +19,7 @@ from tilewright.compiler import load_module
 from tilewright.config import load_config
 from tilewright.config.binding import bind
 from tilewright.errors import InternalError
+from tilewright.ir.keys import identity
 from tilewright.plugins.discovery import discover
 from tilewright.plugins.errors import PluginError
 from tilewright.plugins.manager import Registry
@@ -113,7 +114,7 @@ def compiled(model: Path, folder: Path, **config: Any) -> None:
     registry = Registry(discover([str(folder / "site"), *sys.path]), strict=True)
     settings = bind(load_config(config), registry)
     module = load_module(str(model), settings)
-    compilation_key([module], "m", settings)
+    compilation_key([identity(module)], ["m"], settings)
     build_artifact([module], "m", settings, folder / "m.tw")
 
 

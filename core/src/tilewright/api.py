@@ -19,11 +19,12 @@ from tilewright.cache import Cache, cache_key
 from tilewright.compiler import device_of, load_module
 from tilewright.config import ConfigSource, load_config
 from tilewright.config.binding import Settings, bind
-from tilewright.errors import SteeredError
+from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend.asked import Asked, combinations, dimension_names
 from tilewright.frontend.source import read
 from tilewright.ir.keys import identity
 from tilewright.ir.module import Module
+from tilewright.partitioned import Partitioned, build_parts, partitioned
 from tilewright.plugins.identity import code_identity
 from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import Backend
@@ -48,6 +49,7 @@ def compile(
     shapes: Asked | None = None,
     bind: Mapping[str, Array] | None = None,
     jit: bool = True,
+    fallback: str | None = None,
     threads: int | None = None,
     cache: bool = True,
     strict: bool = False,
@@ -65,6 +67,8 @@ def compile(
         jit: whether a model in which values of inputs decide shapes, such as the sizes of a Resize or the trips of a
             loop that collects rows, becomes a program that `run` compiles for the values that it meets. Otherwise such
             inputs have to be bound.
+        fallback: what becomes of nodes that cannot be compiled: `error`, or `reference`, which lets ONNX's reference
+            evaluator run them, slowly; each is reported. Replaces the fallback of `config`.
         threads: worker threads of `Executable.run`.
         cache: whether to use the cache, now and when `run` compiles.
         strict: whether a broken plugin ends the compilation.
@@ -73,7 +77,7 @@ def compile(
         InputError: the model, the configuration or an argument cannot be used as it is; says what to do.
     """
     workers = thread_count(threads)
-    settings = settings_for(target, config, strict=strict)
+    settings = settings_for(target, config, fallback, strict=strict)
     artifact, seconds = compile_artifact(model, settings, shapes=shapes, bind=bind, jit=jit, cache=cache)
     program = load_artifact(
         artifact, threads=workers, registry=settings.registry, jit=Jit(allowed=jit, cache=cache)
@@ -105,7 +109,16 @@ def compile_artifact(
     wanted = combinations(source.inputs, shapes or {})
     try:
         modules = [load_module(source, settings, one, bind=bind) for one in wanted]
-    except SteeredError as error:
+    except UnsupportedError as error:
+        made = partitioned(source, settings, wanted[0], bind or {}, error, jit=jit)
+        if made is not None:
+            if len(wanted) > 1:
+                raise InputError(
+                    f"The model is cut into parts, for one set of shapes only; {len(wanted)} are asked for. It is cut "
+                    f"because: {error.message}",
+                    "Compile an artifact for each.",
+                ) from error
+            return compile_parts(made, name, settings, cache=cache, start=start)
         if not jit:
             raise
         _log.info("The program will be specialised when it runs: %s", error.message)
@@ -134,19 +147,35 @@ def compile_modules(
     Returns:
         As for `compile_artifact`.
     """
-    begin = time.perf_counter() if start is None else start
     named = dimensions or {}
+    identities = [identity(module) for module in modules]
+    names = [name, named, *((module.input_names, module.output_names) for module in modules)]
+    build = partial(build_artifact, modules, name, settings, dimensions=named)
+    return _fetched(build, compilation_key(identities, names, settings) if cache else None, start)
+
+
+def compile_parts(
+    made: Partitioned, name: str, settings: Settings, *, cache: bool = True, start: float | None = None
+) -> tuple[Artifact, float | None]:
+    """Compiles the parts of a model, called `name`, or takes their artifact from the cache. As `compile_modules`."""
+    build = partial(build_parts, made, name, settings)
+    names = [name, *made.names, settings.config.fallback]  # a part that is specialised later keeps to the fallback
+    return _fetched(build, compilation_key(made.identity(), names, settings) if cache else None, start)
+
+
+def _fetched(
+    build: Callable[[Path], object], key: str | None, start: float | None
+) -> tuple[Artifact, float | None]:
+    """The artifact of a key in the cache, or that `build` writes to a path; None as key: no cache."""
+    begin = time.perf_counter() if start is None else start
     seconds: float | None = None
 
-    def build(path: Path) -> None:
+    def timed(path: Path) -> None:
         nonlocal seconds
-        build_artifact(modules, name, settings, path, named)
+        build(path)
         seconds = time.perf_counter() - begin
 
-    if cache:
-        artifact = Cache().fetch(compilation_key(modules, name, settings, named), build, _opened)
-    else:
-        artifact = _made(build)
+    artifact = _made(timed) if key is None else Cache().fetch(key, timed, _opened)
     return artifact, seconds
 
 
@@ -168,24 +197,28 @@ def _opened(path: Path) -> Artifact:
     return artifact
 
 
-def settings_for(target: str | None, config: ConfigSource, *, strict: bool = False) -> Settings:
+def settings_for(
+    target: str | None, config: ConfigSource, fallback: str | None = None, *, strict: bool = False
+) -> Settings:
     """The configuration with every name looked up among the installed plugins."""
-    found = load_config(config, target=target)
+    found = load_config(config, target=target, fallback=fallback)
     return bind(found, Registry(strict=strict, disabled=found.plugins.disabled))
 
 
-def compilation_key(
-    modules: Sequence[Module], name: str, settings: Settings, dimensions: Mapping[str, Sequence[str]] | None = None
-) -> str:
-    """The cache's key of a compilation: IR of each variant, what the configuration chooses, device, and the versions of
+def compilation_key(identities: Sequence[str], names: Sequence[object], settings: Settings) -> str:
+    """The cache's key of a compilation: what is compiled, what the configuration chooses, device, and the versions of
     the plugins that it uses, of compiler and toolchain.
+
+    Args:
+        identities: of the IR of each native program, or of a model.
+        names: all names that the artifact holds.
     """
     registry = settings.registry
     backend = registry.get(Backend, settings.target.backend)
     return cache_key(
         {
-            "ir": [identity(module) for module in modules],
-            "names": [name, dimensions or {}, *((module.input_names, module.output_names) for module in modules)],
+            "ir": list(identities),
+            "names": plain(names),
             "target": str(settings.target),
             "options": plain(settings.config.options),
             "passes": plain(attrs.asdict(settings.config.passes)),

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from tilewright.artifact import Manifest, Model, Step, TensorInfo, Variant, write_artifact
+from tilewright.artifact import Fallen, Manifest, Model, Step, TensorInfo, Variant, write_artifact
 from tilewright.artifact.manifest import DECISIONS, LIBRARY, MODEL, StoredWeight, numbered
 from tilewright.artifact.pool import Pool
 from tilewright.compiler import build_program, plan_module
@@ -45,11 +45,10 @@ def build_artifact(
     """
     with tempfile.TemporaryDirectory(prefix="tilewright-") as workdir:
         parts = Parts(settings, Path(workdir))
-        variants = tuple(map(parts.variant, modules))
+        step = parts.native(modules)
         names: dict[tuple[int | str, ...], str] = {}
-        inputs = merged([variant.inputs for variant in variants], dimensions or {}, names)
-        outputs = merged([variant.outputs for variant in variants], {}, names)
-        step = Step("native", tuple(x.name for x in inputs), tuple(x.name for x in outputs), variants)
+        inputs = merged([variant.inputs for variant in step.variants], dimensions or {}, names)
+        outputs = merged([variant.outputs for variant in step.variants], {}, names)
         return parts.write(path, name, inputs, outputs, (step,))
 
 
@@ -86,7 +85,12 @@ class Parts:
         self._requires: dict[str, None] = {}
         self._versions: dict[str, str] = {}
 
-    def variant(self, module: Module) -> Variant:
+    def native(self, modules: Sequence[Module]) -> Step:
+        """A step of one or several programs, which differ in their shapes only."""
+        variants = tuple(map(self._variant, modules))
+        return Step("native", modules[0].input_names, modules[0].output_names, variants)
+
+    def _variant(self, module: Module) -> Variant:
         """Plans and builds a legalised module, as one more program."""
         number = len(self._libraries)
         plan = plan_module(module, self._settings)
@@ -116,20 +120,32 @@ class Parts:
         Args:
             shapes: what its inputs may be.
         """
+        config = attrs.evolve(self._settings.config, target=str(self._settings.target), study=None)
+        model = self._model(source, shapes, plain(attrs.asdict(config)))
+        self._requires |= dict.fromkeys(("runtime", "compiler"))
+        return Step("specialise", *_names(source), model=model)
+
+    def reference(self, source: Source, inputs: tuple[TensorInfo, ...], nodes: tuple[Fallen, ...]) -> Step:
+        """A step that ONNX's reference evaluator runs.
+
+        Args:
+            nodes: what the model is made of.
+        """
+        model = self._model(source, (inputs,), {})
+        self._requires |= {"reference": None}
+        return Step("reference", *_names(source), model=model, nodes=nodes)
+
+    def _model(
+        self, source: Source, shapes: tuple[tuple[TensorInfo, ...], ...], config: Mapping[str, Any]
+    ) -> Model:
+        """Takes in a model and its weights."""
         section = numbered(MODEL, len(self._models))
         self._models[section] = stored(source)
         names = self.pool.add([_model_weight(name, array) for name, array in source.weights.items()])
         weights = {
             name: StoredWeight(names[name], dtypes.from_numpy(array.dtype)) for name, array in source.weights.items()
         }
-        config = attrs.evolve(self._settings.config, target=str(self._settings.target), study=None)
-        self._requires |= dict.fromkeys(("runtime", "compiler"))
-        return Step(
-            "specialise",
-            tuple(x.name for x in source.inputs),
-            tuple(x.name for x in source.proto.graph.output),
-            model=Model(section, shapes, weights, plain(attrs.asdict(config))),
-        )
+        return Model(section, shapes, weights, config)
 
     def write(
         self,
@@ -158,6 +174,10 @@ class Parts:
         return write_artifact(
             path, manifest, self._libraries, self.pool.weights, decisions=self._decisions, extra=self._models
         )
+
+
+def _names(source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return tuple(x.name for x in source.inputs), tuple(x.name for x in source.proto.graph.output)
 
 
 def _model_weight(name: str, array: Array) -> Weight:

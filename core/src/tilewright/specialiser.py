@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tilewright.api import compile_modules
+from tilewright.api import compile_modules, compile_parts
 from tilewright.artifact import Artifact, Model
-from tilewright.artifact.errors import damaged
 from tilewright.compiler import load_module
 from tilewright.config import load_config
 from tilewright.config.binding import bind
+from tilewright.errors import UnsupportedError
+from tilewright.frontend.partition import MOST_STEERING
 from tilewright.frontend.source import restored
 from tilewright.frontend.steering import specialised
-from tilewright.ir import dtypes
 from tilewright.ir.module import Module
+from tilewright.partitioned import partitioned
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.native import Array
 
@@ -27,14 +28,7 @@ class Specialiser:
     """
 
     def __init__(self, artifact: Artifact, model: Model, registry: Registry) -> None:
-        pool = artifact.weights()
-        try:
-            weights = {
-                name: pool[weight.stored].view(dtypes.to_numpy(weight.dtype)) for name, weight in model.weights.items()
-            }
-        except (KeyError, ValueError, TypeError) as error:
-            raise damaged(artifact.path, f"the weights of its model are not what it says ({error})") from error
-        self._source = restored(artifact.read(model.section), weights)
+        self._source = restored(*artifact.model(model))
         self._settings = bind(load_config(model.config), registry)
         self._name = artifact.manifest.model
         self._always: frozenset[str] | None = None
@@ -51,11 +45,23 @@ class Specialiser:
         """
         shapes = {name: array.shape for name, array in feeds.items()}
 
+        asked: Mapping[str, Array] = {}
+
         def loaded(bound: Mapping[str, Array]) -> Module:
+            nonlocal asked
+            asked = dict(bound)
             return load_module(self._source, self._settings, shapes, bind=bound)
 
         # What every program so far had to know need not be found out by trying.
-        module, values = specialised(loaded, feeds, self._always or ())
+        start = self._always or ()
+        try:
+            module, values = specialised(loaded, feeds, start, MOST_STEERING)
+        except UnsupportedError as error:
+            made = partitioned(self._source, self._settings, shapes, asked, error, jit=True)
+            if made is not None:
+                artifact, seconds = compile_parts(made, self._name, self._settings, cache=cache)
+                return tuple(name for name in feeds if name in asked), artifact, seconds
+            module, values = specialised(loaded, feeds, start)
         self._always = frozenset(values) if self._always is None else self._always & frozenset(values)
         bound = tuple(name for name in feeds if name in values)
         artifact, seconds = compile_modules([module], self._name, self._settings, cache=cache)

@@ -14,7 +14,6 @@ from tilewright.ir.choice import TileChoice
 from tilewright.ir.expr import Apply, Expr, Load
 from tilewright.ir.group import Cover, Group
 from tilewright.ir.module import Constant, Module
-from tilewright.ir.ops import HostOp, value
 from tilewright.ir.program import Program
 from tilewright.ir.serial import SerialError, dump, dump_all, dump_expr, load, load_all, load_expr
 from tilewright.planning.requests import Decision
@@ -50,12 +49,6 @@ def test_decisions_load_back() -> None:
     assert load(dump(made), Decision) == made
     odd = load(dump(Decision("s", "g", float("nan"))), Decision)
     assert odd.chosen != odd.chosen
-
-
-def test_bytes_of_host_operators_load_back() -> None:
-    x, y = value("x", "float32", [2]), value("y", "float32", [2])
-    group = Group("g", (HostOp("h", (x, None), (y,), b"\x00\xff", 17),), (y,))
-    assert load(dump(group), Group) == group
 
 
 def test_shared_expressions_are_written_once() -> None:

@@ -6,11 +6,12 @@ nothing.
 
 from tilewright.artifact.errors import ArtifactError, damaged
 from tilewright.artifact.file import Artifact, write_artifact
-from tilewright.artifact.manifest import Manifest, Model, Section, Step, TensorInfo, Variant
+from tilewright.artifact.manifest import Fallen, Manifest, Model, Section, Step, TensorInfo, Variant
 
 __all__ = [
     "Artifact",
     "ArtifactError",
+    "Fallen",
     "Manifest",
     "Model",
     "Section",

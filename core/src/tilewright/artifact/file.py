@@ -19,10 +19,11 @@ import attrs
 from tilewright.artifact import manifest as form
 from tilewright.artifact.archive import Member, Sink, add_member, read_members
 from tilewright.artifact.errors import ArtifactError, damaged
-from tilewright.artifact.manifest import Manifest, Section, Variant, parse_manifest
+from tilewright.artifact.manifest import Manifest, Model, Section, Variant, parse_manifest
 from tilewright.artifact.weights import map_weights, plan_weights
 from tilewright.config.structure import ConfigError, structure
 from tilewright.files import replacing
+from tilewright.ir import dtypes
 from tilewright.runtime.native import Array, Weight
 
 _CHUNK = 4 << 20
@@ -191,6 +192,17 @@ class Artifact:
         self._check(form.WEIGHTS)
         mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
         return map_weights(self.path, mapped, self._members[form.WEIGHTS])
+
+    def model(self, model: Model) -> tuple[bytes, Mapping[str, Array]]:
+        """A model that a step holds, without its weights, and those by ONNX name."""
+        pool = self.weights()
+        try:
+            weights = {
+                name: pool[weight.stored].view(dtypes.to_numpy(weight.dtype)) for name, weight in model.weights.items()
+            }
+        except (KeyError, ValueError, TypeError) as error:
+            raise damaged(self.path, f"the weights of its model are not what it says ({error})") from error
+        return self.read(model.section), weights
 
     @contextmanager
     def library(self, variant: Variant) -> Iterator[Path]:

@@ -19,7 +19,7 @@ from tilewright.ir import dtypes
 
 FORMAT = "tilewright-artifact"
 SCHEMA = 1
-KINDS = ("native", "specialise")
+KINDS = ("native", "specialise", "reference")
 """Kinds of steps."""
 
 MANIFEST = "manifest.json"
@@ -34,6 +34,8 @@ _LIMITS: Mapping[str, int] = {
     WEIGHTS: 256 << 30,
     DECISIONS: 256 << 20,
 }
+UNRANKED = ("…",)
+STRING = "string"
 _OTHER_LIMIT = 2 << 30
 _NUMBER = re.compile(r"-[0-9]+(?=\.)")
 
@@ -65,13 +67,32 @@ def _extent(instance: object, attribute: object, value: int | str) -> None:
 
 @frozen
 class TensorInfo:
-    """An input or output: its ONNX name, the IR's dtype, and its extents; a string is a symbol's name."""
+    """An input or output.
+
+    Args:
+        name: its ONNX name.
+        dtype: the IR's, or `string`.
+        shape: extents; a string is a symbol's name. `UNRANKED` where their number is not known.
+        form: what it is where it is no tensor, such as `sequence of float32[2]`; it has no dtype and no shape then.
+    """
 
     name: str
-    dtype: str = field(validator=in_(dtypes.STORED))
+    dtype: str = field(validator=in_((*dtypes.STORED, STRING, "")))
     shape: tuple[int | str, ...] = field(validator=deep_iterable(_extent, max_len(_MAX_RANK)))
+    form: str = "tensor"
+
+    def __attrs_post_init__(self) -> None:
+        if (self.form == "tensor") != bool(self.dtype):
+            raise ValueError("a tensor has a dtype, and nothing else has one")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is a tensor of numbers."""
+        return self.dtype not in ("", STRING)
 
     def __str__(self) -> str:
+        if self.form != "tensor":
+            return self.form
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
 
     def largest(self, symbols: Mapping[str, int]) -> int:
@@ -119,6 +140,7 @@ class Variant:
         known: set[str] = set()
         for what, tensors in (("input", self.inputs), ("output", self.outputs)):
             for info in tensors:
+                _check_plain(info)
                 used = {extent for extent in info.shape if isinstance(extent, str)}
                 if what == "input":
                     known |= used & self.symbols.keys()
@@ -138,7 +160,7 @@ class StoredWeight:
 
 @frozen
 class Model:
-    """A model, or a part of one, that is compiled when values of its inputs are known.
+    """A model, or a part of one, that is compiled when values of its inputs are known, or that ONNX's evaluator runs.
 
     Args:
         section: the section that holds it, an ONNX model without its weights.
@@ -158,16 +180,33 @@ class Model:
 
 
 @frozen
+class Fallen:
+    """A node that ONNX's reference evaluator runs.
+
+    Args:
+        node: how errors call it.
+        why: what keeps it from being compiled.
+        inner: the nodes of its graphs, which the evaluator runs too.
+    """
+
+    node: str
+    why: str
+    inner: tuple[str, ...] = ()
+
+
+@frozen
 class Step:
     """One step of running a program. It takes and gives values by name: the program's inputs, and what steps give.
 
     Args:
         kind: `native`: the variant whose shapes the inputs have is run. `specialise`: the model is compiled for the
-            shapes of its inputs and for the values of those that decide shapes, and the program is kept.
+            shapes of its inputs and for the values of those that decide shapes, and the program is kept. `reference`:
+            ONNX's reference evaluator runs the model.
         inputs: names of the values that it takes.
         outputs: names of the values that it gives.
         variants: of a native step; no two take inputs of equal shapes.
-        model: of a step that is specialised.
+        model: of any other step.
+        nodes: of a reference step: the nodes of its model, for people.
     """
 
     kind: str = field(validator=in_(KINDS))
@@ -175,10 +214,13 @@ class Step:
     outputs: tuple[str, ...]
     variants: tuple[Variant, ...] = ()
     model: Model | None = None
+    nodes: tuple[Fallen, ...] = ()
 
     def __attrs_post_init__(self) -> None:
-        if (self.kind == "native") != bool(self.variants) or (self.kind == "specialise") != (self.model is not None):
+        if (self.kind == "native") != bool(self.variants) or (self.kind == "native") != (self.model is None):
             raise ValueError(f"a step of kind {self.kind} has other parts than it should")
+        for info in (x for infos in self.shapes for x in infos if self.kind != "reference"):
+            _check_plain(info)
         if not self.shapes or any(tuple(x.name for x in infos) != self.inputs for infos in self.shapes):
             raise ValueError("the shapes of a step's inputs are in the order of the inputs")
         if any(tuple(x.name for x in variant.outputs) != self.outputs for variant in self.variants):
@@ -278,6 +320,11 @@ def _check_names(inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
         names = [info.name for info in tensors]
         if len(set(names)) < len(names):
             raise ValueError(f"two {what}s have one name: {', '.join(map(repr, names))}")
+
+
+def _check_plain(info: TensorInfo) -> None:
+    if not info.is_plain:
+        raise ValueError(f"{info.name!r} is no tensor of numbers, which alone a program takes and gives: {info}")
 
 
 def _takes(info: TensorInfo, given: Mapping[str, tuple[int, ...]]) -> bool:

@@ -12,6 +12,7 @@ _COMMANDS = {
     "compile": ("tilewright.cli.compile:command", "Compile an ONNX model to an artifact."),
     "run": ("tilewright.cli.run:command", "Run an artifact or a model."),
     "compare": ("tilewright.cli.compare:command", "Compare a compiled model with a reference."),
+    "check": ("tilewright.cli.check:command", "Say what would become of each node of a model."),
     "bench": ("tilewright.cli.bench:command", "Time models beside ONNX Runtime."),
     "inspect": ("tilewright.cli.inspect:command", "Show what is in an artifact, without loading code."),
     "explain": ("tilewright.cli.explain:command", "Show what each slot decided, and why."),

@@ -64,6 +64,7 @@ def compiled_artifact(
     no_cache: bool,
     strict: bool,
     bound: tuple[str, ...],
+    fallback: str | None,
     no_jit: bool,
     threads: int | None = None,
 ) -> tuple[Artifact, float | None]:
@@ -72,7 +73,7 @@ def compiled_artifact(
     `threads` is in the environment by now (see `threads_option`), where planning finds it.
     """
     with opened_model(model) as path:
-        settings = settings_for(target, config, strict=strict)
+        settings = settings_for(target, config, fallback, strict=strict)
         bind = read_arrays(bound, "--bind")
         return compile_artifact(path, settings, shapes=shapes, bind=bind, jit=not no_jit, cache=not no_cache)
 

@@ -11,14 +11,15 @@ import click
 from rich.console import Group
 from rich.text import Text
 
-from tilewright.artifact import Artifact
+from tilewright.artifact import Artifact, Fallen
 from tilewright.cli.base import Command, threads_option
 from tilewright.cli.options import compile_options, opened_model, refuse_for_artifact, value_options
 from tilewright.cli.output import Output, harmless, table
 from tilewright.cli.tensors import read_arrays
+from tilewright.errors import UnsupportedError
 
-ORDER = ("control_rewrite", "connect", "propose", "schedule", "control_place", "storage")
-"""The slots that decide, and the storage of values, in the order in which they do."""
+ORDER = ("fallback", "control_rewrite", "connect", "propose", "schedule", "control_place", "storage")
+"""What is decided, in that order: what falls back, the slots, the storage of values."""
 
 
 @click.command("explain", cls=Command)
@@ -54,14 +55,20 @@ def command(
 
 def _record(output: Output, file: str, **options: Any) -> tuple[Mapping[str, str], list[dict[str, Any]]]:
     """The value of each slot, and the decisions."""
+    from tilewright.cli.compile import compiled_artifact
     from tilewright.cli.run import is_artifact
 
     if is_artifact(file):
         refuse_for_artifact(file, **options)
         with Artifact(file) as artifact:
-            return artifact.manifest.slots, _numbered([artifact.decisions(x) for x in artifact.manifest.variants])
+            return _explained(artifact)
     with output.progress(f"planning {file}"):
-        return _planned(file, **options)
+        try:
+            return _planned(file, **options)
+        except UnsupportedError:  # not as a whole, so in parts, if at all
+            artifact, _ = compiled_artifact(file, **options)
+    with artifact:
+        return _explained(artifact)
 
 
 def _planned(
@@ -72,6 +79,7 @@ def _planned(
     shapes: dict[str, list[list[int]]],
     strict: bool,
     bound: tuple[str, ...],
+    fallback: str | None,
     **_: Any,
 ) -> tuple[Mapping[str, str], list[dict[str, Any]]]:
     """The same for a model, which needs no build and no cache."""
@@ -82,12 +90,32 @@ def _planned(
     from tilewright.frontend.source import read
 
     with opened_model(model) as path:
-        settings = settings_for(target, config, strict=strict)
+        settings = settings_for(target, config, fallback, strict=strict)
         source, bind = read(path), read_arrays(bound, "--bind")
         modules = [load_module(source, settings, one, bind=bind) for one in combinations(source.inputs, shapes)]
         plans = [plan_module(module, settings) for module in modules]
     decisions = _numbered([plain([*map(attrs.asdict, plan.decisions)]) for plan in plans])
     return {slot: record.name for slot, record in settings.slots.items()}, decisions
+
+
+def _explained(artifact: Artifact) -> tuple[Mapping[str, str], list[dict[str, Any]]]:
+    """The same for what is compiled, with what falls back first."""
+    manifest = artifact.manifest
+    fallen = [_fallen(node) for step in manifest.pipeline for node in step.nodes]
+    return manifest.slots, [*fallen, *_numbered([artifact.decisions(x) for x in manifest.variants])]
+
+
+def _fallen(node: Fallen) -> dict[str, Any]:
+    """A node that the reference evaluator runs, in the form of a decision."""
+    why = f"{node.why} It holds {', '.join(node.inner)}." if node.inner else node.why
+    return {
+        "slot": "fallback",
+        "subject": node.node,
+        "chosen": "reference",
+        "alternatives": [],
+        "costs": [],
+        "why": why,
+    }
 
 
 def _numbered(programs: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:

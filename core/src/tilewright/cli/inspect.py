@@ -31,6 +31,7 @@ def command(output: Output, file: Path) -> None:
     for place, step in enumerate(manifest.pipeline):
         fields |= {f"step {place}": f"{step.kind}: {', '.join(step.inputs)} → {', '.join(step.outputs)}"}
         fields |= {f"step {place}, program {n}": _program(variant) for n, variant in enumerate(step.variants)}
+        fields |= {f"step {place}, node {n}": f"{node.node}: {node.why}" for n, node in enumerate(step.nodes)}
     fields |= {f"slot {slot}": name for slot, name in manifest.slots.items()}
     fields |= {f"version of {name}": version for name, version in manifest.versions.items()}
     fields |= {

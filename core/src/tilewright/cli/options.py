@@ -68,6 +68,12 @@ value_options = _together(
         metavar="NAME=FILE",
         help="Fix an input to the array in a .npy, .npz or .pb file; may be repeated.",
     ),
+    click.option(
+        "--fallback",
+        type=click.Choice(["error", "reference"]),
+        help="What becomes of nodes that cannot be compiled; reference: ONNX's evaluator runs them, slowly "
+        "[default: the configuration's].",
+    ),
     click.option("--no-jit", is_flag=True, help="Refuse models that have to be compiled when they run."),
 )
 

@@ -20,6 +20,8 @@ from tilewright.runtime.native import Array
 from tilewright.runtime.random_feeds import random_feeds
 from tilewright.runtime.specialise import Jit
 
+_COLUMNS = ("name", "dtype", "shape", "min", "mean", "max", "not finite")
+
 
 @click.command("run", cls=Command)
 @click.argument("file", metavar="FILE")
@@ -66,7 +68,7 @@ def command(
             "saved": [str(path) for path in saved],
             **({"stats": counters} if stats else {}),
         },
-        table(list(data[0]) if data else ["name"], rows, right=("min", "mean", "max")),
+        table(_COLUMNS, rows, right=("min", "mean", "max")),
     )
     if stats and not output.json_mode:
         output.result(counters, lines({name.replace("_", " "): _short(value) for name, value in counters.items()}))
@@ -92,7 +94,13 @@ def is_artifact(file: str) -> bool:
         return False
 
 
-def _summary(name: str, array: Array) -> dict[str, object]:
+def _summary(name: str, found: Any) -> dict[str, object]:
+    if not isinstance(found, np.ndarray):
+        kind, shape = ("none", []) if found is None else ("sequence", [len(found)])
+        return dict.fromkeys(_COLUMNS) | {"name": name, "dtype": kind, "shape": shape}
+    if found.dtype == object:
+        return dict.fromkeys(_COLUMNS) | {"name": name, "dtype": "string", "shape": list(found.shape)}
+    array: Array = found
     numbers = array.astype(np.float64) if array.size else np.zeros(0)
     finite = numbers[np.isfinite(numbers)]
     return {
@@ -107,4 +115,4 @@ def _summary(name: str, array: Array) -> dict[str, object]:
 
 
 def _short(value: object) -> str:
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    return f"{value:.5g}" if isinstance(value, float) else "" if value is None else str(value)

@@ -10,15 +10,16 @@ from typing import Any
 
 import attrs
 
-from tilewright.config.schema import SCHEMA, Config
+from tilewright.config.schema import FALLBACKS, SCHEMA, Config
 from tilewright.config.structure import ConfigError, structure
+from tilewright.plugins.errors import unknown_name
 
 ConfigSource = str | os.PathLike[str] | Mapping[str, Any] | Config | None
 """What `config=` accepts: a path to a TOML file, a mapping of the same form, the object, or nothing."""
 
 
-def load_config(source: ConfigSource = None, *, target: str | None = None) -> Config:
-    """The configuration that `source` gives; `target`, when given, replaces its target.
+def load_config(source: ConfigSource = None, *, target: str | None = None, fallback: str | None = None) -> Config:
+    """The configuration that `source` gives; `target` and `fallback` replace its own where they are given.
 
     Raises:
         ConfigError: the file cannot be read, or it is not a configuration; names the key and suggests the
@@ -28,7 +29,11 @@ def load_config(source: ConfigSource = None, *, target: str | None = None) -> Co
         config = source
     else:
         config = structure(Config, load_mapping(source), "")
-    return config if target is None else attrs.evolve(config, target=target)
+    if fallback is not None and fallback not in FALLBACKS:
+        raise unknown_name("value of fallback", fallback, FALLBACKS)
+    if target is not None:
+        config = attrs.evolve(config, target=target)
+    return config if fallback is None else attrs.evolve(config, fallback=fallback)
 
 
 def load_mapping(source: str | os.PathLike[str] | Mapping[str, Any] | None) -> dict[str, Any]:

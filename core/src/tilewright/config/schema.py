@@ -18,6 +18,8 @@ from tilewright.plugins.records import POINTS, SLOTS
 SCHEMA = 1
 """Version of the configuration's form."""
 
+FALLBACKS = ("error", "reference")
+
 Scalar = bool | int | float | str
 
 
@@ -104,6 +106,7 @@ class Config:
         passes: third parties' passes.
         options: the options of the plugins, by the name they registered.
         verify: when the verifiers run.
+        fallback: what becomes of nodes that cannot be compiled: `error`, or `reference` for ONNX's reference evaluator.
         plugins: which plugins are left alone.
         study: the study that this file describes, if it is one.
     """
@@ -114,5 +117,6 @@ class Config:
     passes: Passes = Passes()
     options: Mapping[str, Mapping[str, Any]] = field(factory=dict)
     verify: Verify = Verify()
+    fallback: str = field(default="error", validator=in_(FALLBACKS))
     plugins: Plugins = Plugins()
     study: Study | None = None

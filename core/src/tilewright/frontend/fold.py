@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from tilewright.errors import InputError
+from tilewright.errors import InputError, UnsupportedError
+from tilewright.frontend.reference import ReferenceNode
 
 Array = npt.NDArray[Any]
 
@@ -40,23 +41,16 @@ def evaluate(
             if result is not None:
                 return [result]
         return _reference(node, inputs, opsets)
-    except NotImplementedError:
+    except (NotImplementedError, UnsupportedError):
         return None  # a function of ONNX's, which is expanded, or something rare
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         raise InputError(f"{what} cannot be evaluated on its constant inputs: {error}.", "Check the model.") from error
 
 
 def _reference(node: onnx.NodeProto, inputs: Sequence[Array | None], opsets: Mapping[str, int]) -> list[Array]:
-    from onnx.reference import ReferenceEvaluator
-    from onnx.reference.op_run import RuntimeContextError
-
-    try:
-        evaluator = ReferenceEvaluator(node, opsets=dict(opsets))
-    except RuntimeContextError as error:
-        raise NotImplementedError from error
-    feeds = {name: np.asarray(x) for name, x in zip(node.input, inputs, strict=True) if name and x is not None}
-    with np.errstate(all="ignore"):
-        return [np.asarray(x) for x in evaluator.run(None, feeds)]
+    feeds = {name: x for name, x in zip(node.input, inputs, strict=True) if name}
+    found = ReferenceNode(node, opsets).run(feeds)
+    return [np.asarray(x) for x in found.values()]
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

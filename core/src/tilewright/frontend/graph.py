@@ -82,7 +82,7 @@ class Importer:
         if not any(node.output):
             return
         domain = plain_domain(node.domain)
-        what = _describe(node, scope)
+        what = describe(node, scope)
         version = scope.opsets.get(domain)
         inputs = [self._input(name, scope, what) for name in node.input]
         local = self.functions.get((domain, node.op_type))
@@ -109,7 +109,7 @@ class Importer:
         if kinds is not None and self._fold(node, inputs, kinds, scope, what):
             return
         if not native:
-            types = [None if x is None else self._type_of(x) for x in inputs]
+            types = [None if x is None else self.type_of(x) for x in inputs]
             body = standard_body(schema, node, types, version)
             if body is not None:
                 self._call(node, body, inputs, scope, what)
@@ -237,7 +237,7 @@ class Importer:
         Args:
             assumed: contents of values that are not constants.
         """
-        types = {name: self._type_of(x) for name, x in zip(node.input, inputs, strict=True) if x is not None}
+        types = {name: self.type_of(x) for name, x in zip(node.input, inputs, strict=True) if x is not None}
         known = {}
         contents = [self._assumed(x, assumed or {}) for x in inputs]
         for name, data in zip(node.input, contents, strict=True):
@@ -298,7 +298,8 @@ class Importer:
 
         return deciding([x for x in inputs if x is not None and x.name not in self.constants and x.rank <= 1], decided)
 
-    def _type_of(self, x: Value) -> onnx.TypeProto:
+    def type_of(self, x: Value) -> onnx.TypeProto:
+        """The type of a value, as ONNX writes it."""
         found = self._types.get(x.name)
         if found is None:
             found = onnx.helper.make_tensor_type_proto(element_type(x.dtype), x.static_shape())
@@ -354,15 +355,17 @@ class Importer:
         used = names_used(function.node, function.output)
         inner = Scope(opsets, used, path, dict(zip(function.input, padded, strict=True)), given)
         self._calls.append(key)
-        for part in function.node:
-            self.add(part, inner)
-        self._calls.pop()
+        try:
+            for part in function.node:
+                self.add(part, inner)
+        finally:
+            self._calls.pop()
         for outside, inside in zip(node.output, function.output, strict=False):
             if outside:
                 scope.values[outside] = self._input(inside, inner, what)
 
 
-def _describe(node: onnx.NodeProto, scope: Scope) -> str:
+def describe(node: onnx.NodeProto, scope: Scope) -> str:
     """How errors call a node: type, name (or first output) and opset."""
     domain = plain_domain(node.domain)
     name = scope.path + (node.name or next((x for x in node.output if x), ""))

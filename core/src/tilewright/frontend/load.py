@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +99,7 @@ def _inputs(
     for info in declared:
         dtype, shape = typed[info.name]
         if info.name in bind:
-            array = np.asarray(bind[info.name])
-            if array.dtype != dtypes.to_numpy(dtype) or array.shape != shape:
-                raise InputError(
-                    f"Input {info.name!r} is {dtype} {list(shape)}; the value bound to it is "
-                    f"{array.dtype} {list(array.shape)}.",
-                    "Bind an array of the input's type.",
-                )
-            scope.values[info.name] = importer.constant(info.name, array)
+            scope.values[info.name] = importer.constant(info.name, bound(info.name, dtype, shape, bind[info.name]))
         else:
             params[info.name] = value(importer.names.fresh(info.name), dtype, list(shape))
             scope.values[info.name] = params[info.name]
@@ -114,6 +107,17 @@ def _inputs(
     for name, data in source.weights.items():
         scope.values[name] = importer.constant(name, np.asarray(bind.get(name, data)))
     return params
+
+
+def bound(name: str, dtype: str, shape: Sequence[int], given: object) -> npt.NDArray[Any]:
+    """The array that is bound to an input. Raises InputError when it is not of the input's type."""
+    array = np.asarray(given)
+    if array.dtype != dtypes.to_numpy(dtype) or array.shape != tuple(shape):
+        raise InputError(
+            f"Input {name!r} is {dtype} {list(shape)}; the value bound to it is {array.dtype} {list(array.shape)}.",
+            "Bind an array of the input's type.",
+        )
+    return array
 
 
 def _result(name: str, scope: Scope) -> Value:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,12 @@ def restored(data: bytes, weights: Mapping[str, Array]) -> Source:
         proto = onnx.ModelProto.FromString(data)
     except DecodeError as error:
         raise InputError(f"{what} cannot be read: {error}.", "Compile it again.") from None
-    _check(proto, weights, what)
+    typed = onnx.ModelProto()
+    typed.CopyFrom(proto)
+    for info in (*typed.graph.input, *typed.graph.output):
+        if info.type.WhichOneof("value") is None:
+            info.type.tensor_type.elem_type = onnx.TensorProto.FLOAT  # a part may have none, the checker wants one
+    _check(typed, weights, what)
     return Source(proto, weights, {plain_domain(x.domain): x.version for x in proto.opset_import}, None)
 
 
@@ -146,8 +151,9 @@ def _parse(
     """The model without weights, the weights, the folder of external data, and how errors call the model."""
     what, folder = "The model", None
     if isinstance(model, onnx.ModelProto):
-        weights = {t.name: to_array(t, None, _called(t, what)) for t in model.graph.initializer}
-        return _without_weights(model), weights, None, what
+        skeleton = _without_weights(model)
+        kept = _without_strings(skeleton, model.graph.initializer)
+        return skeleton, {t.name: to_array(t, None, _called(t, what)) for t in kept}, None, what
     if isinstance(model, bytes):
         data = memoryview(model)
     else:
@@ -163,10 +169,25 @@ def _parse(
             "Give a file that an ONNX exporter wrote.",
         )
     weights = {}
-    for weight in found:
+    numbers = {t.name for t in _without_strings(skeleton, [x.tensor for x in found])}
+    for weight in (x for x in found if x.tensor.name in numbers):
         raw = None if weight.length is None else data[weight.start : weight.start + weight.length]
         weights[weight.tensor.name] = to_array(weight.tensor, folder, _called(weight.tensor, what), raw)
     return skeleton, weights, folder, what
+
+
+def _without_strings(skeleton: onnx.ModelProto, initialisers: Iterable[onnx.TensorProto]) -> list[onnx.TensorProto]:
+    """The initialisers that are numbers. Those of strings become nodes of the model, for which there may be means."""
+    kept = []
+    for tensor in initialisers:
+        if tensor.data_type != onnx.TensorProto.STRING:
+            kept.append(tensor)
+            continue
+        node = onnx.helper.make_node("Constant", [], [tensor.name], name=tensor.name, value=tensor)
+        skeleton.graph.node.insert(0, node)
+        for position in reversed([n for n, x in enumerate(skeleton.graph.input) if x.name == tensor.name]):
+            del skeleton.graph.input[position]
+    return kept
 
 
 def _called(tensor: onnx.TensorProto, what: str) -> str:
@@ -224,6 +245,9 @@ def _check(skeleton: onnx.ModelProto, weights: Mapping[str, Array], what: str) -
         if name not in present:
             kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
             checked.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, array.shape))
+    for info in (*checked.graph.input, *checked.graph.output):
+        if info.type.HasField("tensor_type"):
+            info.type.tensor_type.shape.SetInParent()  # the checker wants one, which ONNX's text lets out
     try:
         onnx.checker.check_model(checked)
     except onnx.checker.ValidationError as error:

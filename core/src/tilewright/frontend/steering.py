@@ -42,7 +42,10 @@ class OpenRegion:
 
 
 def specialised(
-    compiled: Callable[[dict[str, Array]], T], feeds: Mapping[str, Array], start: Iterable[str] = ()
+    compiled: Callable[[dict[str, Array]], T],
+    feeds: Mapping[str, Array],
+    start: Iterable[str] = (),
+    most: int | None = None,
 ) -> tuple[T, dict[str, Array]]:
     """What `compiled` makes of as few bound inputs as it can, and those inputs.
 
@@ -50,6 +53,10 @@ def specialised(
         compiled: asked with more inputs as long as it raises a `SteeredError` that names others.
         feeds: values of all inputs.
         start: inputs to bind in any case.
+        most: elements up to which an input is bound.
+
+    Raises:
+        SteeredError: all that it names is bound, or is larger.
     """
     bound = {name: feeds[name] for name in start}
     while True:
@@ -57,7 +64,7 @@ def specialised(
             return compiled(bound), bound
         except SteeredError as error:
             more = {name: feeds[name] for name in error.inputs if name not in bound}
-            if not more:
+            if not more or (most is not None and any(x.size > most for x in more.values())):
                 raise
             bound |= more
 

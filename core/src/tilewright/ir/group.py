@@ -6,10 +6,10 @@ from typing import Literal
 
 import attrs
 
-from tilewright.ir.ops import Call, HostOp, If, Loop, Region, Routine, ScanOp, TensorOp, Value
+from tilewright.ir.ops import Call, If, Loop, Region, Routine, ScanOp, TensorOp, Value
 
 Level = Literal["register", "shared", "global"]
-KernelOp = TensorOp | ScanOp | Routine | HostOp
+KernelOp = TensorOp | ScanOp | Routine
 
 
 @attrs.frozen(cache_hash=True)

@@ -21,7 +21,6 @@ from tilewright.ir.ops import (
     Axis,
     Call,
     Combiner,
-    HostOp,
     If,
     Loop,
     OnnxNode,
@@ -218,9 +217,6 @@ class _Writer:
             case Routine():
                 attributes = ",".join(f"{name!r}={print_attribute(x)}" for name, x in op.attributes)
                 self.add("routine", repr(op.kind), attributes, str(op.parallel), self.expr(op.workspace))
-                self.io(*op.inputs, None, *op.outputs)
-            case HostOp():
-                self.add("host", op.node.hex(), str(op.opset))
                 self.io(*op.inputs, None, *op.outputs)
             case OnnxNode():
                 attributes = ",".join(f"{name!r}={print_attribute(x)}" for name, x in op.attributes)

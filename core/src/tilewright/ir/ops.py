@@ -244,18 +244,6 @@ class Routine:
 
 
 @attrs.frozen(cache_hash=True)
-class HostOp:
-    """An ONNX node left to ONNX's reference evaluator. Nothing makes one yet."""
-
-    name: str
-    inputs: tuple[Value | None, ...]
-    outputs: tuple[Value, ...]
-    node: bytes  # serialised NodeProto
-    opset: int
-    loc: Location = Location()
-
-
-@attrs.frozen(cache_hash=True)
 class OnnxNode:
     """An ONNX operator before legalisation. Attributes are Python values; tensors are `numpy.ndarray` by identity."""
 
@@ -328,7 +316,7 @@ class Call:
     loc: Location = Location()
 
 
-Op = TensorOp | ScanOp | Routine | HostOp | OnnxNode | Loop | If | Call
+Op = TensorOp | ScanOp | Routine | OnnxNode | Loop | If | Call
 
 
 @attrs.frozen(cache_hash=True)

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from tilewright.artifact.manifest import TensorInfo
+from tilewright.artifact.manifest import UNRANKED, TensorInfo
 from tilewright.errors import InputError, did_you_mean
 from tilewright.ir import dtypes
 from tilewright.runtime.native import Array
+from tilewright.runtime.values import prepare_value
 
 _HOST_DEVICES = (1, 3)  # DLPack: CPU, and host memory pinned for CUDA
 
@@ -23,8 +24,8 @@ def check_names(what: str, given: Sequence[str], declared: Sequence[TensorInfo])
             raise InputError(f"The model has no {what} named {name!r}.", did_you_mean(str(name), known, "It has"))
 
 
-def prepare(feeds: Mapping[str, object], inputs: Sequence[TensorInfo]) -> list[Array]:
-    """The arrays of `feeds` in the order of `inputs`.
+def prepare(feeds: Mapping[str, object], inputs: Sequence[TensorInfo]) -> list[Any]:
+    """The arrays (or other values, see `tilewright.runtime.values`) of `feeds` in the order of `inputs`.
 
     An array that is contiguous is passed on as it is, any other is copied.
 
@@ -40,7 +41,7 @@ def prepare(feeds: Mapping[str, object], inputs: Sequence[TensorInfo]) -> list[A
     if missing:
         names = ", ".join(map(repr, missing))
         raise InputError(f"The model needs the input{'s' * (len(missing) > 1)} {names}, and none was given.")
-    return [_prepare(info, feeds[info.name]) for info in inputs]
+    return [(_prepare if info.is_plain else prepare_value)(info, feeds[info.name]) for info in inputs]
 
 
 def _prepare(info: TensorInfo, given: object) -> Array:
@@ -67,6 +68,8 @@ def symbols_of(
     """
     symbols: dict[str, int] = {}
     for info, array in zip(inputs, arrays, strict=True):
+        if info.shape == UNRANKED:
+            continue
         if array.ndim != len(info.shape):
             raise _wrong_shape(info, array, f"it needs {len(info.shape)} dimensions")
         for axis, (extent, declared) in enumerate(zip(array.shape, info.shape, strict=True)):

@@ -118,6 +118,11 @@ def _starter(
                     f"{artifact.path} holds a model that is compiled when it runs, which --no-jit (jit=False) forbids.",
                     "Compile the model with --no-jit: that says which inputs to fix with --bind.",
                 )
+            case "reference":
+                # Only here, for it imports onnx.
+                from tilewright.runtime.reference import open_reference
+
+                return open_reference(step, artifact, stats)
         raise InternalError(f"a step of kind {step.kind}")
 
     return start

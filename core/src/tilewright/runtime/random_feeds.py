@@ -15,7 +15,7 @@ from tilewright.runtime.native import Array
 def random_feeds(
     inputs: Sequence[TensorInfo], seed: int = 0, symbols: Mapping[str, int] | None = None
 ) -> dict[str, Array]:
-    """An array for each input: floats standard normal, integers and booleans 0 or 1.
+    """An array for each input that is a tensor of numbers: floats standard normal, integers and booleans 0 or 1.
 
     Integers are that small because they may be indices into a table of unknown length.
 
@@ -30,7 +30,7 @@ def random_feeds(
     known = symbols or {}
     rng = np.random.default_rng(seed)
     feeds: dict[str, Array] = {}
-    for info in inputs:
+    for info in (x for x in inputs if x.is_plain):
         if unknown := [extent for extent in info.shape if isinstance(extent, str) and extent not in known]:
             raise InputError(
                 f"Input {info.name!r} is {info}, and nothing says what {unknown[0]!r} is.",

@@ -12,6 +12,7 @@ class Stats:
     Attributes:
         runs: calls of `Executable.run` that ended well.
         native_runs: runs of a native program; a run of a program with several native steps counts several.
+        reference_runs: runs of a step by ONNX's reference evaluator.
         loaded: native programs that were loaded.
         specialised: programs that were made for new shapes or values of inputs.
         hits: runs for which such a program was there.
@@ -21,6 +22,7 @@ class Stats:
 
     runs: int = 0
     native_runs: int = 0
+    reference_runs: int = 0
     loaded: int = 0
     specialised: int = 0
     hits: int = 0

@@ -8,6 +8,7 @@ from tilewright.api import compilation_key
 from tilewright.compiler import load_module, plan_module
 from tilewright.config import load_config
 from tilewright.config.binding import bind
+from tilewright.ir.keys import identity
 from tilewright.ir.serial import dump
 from tilewright.plugins.hookspecs import RECORD_HOOKS
 from tilewright.plugins.manager import Registry
@@ -45,6 +46,6 @@ def plan_without_and_with(name: str, model: str = "gpt", target: str = "cpu:x86-
         module = load_module(BUILDERS[model]().model, settings)
         program = plan_module(module, settings).program
         loaded = frozenset(info.name for info in registry.loaded)
-        return Planned(loaded, compilation_key([module], model, settings), dump(program))
+        return Planned(loaded, compilation_key([identity(module)], [model], settings), dump(program))
 
     return planned((name,)), planned(())

@@ -50,7 +50,7 @@ def legalize(module: Module, table: Table) -> Module:
     builder = Builder(names, constants)
     values: dict[str, Value] = {}
     try:
-        _legalize_ops(region.ops, table, builder, values)
+        legalize_ops(region.ops, table, builder, values)
     except NeededError as error:
         inputs = zip((x.name for x in region.params), module.input_names, strict=True)
         raise explained(error, region.ops, dict(inputs)) from None
@@ -69,7 +69,7 @@ def _defined(region: Region) -> Iterator[Value]:
             yield from _defined(inner)
 
 
-def _legalize_ops(ops: Sequence[Op], table: Table, builder: Builder, values: dict[str, Value]) -> None:
+def legalize_ops(ops: Sequence[Op], table: Table, builder: Builder, values: dict[str, Value]) -> None:
     """Appends to the builder what the operators become. `values` says what stands for a value of the nodes."""
 
     def of(x: Value) -> Value:
@@ -77,7 +77,7 @@ def _legalize_ops(ops: Sequence[Op], table: Table, builder: Builder, values: dic
 
     def inner(region: Region) -> Region:
         outside, builder.ops = builder.ops, []
-        _legalize_ops(region.ops, table, builder, values)
+        legalize_ops(region.ops, table, builder, values)
         results = _apart(region, values, builder)
         made, builder.ops = builder.ops, outside
         return live(Region(region.params, tuple(made), results))

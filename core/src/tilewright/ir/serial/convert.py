@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import inspect
 import types
 import typing
@@ -55,8 +53,6 @@ def _dump_any(value: Any) -> Any:
         case float():
             shown = dump_float(value)
             return shown if isinstance(shown, float) else {"$float": shown}
-        case bytes():
-            return {"$bytes": _dump_bytes(value)}
         case tuple():
             return {"$tuple": [_dump_any(x) for x in value]}
         case list():
@@ -80,20 +76,7 @@ def _load_any(data: Any) -> Any:
             return tuple(_load_any(x) for x in items)
         case {"$float": ("inf" | "-inf" | "nan") as shown, **rest} if not rest:
             return float(shown)
-        case {"$bytes": str(shown), **rest} if not rest:
-            return _load_bytes(shown)
     raise SerialError(f"unknown mark {marks[0]!r}")
-
-
-def _dump_bytes(value: bytes) -> str:
-    return base64.b64encode(value).decode("ascii")
-
-
-def _load_bytes(data: Any) -> bytes:
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, TypeError, ValueError) as error:
-        raise SerialError(f"base64 text is needed: {error}") from None
 
 
 def _dump_constant(constant: Constant) -> dict[str, Any]:
@@ -148,8 +131,6 @@ def _make() -> cattrs.Converter:
     converter.register_structure_hook_func(lambda cls: cls is Any, lambda data, _: _load_any(data))
     converter.register_unstructure_hook(Constant, _dump_constant)
     converter.register_structure_hook(Constant, _load_constant)
-    converter.register_unstructure_hook(bytes, _dump_bytes)
-    converter.register_structure_hook(bytes, lambda data, _: _load_bytes(data))
     converter.register_unstructure_hook(float, dump_float)
     converter.register_structure_hook(float, lambda data, _: load_float(data))
     converter.register_unstructure_hook(int, _dump_int)

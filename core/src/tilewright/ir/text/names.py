@@ -16,7 +16,7 @@ _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*")
 KEYWORDS = frozenset(
     [
         *("module", "symbol", "in", "const", "digest", "func", "return", "inputs", "outputs"),
-        *("tensor", "scan", "routine", "host", "onnx", "loop", "if", "else", "then", "call"),
+        *("tensor", "scan", "routine", "onnx", "loop", "if", "else", "then", "call"),
         *("for", "over", "reduce", "inplace", "body", "init", "step", "result", "write", "update", "base", "ordered"),
         *("by", "trip", "while", "carry", "parallel", "workspace", "opset", "combiner"),
         *("and", "or", "not", "inf", "nan", "true", "false", "none"),

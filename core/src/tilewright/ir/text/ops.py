@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -15,7 +14,6 @@ from tilewright.ir.ops import (
     Axis,
     Call,
     Combiner,
-    HostOp,
     If,
     Location,
     Loop,
@@ -68,10 +66,6 @@ def op_lines(op: Op) -> Iterator[str]:
                 extra += f" workspace {print_expr(op.workspace)}"
             call = f"{quote(op.kind)}({_inputs(op.inputs)}){_attributes(op.attributes)}"
             yield f"routine {quote(op.name)} = {call}{extra}{_results(op.outputs)}{comment(op.loc)}"
-        case HostOp():
-            node = base64.b64encode(op.node).decode("ascii")
-            call = f'"{node}"({_inputs(op.inputs)}) opset {op.opset}'
-            yield f"host {quote(op.name)} = {call}{_results(op.outputs)}{comment(op.loc)}"
         case OnnxNode():
             kind = f"{op.domain}.{op.op_type}" if op.domain else op.op_type
             call = f"{quote(kind)}({_inputs(op.inputs)}){_attributes(op.attributes)} opset {op.version}"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tilewright.ir import dtypes
 from tilewright.ir.expr import const
-from tilewright.ir.ops import Call, HostOp, If, Loop, Op, Region, Routine, Value
+from tilewright.ir.ops import Call, If, Loop, Op, Region, Routine, Value
 from tilewright.ir.text.lexer import Stream
 from tilewright.ir.text.parse_exprs import Names, read_expr
 from tilewright.ir.text.parse_tensors import TensorReader
@@ -44,7 +42,6 @@ class OpReader:
             "tensor": tensors.tensor,
             "scan": tensors.scan,
             "routine": self._routine,
-            "host": self._host,
             "call": self._call,
             "loop": self._loop,
             "if": self._if,
@@ -92,9 +89,6 @@ class OpReader:
             raise self.stream.fail("a value that is defined above", at)
         return self.values[name]
 
-    def _optional(self) -> Value | None:
-        return None if self.stream.accept("none") else self.value()
-
     def _results(self) -> tuple[Value, ...]:
         self.stream.expect("->")
         return self.declarations()
@@ -132,22 +126,6 @@ class OpReader:
             raise s.fail("the value of an attribute")
         text = s.advance().text
         return sign * (int(text) if text.isdigit() else float(text))
-
-    def _host(self, name: str) -> HostOp:
-        s = self.stream
-        s.expect("=")
-        at = s.token
-        if at.kind != "string":
-            raise s.fail("an ONNX node in base64")
-        try:
-            node = base64.b64decode(s.advance().text, validate=True)
-        except binascii.Error as error:
-            raise s.fail("an ONNX node in base64", at, str(error)) from None
-        s.expect("(")
-        inputs = s.items(")", self._optional)
-        s.expect("opset")
-        opset = s.integer("an opset version")
-        return HostOp(name, inputs, self._results(), node, opset)
 
     def _call(self, name: str) -> Call:
         self.stream.expect("=")

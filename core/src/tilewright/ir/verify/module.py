@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from tilewright.ir.bounds import Bounds
 from tilewright.ir.module import Module
-from tilewright.ir.ops import Call, HostOp, If, Loop, OnnxNode, Op, Region, Routine, ScanOp, TensorOp, Value
+from tilewright.ir.ops import Call, If, Loop, OnnxNode, Op, Region, Routine, ScanOp, TensorOp, Value
 from tilewright.ir.verify.exprs import ExprChecker, check_extent
 from tilewright.ir.verify.laws import Place, show
 from tilewright.ir.verify.operators import check_scan, check_tensor
@@ -119,7 +119,7 @@ class _Function:
                 self.region(op.orelse, scope, place.at("else"))
             case Call():
                 self._call(op, place)
-            case HostOp() | OnnxNode():
+            case OnnxNode():
                 pass  # ONNX's own checker knows their laws
 
     def _call(self, op: Call, place: Place) -> None:
@@ -199,6 +199,4 @@ def _agree(given: Sequence[Value], wanted: Sequence[Value], law: str, what: str,
 
 
 def _kind(op: Op) -> str:
-    return {"TensorOp": "tensor", "OnnxNode": "node", "HostOp": "host operator"}.get(
-        type(op).__name__, type(op).__name__.removesuffix("Op").lower()
-    )
+    return "node" if isinstance(op, OnnxNode) else type(op).__name__.removesuffix("Op").lower()

@@ -1,0 +1,277 @@
+"""What becomes of each node: the importer and the legalisation rules are asked, one node after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.inliner
+
+from tilewright.errors import InputError, SteeredError, UnsupportedError
+from tilewright.frontend.functions import names_used, plain_domain
+from tilewright.frontend.graph import Importer, describe
+from tilewright.frontend.legalize import Builder, Table
+from tilewright.frontend.legalize.legalizer import legalize_ops
+from tilewright.frontend.load import bound
+from tilewright.frontend.partition.meaning import without_meaning
+from tilewright.frontend.partition.types import Open, closed, described, dtype_in, inferred
+from tilewright.frontend.partition.verdict import Verdict
+from tilewright.frontend.reference import ReferenceNode, captured
+from tilewright.frontend.scope import Scope
+from tilewright.frontend.shapes import bind_inputs
+from tilewright.frontend.source import Source
+from tilewright.frontend.steering import NeededError, explained
+from tilewright.ir import dtypes
+from tilewright.ir.module import Constant
+from tilewright.ir.ops import Value, value
+
+Array = npt.NDArray[Any]
+
+MOST_STEERING = 256
+"""Elements up to which an input is taken for one that may steer shapes."""
+
+
+@attrs.frozen
+class Classification:
+    """What becomes of a model's nodes, and what is known of its values.
+
+    Args:
+        source: the model; its own functions are expanded.
+        verdicts: of each node that computes something, in their order.
+        types: of inputs and results, as far as they are known.
+        open: names of values that are not tensors of known shape and element type.
+        constants: results that are known already, and weights.
+        steerable: inputs that are small enough to be bound to their values.
+    """
+
+    source: Source
+    verdicts: tuple[Verdict, ...]
+    types: Mapping[str, onnx.TypeProto]
+    open: Mapping[str, Open]
+    constants: Mapping[str, Array]
+    steerable: frozenset[str]
+
+
+def classify(
+    source: Source,
+    table: Table,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    bind: Mapping[str, Array] | None = None,
+    *,
+    lenient: bool = False,
+) -> Classification:
+    """Asks about every node of a model. Nothing is compiled.
+
+    Args:
+        shapes, bind: as for `tilewright.frontend.load`.
+        lenient: whether shapes may be missing, and nodes may be wrong; verdicts say so then.
+
+    Raises:
+        InputError: an argument or, unless `lenient`, the model cannot be used.
+    """
+    return _Classifier(_inlined(source), table, lenient).run(shapes or {}, bind or {})
+
+
+def _inlined(source: Source) -> Source:
+    if not source.proto.functions:
+        return source
+    proto = onnx.inliner.inline_local_functions(source.proto)
+    opsets = {plain_domain(x.domain): x.version for x in proto.opset_import}
+    return attrs.evolve(source, proto=proto, opsets=opsets)
+
+
+class _Classifier:
+    def __init__(self, source: Source, table: Table, lenient: bool) -> None:
+        self.source, self.table, self.lenient = source, table, lenient
+        self.importer = Importer({}, table.covers, source.folder)
+        graph = source.proto.graph
+        self.scope = Scope(source.opsets, names_used(graph.node, (x.name for x in graph.output)))
+        self.open: dict[str, Open] = {}
+        self.steerable: set[str] = set()
+        self.builder = Builder(self.importer.names, {})
+        self.values: dict[str, Value] = {}  # what stands for the importer's values after legalisation
+        self._shown = 0  # how many of the importer's constants the builder knows
+
+    def run(self, shapes: Mapping[str, Sequence[int]], bind: Mapping[str, Array]) -> Classification:
+        self._inputs(shapes, bind)
+        verdicts = [self._node(x) for x in self.source.proto.graph.node if any(y in self.scope.used for y in x.output)]
+        names = [*self.scope.values, *self.open]
+        known = {name: self._constant(name) for name in names}
+        return Classification(
+            self.source,
+            tuple(verdicts),
+            self._types(names),
+            self.open,
+            {name: x for name, x in known.items() if x is not None},
+            frozenset(self.steerable),
+        )
+
+    # What is known of a name.
+
+    def _value(self, name: str) -> Value | None:
+        return self.scope.values.get(name)
+
+    def _constant(self, name: str) -> Array | None:
+        return self.importer.data(self._value(name))
+
+    def _types(self, names: Iterable[str]) -> dict[str, onnx.TypeProto]:
+        """The types of names, as far as they are known."""
+        found: dict[str, onnx.TypeProto] = {}
+        for name in names:
+            of, unknown = self._value(name), self.open.get(name)
+            if of is not None:
+                found[name] = self.importer.type_of(of)
+            elif unknown is not None and unknown.type is not None:
+                found[name] = unknown.type
+        return found
+
+    # Inputs.
+
+    def _inputs(self, shapes: Mapping[str, Sequence[int]], bind: Mapping[str, Array]) -> None:
+        weights = self.source.weights
+        declared = [x for x in self.source.proto.graph.input if x.name not in weights]
+        tensors = [x for x in declared if dtype_in(x.type) is not None]
+        opaque = {x.name for x in declared} - {x.name for x in tensors}
+        sizes = {**{name: list(np.shape(x)) for name, x in bind.items() if name not in weights}, **shapes}
+        given = {name: x for name, x in sizes.items() if name not in opaque}
+        if self.lenient:
+            known = [x for x in tensors if x.name in given]
+            tensors = [x for x in tensors if x.name in given or _has_size(x, known, given)]
+        typed = bind_inputs(tensors, given)
+        for info in declared:
+            if info.name in bind and info.name not in typed:
+                kind = described(info.type)
+                raise InputError(f"A value is bound to {info.name!r} ({kind}).", "Only tensors of numbers may be.")
+            if info.name in typed:
+                dtype, shape = typed[info.name]
+                if info.name in bind:
+                    array = bound(info.name, dtype, shape, bind[info.name])
+                    self.scope.values[info.name] = self.importer.constant(info.name, array)
+                    continue
+                made = value(self.importer.names.fresh(info.name), dtype, list(shape))
+                self.scope.values[info.name] = made
+                if len(shape) <= 1 and math.prod(shape) <= (1 if dtypes.is_float(dtype) else MOST_STEERING):
+                    self.steerable.add(info.name)
+            else:
+                self.open[info.name] = Open(info.type)
+        for name, data in weights.items():
+            self.scope.values[name] = self.importer.constant(name, np.asarray(bind.get(name, data)))
+
+    # Nodes.
+
+    def _node(self, node: onnx.NodeProto) -> Verdict:
+        what = describe(node, self.scope)
+        needed = list(dict.fromkeys(x for x in (*node.input, *sorted(captured(node))) if x))
+        missing = [x for x in needed if x in self.open]
+        verdict = self._opened(node, what, needed, missing) if missing else self._closed(node, what, needed)
+        if verdict.where == "reference":
+            try:
+                ReferenceNode(node, self.scope.opsets)
+            except UnsupportedError as error:
+                verdict = attrs.evolve(verdict, where="unsupported", why=f"{verdict.why} {error.message}")
+        self._define(node, needed)
+        return verdict
+
+    def _closed(self, node: onnx.NodeProto, what: str, needed: Sequence[str]) -> Verdict:
+        """A node of which every input is known."""
+        error = self._tried(node, needed, self.scope)
+        if error is None:
+            outputs = [x for x in node.output if x in self.scope.values]
+            known = all(self._constant(x) is not None for x in outputs)
+            return Verdict(node, what, "constant" if known else "native")
+        if not isinstance(error, UnsupportedError):
+            if not self.lenient:
+                raise error
+            return Verdict(node, what, "unsupported", error.message, error=error)
+        if isinstance(error, SteeredError):
+            return Verdict(node, what, "specialised", error.message, error.inputs, error=error)
+        return Verdict(node, what, "reference", error.message, error=error)
+
+    def _opened(self, node: onnx.NodeProto, what: str, needed: Sequence[str], missing: Sequence[str]) -> Verdict:
+        """A node that reads values of which not all is known; it is tried with what they might be."""
+        for name in missing:
+            if self.open[name].is_opaque:
+                kind = described(self.open[name].type)
+                error = UnsupportedError(f"{what} reads {name!r} ({kind}), which is no tensor of numbers.")
+                return Verdict(node, what, "reference", error.message, error=error)
+        names = self.importer.names
+        samples = {name: self.open[name].sample(names.fresh(name)) for name in missing}
+        tried: InputError | None = InputError("")
+        if all(x is not None for x in samples.values()):
+            values = {x: self.scope.values[x] for x in needed if x not in samples and x in self.scope.values}
+            inner = Scope(self.scope.opsets, self.scope.used, self.scope.path, {**values, **samples})
+            tried = self._tried(node, needed, inner)
+        steering: tuple[str, ...] = ()
+        match tried:
+            case None:
+                pass
+            case SteeredError():
+                steering = tried.inputs
+            case UnsupportedError():
+                return Verdict(node, what, "reference", tried.message, error=tried)
+            case _:  # the samples do not fit each other: what is known of the operator decides
+                strange = without_meaning(node, self.scope.opsets, self.table)
+                if strange is not None:
+                    error = UnsupportedError(f"{what} has no meaning in Tilewright yet ({strange}).")
+                    return Verdict(node, what, "reference", error.message, error=error)
+        shapes = ", ".join(repr(x) for x in missing)
+        error = UnsupportedError(
+            f"{what} reads {shapes}, whose shape only a run knows.",
+            "Compile without --no-jit (jit=False), so that the program is specialised when it runs.",
+        )
+        return Verdict(node, what, "specialised", error.message, steering, tuple(missing), error)
+
+    def _tried(self, node: onnx.NodeProto, needed: Sequence[str], scope: Scope) -> InputError | None:
+        """Imports and legalises a node; returns what is wrong with it.
+
+        Its outputs stay in the scope if it could be imported. A `SteeredError` names which of what it reads it needs.
+        """
+        importer, builder = self.importer, self.builder
+        given = {name: scope.values.get(name) for name in needed}
+        importer.inputs = {x.name: name for name, x in given.items() if x is not None and importer.data(x) is None}
+        try:
+            importer.add(node, scope)
+            for name, data in islice(importer.constants.items(), self._shown, None):
+                builder.constants[name] = Constant(data)
+            self._shown = len(importer.constants)
+            legalize_ops(importer.ops, self.table, builder, self.values)
+        except NeededError as error:
+            return explained(error, importer.ops, importer.inputs)
+        except InputError as error:
+            return error
+        finally:
+            importer.ops.clear()
+            builder.ops.clear()
+        return None
+
+    def _define(self, node: onnx.NodeProto, needed: Sequence[str]) -> None:
+        """Gives the outputs that the import did not define what onnx's inference knows of them."""
+        missing = [x for x in node.output if x and x in self.scope.used and x not in self.scope.values]
+        if not missing:
+            return
+        data = {x: self._constant(x) for x in node.input if x}
+        known = {x: y for x, y in data.items() if y is not None and y.ndim <= 1 and y.size <= MOST_STEERING}
+        types = inferred(node, self._types(needed), known, self.scope.opsets)
+        for name in missing:
+            made = closed(types.get(name), self.importer.names.fresh(name))
+            if made is not None:
+                self.scope.values[name] = made
+            else:
+                self.open[name] = Open(types.get(name))
+
+
+def _has_size(
+    info: onnx.ValueInfoProto, given: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[int]]
+) -> bool:
+    """Whether the shape of an input follows from its declaration and the given shapes of others."""
+    try:
+        bind_inputs([*given, info], shapes)
+    except InputError:
+        return False
+    return True

@@ -1,0 +1,167 @@
+"""A model that cannot be compiled as a whole: cut into parts, each of which becomes a step of the program."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import onnx
+
+from tilewright.artifact import Fallen, Manifest, Step, TensorInfo
+from tilewright.artifact.manifest import UNRANKED
+from tilewright.assemble import Parts
+from tilewright.compiler import load_module, rules_of
+from tilewright.config.binding import Settings
+from tilewright.errors import SteeredError, UnsupportedError
+from tilewright.frontend.partition import Classification, Part, Verdict, classify, cut
+from tilewright.frontend.partition.types import described, dtype_in
+from tilewright.frontend.source import Source, stored
+from tilewright.ir.keys import identity
+from tilewright.ir.module import Constant, Module
+from tilewright.runtime.native import Array
+
+_log = logging.getLogger(__name__)
+
+_ALLOW = 'Or let ONNX\'s reference evaluator run it, slowly: fallback = "reference" (--fallback reference).'
+
+
+@attrs.frozen
+class Partitioned:
+    """The parts of a model.
+
+    Args:
+        parts: in the order in which they run, each with its module if it is native.
+        inputs, outputs: of the model.
+    """
+
+    parts: tuple[tuple[Part, Module | None], ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+    @property
+    def fallen(self) -> tuple[Verdict, ...]:
+        """The nodes that the reference evaluator runs."""
+        return tuple(x for part, _ in self.parts if part.means == "reference" for x in part.verdicts)
+
+    @property
+    def names(self) -> list[object]:
+        """The names in the artifact that `identity` does not hold."""
+        parts = [(part.inputs, part.outputs) for part, _ in self.parts]
+        return [*parts, *((x.name, str(x)) for x in (*self.inputs, *self.outputs))]
+
+    def identity(self) -> list[str]:
+        """What the parts are, for the key of the cache."""
+        return [_digest(part.source) if module is None else identity(module) for part, module in self.parts]
+
+    def steps(self, into: Parts) -> tuple[Step, ...]:
+        """Builds the parts."""
+        return tuple(_step(part, module, into) for part, module in self.parts)
+
+
+def partitioned(
+    source: Source,
+    settings: Settings,
+    shapes: Mapping[str, Any],
+    bind: Mapping[str, Array],
+    error: UnsupportedError,
+    *,
+    jit: bool,
+) -> Partitioned | None:
+    """The parts of a model that cannot be compiled as it is.
+
+    Args:
+        error: why.
+        jit: whether parts may be compiled when the program runs.
+
+    Returns:
+        None when the whole of it is to be compiled when the program runs.
+
+    Raises:
+        UnsupportedError: a node cannot be compiled and may not fall back, or nothing runs it.
+    """
+    found = classify(source, rules_of(settings), shapes, bind)
+    _refuse(found.verdicts, settings.config.fallback, error)
+    parts = cut(found)
+    waiting = [x for part in parts if part.means == "specialise" for x in part.verdicts if x.error is not None]
+    if waiting and not jit:
+        raise error if isinstance(error, SteeredError) else waiting[0].error or error
+    if not any(x.means == "reference" for x in parts) and len(parts) < 2:
+        if isinstance(error, SteeredError):
+            return None
+        raise error
+    modules = [load_module(x.source, settings) if x.means == "native" else None for x in parts]
+    graph = found.source.proto.graph
+    taken = [x for x in graph.input if x.name not in found.constants]
+    made = Partitioned(
+        tuple(zip(parts, modules, strict=True)),
+        tuple(_info(found, x) for x in taken),
+        tuple(_info(found, x) for x in graph.output),
+    )
+    if made.fallen:
+        shown = "; ".join(f"{x.what}: {x.why}" for x in made.fallen)
+        _log.warning("ONNX's reference evaluator runs %d of the model's nodes: %s", len(made.fallen), shown)
+    return made
+
+
+def build_parts(made: Partitioned, name: str, settings: Settings, path: Path) -> Manifest:
+    """Builds the parts of a model, called `name`, and writes the artifact to `path`; no cache."""
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as workdir:
+        into = Parts(settings, Path(workdir))
+        steps = made.steps(into)
+        return into.write(path, name, made.inputs, made.outputs, steps)
+
+
+def _refuse(verdicts: Sequence[Verdict], fallback: str, error: UnsupportedError) -> None:
+    """Raises the error for what may not run, or cannot."""
+    for verdict in verdicts:
+        if verdict.where == "unsupported":
+            remedy = "" if verdict.error is None else verdict.error.remedy
+            raise UnsupportedError(f"{verdict.why}", remedy)
+        if verdict.where == "reference" and fallback != "reference":
+            found = error if isinstance(verdict.error, SteeredError | None) else verdict.error
+            raise UnsupportedError(found.message, f"{found.remedy} {_ALLOW}".lstrip())
+
+
+def _step(part: Part, module: Module | None, into: Parts) -> Step:
+    if module is not None:
+        return into.native([module])
+    inputs = tuple(_part_info(x) for x in part.source.proto.graph.input)
+    if part.means == "specialise":
+        return into.model(part.source, (inputs,))
+    nodes = tuple(Fallen(x.what, x.why, x.inner) for x in part.verdicts)
+    return into.reference(part.source, inputs, nodes)
+
+
+def _digest(source: Source) -> str:
+    digest = hashlib.sha256(stored(source))
+    for name, array in sorted(source.weights.items()):
+        digest.update(f"{name!r} {Constant(array).digest}".encode())
+    return digest.hexdigest()
+
+
+def _info(found: Classification, info: onnx.ValueInfoProto) -> TensorInfo:
+    return tensor_info(info.name, found.types.get(info.name))
+
+
+def _part_info(info: onnx.ValueInfoProto) -> TensorInfo:
+    return tensor_info(info.name, info.type if info.HasField("type") else None)
+
+
+def tensor_info(name: str, kind: onnx.TypeProto | None) -> TensorInfo:
+    """What a program says about an input or output of a type; an extent that is not known gets a name."""
+    if kind is None or not kind.HasField("tensor_type"):
+        return TensorInfo(name, "", (), described(kind))
+    tensor = kind.tensor_type
+    dtype = "string" if tensor.elem_type == onnx.TensorProto.STRING else dtype_in(kind)
+    if dtype is None:
+        return TensorInfo(name, "", (), described(kind))
+    if not tensor.HasField("shape"):
+        return TensorInfo(name, dtype, UNRANKED)
+    dims = enumerate(tensor.shape.dim)
+    shape = tuple(x.dim_value if x.HasField("dim_value") else x.dim_param or f"{name}.{axis}" for axis, x in dims)
+    return TensorInfo(name, dtype, shape)
