@@ -25,7 +25,7 @@ def check_names(what: str, given: Sequence[str], declared: Sequence[TensorInfo])
 
 
 def prepare(feeds: Mapping[str, object], inputs: Sequence[TensorInfo]) -> list[Any]:
-    """The arrays (or other values, see `tilewright.runtime.values`) of `feeds` in the order of `inputs`.
+    """The arrays (or other values, see `tilewright.values`) of `feeds` in the order of `inputs`.
 
     An array that is contiguous is passed on as it is, any other is copied.
 

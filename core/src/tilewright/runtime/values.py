@@ -1,8 +1,4 @@
-"""Values that need not be tensors of numbers: strings, sequences, optionals.
-
-They have one form everywhere: an array, whose elements are `str` objects where it holds strings; a list of values for a
-sequence; None for an optional that is empty.
-"""
+"""What is given for inputs that are no tensors of numbers. `tilewright.values` says which form such values have."""
 
 from __future__ import annotations
 
@@ -12,18 +8,7 @@ import numpy as np
 
 from tilewright.artifact.manifest import TensorInfo
 from tilewright.errors import InputError
-
-
-def normal(found: Any) -> Any:
-    """A value in its one form; arrays are contiguous."""
-    if found is None:
-        return None
-    if isinstance(found, list | tuple):
-        return [normal(x) for x in found]
-    array = np.asarray(found)
-    if array.dtype.kind in "UT":
-        return array.astype(object)
-    return array if array.flags.c_contiguous else array.copy(order="C")
+from tilewright.values import normal
 
 
 def prepare_value(info: TensorInfo, given: Any) -> Any:
