@@ -104,6 +104,7 @@ def compile_artifact(
         InputError: as for `compile`.
     """
     start = time.perf_counter()
+    settings = attrs.evolve(settings, keep_trials=cache)
     name = _name(model)
     source = read(os.fspath(model) if isinstance(model, os.PathLike) else model)
     wanted = combinations(source.inputs, shapes or {})

@@ -1,4 +1,4 @@
-"""The cache of compiled programs: private, locked, bounded, and rebuilt where it is damaged.
+"""The cache of compiled programs and of trials: private, locked, bounded, and rebuilt where it is damaged.
 
 It lies in `TILEWRIGHT_CACHE`, or else in the user's cache folder. An entry is one file named by the hash of
 everything that its contents depend on, so an entry is never out of date; it is only ever missing.
@@ -100,7 +100,7 @@ class Cache:
                 f"Run chmod 700 {self.folder}, or: {_ELSEWHERE}",
             )
 
-    def fetch(self, key: str, build: Callable[[Path], None], load: Callable[[Path], _T]) -> _T:
+    def fetch(self, key: str, build: Callable[[Path], object], load: Callable[[Path], _T]) -> _T:
         """What `load` makes of the entry `key`, which `build` writes first if it is missing or damaged.
 
         Two processes that want one key build it once.
@@ -111,27 +111,47 @@ class Cache:
             load: reads and checks it; an `ArtifactError` from it says that the entry is damaged.
         """
         with self._locked(_place(key)):
-            path = self.folder / key
-            if path.exists():
-                try:
-                    loaded = load(path)
-                except ArtifactError as error:
-                    _log.warning("A cache entry is built again: %s", error.message)
-                    path.unlink(missing_ok=True)
-                else:
-                    _log.debug("cache entry %s is used", key[:12])
-                    os.utime(path)
-                    return loaded
-            _log.debug("cache entry %s is made", key[:12])
-            partial = self.folder / f".{key}.{os.getpid()}.partial"
-            try:
-                build(partial)
-                partial.replace(path)
-            finally:
-                partial.unlink(missing_ok=True)
-            loaded = load(path)
+            loaded = self._loaded(key, load)
+            if loaded is not None:
+                return loaded
+            self._write(key, build)
+            loaded = load(self.folder / key)
         self._evict(keep=key)
         return loaded
+
+    def find(self, key: str, load: Callable[[Path], _T]) -> _T | None:
+        """What `load` makes of the entry `key`, or None where it is missing, or damaged and therefore removed."""
+        with self._locked(_place(key)):
+            return self._loaded(key, load)
+
+    def put(self, key: str, build: Callable[[Path], object]) -> None:
+        """Writes the entry `key` by `build`, which is given the path to write to."""
+        with self._locked(_place(key)):
+            self._write(key, build)
+        self._evict(keep=key)
+
+    def _loaded(self, key: str, load: Callable[[Path], _T]) -> _T | None:
+        path = self.folder / key
+        if not path.exists():
+            return None
+        try:
+            loaded = load(path)
+        except ArtifactError as error:
+            _log.warning("A cache entry is built again: %s", error.message)
+            path.unlink(missing_ok=True)
+            return None
+        _log.debug("cache entry %s is used", key[:12])
+        os.utime(path)
+        return loaded
+
+    def _write(self, key: str, build: Callable[[Path], object]) -> None:
+        _log.debug("cache entry %s is made", key[:12])
+        partial = self.folder / f".{key}.{os.getpid()}.partial"
+        try:
+            build(partial)
+            partial.replace(self.folder / key)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def entries(self) -> list[CacheEntry]:
         """All entries, the one used last first."""

@@ -31,6 +31,7 @@ from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import Backend, DeviceEntry, Legalization, RecipeEntry
 from tilewright.recipes import Match, Recipe
 from tilewright.runtime.native import BuildOutput
+from tilewright.trials import CachedTrials
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -173,6 +174,7 @@ def plan_module(module: Module, settings: Settings, clock: Clock | None = None) 
     session = Session(
         str(settings.target), device, recipes, services, frozenset(module.constants), settings.runnable_passes()
     )
+    session.trials = CachedTrials(settings, device) if settings.keep_trials else None
     session.verify_stages = settings.config.verify.level == "every-stage"
     if session.verify_stages:
         with clock.stage("verify"):

@@ -78,11 +78,12 @@ def _planned(
     config: str | None,
     shapes: dict[str, list[list[int]]],
     strict: bool,
+    no_cache: bool,
     bound: tuple[str, ...],
     fallback: str | None,
     **_: Any,
 ) -> tuple[Mapping[str, str], list[dict[str, Any]]]:
-    """The same for a model, which needs no build and no cache."""
+    """The same for a model, which needs no build."""
     from tilewright.api import settings_for
     from tilewright.assemble import plain
     from tilewright.compiler import load_module, plan_module
@@ -90,7 +91,7 @@ def _planned(
     from tilewright.frontend.source import read
 
     with opened_model(model) as path:
-        settings = settings_for(target, config, fallback, strict=strict)
+        settings = attrs.evolve(settings_for(target, config, fallback, strict=strict), keep_trials=not no_cache)
         source, bind = read(path), read_arrays(bound, "--bind")
         modules = [load_module(source, settings, one, bind=bind) for one in combinations(source.inputs, shapes)]
         plans = [plan_module(module, settings) for module in modules]

@@ -36,6 +36,7 @@ class Settings:
         slots: the record that fills each slot; every slot is there.
         passes: the records of the passes at each point that has any, in running order.
         registry: where the names were found.
+        keep_trials: whether what trials find out is looked up in the user's cache, and kept there.
     """
 
     config: Config
@@ -43,6 +44,7 @@ class Settings:
     slots: Mapping[str, SlotValue]
     passes: Mapping[str, tuple[Pass, ...]]
     registry: Registry = field(eq=False, repr=False)
+    keep_trials: bool = False
 
     def options(self, name: str) -> Any:
         """The options that a plugin registered as `name`: an instance of its class, as configured.

@@ -57,6 +57,7 @@ class Session:
         self.table = KernelTable()
         self.aliases: dict[str, str] = {}
         self.trial_limits = trial.Limits()
+        self.trials: trial.Store | None = None
         self.verify_stages = False
         self._passes = passes or {}
         self._services = dict(services)
@@ -154,21 +155,28 @@ class Session:
 
     def build(self, group: Group, choices: Sequence[TileChoice]) -> list[CodeFacts | Failure]:
         """Compiles choices for a group in an isolated worker; needs no device. Each is compiled once."""
-        return self._try("build", group, choices, trial.build)
+        return self._try(trial.BUILD, group, choices)
 
     def measure(self, group: Group, choices: Sequence[TileChoice]) -> list[Samples | Failure]:
         """Runs choices for a group on random operands in an isolated worker. Each is run once."""
-        return self._try("measure", group, choices, trial.measure)
+        return self._try(trial.MEASURE, group, choices)
 
-    def _try(
-        self, kind: str, group: Group, choices: Sequence[TileChoice], run: Callable[..., list[_T | Failure]]
-    ) -> list[_T | Failure]:
+    def _try(self, kind: trial.Kind[_T], group: Group, choices: Sequence[TileChoice]) -> list[_T | Failure]:
+        """What is known in this session, or else in the store, or else from a worker, which is then kept in both."""
         key = self.canonical(group).key
-        known: dict[tuple[object, ...], _T | Failure] = self.analysis(kind, key, dict)
+        known: dict[tuple[object, ...], _T | Failure] = self.analysis(kind.name, key, dict)
+        for choice in choices:
+            if (choice.recipe, choice.params) not in known and self.trials is not None:
+                stored = self.trials.find(kind.name, key, choice)
+                if stored is not None:
+                    known[choice.recipe, choice.params] = kind.result(stored)
         new = [c for c in choices if (c.recipe, c.params) not in known]
-        if new:
-            answers = run(self.target, group, new, self.constants, self.trial_limits)
-            known.update({(c.recipe, c.params): a for c, a in zip(new, answers, strict=True)})
+        answers = trial.ask(kind.name, self.target, group, new, self.constants, self.trial_limits) if new else []
+        for choice, answer in zip(new, answers, strict=True):
+            failed = isinstance(answer, Failure)
+            known[choice.recipe, choice.params] = answer if failed else kind.result(answer)
+            if self.trials is not None and not failed:
+                self.trials.keep(kind.name, key, choice, answer)
         return [known[c.recipe, c.params] for c in choices]
 
     def matches(self, group: Group) -> tuple[Match, ...]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 import numpy as np
@@ -22,6 +22,8 @@ from tilewright.planning.schedule.one_kernel import launch_of
 from tilewright.planning.storage import allocate
 from tilewright.views.kernel import normalise
 from tilewright.workers import Worker, WorkerError
+
+T = TypeVar("T")
 
 _WORKER = "tilewright.runtime.trial:start"
 
@@ -72,34 +74,48 @@ class Limits:
     memory: int | None = 8 << 30
 
 
-def build(
-    target: str, group: Group, choices: Sequence[TileChoice], constants: frozenset[str], limits: Limits = Limits()
-) -> list[CodeFacts | Failure]:
-    """Compiles each choice for a group; needs no device. The answers are in the order of the choices.
+@attrs.frozen
+class Kind(Generic[T]):
+    """One kind of trial: what the worker is asked to do, and what becomes of its answer."""
+
+    name: str
+    result: Callable[[Mapping[str, Any]], T]
+
+
+BUILD = Kind("build", lambda answer: CodeFacts(**answer))
+"""Compiles a choice; needs no device."""
+
+MEASURE = Kind("measure", lambda answer: Samples(tuple(answer["seconds"])))
+"""Compiles a choice and runs it on random operands."""
+
+
+class Store(Protocol):
+    """Where results outlive the session. Failures are not kept: they may be the moment's."""
+
+    def find(self, kind: str, group: str, choice: TileChoice) -> Mapping[str, Any] | None:
+        """The worker's answer for a choice for the group of a structural key, if it is known."""
+
+    def keep(self, kind: str, group: str, choice: TileChoice, result: Mapping[str, Any]) -> None:
+        """Stores the worker's answer."""
+
+
+def ask(
+    action: str,
+    target: str,
+    group: Group,
+    choices: Sequence[TileChoice],
+    constants: frozenset[str],
+    limits: Limits = Limits(),
+) -> list[Any]:
+    """The worker's answer for each choice, in their order, or a `Failure`.
+
+    A worker that dies or hangs costs one choice; the next gets a fresh one.
 
     Args:
+        action: name of a `Kind`.
         target: canonical target string.
         constants: names of the values known at compile time.
     """
-    return [_code_facts(x) for x in _ask("build", target, group, choices, constants, limits)]
-
-
-def measure(
-    target: str, group: Group, choices: Sequence[TileChoice], constants: frozenset[str], limits: Limits = Limits()
-) -> list[Samples | Failure]:
-    """Compiles and runs each choice on random operands. Arguments as for `build`; a failure is in the list as such."""
-    answers = _ask("measure", target, group, choices, constants, limits)
-    return [x if isinstance(x, Failure) else Samples(tuple(x["seconds"])) for x in answers]
-
-
-def _code_facts(answer: Any) -> CodeFacts | Failure:
-    return answer if isinstance(answer, Failure) else CodeFacts(**answer)
-
-
-def _ask(
-    action: str, target: str, group: Group, choices: Sequence[TileChoice], constants: frozenset[str], limits: Limits
-) -> list[Any]:
-    """One answer per choice. A worker that dies or hangs costs one choice; the next gets a fresh one."""
     argument = {"target": target, "group": serial.dump(group), "constants": sorted(constants)}
     answers: list[Any] = []
     worker: Worker | None = None

@@ -1,0 +1,142 @@
+"""Trials of a planner: compiled and measured in workers, once, also across sessions, and failures not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from tilewright.api import compile_artifact, settings_for
+from tilewright.compiler import load_module, plan_module
+from tilewright.config.binding import Settings
+from tilewright.planning import trial
+from tilewright.planning.session import Session
+from tilewright.planning.trial import CodeFacts, Failure, Samples
+from tilewright.trials import CachedTrials
+
+Plan = Callable[..., list[Any]]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was asked of workers, a word per choice."""
+    words: list[str] = []
+
+    def ask(action: str, target: str, group: Any, choices: Any, *rest: Any) -> list[Any]:
+        words.extend([action] * len(choices))
+        return real(action, target, group, choices, *rest)
+
+    real = trial.ask
+    monkeypatch.setattr(trial, "ask", ask)
+    return words
+
+
+@pytest.fixture
+def plan(dense: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Plan]:
+    """Plans the model with a connector that tries two choices for the first group, and gives what it was told."""
+    service = Settings.service
+
+    def call(kind: str, target: str = "cpu", stored: bool = True, **config: Any) -> list[Any]:
+        told: list[Any] = []
+
+        def trying(self: Settings, slot: str) -> Any:
+            inner = service(self, slot)
+            if slot != "connect":
+                return inner
+
+            def connect(region: Any, request: Any) -> Any:
+                cover = inner(region, request)
+                session: Session = request.session
+                group = cover.groups[0]
+                told.extend(getattr(session, kind)(group, session.propose(group)[:2]))
+                return cover
+
+            return connect
+
+        monkeypatch.setattr(Settings, "service", trying)
+        settings = settings_for(target, config)
+        module = load_module(str(dense), settings)
+        plan_module(module, attrs.evolve(settings, keep_trials=stored))
+        return told
+
+    yield call
+    monkeypatch.setattr(Settings, "service", service)
+
+
+def entries(cache: Path) -> list[Path]:
+    return [path for path in cache.iterdir() if len(path.name) == 64] if cache.exists() else []
+
+
+def test_a_trial_is_built_once_for_all_sessions(plan: Plan, cache: Path, asked: list[str]) -> None:
+    first = plan("build")
+    assert all(isinstance(facts, CodeFacts) and facts.seconds > 0 for facts in first)
+    assert asked == ["build", "build"]
+    assert len(entries(cache)) == 2
+    assert plan("build") == first
+    assert asked == ["build", "build"]
+    # Another target is another question, and without the store everything is.
+    plan("build", target="cpu:x86-64-v2")
+    assert len(asked) == 4
+    plan("build", stored=False)
+    assert len(asked) == 6
+
+
+def test_a_measurement_belongs_to_its_machine_and_threads(
+    plan: Plan, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TILEWRIGHT_NUM_THREADS", "1")
+    first = plan("measure")
+    assert all(isinstance(samples, Samples) and samples.median > 0 for samples in first)
+    assert plan("measure") == first
+    assert asked == ["measure", "measure"]
+    monkeypatch.setenv("TILEWRIGHT_NUM_THREADS", "2")
+    plan("measure")
+    assert len(asked) == 4
+    monkeypatch.setattr("platform.node", lambda: "another")
+    plan("measure")
+    assert len(asked) == 6
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "other"])
+def test_a_damaged_result_is_found_out_again(
+    plan: Plan, cache: Path, asked: list[str], caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
+    first = plan("build")
+    for path in entries(cache):
+        data = path.read_bytes()
+        path.write_bytes({"cut": data[:-9], "changed": data.replace(b"seconds", b"secands"), "other": b"[1]"}[damage])
+    second = plan("build")
+    assert asked == ["build"] * 4
+    assert [attrs.evolve(x, seconds=0) for x in first] == [attrs.evolve(x, seconds=0) for x in second]
+    assert "damaged" in caplog.text
+    plan("build")
+    assert asked == ["build"] * 4
+
+
+def test_a_failure_is_not_kept(plan: Plan, cache: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken:
+        broken.setenv("CC", "/no/such/compiler")
+        assert all(isinstance(x, Failure) and "/no/such/compiler" in x.reason for x in plan("build"))
+    assert not entries(cache)
+    assert all(isinstance(x, CodeFacts) for x in plan("build"))
+    assert asked == ["build"] * 4
+
+
+def test_compiling_keeps_trials_unless_the_cache_is_off(
+    dense: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def connect(self: Session, region: Any) -> Any:
+        seen.append(self.trials)
+        return real(self, region)
+
+    real = Session.connect
+    monkeypatch.setattr(Session, "connect", connect)
+    for use in (True, False):
+        artifact, _ = compile_artifact(str(dense), settings_for("cpu", None), cache=use)
+        artifact.close()
+    assert [type(x) for x in seen] == [CachedTrials, type(None)]
