@@ -66,10 +66,14 @@ class Failure:
 
 @attrs.frozen
 class Limits:
-    """What one trial may use: seconds, and bytes of memory of its process."""
+    """What one trial may use: seconds, bytes of memory of its process, and worker threads.
+
+    By default the threads are those of `tilewright.threads.thread_count`.
+    """
 
     seconds: float = 120.0
     memory: int | None = 8 << 30
+    threads: int | None = None
 
 
 def build(
@@ -100,7 +104,12 @@ def _ask(
     action: str, target: str, group: Group, choices: Sequence[TileChoice], constants: frozenset[str], limits: Limits
 ) -> list[Any]:
     """One answer per choice. A worker that dies or hangs costs one choice; the next gets a fresh one."""
-    argument = {"target": target, "group": serial.dump(group), "constants": sorted(constants)}
+    argument = {
+        "target": target,
+        "group": serial.dump(group),
+        "constants": sorted(constants),
+        "threads": limits.threads,
+    }
     answers: list[Any] = []
     worker: Worker | None = None
     try:
