@@ -12,7 +12,7 @@ import sys
 from tilewright.bench.measure import Measured
 from tilewright.bench.run import OURS, Compilation, ModelResult, bench_model
 from tilewright.errors import TilewrightError
-from tilewright.runtime.threads import thread_count
+from tilewright.threads import thread_count
 
 REFERENCE = "onnxruntime"
 

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -18,8 +17,10 @@ import tvm_ffi
 from onnx import TensorProto, helper
 
 import tilewright
+from tilewright.artifact import Artifact
 from tilewright.runtime.executable import Executable
 from tilewright_backends import runners
+from tilewright_backends.load import load_cpu
 
 X = np.random.default_rng(0).standard_normal((64, 300)).astype(np.float32)
 SUMS = X.sum(axis=1, dtype=np.float64)
@@ -141,17 +142,24 @@ def test_an_interrupt_ends_the_waiting_and_the_next_run_is_right(path: Path) -> 
         time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGINT)
 
-    with tilewright.load(path, threads=2) as program:
-        assert agrees(program)
-        native: Any = program._native
-        killer = threading.Thread(target=interrupt)
-        killer.start()
-        begin = time.monotonic()
-        with pytest.raises(KeyboardInterrupt):
-            native.measure(300_000)
-        assert time.monotonic() - begin < 2
-        killer.join()
-        assert agrees(program)
+    with Artifact(path) as artifact:
+        (variant,) = artifact.manifest.variants
+        with artifact.library(variant) as library:
+            native = load_cpu(library, {}, variant.data, target=artifact.manifest.target, threads=2)
+    sums = np.zeros(64, np.float32)
+    native.run([X], [sums])
+    killer = threading.Thread(target=interrupt)
+    killer.start()
+    with pytest.raises(KeyboardInterrupt):
+        native.measure(300_000)
+    assert runners._busy
+    killer.join()
+    again = np.zeros(64, np.float32)
+    native.run([X], [again])
+    native.close()
+    assert not runners._busy
+    for found in (sums, again):
+        np.testing.assert_allclose(found, SUMS, rtol=1e-5, atol=1e-4)
 
 
 ENDLESS = """

@@ -36,7 +36,7 @@ def resolve(device: str) -> str:
 
 
 def model(name: str) -> DeviceModel:
-    """The device model of a CPU. Caches and threads are those of this machine."""
+    """The device model of a CPU of one core. Caches are those of this machine."""
     from tilewright_backends.build.llvm import cpu_features
 
     return cpu_model(name, name, cpu_features(name))

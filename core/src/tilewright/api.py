@@ -31,7 +31,6 @@ from tilewright.plugins.records import Backend
 from tilewright.runtime.executable import Executable, load_artifact
 from tilewright.runtime.native import Array
 from tilewright.runtime.specialise import Jit
-from tilewright.runtime.threads import thread_count
 
 _log = logging.getLogger(__name__)
 
@@ -69,18 +68,18 @@ def compile(
             inputs have to be bound.
         fallback: what becomes of nodes that cannot be compiled: `error`, or `reference`, which lets ONNX's reference
             evaluator run them, slowly; each is reported. Replaces the fallback of `config`.
-        threads: worker threads of `Executable.run`.
+        threads: worker threads of `Executable.run`, for which a program for a CPU is planned; default
+            `TILEWRIGHT_NUM_THREADS`, or the processors of this process.
         cache: whether to use the cache, now and when `run` compiles.
         strict: whether a broken plugin ends the compilation.
 
     Raises:
         InputError: the model, the configuration or an argument cannot be used as it is; says what to do.
     """
-    workers = thread_count(threads)
-    settings = settings_for(target, config, fallback, strict=strict)
+    settings = settings_for(target, config, fallback, strict=strict, threads=threads)
     artifact, seconds = compile_artifact(model, settings, shapes=shapes, bind=bind, jit=jit, cache=cache)
     program = load_artifact(
-        artifact, threads=workers, registry=settings.registry, jit=Jit(allowed=jit, cache=cache)
+        artifact, threads=settings.threads, registry=settings.registry, jit=Jit(allowed=jit, cache=cache)
     )
     program.compile_seconds = seconds
     return program
@@ -199,11 +198,16 @@ def _opened(path: Path) -> Artifact:
 
 
 def settings_for(
-    target: str | None, config: ConfigSource, fallback: str | None = None, *, strict: bool = False
+    target: str | None,
+    config: ConfigSource,
+    fallback: str | None = None,
+    *,
+    strict: bool = False,
+    threads: int | None = None,
 ) -> Settings:
-    """The configuration with every name looked up among the installed plugins."""
+    """The configuration with every name looked up among the installed plugins. Arguments as for `compile`."""
     found = load_config(config, target=target, fallback=fallback)
-    return bind(found, Registry(strict=strict, disabled=found.plugins.disabled))
+    return bind(found, Registry(strict=strict, disabled=found.plugins.disabled), threads)
 
 
 def compilation_key(identities: Sequence[str], names: Sequence[object], settings: Settings) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from tilewright.artifact import Fallen, Manifest, Model, Step, TensorInfo, Variant, write_artifact
 from tilewright.artifact.manifest import DECISIONS, LIBRARY, MODEL, StoredWeight, numbered
 from tilewright.artifact.pool import Pool
-from tilewright.compiler import build_program, plan_module
+from tilewright.compiler import build_program, device_of, plan_module
 from tilewright.config.binding import Settings
 from tilewright.errors import UnsupportedError
 from tilewright.frontend.asked import dimension_names
@@ -159,6 +159,7 @@ class Parts:
         settings = self._settings
         registry = settings.registry
         plugins = {info.distribution: distribution_version(info.distribution) for info in settings.plugins()}
+        planned = any(step.variants for step in steps)
         manifest = Manifest(
             tilewright=distribution_version("tilewright-core"),
             model=name,
@@ -167,6 +168,7 @@ class Parts:
             inputs=inputs,
             outputs=outputs,
             pipeline=steps,
+            threads=settings.threads if planned and device_of(settings).kind == "cpu" else 0,
             requires=tuple(self._requires),
             slots={slot: record.name for slot, record in settings.slots.items()},
             versions=plugins | self._versions,

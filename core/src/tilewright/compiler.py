@@ -68,11 +68,11 @@ class Clock:
 
 
 def device_of(settings: Settings) -> DeviceModel:
-    """The device model of the configured target."""
+    """The device model of the configured target; a CPU's for the threads that the program will have."""
     target = settings.target
     entry = settings.registry.get(DeviceEntry, f"{target.backend}:{target.device}", f"device of {target.backend}")
     device: DeviceModel = settings.registry.code(entry, entry.model)()
-    return device
+    return device.with_units(settings.threads) if device.kind == "cpu" else device
 
 
 def recipes_of(settings: Settings) -> dict[str, Recipe]:

@@ -25,11 +25,12 @@ class Specialiser:
     Args:
         artifact: which holds it.
         registry: where the names of its configuration are looked up.
+        threads: worker threads of the programs.
     """
 
-    def __init__(self, artifact: Artifact, model: Model, registry: Registry) -> None:
+    def __init__(self, artifact: Artifact, model: Model, registry: Registry, threads: int) -> None:
         self._source = restored(*artifact.model(model))
-        self._settings = bind(load_config(model.config), registry)
+        self._settings = bind(load_config(model.config), registry, threads)
         self._name = artifact.manifest.model
         self._always: frozenset[str] | None = None
 

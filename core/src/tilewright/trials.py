@@ -20,7 +20,6 @@ from tilewright.device import DeviceModel
 from tilewright.ir.choice import TileChoice
 from tilewright.plugins.identity import code_identity
 from tilewright.plugins.records import Backend
-from tilewright.runtime.threads import thread_count
 
 
 class CachedTrials:
@@ -57,7 +56,7 @@ class CachedTrials:
         self._cache.put(self._key(kind, group, choice), lambda path: path.write_text(document, encoding="utf-8"))
 
     def _key(self, kind: str, group: str, choice: TileChoice) -> str:
-        run = {"machine": platform.node(), "threads": thread_count(None)} if kind == "measure" else {}
+        run = {"machine": platform.node(), "threads": self._settings.threads} if kind == "measure" else {}
         chosen = [choice.recipe, sorted(choice.params)]
         return cache_key({"trial": kind, "group": group, "choice": chosen, **self._common, **run})
 

@@ -22,7 +22,7 @@ from tilewright.plugins.manager import Registry
 from tilewright.runtime.executable import Executable, load
 from tilewright.runtime.native import Array, Weight
 from tilewright.runtime.random_feeds import random_feeds
-from tilewright.runtime.threads import thread_count
+from tilewright.threads import thread_count
 
 DECISION = {"slot": "connect", "subject": "m", "chosen": "all", "alternatives": [], "costs": [], "why": ""}
 

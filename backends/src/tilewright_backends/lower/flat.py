@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
 from tilewright.ir.bounds import Bounds, linear_terms, simplify
-from tilewright.ir.expr import Const, Expr, Var, cast, const, substitute, variables
-from tilewright.ir.ops import Axis, Combiner, ScanOp, Value
+from tilewright.ir.expr import (
+    Const,
+    Expr,
+    Var,
+    all_of,
+    as_expr,
+    cast,
+    const,
+    loads,
+    maximum,
+    minimum,
+    substitute,
+    variables,
+)
+from tilewright.ir.ops import Access, Axis, Combiner, ScanOp, Value, Write
+from tilewright.ir.verify.ranges import Ranges
 from tilewright.views.kernel import KernelSpec, Store
 from tilewright.views.layout import address
 from tilewright.views.maps import axis_bounds
@@ -90,15 +104,24 @@ def flatten(spec: KernelSpec) -> FlatSpec:
     def maybe(expr: Expr | None) -> Expr | None:
         return None if expr is None else clean(expr)
 
-    reads = tuple(
-        FlatAccess(x.value, clean(address(x.index, x.value.shape)), maybe(x.guard), x.fill) for x in spec.reads
-    )
+    def place(access: Access) -> Expr:
+        doubtful = _doubtful(access.index, access.value, spec.axes, access.guard)
+        dims = _dims(access.index, access.value)
+        index = [minimum(maximum(at, 0), extent - 1) if at in doubtful else at for at, extent in dims]
+        return clean(address(index, access.value.shape))
+
+    def stored(write: Write) -> Expr | None:
+        doubtful = _doubtful(write.index, write.value, spec.axes, write.guard)
+        dims = [(at, extent) for at, extent in _dims(write.index, write.value) if at in doubtful]
+        return all_of(write.guard, *((as_expr(0) <= at) & (at < extent) for at, extent in dims))
+
+    reads = tuple(FlatAccess(x.value, place(x), maybe(x.guard), x.fill) for x in spec.reads)
     stores = tuple(
         FlatStore(
             s.write.value,
             clean(address(s.write.index, s.write.value.shape)),
             clean(s.expr),
-            maybe(s.write.guard),
+            maybe(stored(s.write)),
             s.write.update,
             s.write.base,
         )
@@ -107,6 +130,21 @@ def flatten(spec: KernelSpec) -> FlatSpec:
     axes = tuple(x for x in spec.axes if x.name not in gone)
     body = tuple(clean(x) for x in spec.body)
     return FlatSpec(axes, reads, spec.body_reads, body, spec.combiner, stores, {x.name: (x,) for x in axes})
+
+
+def _dims(index: Sequence[Expr], value: Value) -> Iterable[tuple[Expr, Expr]]:
+    return zip(index, value.shape, strict=True)
+
+
+def _doubtful(index: Sequence[Expr], value: Value, axes: Sequence[Axis], guard: Expr | None) -> set[Expr]:
+    """The indices that data decide and that nothing keeps in their dimension.
+
+    ONNX calls it an error when the data are wrong. A kernel cannot report one, but it must not touch other memory: it
+    reads at the nearest end of the dimension, and leaves out what it would store outside.
+    """
+    decided = [(at, extent) for at, extent in _dims(index, value) if loads(at)]
+    ranges = Ranges(axes, {}, guard)
+    return {at for at, extent in decided if not ranges.inside(at, extent)}
 
 
 def flatten_scan(op: ScanOp) -> FlatSpec:

@@ -255,6 +255,7 @@ class Manifest:
         requires: what running needs beyond this file, of `REQUIREMENTS`.
         slots: the value of every slot that planned it.
         versions: compiler, toolchain and plugins.
+        threads: worker threads that it was planned for, 0 where the target has none. It runs with any number.
         sections: every other member of the archive.
     """
 
@@ -268,6 +269,7 @@ class Manifest:
     requires: tuple[str, ...] = field(default=("runtime",), validator=deep_iterable(in_(REQUIREMENTS)))
     slots: Mapping[str, str] = field(factory=dict)
     versions: Mapping[str, str] = field(factory=dict)
+    threads: int = field(default=0, validator=ge(0))
     sections: Mapping[str, Section] = field(factory=dict)
     format: str = field(default=FORMAT, validator=in_((FORMAT,)))
     schema: int = field(default=SCHEMA, validator=in_((SCHEMA,)))

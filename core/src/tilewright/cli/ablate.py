@@ -18,10 +18,10 @@ from tilewright.config import Config, ConfigError, load_config
 from tilewright.config.loading import load_mapping
 from tilewright.errors import TilewrightError
 from tilewright.files import replacing
-from tilewright.runtime.threads import thread_count
 from tilewright.study.design import Arm, arms
 from tilewright.study.run import ArmResult, ModelStudy, Settings, study_model
 from tilewright.testing.seeded import LIGHT_PREFIX
+from tilewright.threads import thread_count
 
 
 @click.command("ablate", cls=Command)

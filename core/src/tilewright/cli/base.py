@@ -95,7 +95,7 @@ class _Handler(logging.Handler):
 
 
 def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`--threads`, which is also what planning and the libraries of this process use."""
+    """`--threads`. The processes that a command starts find it in the environment."""
 
     def chosen(ctx: click.Context, parameter: click.Parameter, value: int | None) -> int | None:
         if value is not None:
@@ -106,7 +106,8 @@ def threads_option(function: Callable[..., Any]) -> Callable[..., Any]:
         "--threads",
         type=click.IntRange(min=1),
         callback=chosen,
-        help="Worker threads [default: TILEWRIGHT_NUM_THREADS, or the processors this process may use].",
+        help="Worker threads to run with, and to plan for on a CPU "
+        "[default: TILEWRIGHT_NUM_THREADS, or the processors this process may use].",
     )(function)
 
 

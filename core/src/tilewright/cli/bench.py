@@ -13,7 +13,7 @@ from tilewright.cli.base import Command, threads_option
 from tilewright.cli.options import compile_options
 from tilewright.cli.output import Output, size_text, table
 from tilewright.errors import TilewrightError
-from tilewright.runtime.threads import thread_count
+from tilewright.threads import thread_count
 
 
 @click.command("bench", cls=Command)

@@ -18,7 +18,7 @@ from tilewright.compare import Agreement, Tolerance, compare_outputs
 from tilewright.runtime.executable import Executable, load
 from tilewright.runtime.native import Array
 from tilewright.runtime.random_feeds import random_feeds
-from tilewright.runtime.threads import thread_count
+from tilewright.threads import thread_count
 
 
 @click.command("compare", cls=Command)

@@ -15,7 +15,7 @@ from tilewright.cli.output import Output, lines, size_text
 from tilewright.cli.tensors import read_arrays
 from tilewright.runtime.executable import Executable, load_artifact
 from tilewright.runtime.specialise import Jit
-from tilewright.runtime.threads import thread_count
+from tilewright.threads import thread_count
 
 
 @click.command("compile", cls=Command)
@@ -66,14 +66,11 @@ def compiled_artifact(
     bound: tuple[str, ...],
     fallback: str | None,
     no_jit: bool,
-    threads: int | None = None,
+    threads: int | None,
 ) -> tuple[Artifact, float | None]:
-    """The artifact for the options of the command line, and the seconds it took, None if it was in the cache.
-
-    `threads` is in the environment by now (see `threads_option`), where planning finds it.
-    """
+    """The artifact for the options of the command line, and the seconds it took, None if it was in the cache."""
     with opened_model(model) as path:
-        settings = settings_for(target, config, fallback, strict=strict)
+        settings = settings_for(target, config, fallback, strict=strict, threads=threads)
         bind = read_arrays(bound, "--bind")
         return compile_artifact(path, settings, shapes=shapes, bind=bind, jit=not no_jit, cache=not no_cache)
 
@@ -81,5 +78,5 @@ def compiled_artifact(
 def compiled(model: str, *, threads: int | None, **options: Any) -> Executable:
     """The program for the options of the command line, loaded."""
     workers = thread_count(threads)
-    artifact, _ = compiled_artifact(model, **options)
+    artifact, _ = compiled_artifact(model, threads=workers, **options)
     return load_artifact(artifact, threads=workers, jit=Jit(not options["no_jit"], cache=not options["no_cache"]))

@@ -21,7 +21,7 @@ from tilewright.cli.output import Output, table
 from tilewright.errors import InputError
 from tilewright.plugins.discovery import discover
 from tilewright.plugins.identity import distribution_version
-from tilewright.runtime.threads import thread_count
+from tilewright.threads import thread_count
 
 
 @frozen

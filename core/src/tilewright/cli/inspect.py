@@ -26,6 +26,7 @@ def command(output: Output, file: Path) -> None:
         "needs": ", ".join(manifest.requires),
         "kernels": manifest.kernels,
     }
+    fields |= {"planned for": f"{manifest.threads} threads"} if manifest.threads else {}
     fields |= {f"input {info.name}": info for info in manifest.inputs}
     fields |= {f"output {info.name}": info for info in manifest.outputs}
     for place, step in enumerate(manifest.pipeline):

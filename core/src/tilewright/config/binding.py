@@ -24,6 +24,7 @@ from tilewright.plugins.records import (
     SlotValue,
     Target,
 )
+from tilewright.threads import thread_count
 
 
 @frozen
@@ -36,6 +37,7 @@ class Settings:
         slots: the record that fills each slot; every slot is there.
         passes: the records of the passes at each point that has any, in running order.
         registry: where the names were found.
+        threads: worker threads that a program for a CPU will have, and is planned for.
         keep_trials: whether what trials find out is looked up in the user's cache, and kept there.
     """
 
@@ -44,6 +46,7 @@ class Settings:
     slots: Mapping[str, SlotValue]
     passes: Mapping[str, tuple[Pass, ...]]
     registry: Registry = field(eq=False, repr=False)
+    threads: int
     keep_trials: bool = False
 
     def options(self, name: str) -> Any:
@@ -98,8 +101,11 @@ class Settings:
         return change
 
 
-def bind(config: Config, registry: Registry) -> Settings:
+def bind(config: Config, registry: Registry, threads: int | None = None) -> Settings:
     """Finds every name of `config`.
+
+    Args:
+        threads: worker threads to plan for; default `TILEWRIGHT_NUM_THREADS`, or the processors of this process.
 
     Raises:
         UnknownNameError: a target, slot value, pass or table of options that nothing registered.
@@ -114,7 +120,7 @@ def bind(config: Config, registry: Registry) -> Settings:
             slots.setdefault(slot, registry.slot(slot, name))
     slots = {slot: slots.get(slot) or registry.slot(slot, default) for slot, default in SLOTS.items()}
     passes = {point: _passes(config, point, registry) for point in POINTS if config.passes.at(point)}
-    settings = Settings(config, target, slots, passes, registry)
+    settings = Settings(config, target, slots, passes, registry, thread_count(threads))
     for name in config.options:
         settings.options(name)
     return settings

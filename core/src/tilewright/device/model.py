@@ -87,6 +87,17 @@ class DeviceModel:
             f"device model {self.name} has no memory level {name!r}; it has {', '.join(x.name for x in self.levels)}."
         )
 
+    def with_units(self, units: int) -> DeviceModel:
+        """The device for a program that uses `units` of its units. What units share farthest away stays as fast."""
+        share = units / self.units
+        far, *near = self.levels
+        return attrs.evolve(
+            self,
+            units=units,
+            peak={name: rate * share for name, rate in self.peak.items()},
+            levels=(far, *(attrs.evolve(x, bandwidth=x.bandwidth * share) for x in near)),
+        )
+
     def has(self, feature: str) -> bool:
         return feature in self.features
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from tilewright.device.model import DeviceModel, MemoryLevel
@@ -12,11 +11,6 @@ _DEFAULT_CACHES = {1: 32 << 10, 2: 1 << 20, 3: 16 << 20}
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _ASSUMED_HERTZ = 3.0e9
 _DRAM_BYTES_PER_SECOND = 2.0e10  # one thread of a server core reaches about 10 GB/s, a socket many times that
-
-
-def affinity_threads() -> int:
-    """Number of CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def cpu_flags() -> frozenset[str]:
@@ -29,31 +23,29 @@ def cpu_flags() -> frozenset[str]:
     return frozenset(line.partition(":")[2].split())
 
 
-def cpu_model(name: str, arch: str, features: frozenset[str], threads: int | None = None) -> DeviceModel:
-    """A CPU's device model.
+def cpu_model(name: str, arch: str, features: frozenset[str]) -> DeviceModel:
+    """The device model of a CPU of one core; `DeviceModel.with_units` gives it the threads of a program.
 
     Args:
         name: what follows `cpu:` in the target string.
         arch: what the code generator calls the CPU.
         features: instruction set extensions (`avx512f`, `avx2`, `fma`, …).
-        threads: worker threads to plan for; by default the affinity mask.
     """
-    units = threads or affinity_threads()
     vector = 64 if "avx512f" in features else 32 if "avx2" in features else 16
     caches = _cache_bytes()
     # Two multiply-adds per cycle and lane.
-    peak = units * _ASSUMED_HERTZ * (vector // 4) * 4
+    peak = _ASSUMED_HERTZ * (vector // 4) * 4
     return DeviceModel(
         name=name,
         kind="cpu",
         arch=arch,
-        units=units,
+        units=1,
         peak={"fma": peak},
         levels=(
             MemoryLevel("dram", 1 << 40, _DRAM_BYTES_PER_SECOND, 64, shared_by_units=True),
-            MemoryLevel("l3", caches[3], 3.0e10 * units, 64, shared_by_units=True),
-            MemoryLevel("l2", caches[2], 1.0e11 * units, 64),
-            MemoryLevel("l1", caches[1], 2 * vector * _ASSUMED_HERTZ * units, 64),
+            MemoryLevel("l3", caches[3], 3.0e10, 64, shared_by_units=True),
+            MemoryLevel("l2", caches[2], 1.0e11, 64),
+            MemoryLevel("l1", caches[1], 2 * vector * _ASSUMED_HERTZ, 64),
         ),
         vector_bytes=vector,
         vector_registers=32 if vector == 64 else 16,

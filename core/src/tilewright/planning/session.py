@@ -56,7 +56,7 @@ class Session:
         self.record = Record()
         self.table = KernelTable()
         self.aliases: dict[str, str] = {}
-        self.trial_limits = trial.Limits()
+        self.trial_limits = trial.Limits(threads=device.units if device.kind == "cpu" else None)
         self.trials: trial.Store | None = None
         self.verify_stages = False
         self._passes = passes or {}

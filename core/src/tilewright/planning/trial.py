@@ -68,10 +68,14 @@ class Failure:
 
 @attrs.frozen
 class Limits:
-    """What one trial may use: seconds, and bytes of memory of its process."""
+    """What one trial may use: seconds, bytes of memory of its process, and worker threads.
+
+    By default the threads are those of `tilewright.threads.thread_count`.
+    """
 
     seconds: float = 120.0
     memory: int | None = 8 << 30
+    threads: int | None = None
 
 
 @attrs.frozen
@@ -116,7 +120,12 @@ def ask(
         target: canonical target string.
         constants: names of the values known at compile time.
     """
-    argument = {"target": target, "group": serial.dump(group), "constants": sorted(constants)}
+    argument = {
+        "target": target,
+        "group": serial.dump(group),
+        "constants": sorted(constants),
+        "threads": limits.threads,
+    }
     answers: list[Any] = []
     worker: Worker | None = None
     try:

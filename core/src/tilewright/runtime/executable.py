@@ -16,7 +16,7 @@ from tilewright.runtime.native import Array
 from tilewright.runtime.pipeline import Pipeline, open_pipeline
 from tilewright.runtime.specialise import Jit
 from tilewright.runtime.stats import Stats
-from tilewright.runtime.threads import thread_count
+from tilewright.threads import thread_count
 
 
 class Executable:

@@ -112,7 +112,7 @@ def _starter(
             case "native":
                 return NativeStep(step, load, stats)
             case "specialise" if jit.allowed:
-                return SpecialiseStep(step, artifact, registry, jit, stats, inner)
+                return SpecialiseStep(step, artifact, registry, threads, jit, stats, inner)
             case "specialise":
                 raise InputError(
                     f"{artifact.path} holds a model that is compiled when it runs, which --no-jit (jit=False) forbids.",

@@ -51,6 +51,7 @@ class SpecialiseStep:
 
     Args:
         artifact: which holds the model; open as long as this.
+        threads: worker threads of its programs.
         load: gives the program in an artifact, which belongs to it from then on.
     """
 
@@ -59,6 +60,7 @@ class SpecialiseStep:
         step: Step,
         artifact: Artifact,
         registry: Registry,
+        threads: int,
         jit: Jit,
         stats: Stats,
         load: Callable[[Artifact], Program],
@@ -68,6 +70,7 @@ class SpecialiseStep:
         self._model = step.model
         self._artifact = artifact
         self._registry = registry
+        self._threads = threads
         self._jit = jit
         self._stats = stats
         self._load = load
@@ -131,7 +134,7 @@ class SpecialiseStep:
             from tilewright.specialiser import Specialiser
 
             if self._specialiser is None:
-                self._specialiser = Specialiser(self._artifact, self._model, self._registry)
+                self._specialiser = Specialiser(self._artifact, self._model, self._registry, self._threads)
             bound, artifact, seconds = self._specialiser.compiled(feeds, cache=self._jit.cache)
         except (ImportError, PluginError) as error:
             raise InputError(

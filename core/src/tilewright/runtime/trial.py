@@ -19,7 +19,6 @@ from tilewright.ir.group import Group
 from tilewright.planning.trial import random_array, trial_program
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.immediate import loaded, poisoned
-from tilewright.runtime.threads import thread_count
 
 _LEAST_SECONDS = 0.05
 _ROUNDS = (5, 1000)
@@ -27,7 +26,7 @@ _ROUNDS = (5, 1000)
 
 def start(argument: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
     """Answers requests `{"action": "build" | "measure", "choice": …}` about one group and target."""
-    settings = bind(Config(target=argument["target"]), Registry())
+    settings = bind(Config(target=argument["target"]), Registry(), argument["threads"])
     group = serial.load(argument["group"], Group)
     constants = frozenset(argument["constants"])
 
@@ -45,7 +44,7 @@ def start(argument: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
         rng = np.random.default_rng(1)
         inputs = [random_array(v, rng) for v in program.inputs]
         outputs = [poisoned(v.static_shape(), v.dtype) for v in program.outputs]
-        with loaded(program, settings, thread_count(None)) as native:
+        with loaded(program, settings, settings.threads) as native:
             native.run(inputs, outputs)
             once = min(native.measure(2))
             rounds = min(max(int(_LEAST_SECONDS / max(once, 1e-7)), _ROUNDS[0]), _ROUNDS[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 from tvm import tirx
 
@@ -16,7 +16,6 @@ from tilewright_backends.emit.cpu.function import CpuFunction
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatStore
 from tilewright_backends.lower.lanes import at_lane
-from tilewright_backends.lower.memory import conjunction
 from tilewright_backends.lower.point import Point, combine
 from tilewright_backends.lower.semantics import Semantics
 from tilewright_backends.lower.types import Prim
@@ -111,30 +110,29 @@ class _Emitter:
         """One point of the domain, or `lanes` neighbours that write different elements."""
         point = self.function.point(self.spec, at, lanes)
         point.give({f"s{i}": point.value(x) for i, x in enumerate(self.spec.body)})
-        for store, region in zip(self.spec.stores, self.scatter.regions, strict=True):
-            self._store(point, store, region)
+        for store in self.spec.stores:
+            self._store(point, store)
 
-    def _store(self, point: Point, store: FlatStore, region: Region) -> None:
-        """Merges with what stands there. An update that a wrong index sends out of the result is left out."""
+    def _store(self, point: Point, store: FlatStore) -> None:
+        """Merges with what stands there, where the guard holds."""
         code, dtype = self.code, store.value.dtype
         value = code.bind(types.broadcast(point.value(store.expr), point.lanes))
         address = code.bind(point.index(at_lane(point.placed(store.address), 0)), "at")
-        size = types.literal(math.prod(region.shape), types.element(address))
-        inside = tirx.And(tirx.LE(types.literal(0, types.element(address)), address), tirx.LT(address, size))
-        guard = None if store.guard is None else point.index(store.guard)
-        if guard is not None and types.lanes_of(guard) > 1:
-            mask: Prim = code.bind(conjunction(guard, None, point.lanes), "mask")
-        else:
-            mask, inside = None, inside if guard is None else tirx.And(guard, inside)
         step = types.literal(1, types.element(address))
         index = address if point.lanes == 1 else tirx.Ramp(address, step, point.lanes)
         buffer = self.function.buffers[store.value.name]
-        with code.when(inside):
-            old = tirx.BufferLoad(buffer, [index])
+        guard = tirx.const(True, "bool") if store.guard is None else point.index(store.guard)
+        # Lanes that the guard leaves out may lie outside of the result.
+        mask = code.bind(guard, "mask") if types.lanes_of(guard) > 1 else None
+        with nullcontext() if mask is not None else code.when(guard):
             if store.update is not None:
+                old = tirx.BufferLoad(buffer, [index])
+                if mask is not None:
+                    old = tirx.op.masked_load(types.with_lanes(types.storage(dtype), point.lanes), buffer, index, mask)
                 held = code.bind(types.from_storage(old, dtype), "old")
                 (value,) = combine(code, self.function.semantics, store.update, [held], [value])
             stored = types.to_storage(value, dtype)
-            if mask is not None:
-                stored = tirx.Select(mask, stored, old)
-            code.emit(tirx.BufferStore(buffer, stored, [index]))
+            if mask is None:
+                code.emit(tirx.BufferStore(buffer, stored, [index]))
+            else:
+                code.evaluate(tirx.op.masked_store(buffer, stored, index, mask))

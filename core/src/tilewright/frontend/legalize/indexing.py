@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tilewright.errors import InputError
 from tilewright.frontend.legalize.builder import Builder, Tensor
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
@@ -16,14 +17,33 @@ from tilewright.ir.ops import Combiner, combiner
 rule = Family()
 
 
-def place(indices: Tensor, at: Sequence[Expr | int], extent: int) -> Expr:
-    """The element of `indices` as a position in a dimension; negative ones count from the end."""
+def place(node: Node, indices: Tensor, at: Sequence[Expr | int], extent: int) -> Expr:
+    """The element of `indices` as a position in a dimension; negative ones count from the end.
+
+    Raises:
+        InputError: an index that is known now lies outside of the dimension.
+    """
+    _check(node, indices, at, extent)
     found = cast(indices[tuple(at)], "int64")
     if isinstance(found, Const):
-        return as_expr(int(found.value) % extent if -extent <= int(found.value) < extent else int(found.value))
+        return as_expr(int(found.value) % extent)
     if indices.data is not None and (indices.data.size == 0 or int(indices.data.min()) >= 0):
         return found
     return select(found < 0, found + extent, found)
+
+
+def _check(node: Node, indices: Tensor, at: Sequence[Expr | int], extent: int) -> None:
+    if indices.size and not extent:
+        raise InputError(f"{node} has indices for a dimension without elements.", "Repair the model.")
+    if indices.data is None:
+        return
+    used = np.asarray(indices.data)[tuple(slice(None) if isinstance(x, Expr) else x for x in at)]
+    wrong = used[(used < -extent) | (used >= extent)]
+    if wrong.size:
+        raise InputError(
+            f"{node} has the index {int(wrong.flat[0])}, which lies outside of a dimension of {extent} elements.",
+            "Repair the model.",
+        )
 
 
 @rule("Gather")
@@ -32,7 +52,7 @@ def _gather(b: Builder, node: Node) -> Tensor:
     axis = node.axis(x.rank, 0)
 
     def body(*i: Expr) -> Expr:
-        at = place(indices, i[axis : axis + indices.rank], x.shape[axis])
+        at = place(node, indices, i[axis : axis + indices.rank], x.shape[axis])
         return x[(*i[:axis], at, *i[axis + indices.rank :])]
 
     return b.compute(x.dtype, out.static_shape(), body)
@@ -43,7 +63,7 @@ def _gather_elements(b: Builder, node: Node) -> Tensor:
     x, indices = node[0], node[1]
     axis = node.axis(x.rank, 0)
     return b.compute(
-        x.dtype, indices.shape, lambda *i: x[(*i[:axis], place(indices, i, x.shape[axis]), *i[axis + 1 :])]
+        x.dtype, indices.shape, lambda *i: x[(*i[:axis], place(node, indices, i, x.shape[axis]), *i[axis + 1 :])]
     )
 
 
@@ -54,7 +74,7 @@ def _gather_nd(b: Builder, node: Node) -> Tensor:
 
     def body(*i: Expr) -> Expr:
         outer = i[: indices.rank - 1]
-        where = [place(indices, (*outer, n), x.shape[batch + n]) for n in range(depth)]
+        where = [place(node, indices, (*outer, n), x.shape[batch + n]) for n in range(depth)]
         return x[(*outer[:batch], *where, *i[indices.rank - 1 :])]
 
     return b.compute(x.dtype, node.out().static_shape(), body)
@@ -86,7 +106,7 @@ def _scatter_elements(b: Builder, node: Node) -> Tensor:
         indices.shape,
         (),
         lambda *i: updates[i],
-        index=lambda *i: (*i[:axis], place(indices, i, x.shape[axis]), *i[axis + 1 :]),
+        index=lambda *i: (*i[:axis], place(node, indices, i, x.shape[axis]), *i[axis + 1 :]),
         base=x,
         update=_merge(node, x.dtype),
     )[0]
@@ -98,7 +118,7 @@ def _scatter_nd(b: Builder, node: Node) -> Tensor:
     depth, outer = indices.shape[-1], indices.rank - 1
 
     def target(*i: Expr) -> list[Expr]:
-        return [*(place(indices, (*i[:outer], n), x.shape[n]) for n in range(depth)), *i[outer:]]
+        return [*(place(node, indices, (*i[:outer], n), x.shape[n]) for n in range(depth)), *i[outer:]]
 
     return b.domain(
         [(x.dtype, x.shape)],
@@ -159,11 +179,14 @@ def _compress(b: Builder, node: Node) -> Tensor:
     if axis is not None:
         axis = node.normal_axis(int(axis), x.rank)
         shape = [kept.size if d == axis else n for d, n in enumerate(x.shape)]
-        return b.compute(x.dtype, shape, lambda *i: x[(*i[:axis], place(table, (i[axis],), 1), *i[axis + 1 :])])
+        extent = x.shape[axis]
+        return b.compute(
+            x.dtype, shape, lambda *i: x[(*i[:axis], place(node, table, (i[axis],), extent), *i[axis + 1 :])]
+        )
     strides = [math.prod(x.shape[d + 1 :]) for d in range(x.rank)]
 
     def body(i: Expr) -> Expr:
-        at = place(table, (i,), 1)
+        at = place(node, table, (i,), x.size)
         return x[tuple(at // s % n for s, n in zip(strides, x.shape, strict=True))]
 
     return b.compute(x.dtype, [kept.size], body)
