@@ -260,4 +260,5 @@ def test_a_loop_that_makes_as_much_as_data_say_is_named(tw: Tw, tmp_path: Path, 
         [helper.make_tensor_value_info("rows", TensorProto.INT64, ["n"])],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), tmp_path / "loop.onnx")
-    refused(tw("compile", tmp_path / "loop.onnx", "-o", out), "Loop", "the loop", "rows")
+    words = ("Loop", "the loop", "rows", "'k'", "--bind k=FILE", "--no-jit")
+    refused(tw("compile", tmp_path / "loop.onnx", "-o", out, "--no-jit"), *words)

@@ -13,6 +13,7 @@ import tvm_ffi
 from tilewright.errors import InputError, InternalError
 from tilewright.runtime.native import Array
 from tilewright_backends.buffers import BufferTable, check_seal, load_library
+from tilewright_backends.device_weights import SHARED
 from tilewright_backends.load import runtime_library
 
 _CUDA = 2
@@ -88,18 +89,30 @@ class CudaProgram:
         self._stream = ctypes.c_void_p()
         self._cuda("cudaStreamCreate", ctypes.byref(self._stream))
         self._allocated: list[int] = []
+        self._weights: list[Array] = []
         self._graph: ctypes.c_void_p | None = None
         self._capturable = bool(data["capturable"])
         self._table = BufferTable(data)
         self.input_bytes, self.output_bytes = self._table.input_bytes, self._table.output_bytes
-        for number, size in self._table.sizes("input", "output", "weight", "workspace"):
+        for number, size in self._table.sizes("input", "output", "workspace"):
             self._allocated.append(self._cuda.allocate(size))
             self._table.addresses[number] = self._allocated[-1]
         for number, array in self._table.weights(weights):
-            self._upload(self._allocated[number], array)
+            self._table.addresses[number] = SHARED.take(array, self._copied)
+            self._weights.append(array)
         self._set_stream: Any = tvm_ffi.get_global_func("runtime.TVMSetStream")
         self._module, self._main = load_library(library, data["entry"])
         self._cuda("cudaStreamSynchronize", self._stream)
+
+    def _copied(self, array: Array) -> int:
+        """The device address of a copy, which is complete."""
+        address = self._cuda.allocate(array.nbytes)
+        self._upload(address, array)
+        self._cuda("cudaStreamSynchronize", self._stream)
+        return address
+
+    def _free(self, address: int) -> None:
+        self._cuda("cudaFree", ctypes.c_void_p(address))
 
     def _upload(self, address: int, array: Array) -> None:
         if array.nbytes:
@@ -116,14 +129,14 @@ class CudaProgram:
         """Runs the program once. See `tilewright.runtime.native.NativeProgram`."""
         self._table.check(inputs, outputs)
         for number, array in zip(self._table.inputs, inputs, strict=True):
-            self._upload(self._allocated[number], array)
+            self._upload(int(self._table.addresses[number]), array)
         self.launch()
         for number, array in zip(self._table.outputs, outputs, strict=True):
             if array.nbytes:
                 self._cuda(
                     "cudaMemcpyAsync",
                     ctypes.c_void_p(array.ctypes.data),
-                    ctypes.c_void_p(self._allocated[number]),
+                    ctypes.c_void_p(int(self._table.addresses[number])),
                     ctypes.c_size_t(array.nbytes),
                     _TO_HOST,
                     self._stream,
@@ -183,8 +196,10 @@ class CudaProgram:
             self._graph = None
         self._main = self._module = None
         for address in self._allocated:
-            self._cuda("cudaFree", ctypes.c_void_p(address))
-        self._allocated = []
+            self._free(address)
+        for array in self._weights:
+            SHARED.give_back(array, self._free)
+        self._allocated, self._weights = [], []
         self._cuda("cudaStreamDestroy", self._stream)
 
 
