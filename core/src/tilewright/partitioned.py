@@ -87,9 +87,11 @@ def partitioned(
     found = classify(source, rules_of(settings), shapes, bind)
     _refuse(found.verdicts, settings.config.fallback, error)
     parts = cut(found)
-    waiting = [x for part in parts if part.means == "specialise" for x in part.verdicts if x.error is not None]
+    waiting = [x for part in parts for x in part.verdicts if x.where == "specialised"]
     if waiting and not jit:
-        raise error if isinstance(error, SteeredError) else waiting[0].error or error
+        if isinstance(error, SteeredError):
+            raise error
+        raise UnsupportedError(f"{waiting[0].what} {waiting[0].why}", "Compile without --no-jit (jit=False).")
     if not any(x.means == "reference" for x in parts) and len(parts) < 2:
         if isinstance(error, SteeredError):
             return None
@@ -121,7 +123,7 @@ def _refuse(verdicts: Sequence[Verdict], fallback: str, error: UnsupportedError)
     for verdict in verdicts:
         if verdict.where == "unsupported":
             remedy = "" if verdict.error is None else verdict.error.remedy
-            raise UnsupportedError(f"{verdict.why}", remedy)
+            raise UnsupportedError(f"{verdict.what}: {verdict.why}", remedy)
         if verdict.where == "reference" and fallback != "reference":
             found = error if isinstance(verdict.error, SteeredError | None) else verdict.error
             raise UnsupportedError(found.message, f"{found.remedy} {_ALLOW}".lstrip())
