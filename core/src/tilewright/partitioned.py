@@ -44,9 +44,9 @@ class Partitioned:
     outputs: tuple[TensorInfo, ...]
 
     @property
-    def fallen(self) -> tuple[Verdict, ...]:
+    def fallen(self) -> tuple[Fallen, ...]:
         """The nodes that the reference evaluator runs."""
-        return tuple(x for part, _ in self.parts if part.means == "reference" for x in part.verdicts)
+        return tuple(x for part, _ in self.parts if part.means == "reference" for x in _fallen(part))
 
     @property
     def names(self) -> list[object]:
@@ -105,7 +105,7 @@ def partitioned(
         tuple(_info(found, x) for x in graph.output),
     )
     if made.fallen:
-        shown = "; ".join(f"{x.what}: {x.why}" for x in made.fallen)
+        shown = "; ".join(f"{x.node}: {x.why}" for x in made.fallen)
         _log.warning("ONNX's reference evaluator runs %d of the model's nodes: %s", len(made.fallen), shown)
     return made
 
@@ -135,8 +135,11 @@ def _step(part: Part, module: Module | None, into: Parts) -> Step:
     inputs = tuple(_part_info(x) for x in part.source.proto.graph.input)
     if part.means == "specialise":
         return into.model(part.source, (inputs,))
-    nodes = tuple(Fallen(x.what, x.why, x.inner) for x in part.verdicts)
-    return into.reference(part.source, inputs, nodes)
+    return into.reference(part.source, inputs, _fallen(part))
+
+
+def _fallen(part: Part) -> tuple[Fallen, ...]:
+    return tuple(Fallen(x.what, x.why, x.inner) for x in part.verdicts)
 
 
 def _digest(source: Source) -> str:

@@ -13,7 +13,7 @@ from onnx.reference.op_run import OpRun, RuntimeContextError
 
 from tilewright.errors import UnsupportedError
 from tilewright.frontend.functions import plain_domain
-from tilewright.runtime.values import normal
+from tilewright.values import normal
 
 _MISREAD = {"Softmax": 13, "LogSoftmax": 13, "Hardmax": 13}
 """Operators whose meaning before an opset the evaluator does not have; it takes the later one."""

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from tilewright.runtime.values import normal
+from tilewright.values import normal
 
 Array = npt.NDArray[Any]
 
