@@ -60,3 +60,17 @@ def test_what_cannot_be_compiled_says_why() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     with pytest.raises(UnsupportedError, match="the node"):
         onnx_backend.run_model(model, [X[0, [0, 1, 2, 0]] + 1])
+
+
+def test_what_cannot_be_compiled_falls_back_when_asked_for() -> None:
+    node = helper.make_node("NonZero", ["x"], ["y"])
+    (y,) = onnx_backend.run_node(node, [X], fallback="reference")
+    assert y.tolist() == [list(x) for x in zip(*np.argwhere(X).tolist(), strict=True)]
+
+    texts = helper.make_tensor_value_info("x", TensorProto.STRING, [2])
+    both = helper.make_tensor_sequence_value_info("y", TensorProto.STRING, None)
+    made = helper.make_node("SequenceConstruct", ["x", "x"], ["y"])
+    graph = helper.make_graph([made], "g", [texts], [both])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    rep = onnx_backend.prepare(model, fallback="reference")
+    assert [x.tolist() for x in rep.run([np.array(["a", "b"])])[0]] == [["a", "b"], ["a", "b"]]

@@ -290,3 +290,37 @@ def test_a_wrong_name_is_an_error() -> None:
     made = model([helper.make_node("Relu", ["x"], ["y"])], [tensor("x", FLOAT, [1])], [tensor("y", FLOAT, [1])])
     with pytest.raises(InputError, match="'reference'"):
         tilewright.compile(made, fallback="referense")
+
+
+def test_several_shapes_are_cut_when_they_come(picks: Path) -> None:
+    with tilewright.compile(picks, shapes={"rows": [2, 4]}, fallback="reference") as program:
+        assert program.manifest.requires == ("runtime", "reference", "compiler")
+        assert [x.node for step in program.manifest.pipeline for x in step.nodes] == ["NonZero node 'where' (opset 17)"]
+        for count in (4, 2, 4):
+            agrees(program, picks, {"x": np.abs(rows(count))})
+        with pytest.raises(InputError, match="3x3"):
+            program.run(None, {"x": rows(3)})
+    made = model(
+        [helper.make_node("RandomUniformLike", ["x"], ["r"]), helper.make_node("Mul", ["x", "r"], ["y"])],
+        [tensor("x", FLOAT, ["n"])],
+        [tensor("y", FLOAT, ["n"])],
+    )
+    with pytest.raises(InputError, match="2 sets of shapes"):
+        tilewright.compile(made, shapes={"n": [2, 4]}, fallback="reference", jit=False)
+    with tilewright.compile(made, shapes={"n": 4}, fallback="reference", jit=False, cache=False) as program:
+        (y,) = program.run(None, {"x": np.ones(4, np.float32)})
+        assert len(set(y.tolist())) == 4
+
+
+def test_commands_that_need_numbers_say_so(tw: Tw, tmp_path: Path, cache: Path) -> None:
+    nodes = [helper.make_node("StringConcat", ["a", "a"], ["c"])]
+    path = tmp_path / "texts.onnx"
+    onnx.save(model(nodes, [tensor("a", STRING, [2])], [tensor("c", STRING, [2])]), path)
+    np.save(tmp_path / "a.npy", np.array(["x", "yz"]))
+    given = ("--fallback", "reference", "--input", f"a={tmp_path / 'a.npy'}")
+    ran = tw("run", path, *given, "--save-outputs", tmp_path / "out", "--json")
+    assert json.loads(ran.out)["outputs"][0]["dtype"] == "string"
+    assert np.load(json.loads(ran.out)["saved"][0]).tolist() == ["xx", "yzyz"]
+    refused = tw("compare", path, *given)
+    assert refused.code == 2
+    assert "takes tensors of numbers only; 'a' is string[2]" in refused.err

@@ -111,21 +111,27 @@ def compile_artifact(
         modules = [load_module(source, settings, one, bind=bind) for one in wanted]
     except UnsupportedError as error:
         made = partitioned(source, settings, wanted[0], bind or {}, error, jit=jit)
-        if made is not None:
-            if len(wanted) > 1:
-                raise InputError(
-                    f"The model is cut into parts, for one set of shapes only; {len(wanted)} are asked for. It is cut "
-                    f"because: {error.message}",
-                    "Compile an artifact for each.",
-                ) from error
+        if made is not None and len(wanted) == 1:
             return compile_parts(made, name, settings, cache=cache, start=start)
-        if not jit:
+        if made is not None:
+            _refuse_several(made, len(wanted), error, jit=jit)
+        elif not jit:
             raise
         _log.info("The program will be specialised when it runs: %s", error.message)
         fixed = attrs.evolve(source, weights={**source.weights, **(bind or {})})
-        artifact = _made(partial(build_specialised, fixed, wanted, name, settings))
+        nodes = () if made is None else made.fallen
+        artifact = _made(partial(build_specialised, fixed, wanted, name, settings, nodes=nodes))
         return artifact, time.perf_counter() - start
     return compile_modules(modules, name, settings, dimension_names(source.inputs), cache=cache, start=start)
+
+
+def _refuse_several(made: Partitioned, count: int, error: UnsupportedError, *, jit: bool) -> None:
+    """Raises for what keeps a model that is cut into parts from being specialised for several sets of shapes."""
+    if not jit or not all(x.is_plain for x in (*made.inputs, *made.outputs)):
+        raise InputError(
+            f"{count} sets of shapes are asked for, and the model has to be cut into parts: {error.message}",
+            "Compile an artifact for each set of shapes.",
+        ) from error
 
 
 def compile_modules(

@@ -53,17 +53,23 @@ def build_artifact(
 
 
 def build_specialised(
-    source: Source, shapes: Sequence[Mapping[str, Shape]], name: str, settings: Settings, path: Path
+    source: Source,
+    shapes: Sequence[Mapping[str, Shape]],
+    name: str,
+    settings: Settings,
+    path: Path,
+    nodes: tuple[Fallen, ...] = (),
 ) -> Manifest:
     """Writes an artifact that holds the model itself, called `name`, to be compiled when it runs.
 
     Args:
         shapes: what the model leaves open, one or several sets.
+        nodes: those that ONNX's reference evaluator will run.
     """
     with tempfile.TemporaryDirectory(prefix="tilewright-") as workdir:
         parts = Parts(settings, Path(workdir))
         alternatives = tuple(declared_inputs(source, given) for given in shapes)
-        step = parts.model(source, alternatives)
+        step = parts.model(source, alternatives, nodes)
         inputs = merged(alternatives, dimension_names(source.inputs))
         return parts.write(path, name, inputs, declared_outputs(source, inputs), (step,))
 
@@ -114,16 +120,19 @@ class Parts:
         self._versions |= output.versions
         return variant
 
-    def model(self, source: Source, shapes: tuple[tuple[TensorInfo, ...], ...]) -> Step:
+    def model(
+        self, source: Source, shapes: tuple[tuple[TensorInfo, ...], ...], nodes: tuple[Fallen, ...] = ()
+    ) -> Step:
         """A step that is specialised when it runs, of a model or of a part of one.
 
         Args:
             shapes: what its inputs may be.
+            nodes: those that ONNX's reference evaluator will run.
         """
         config = attrs.evolve(self._settings.config, target=str(self._settings.target), study=None)
         model = self._model(source, shapes, plain(attrs.asdict(config)))
-        self._requires |= dict.fromkeys(("runtime", "compiler"))
-        return Step("specialise", *_names(source), model=model)
+        self._requires |= dict.fromkeys(("runtime", *(["reference"] if nodes else []), "compiler"))
+        return Step("specialise", *_names(source), model=model, nodes=nodes)
 
     def reference(self, source: Source, inputs: tuple[TensorInfo, ...], nodes: tuple[Fallen, ...]) -> Step:
         """A step that ONNX's reference evaluator runs.

@@ -23,15 +23,16 @@ _DEVICES = ("CPU", "CUDA")
 class TilewrightRep(BackendRep):
     """A prepared model. One whose shapes depend on the values of inputs is compiled for each set of values."""
 
-    def __init__(self, model: onnx.ModelProto, target: str, config: ConfigSource) -> None:
-        self.program = compile_model(model, target, config, cache=False)
+    def __init__(self, model: onnx.ModelProto, target: str, config: ConfigSource, fallback: str | None) -> None:
+        self.program = compile_model(model, target, config, fallback=fallback, cache=False)
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """The outputs, as a named tuple.
 
         Args:
-            inputs: the arrays in the model's order, or by name.
+            inputs: the arrays (or lists for sequences, None for empty optionals) in the model's order, or by name.
         """
+        plain = {x.name for x in self.program.inputs if x.is_plain}
         names = [x.name for x in self.program.inputs]
         if isinstance(inputs, Mapping):
             feeds = dict(inputs)
@@ -39,7 +40,7 @@ class TilewrightRep(BackendRep):
             raise InputError(f"The model takes {len(names)} inputs, {len(_sequence(inputs))} are given.")
         else:
             feeds = dict(zip(names, _sequence(inputs), strict=True))
-        outputs = self.program.run(None, {name: np.asarray(x) for name, x in feeds.items()})
+        outputs = self.program.run(None, {k: np.asarray(x) if k in plain else x for k, x in feeds.items()})
         return namedtupledict("Outputs", [x.name for x in self.program.outputs])(*outputs)
 
 
@@ -56,8 +57,8 @@ class TilewrightBackend(Backend):
 
         Args:
             device: `CPU` or `CUDA`.
-            kwargs: `target` and `config`, as in `tilewright.compile`. For `CUDA` the target must be given, such as
-                `cuda:h200`.
+            kwargs: `target`, `config` and `fallback`, as in `tilewright.compile`. For `CUDA` the target must be given,
+                such as `cuda:h200`.
 
         Raises:
             UnsupportedError: the model cannot be compiled, or `device` is another one.
@@ -68,7 +69,7 @@ class TilewrightBackend(Backend):
         target = kwargs.get("target") or ("cpu" if kind == "cpu" else "")
         if target.partition(":")[0] != kind:
             raise InputError(f"The device {device!r} does not go with the target {target!r}.", f"Name one of {kind}:….")
-        return TilewrightRep(model, target, kwargs.get("config"))
+        return TilewrightRep(model, target, kwargs.get("config"), kwargs.get("fallback"))
 
     @classmethod
     def run_model(cls, model: onnx.ModelProto, inputs: Any, device: str = "CPU", **kwargs: Any) -> tuple[Any, ...]:
@@ -89,7 +90,7 @@ class TilewrightBackend(Backend):
         opset = onnx.helper.make_opsetid("", int(kwargs.get("opset_version", onnx.defs.onnx_opset_version())))
         graph = onnx.helper.make_graph([node], "node", infos, [onnx.ValueInfoProto(name=x) for x in node.output if x])
         model = onnx.shape_inference.infer_shapes(onnx.helper.make_model(graph, opset_imports=[opset]))
-        return cls.run_model(model, arrays, device)
+        return cls.run_model(model, arrays, device, **kwargs)
 
     @classmethod
     def supports_device(cls, device: str) -> bool:

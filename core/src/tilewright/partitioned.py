@@ -44,9 +44,9 @@ class Partitioned:
     outputs: tuple[TensorInfo, ...]
 
     @property
-    def fallen(self) -> tuple[Verdict, ...]:
+    def fallen(self) -> tuple[Fallen, ...]:
         """The nodes that the reference evaluator runs."""
-        return tuple(x for part, _ in self.parts if part.means == "reference" for x in part.verdicts)
+        return tuple(x for part, _ in self.parts if part.means == "reference" for x in _fallen(part))
 
     @property
     def names(self) -> list[object]:
@@ -87,9 +87,11 @@ def partitioned(
     found = classify(source, rules_of(settings), shapes, bind)
     _refuse(found.verdicts, settings.config.fallback, error)
     parts = cut(found)
-    waiting = [x for part in parts if part.means == "specialise" for x in part.verdicts if x.error is not None]
+    waiting = [x for part in parts for x in part.verdicts if x.where == "specialised"]
     if waiting and not jit:
-        raise error if isinstance(error, SteeredError) else waiting[0].error or error
+        if isinstance(error, SteeredError):
+            raise error
+        raise UnsupportedError(f"{waiting[0].what} {waiting[0].why}", "Compile without --no-jit (jit=False).")
     if not any(x.means == "reference" for x in parts) and len(parts) < 2:
         if isinstance(error, SteeredError):
             return None
@@ -103,7 +105,7 @@ def partitioned(
         tuple(_info(found, x) for x in graph.output),
     )
     if made.fallen:
-        shown = "; ".join(f"{x.what}: {x.why}" for x in made.fallen)
+        shown = "; ".join(f"{x.node}: {x.why}" for x in made.fallen)
         _log.warning("ONNX's reference evaluator runs %d of the model's nodes: %s", len(made.fallen), shown)
     return made
 
@@ -121,7 +123,7 @@ def _refuse(verdicts: Sequence[Verdict], fallback: str, error: UnsupportedError)
     for verdict in verdicts:
         if verdict.where == "unsupported":
             remedy = "" if verdict.error is None else verdict.error.remedy
-            raise UnsupportedError(f"{verdict.why}", remedy)
+            raise UnsupportedError(f"{verdict.what}: {verdict.why}", remedy)
         if verdict.where == "reference" and fallback != "reference":
             found = error if isinstance(verdict.error, SteeredError | None) else verdict.error
             raise UnsupportedError(found.message, f"{found.remedy} {_ALLOW}".lstrip())
@@ -133,8 +135,11 @@ def _step(part: Part, module: Module | None, into: Parts) -> Step:
     inputs = tuple(_part_info(x) for x in part.source.proto.graph.input)
     if part.means == "specialise":
         return into.model(part.source, (inputs,))
-    nodes = tuple(Fallen(x.what, x.why, x.inner) for x in part.verdicts)
-    return into.reference(part.source, inputs, nodes)
+    return into.reference(part.source, inputs, _fallen(part))
+
+
+def _fallen(part: Part) -> tuple[Fallen, ...]:
+    return tuple(Fallen(x.what, x.why, x.inner) for x in part.verdicts)
 
 
 def _digest(source: Source) -> str:

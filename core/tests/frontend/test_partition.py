@@ -117,7 +117,8 @@ def test_a_computed_value_that_steers_a_shape_is_a_cut() -> None:
     assert [(x.means, len(x.verdicts), x.steering) for x in found] == [("native", 3, ()), ("specialise", 2, ("k",))]
     steered = found[1].verdicts[0]
     assert isinstance(steered.error, SteeredError)
-    assert "TopK" in steered.why
+    assert steered.what.startswith("TopK node 'the TopK'")
+    assert "depends on the data" in steered.why
 
 
 def test_what_small_inputs_steer_is_one_part() -> None:
@@ -293,3 +294,18 @@ def test_what_the_evaluator_gets_wrong_is_not_folded() -> None:
     np.testing.assert_allclose(mine, rows + (flat / flat.sum(1, keepdims=True)).reshape(2, 3, 4), rtol=1e-6)
     with pytest.raises(UnsupportedError, match="Softmax before opset 13"):
         ReferenceStep(made, {}, Stats())
+
+
+def test_an_optional_holds_its_value_and_nothing_around_it() -> None:
+    kind = helper.make_tensor_type_proto(TensorProto.FLOAT, [2, 3])
+    nodes = [
+        node("Optional", ["x"], ["o"]),
+        node("OptionalGetElement", ["o"], ["y"]),
+        node("Optional", [], ["empty"], type=kind),
+        node("OptionalHasElement", ["empty"], ["has"]),
+    ]
+    made = model(nodes, {"x": X}, outputs=["y", "has"])
+    pipeline = parts(made)
+    values = run(pipeline, {"x": X})
+    np.testing.assert_array_equal(values["y"], X)
+    assert values["has"].tolist() is False

@@ -206,7 +206,7 @@ class Step:
         outputs: names of the values that it gives.
         variants: of a native step; no two take inputs of equal shapes.
         model: of any other step.
-        nodes: of a reference step: the nodes of its model, for people.
+        nodes: the nodes that ONNX's reference evaluator runs, for people.
     """
 
     kind: str = field(validator=in_(KINDS))

@@ -22,6 +22,7 @@ from tilewright.bench.measure import (
     thread_environment,
 )
 from tilewright.compare import Agreement, compare_outputs
+from tilewright.runtime.feeds import refuse_others
 from tilewright.runtime.random_feeds import random_feeds
 from tilewright.workers import Worker, WorkerError
 
@@ -164,6 +165,7 @@ def bench_model(
     limits = limits or Limits()
     with model_file(model) as path, TemporaryDirectory(prefix="tilewright-") as folder, ExitStack() as stack:
         compiled = compile_in_worker(path, Path(folder, "program.tw"), compilation, threads, limits)
+        refuse_others((*compiled.manifest.inputs, *compiled.manifest.outputs), "bench")
         feeds = random_feeds(compiled.manifest.examples(), seed)
         workers = [
             stack.enter_context(engine_worker(engine, source, feeds, threads, limits))

@@ -16,6 +16,7 @@ from tilewright.cli.output import Output, table
 from tilewright.cli.tensors import read_arrays, read_inputs
 from tilewright.compare import Agreement, Tolerance, compare_outputs
 from tilewright.runtime.executable import Executable, load
+from tilewright.runtime.feeds import refuse_others
 from tilewright.runtime.native import Array
 from tilewright.runtime.random_feeds import random_feeds
 from tilewright.threads import thread_count
@@ -58,6 +59,7 @@ def command(
         with output.progress(f"compiling {model}"):
             program = load(artifact, threads=threads) if artifact else compiled(str(path), threads=threads, **options)
         with program:
+            refuse_others((*program.inputs, *program.outputs), "compare")
             given = read_inputs(inputs, program.inputs)
             examples = program.manifest.examples({name: array.shape for name, array in given.items()})
             feeds = {**random_feeds(examples, seed), **given}

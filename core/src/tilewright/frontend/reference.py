@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import RuntimeContextError
+from onnx.reference.op_run import OpRun, RuntimeContextError
 
 from tilewright.errors import UnsupportedError
 from tilewright.frontend.functions import plain_domain
@@ -44,6 +44,18 @@ def graphs(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
         yield from attribute.graphs
 
 
+class Optional(OpRun):
+    """`Optional` as ONNX's text has it; the evaluator's puts the value into a list, which nothing takes off again."""
+
+    op_domain = ""
+
+    def _run(self, x: Any = None, type: Any = None) -> tuple[Any]:
+        return (x,)
+
+    def _check_and_fix_outputs(self, res: tuple[Any]) -> tuple[Any]:
+        return res  # None is a result here
+
+
 class ReferenceNode:
     """A node as the reference evaluator runs it.
 
@@ -69,7 +81,7 @@ class ReferenceNode:
             if name in operators and opsets.get("", since) < since:
                 raise UnsupportedError(f"ONNX's reference evaluator is wrong about {name} before opset {since}.")
         try:
-            self._evaluator = ReferenceEvaluator(graph, opsets=dict(opsets))
+            self._evaluator = ReferenceEvaluator(graph, opsets=dict(opsets), new_ops=[Optional])
         except (NotImplementedError, RuntimeContextError, KeyError, RuntimeError) as error:
             raise UnsupportedError(
                 f"ONNX's reference evaluator cannot run {_operator(copied)}: {line(error)}."

@@ -42,7 +42,7 @@ def bind_inputs(
     for info in inputs:
         kind = info.type.tensor_type
         if not info.type.HasField("tensor_type"):
-            form = info.type.WhichOneof("value")
+            form = (info.type.WhichOneof("value") or "value of unknown type").removesuffix("_type")
             raise UnsupportedError(
                 f"Input {info.name!r} is a {form}, not a tensor.",
                 "Only tensors can be inputs of a compiled model.",
@@ -116,7 +116,7 @@ def value_of(name: str, info: onnx.TypeProto, what: str) -> Value | None:
     """The value that a type stands for, or None when its shape is not fully known."""
     kind = info.tensor_type
     if not info.HasField("tensor_type"):
-        form = info.WhichOneof("value")
+        form = (info.WhichOneof("value") or "value of unknown type").removesuffix("_type")
         raise UnsupportedError(f"{what} is a {form}, not a tensor.", "Tilewright compiles tensors only.")
     dtype = dtype_of(kind.elem_type, what)
     if not kind.HasField("shape") or any(not d.HasField("dim_value") or d.dim_value < 0 for d in kind.shape.dim):

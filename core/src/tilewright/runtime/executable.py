@@ -12,7 +12,6 @@ from tilewright.artifact import Artifact, Manifest, TensorInfo
 from tilewright.errors import InputError
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.feeds import check_names, prepare
-from tilewright.runtime.native import Array
 from tilewright.runtime.pipeline import Pipeline, open_pipeline
 from tilewright.runtime.specialise import Jit
 from tilewright.runtime.stats import Stats
@@ -67,15 +66,16 @@ class Executable:
         with self._lock:
             return copy.copy(self._stats)
 
-    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, object]) -> list[Array]:
+    def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, object]) -> list[Any]:
         """Computes the model, as ONNX Runtime's method of this name does.
 
         Args:
             output_names: which outputs, in which order; None for all.
-            feeds: input name → NumPy array, or an object with DLPack in host memory.
+            feeds: input name → NumPy array, or an object with DLPack in host memory. For models that fall back also:
+                arrays of `str`, a list for a sequence, None for an empty optional.
 
         Returns:
-            New C-contiguous arrays, one per output; they offer DLPack in turn.
+            New C-contiguous arrays, one per output; they offer DLPack in turn. Other values as in `feeds`.
 
         Raises:
             InputError: a name, dtype or shape is not what the model declares, or the program was closed.

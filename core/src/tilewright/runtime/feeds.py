@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from tilewright.artifact.manifest import UNRANKED, TensorInfo
 from tilewright.errors import InputError, did_you_mean
 from tilewright.ir import dtypes
 from tilewright.runtime.native import Array
-from tilewright.runtime.values import prepare_value
+from tilewright.values import normal
 
 _HOST_DEVICES = (1, 3)  # DLPack: CPU, and host memory pinned for CUDA
 
@@ -41,7 +41,7 @@ def prepare(feeds: Mapping[str, object], inputs: Sequence[TensorInfo]) -> list[A
     if missing:
         names = ", ".join(map(repr, missing))
         raise InputError(f"The model needs the input{'s' * (len(missing) > 1)} {names}, and none was given.")
-    return [(_prepare if info.is_plain else prepare_value)(info, feeds[info.name]) for info in inputs]
+    return [(_prepare if info.is_plain else _prepare_value)(info, feeds[info.name]) for info in inputs]
 
 
 def _prepare(info: TensorInfo, given: object) -> Array:
@@ -110,3 +110,32 @@ def _as_array(info: TensorInfo, given: Any) -> Array:
         raise InputError(
             f"Input {info.name!r} cannot be taken over through DLPack: {error}.", "Give a NumPy array instead."
         ) from error
+
+
+def refuse_others(infos: Iterable[TensorInfo], who: str) -> None:
+    """Raises InputError for an input or output that `who`, which handles tensors of numbers only, cannot handle."""
+    for info in infos:
+        if not info.is_plain:
+            raise InputError(f"{who} takes tensors of numbers only; {info.name!r} is {info}.", "Use `tilewright run`.")
+
+
+def _prepare_value(info: TensorInfo, given: Any) -> Any:
+    """What was given for an input that is no tensor of numbers, in its one form.
+
+    Raises:
+        InputError: it is something else than the input is declared to be.
+    """
+    if info.dtype == "string":
+        array = np.asarray(given, None if isinstance(given, np.ndarray) else object)
+        found = normal(array)
+        if not all(isinstance(x, str) for x in found.reshape(-1)):
+            raise InputError(
+                f"Input {info.name!r} needs strings and was given {array.dtype}.",
+                "Give an array of str, or of objects that are str.",
+            )
+        return found
+    if info.form.startswith("sequence") and not isinstance(given, list | tuple):
+        raise InputError(
+            f"Input {info.name!r} is a {info.form} and was given {type(given).__name__}.", "Give a list of arrays."
+        )
+    return normal(given)

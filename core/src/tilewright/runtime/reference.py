@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tilewright.artifact import Artifact, Step
-from tilewright.errors import InputError
+from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend.functions import plain_domain
 from tilewright.frontend.partition.types import closed, described, dtype_in
 from tilewright.frontend.reference import ReferenceNode, line
@@ -51,8 +51,8 @@ class ReferenceStep:
         """The step's outputs for its inputs.
 
         Raises:
-            InputError: an input is not what the model declares, or the evaluator fails, or gives what ONNX says that it
-                cannot be; names the node.
+            InputError: an input is not what the model declares.
+            UnsupportedError: the evaluator fails, or gives what by ONNX's rules cannot be; names the node.
         """
         for (name, kind), found in zip(self._inputs.items(), given, strict=True):
             if not _fits(found, kind, name):
@@ -62,13 +62,13 @@ class ReferenceStep:
             try:
                 made = node.run(values)
             except Exception as error:
-                raise InputError(
+                raise UnsupportedError(
                     f"ONNX's reference evaluator, which runs {what}, fails: {type(error).__name__}: {line(error)}.",
                     "The inputs do not fit, or the evaluator is incomplete for this node; rewrite it with others.",
                 ) from error
             for name in made.keys() & self._outputs.keys():
                 if not _fits(made[name], self._outputs[name], name):
-                    raise InputError(
+                    raise UnsupportedError(
                         f"ONNX's reference evaluator gives {_shown(made[name])} as {name!r}, a result of {what}; "
                         f"by ONNX's rules it is {described(self._outputs[name])}.",
                         "The evaluator is wrong for this node; rewrite it with others.",

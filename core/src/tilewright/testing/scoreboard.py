@@ -1,8 +1,8 @@
 """The scoreboard: what becomes of every test of ONNX's own suite, each in a worker that may die.
 
 A test is *native* when it is compiled with all inputs open, *specialised* when some inputs are bound to their values,
-*constant* when nothing is left to compute then, *declined* when there is a clear error, *excluded* when its inputs or
-outputs are no tensors of numbers, *wrong* when an answer is, and *crashed* when the worker died or took too long.
+*constant* when nothing is left to compute then, *fallback* when ONNX's reference evaluator ran a part of it, *declined*
+when there is a clear error, *wrong* when an answer is, and *crashed* when the worker died or took too long.
 """
 
 from __future__ import annotations
@@ -10,14 +10,20 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
 from tilewright.testing.node_cases import KINDS
 from tilewright.workers import Worker, WorkerError
 
-PASSED = ("native", "specialised", "constant")
+if TYPE_CHECKING:
+    import onnx
+
+    from tilewright.ir.module import Module
+
+COMPILED = ("native", "specialised", "constant")
+PASSED = (*COMPILED, "fallback")
 ALL_KINDS = (*KINDS, "crashed")
 SECONDS = 120.0
 """Time limit of a test."""
@@ -36,6 +42,7 @@ class Score:
 
 def start(target: str) -> Callable[[Mapping[str, str]], Any]:
     """The worker's side: runs the tests that it is asked for, compiled for `target`."""
+    import tilewright
     from tilewright.compiler import plan_module
     from tilewright.config.binding import bind
     from tilewright.config.schema import Config
@@ -44,15 +51,25 @@ def start(target: str) -> Callable[[Mapping[str, str]], Any]:
     from tilewright.testing.node_cases import run_case
     from tilewright.testing.suite import suite
 
-    settings = bind(Config(target=target), Registry())
+    settings = bind(Config(target=target, fallback="reference"), Registry())
     tests = {(x.group, x.case.name): x.case for x in suite()}
 
     def answer(request: Mapping[str, str]) -> Any:
         if not request:
             return [(group, name, case.operator) for (group, name), case in tests.items()]
         case = tests[request["group"], request["name"]]
-        found = run_case(case, lambda module, inputs: run(plan_module(module, settings).program, settings, inputs))
+        found = run_case(case, execute, whole)
         return found.kind, found.detail
+
+    def execute(module: Module, inputs: Sequence[Any]) -> Sequence[Any]:
+        return run(plan_module(module, settings).program, settings, inputs)
+
+    def whole(
+        model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]], feeds: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], bool]:
+        with tilewright.compile(model, config=settings.config, shapes=shapes, cache=False) as program:
+            outputs = program.run(None, feeds)
+            return outputs, program.stats.reference_runs > 0
 
     return answer
 
@@ -96,9 +113,13 @@ def as_json(scores: Sequence[Score]) -> str:
 
 
 def lost(before: str, scores: Iterable[Score]) -> list[Score]:
-    """The tests that passed according to a document of `as_json` and do not any more."""
+    """The tests that passed according to a document of `as_json` and do not now, or were compiled and fall back now."""
     known = json.loads(before)
-    return [x for x in scores if known.get(x.group, {}).get(x.name) in PASSED and x.kind not in PASSED]
+    return [x for x in scores if _rank(known.get(x.group, {}).get(x.name)) > _rank(x.kind)]
+
+
+def _rank(kind: str | None) -> int:
+    return (kind in PASSED) + (kind in COMPILED)
 
 
 def as_markdown(scores: Sequence[Score], versions: str) -> str:
@@ -109,7 +130,8 @@ def as_markdown(scores: Sequence[Score], versions: str) -> str:
         f"Written by `tilewright scoreboard`. {versions}",
         "",
         "native: compiled with all inputs open. specialised: with the inputs bound that steer shapes. constant:",
-        "nothing was left to compute then. declined: a clear error. excluded: strings, sequences, optionals.",
+        "nothing was left to compute then. fallback: ONNX's reference evaluator ran a part of it. declined: a clear",
+        "error.",
         "",
     ]
     groups = {group: [x for x in scores if x.group == group] for group in dict.fromkeys(x.group for x in scores)}
@@ -123,6 +145,11 @@ def as_markdown(scores: Sequence[Score], versions: str) -> str:
     lines += ["", "## Operators", ""]
     operators = sorted({x.operator for x in groups.get("node", [])})
     lines += _table("operator", [(o, [x for x in groups["node"] if x.operator == o]) for o in operators])
+    failed = [x for x in scores if x.kind not in PASSED]
+    if failed:
+        lines += ["", "## What does not run", ""]
+        lines += ["| test | | why |", "|---|---|---|"]
+        lines += [f"| {x.name} | {x.kind} | {' '.join(x.detail.split()).replace('|', '/')} |" for x in failed]
     return "\n".join(lines) + "\n"
 
 

@@ -12,6 +12,7 @@ import attrs
 import onnx
 
 from tilewright.testing.node_cases import Case, cases
+from tilewright.testing.node_values import parsed
 
 STORED = ("pytorch-converted", "pytorch-operator", "simple")
 """Folders of stored models. `light` and `real` are left out: the former are in tests of their own, the latter are
@@ -55,9 +56,6 @@ def _operator(model: onnx.ModelProto) -> str:
 
 
 def _values(folder: Path, kind: str, infos: Any) -> tuple[Any, ...]:
-    """Tensors; of other types the bytes as they are, since nothing reads them."""
+    """The messages in the files of a data set."""
     files = sorted(folder.glob(f"{kind}_*.pb"), key=lambda p: int(p.stem.rpartition("_")[2]))
-    return tuple(
-        onnx.TensorProto.FromString(x.read_bytes()) if i.type.HasField("tensor_type") else x.read_bytes()
-        for x, i in zip(files, infos, strict=False)
-    )
+    return tuple(parsed(x.read_bytes(), i.type) for x, i in zip(files, infos, strict=False))

@@ -188,10 +188,10 @@ class _Classifier:
         if not isinstance(error, UnsupportedError):
             if not self.lenient:
                 raise error
-            return Verdict(node, what, "unsupported", error.message, error=error)
+            return Verdict(node, what, "unsupported", _why(error, what), error=error)
         if isinstance(error, SteeredError):
-            return Verdict(node, what, "specialised", error.message, error.inputs, error=error)
-        return Verdict(node, what, "reference", error.message, error=error)
+            return Verdict(node, what, "specialised", _why(error, what), error.inputs, error=error)
+        return Verdict(node, what, "reference", _why(error, what), error=error)
 
     def _opened(self, node: onnx.NodeProto, what: str, needed: Sequence[str], missing: Sequence[str]) -> Verdict:
         """A node that reads values of which not all is known; it is tried with what they might be."""
@@ -199,7 +199,7 @@ class _Classifier:
             if self.open[name].is_opaque:
                 kind = described(self.open[name].type)
                 error = UnsupportedError(f"{what} reads {name!r} ({kind}), which is no tensor of numbers.")
-                return Verdict(node, what, "reference", error.message, error=error)
+                return Verdict(node, what, "reference", _why(error, what), error=error)
         names = self.importer.names
         samples = {name: self.open[name].sample(names.fresh(name)) for name in missing}
         tried: InputError | None = InputError("")
@@ -214,18 +214,18 @@ class _Classifier:
             case SteeredError():
                 steering = tried.inputs
             case UnsupportedError():
-                return Verdict(node, what, "reference", tried.message, error=tried)
+                return Verdict(node, what, "reference", _why(tried, what), error=tried)
             case _:  # the samples do not fit each other: what is known of the operator decides
                 strange = without_meaning(node, self.scope.opsets, self.table)
                 if strange is not None:
                     error = UnsupportedError(f"{what} has no meaning in Tilewright yet ({strange}).")
-                    return Verdict(node, what, "reference", error.message, error=error)
+                    return Verdict(node, what, "reference", _why(error, what), error=error)
         shapes = ", ".join(repr(x) for x in missing)
         error = UnsupportedError(
             f"{what} reads {shapes}, whose shape only a run knows.",
             "Compile without --no-jit (jit=False), so that the program is specialised when it runs.",
         )
-        return Verdict(node, what, "specialised", error.message, steering, tuple(missing), error)
+        return Verdict(node, what, "specialised", _why(error, what), steering, tuple(missing), error)
 
     def _tried(self, node: onnx.NodeProto, needed: Sequence[str], scope: Scope) -> InputError | None:
         """Imports and legalises a node; returns what is wrong with it.
@@ -264,6 +264,11 @@ class _Classifier:
                 self.scope.values[name] = made
             else:
                 self.open[name] = Open(types.get(name))
+
+
+def _why(error: InputError, what: str) -> str:
+    """What an error about a node says without the node's name."""
+    return error.message.removeprefix(f"{what} ")
 
 
 def _has_size(
