@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from tilewright.ir.expr import const
-from tilewright.ir.module import Constant, Function, Module
+from tilewright.ir.module import DEPTH, Constant, Function, Module
 from tilewright.ir.text.exprs import print_expr
 from tilewright.ir.text.names import quote
 from tilewright.ir.text.ops import indent, print_type, region_lines
@@ -31,6 +31,8 @@ def _module_lines(module: Module) -> Iterator[str]:
     for what, names in (("inputs", module.input_names), ("outputs", module.output_names)):
         if names:
             yield f"  {what} {', '.join(json.dumps(x) for x in names)}"
+    if module.depth != DEPTH:
+        yield f"  depth {module.depth}"
     for symbol in module.symbols:
         yield f"  symbol {quote(symbol.name)} in [{symbol.lower}, {symbol.upper}]"
     for name, constant in module.constants.items():

@@ -8,7 +8,7 @@ import numpy as np
 
 from tilewright.ir import dtypes
 from tilewright.ir.expr import Const
-from tilewright.ir.module import Constant, Function, Module, Symbol
+from tilewright.ir.module import DEPTH, Constant, Function, Module, Symbol
 from tilewright.ir.ops import Op, Region, Value
 from tilewright.ir.text.lexer import Stream
 from tilewright.ir.text.parse_exprs import Names, read_expr
@@ -44,10 +44,14 @@ class _ModuleReader:
         s.end_line()
         functions: dict[str, Function] = {}
         names: dict[str, tuple[str, ...]] = {}
+        depth = DEPTH
         while not s.at("}"):
             if s.at("inputs", "outputs"):
                 what = s.advance().text
                 names[what] = self._names()
+            elif s.accept("depth"):
+                depth = s.integer("how many calls may be active at one time")
+                s.end_line()
             elif s.at("symbol"):
                 self._symbol()
             elif s.at("const"):
@@ -59,7 +63,7 @@ class _ModuleReader:
                     raise s.fail("a name that no other function has", at)
                 functions[name] = Function(name, self._region(self.values))
             else:
-                raise s.fail("'inputs', 'outputs', 'symbol', 'const', 'func' or '}'")
+                raise s.fail("'inputs', 'outputs', 'depth', 'symbol', 'const', 'func' or '}'")
         closing = s.expect("}")
         s.end_line()
         if s.token.kind != "end":
@@ -67,7 +71,8 @@ class _ModuleReader:
         if entry not in functions:
             raise s.fail(f"a function {entry!r}, which the module names as its entry", closing)
         symbols = tuple(self.symbols.values())
-        return Module(functions, self.constants, symbols, entry, names.get("inputs", ()), names.get("outputs", ()))
+        inputs, outputs = names.get("inputs", ()), names.get("outputs", ())
+        return Module(functions, self.constants, symbols, entry, inputs, outputs, depth)
 
     def _names(self) -> tuple[str, ...]:
         s = self.stream
