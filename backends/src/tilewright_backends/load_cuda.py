@@ -13,7 +13,7 @@ import tvm_ffi
 from tilewright.errors import InputError, InternalError
 from tilewright.runtime.native import Array
 from tilewright_backends.buffers import BufferTable, check_seal, load_library
-from tilewright_backends.load import runtime_library
+from tilewright_backends.load import Calls, runtime_library
 
 _CUDA = 2
 """DLPack's device type."""
@@ -97,6 +97,7 @@ class CudaProgram:
             self._table.addresses[number] = self._allocated[-1]
         for number, array in self._table.weights(weights):
             self._upload(self._allocated[number], array)
+        self._calls = Calls(self._table, data)
         self._set_stream: Any = tvm_ffi.get_global_func("runtime.TVMSetStream")
         self._module, self._main = load_library(library, data["entry"])
         self._cuda("cudaStreamSynchronize", self._stream)
@@ -137,6 +138,7 @@ class CudaProgram:
             return
         self._set_stream(_CUDA, 0, self._stream)
         self._main(self._table.pointer)
+        self._calls.check()
         if self._capturable:
             # The first run loads the machine code, which must not happen under capture.
             self._cuda("cudaStreamSynchronize", self._stream)
