@@ -27,7 +27,10 @@ from tilewright.ir.program import (
 from tilewright.ir.verify.tree import conditions_of, numbered_calls, tasks_of
 
 ALIGNMENT = 256
-"""Bytes that every placement starts at a multiple of: a GPU's allocation granularity, four cache lines of a CPU."""
+"""Bytes that placements start at a multiple of: a GPU's allocation granularity, four cache lines of a CPU."""
+
+FRAME_ALIGNMENT = 64
+"""The same in a frame, of which there may be very many: one cache line, four times the widest access of a kernel."""
 
 WORKSPACE = "workspace"
 FRAMES = "frames"
@@ -79,8 +82,8 @@ def allocate(
         own = procedure_lifetimes(procedure, where[procedure.name])
         own = {name: life for name, life in own.items() if name not in placements and name not in lives}
         kept = {*procedure.params, *procedure.results, *_across(procedure, where[procedure.name][0], own)}
-        framed.append(_pack({name: life for name, life in own.items() if name in kept}, values))
-        shared.append(_pack({name: life for name, life in own.items() if name not in kept}, values))
+        framed.append(_pack({name: life for name, life in own.items() if name in kept}, values, FRAME_ALIGNMENT))
+        shared.append(_pack({name: life for name, life in own.items() if name not in kept}, values, ALIGNMENT))
     temporary = {name: life for name, life in lives.items() if name not in placements}
     called = [step for step, _ in numbered_calls(steps)]
     items = [(byte_size(values[name]), life.first, life.last) for name, life in temporary.items()]
@@ -107,8 +110,9 @@ class _Placed:
     bytes: int
 
 
-def _pack(lives: Mapping[str, _Life], values: Mapping[str, Value]) -> _Placed:
-    offsets, total = pack_by_lifetime([(byte_size(values[name]), x.first, x.last) for name, x in lives.items()])
+def _pack(lives: Mapping[str, _Life], values: Mapping[str, Value], alignment: int) -> _Placed:
+    items = [(byte_size(values[name]), life.first, life.last) for name, life in lives.items()]
+    offsets, total = pack_by_lifetime(items, alignment)
     return _Placed({name: (offset, x) for (name, x), offset in zip(lives.items(), offsets, strict=True)}, total)
 
 
@@ -201,7 +205,9 @@ def touched(launch: Launch) -> Iterator[str]:
         yield from task.args
 
 
-def pack_by_lifetime(items: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
+def pack_by_lifetime(
+    items: Sequence[tuple[int, int, int]], alignment: int = ALIGNMENT
+) -> tuple[list[int], int]:
     """Offsets for (bytes, first, last) items such that those alive together do not overlap, and the total size.
 
     Largest first, each at the lowest offset that is free during its life (the usual greedy, close to the lower bound on
@@ -212,7 +218,7 @@ def pack_by_lifetime(items: Sequence[tuple[int, int, int]]) -> tuple[list[int], 
     total = 0
     for i in sorted(range(len(items)), key=lambda i: (-items[i][0], items[i][1], i)):
         size, first, last = items[i]
-        size = -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
+        size = -(-max(size, 1) // alignment) * alignment
         offset = 0
         for start, stop in sorted((o, e) for o, e, born, died in placed if born <= last and first <= died):
             if offset + size <= start:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping
 
 import numpy as np
@@ -112,6 +114,8 @@ class _ModuleReader:
         s.expect("=")
         if s.accept("digest"):
             self.constants[value.name] = self._by_digest(value, shape)
+        elif s.accept("bytes"):
+            self.constants[value.name] = self._by_bytes(value, shape)
         else:
             self.constants[value.name] = self._inline(value, shape)
         self.values[value.name] = value
@@ -129,6 +133,21 @@ class _ModuleReader:
             what = f"{found.dtype}{list(found.data.shape)} with digest {found.digest}"
             raise s.fail(f"contents of {value.name!r} that have this digest", at, what)
         return found
+
+    def _by_bytes(self, value: Value, shape: tuple[int, ...]) -> Constant:
+        s = self.stream
+        if s.token.kind != "string":
+            raise s.fail("base64 in quotes")
+        at = s.advance()
+        dtype = dtypes.to_numpy(value.dtype)
+        try:
+            data = base64.b64decode(at.text, validate=True)
+        except binascii.Error as error:
+            raise s.fail("base64 in quotes", at, str(error)) from None
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if len(data) != size:
+            raise s.fail(f"{size} bytes", at, f"{len(data)}")
+        return Constant(np.frombuffer(data, dtype).reshape(shape))
 
     def _inline(self, value: Value, shape: tuple[int, ...]) -> Constant:
         s = self.stream

@@ -48,7 +48,6 @@ def _check_owners(
 ) -> None:
     weights = set(program.weights)
     shared = of_host(program, touched)
-    owner: dict[str, str] = {}
     span = spans(program.body, program.procedures.values())
     for touch in touched:
         there = place.at(f"value {touch.value}")
@@ -62,8 +61,6 @@ def _check_owners(
                     found = f"{touch.procedure} reads it, which the call in step {site.step} does not say"
                     raise there.broken(OWN, found)
             continue
-        if owner.setdefault(touch.value, touch.procedure) != touch.procedure:
-            raise there.broken(OWN, f"procedures {owner[touch.value]} and {touch.procedure} touch it")
         (first, last), placement = span[touch.procedure], program.storage.placements[touch.value]
         if placement.first < first or placement.last > last:
             lives = f"it lives in steps {placement.first} to {placement.last}"

@@ -72,6 +72,8 @@ def verify_program(program: Program, device: DeviceModel | None = None, footprin
     for launch in launches(program.steps):
         for task in tasks_of(launch.body):
             _check_call(task, program, place.at(f"launch {launch.name}"))
+    for call in calls(program.steps):
+        _check_signature(call, program, place.at(f"call {call.procedure}"))
     check_storage(program, symbols, place)
     checker = _Checker(program, device, footprint)
     env = {name: x.high for name, x in symbols.items()}
@@ -125,6 +127,17 @@ def _check_call(task: Task, program: Program, place: Place) -> None:
             raise place.broken(CALLS, f"{name!r} as parameter {param.name!r} of {kernel.name} is {shown}")
 
 
+def _check_signature(call: HostCall, program: Program, place: Place) -> None:
+    procedure = program.procedures.get(call.procedure)
+    if procedure is None:
+        raise place.broken(CALL, f"there is no procedure {call.procedure!r}")
+    for what, given, wanted in (("argument", call.args, procedure.params), ("result", call.results, procedure.results)):
+        if len(given) != len(wanted):
+            raise place.broken(CALL, f"{len(given)} {what}s for {len(wanted)}")
+    if len(set(call.results)) < len(call.results):
+        raise place.broken(CALL, f"results {', '.join(call.results)}")
+
+
 class _Checker:
     """Walks the host tree with the set of values that are written by then."""
 
@@ -157,7 +170,7 @@ class _Checker:
                     written = written | {step.target}
                 case HostCall():
                     there = place.at(f"call {step.procedure}")
-                    self._check_procedure_call(step, there)
+                    self._check_types(step, there)
                     for name in (*step.args, *step.reads):
                         self._read(name, written, there)
                     for name in step.results:
@@ -201,19 +214,13 @@ class _Checker:
         if rows is not None and (rows.high > bounds_of(target.num_elements(), bounds).high or rows.low < 0):
             raise place.broken(COPIES, f"{copy.source!r} goes past the end of {copy.target!r}")
 
-    def _check_procedure_call(self, call: HostCall, place: Place) -> None:
+    def _check_types(self, call: HostCall, place: Place) -> None:
         placements = self._program.storage.placements
-        procedure = self._program.procedures.get(call.procedure)
-        if procedure is None:
-            raise place.broken(CALL, f"there is no procedure {call.procedure!r}")
-        if len(set(call.results)) < len(call.results):
-            raise place.broken(CALL, f"results {', '.join(call.results)}")
+        procedure = self._program.procedures[call.procedure]
         for what, given, wanted in (
             ("argument", call.args, procedure.params),
             ("result", call.results, procedure.results),
         ):
-            if len(given) != len(wanted):
-                raise place.broken(CALL, f"{len(given)} {what}s for {len(wanted)}")
             for a, b in zip(given, wanted, strict=True):
                 x, y = placements[a].value, placements[b].value
                 if x.dtype != y.dtype or x.num_elements() != y.num_elements():
