@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import onnx
 import onnxruntime
@@ -13,9 +16,10 @@ import pytest
 import tilewright
 from backends.tests.cuda_on_cpu.emulator import emulate
 from tilewright.compare import compare_outputs
-from tilewright.compiler import plan_model, plan_module
+from tilewright.compiler import build_program, plan_model, plan_module
 from tilewright.config.binding import Settings, bind
 from tilewright.config.loading import load_config
+from tilewright.errors import InputError
 from tilewright.ir import dtypes
 from tilewright.plugins.manager import Registry
 from tilewright.testing import conformance
@@ -23,6 +27,7 @@ from tilewright.testing.control import control_case
 from tilewright.testing.models import BUILDERS
 from tilewright.testing.node_cases import cases, run_case
 from tilewright.testing.precision import narrowed
+from tilewright.testing.recursion import recursion_case
 from tilewright.testing.seeded import light_model
 
 QUICK_BLOCKS = ("conformer", "gpt")
@@ -114,6 +119,50 @@ def test_a_random_model_with_control_flow_agrees_on_the_device(seed: int) -> Non
     for _ in range(2):
         found = program.run(None, dict(case.feeds))
         agree([x.name for x in program.outputs], found, expected(case.model, dict(case.feeds)))
+
+
+def close(found: Sequence[Any], wanted: Sequence[Any]) -> None:
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", [2, 3, 5, 8])
+def test_a_random_recursion_agrees(seed: int, settings: Settings) -> None:
+    case = recursion_case(seed)
+    program = plan_module(case.module, settings).program
+    assert program.procedures
+    close(emulate(program, settings, case.feeds), case.wanted)
+
+
+def test_a_recursion_builds_with_its_conditions_read_back(settings: Settings, tmp_path: Path) -> None:
+    program = plan_module(recursion_case(2).module, settings).program
+    output = build_program(program, settings, tmp_path)
+    assert not output.data["capturable"]
+    assert output.data["buffers"][-1][1] == "control"
+    symbols = subprocess.run(["nm", "-D", output.library], capture_output=True, text=True, check=True).stdout
+    assert "U cudaMemcpyAsync" in symbols
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("seed", range(40))
+def test_a_random_recursion_agrees_on_the_device(seed: int) -> None:
+    case = recursion_case(seed)
+    program = tilewright.compile(case.module, target="cuda:h200", cache=False)
+    feeds = dict(zip(case.module.input_names, case.feeds, strict=True))
+    for _ in range(2):
+        close(program.run(None, feeds), case.wanted)
+
+
+@pytest.mark.gpu
+def test_the_bound_of_a_recursion_leaves_the_program_usable_on_the_device() -> None:
+    module = attrs.evolve(recursion_case(2).module, depth=2)
+    program = tilewright.compile(module, target="cuda:h200", cache=False)
+    feeds = dict(zip(module.input_names, recursion_case(2).feeds, strict=True))
+    shallow = feeds | {"count": np.asarray(1, np.int64)}
+    before = program.run(None, shallow)
+    with pytest.raises(InputError, match="deeper than its bound of 2 calls"):
+        program.run(None, feeds | {"count": np.asarray(4, np.int64)})
+    close(program.run(None, shallow), before)
 
 
 @pytest.mark.gpu

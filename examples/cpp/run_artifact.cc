@@ -92,6 +92,7 @@ int Run(const std::string& folder, const std::vector<std::string>& input_files) 
     int64_t size;
   };
   std::vector<Output> outputs;
+  std::vector<int64_t> control;  // of a program that recurses: in the host's memory, for the calls that are active
   size_t inputs = 0;
   for (const ffi::Any& item : data.at(ffi::String("buffers")).cast<json::Array>()) {
     auto buffer = item.cast<json::Array>();
@@ -102,6 +103,9 @@ int Run(const std::string& folder, const std::vector<std::string>& input_files) 
     void* weight = kind == "weight" ? weights.Find(stored.at(ffi::String(name)).cast<ffi::String>()) : nullptr;
     if (weight != nullptr && !cuda) {
       address = weight;
+    } else if (kind == "control") {
+      control.resize(size / sizeof(int64_t));
+      address = control.data();
     } else {
       address = api->AllocDataSpace(device, size > 0 ? size : 1, 64, DLDataType{kDLUInt, 8, 1});
     }
@@ -125,6 +129,11 @@ int Run(const std::string& folder, const std::vector<std::string>& input_files) 
   ffi::Function main = module->GetFunction(data.at(ffi::String("entry")).cast<ffi::String>()).value();
   main(static_cast<void*>(table.data()));
   api->StreamSync(device, nullptr);
+  if (!control.empty() && control[0] != 0) {
+    auto name = data.at(ffi::String("procedures")).cast<json::Array>()[control[0] - 1].cast<ffi::String>();
+    auto depth = data.at(ffi::String("depth")).cast<int64_t>();
+    throw std::runtime_error("the recursion of " + std::string(name) + " is deeper than " + std::to_string(depth) + " calls");
+  }
 
   for (size_t i = 0; i < outputs.size(); ++i) {
     std::vector<char> bytes(outputs[i].size);

@@ -43,6 +43,61 @@ def test_compile_inspect_run_explain(tw: Tw, dense: Path, tmp_path: Path) -> Non
     assert tw("explain", out).code == 0
 
 
+def test_a_module_of_the_tile_ir_is_compiled_from_its_text(tw: Tw, tmp_path: Path) -> None:
+    """`down` counts down to zero, by recursion, and says how deep that was."""
+    text = """
+module main {
+  depth 5
+  func main(n: int64[]) {
+    call r = down(n) -> (r: int64[])
+    return (r)
+  }
+  func down(n: int64[]) {
+    tensor go for () {
+      %0 = n[]
+      body %0 > 0
+      write go: bool[] []
+    }
+    if r by go -> (r: int64[]) {
+      then () {
+        tensor less for () {
+          %0 = n[]
+          body %0 - 1
+          write less: int64[] []
+        }
+        call deeper = down(less) -> (deeper: int64[])
+        tensor more for () {
+          %0 = deeper[]
+          body %0 + 1
+          write more: int64[] []
+        }
+        return (more)
+      }
+      else () {
+        return (n)
+      }
+    }
+    return (r)
+  }
+}
+"""
+    model, out = tmp_path / "down.tile", tmp_path / "down.tw"
+    model.write_text(text.lstrip(), encoding="utf-8")
+    assert tw("compile", model, "-o", out).code == 0
+    for n, code in ((4, 0), (5, 2)):
+        np.save(tmp_path / "n.npy", np.asarray(n))
+        ran = tw("run", out, "--input", f"n={tmp_path / 'n.npy'}", "--save-outputs", tmp_path / "out", "--json")
+        assert ran.code == code
+        if code:
+            assert ran.err.startswith("error: The recursion of function 'down' is deeper than its bound of 5 calls.")
+        else:
+            assert int(np.load(json.loads(ran.out)["saved"][0])) == n
+    model.write_text(text.lstrip().replace("down(less)", "up(less)"), encoding="utf-8")
+    refused = tw("compile", model, "-o", tmp_path / "other.tw")
+    assert refused.code == 2
+    assert "there is no function 'up'" in refused.err
+
+
 def test_run_takes_a_model_too_and_a_seed_makes_it_repeatable(tw: Tw, dense: Path) -> None:
     first, second, other = (json.loads(tw("run", dense, "--seed", s, "--json").out) for s in (1, 1, 2))
     assert first["outputs"] == second["outputs"] != other["outputs"]

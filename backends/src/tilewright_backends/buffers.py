@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tvm_ffi
@@ -20,13 +20,13 @@ import tvm_ffi
 from tilewright.errors import DamagedError, InternalError
 from tilewright.runtime.native import Array
 
-if TYPE_CHECKING:
-    from tilewright.ir.program import Program
+CONTROL = "control"
+"""Kind of the buffer that is in the host's memory, whatever the target: where active calls return to."""
 
 
-def described(program: Program, facts: Mapping[str, Any], target: str) -> dict[str, Any]:
-    """`BuildOutput.data` of a library for `target`: the entry, the buffers as [name, kind, bytes], and `facts`."""
-    data = {**facts, "buffers": [[name, buffer.kind, buffer.bytes] for name, buffer in program.storage.buffers.items()]}
+def described(table: Sequence[tuple[str, str, int]], facts: Mapping[str, Any], target: str) -> dict[str, Any]:
+    """`BuildOutput.data` of a library for `target`: the entry, name, kind and bytes of each buffer, and `facts`."""
+    data = {**facts, "buffers": [list(x) for x in table]}
     return {"entry": _entry(data, target), **data}
 
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from tilewright.errors import InputError
+from tilewright.ir.calls import too_deep
 from tilewright.runtime.native import Array
 from tilewright_backends import cpu_features, runners
-from tilewright_backends.buffers import BufferTable, check_seal, load_library
+from tilewright_backends.buffers import CONTROL, BufferTable, check_seal, load_library
 
 _ALIGNMENT = 64
 
@@ -44,6 +45,7 @@ class CpuProgram:
         self._kept: list[Array] = []  # weights and workspace, as long as their addresses are in the table
         self._keep(self._table.weights(weights))
         self._keep((number, aligned(size)) for number, size in self._table.sizes("workspace"))
+        self._calls = Calls(self._table, data)
 
     def _keep(self, arrays: Iterable[tuple[int, Array]]) -> None:
         for number, array in arrays:
@@ -83,11 +85,34 @@ class CpuProgram:
     def _call(self, main: Any, kept: Sequence[Array]) -> None:
         """Runs over the table. Its addresses are those of `kept`, alive until the end even if `close` comes."""
         main(self._table.pointer)
+        self._calls.check()
 
     def close(self) -> None:
         """Unloads the library and frees the workspace; what a run needs that an interrupt left behind, when it ends."""
         self._main = self._module = None
         self._kept = []
+
+
+class Calls:
+    """The host's numbers of active calls, and how one that goes too deep is reported.
+
+    Args:
+        table: gets the address of the numbers, where the program has procedures.
+        data: what the builder told.
+    """
+
+    def __init__(self, table: BufferTable, data: Mapping[str, Any]) -> None:
+        self._procedures = list(data.get("procedures", ()))
+        self._depth = int(data.get("depth", 0))
+        self._control = np.zeros(1, np.int64)
+        for number, size in table.sizes(CONTROL):
+            self._control = aligned(size).view(np.int64)
+            table.addresses[number] = self._control.ctypes.data
+
+    def check(self) -> None:
+        """Raises InputError when the run that has just ended met a call beyond the bound."""
+        if self._procedures and self._control[0]:
+            raise too_deep(self._procedures[int(self._control[0]) - 1], self._depth)
 
 
 def aligned(size: int) -> Array:

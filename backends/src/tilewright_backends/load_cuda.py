@@ -14,7 +14,7 @@ from tilewright.errors import InputError, InternalError
 from tilewright.runtime.native import Array
 from tilewright_backends.buffers import BufferTable, check_seal, load_library
 from tilewright_backends.device_weights import SHARED
-from tilewright_backends.load import runtime_library
+from tilewright_backends.load import Calls, runtime_library
 
 _CUDA = 2
 """DLPack's device type."""
@@ -100,6 +100,7 @@ class CudaProgram:
         for number, array in self._table.weights(weights):
             self._table.addresses[number] = SHARED.take(array, self._copied)
             self._weights.append(array)
+        self._calls = Calls(self._table, data)
         self._set_stream: Any = tvm_ffi.get_global_func("runtime.TVMSetStream")
         self._module, self._main = load_library(library, data["entry"])
         self._cuda("cudaStreamSynchronize", self._stream)
@@ -150,6 +151,7 @@ class CudaProgram:
             return
         self._set_stream(_CUDA, 0, self._stream)
         self._main(self._table.pointer)
+        self._calls.check()
         if self._capturable:
             # The first run loads the machine code, which must not happen under capture.
             self._cuda("cudaStreamSynchronize", self._stream)

@@ -21,7 +21,18 @@ import numpy as np
 from tilewright.config.binding import Settings
 from tilewright.interpret.evaluate import evaluate
 from tilewright.ir import dtypes
-from tilewright.ir.program import HostCopy, HostIf, HostLoop, HostSet, HostStep, Launch, Phase, Program, Task
+from tilewright.ir.program import (
+    HostCall,
+    HostCopy,
+    HostIf,
+    HostLoop,
+    HostSet,
+    HostStep,
+    Launch,
+    Phase,
+    Program,
+    Task,
+)
 from tilewright.planning.weights import weights_of
 from tilewright.plugins.records import RecipeEntry
 from tilewright_backends.build.cuda.builder import device_kernel
@@ -132,11 +143,14 @@ def emulate(program: Program, settings: Settings, inputs: Sequence[Array]) -> li
     }
     emulated = Emulated(list(kernels.values()))
     places = program.storage.placements
-    memory = {name: np.full(b.bytes, 0xFF, np.uint8) for name, b in program.storage.buffers.items()}
+    memory = {name: np.full(program.size_of(b), 0xFF, np.uint8) for name, b in program.storage.buffers.items()}
+    depth = 0  # active calls
 
-    def bytes_of(name: str) -> Array:
+    def bytes_of(name: str, ahead: int = 0) -> Array:
         place = places[name]
-        return memory[place.buffer][place.offset : place.offset + place.bytes]
+        buffer = program.storage.buffers[place.buffer]
+        first = place.offset + (buffer.bytes * (depth - 1 + ahead) if buffer.owner == "frame" else 0)
+        return memory[place.buffer][first : first + place.bytes]
 
     for weight in weights_of(program):
         bytes_of(weight.name)[:] = np.ascontiguousarray(weight.load()).reshape(-1).view(np.uint8)
@@ -145,9 +159,23 @@ def emulate(program: Program, settings: Settings, inputs: Sequence[Array]) -> li
     def scalar(name: str) -> int:
         return int(bytes_of(name).view(dtypes.to_numpy(places[name].value.dtype))[0])
 
+    def call(step: HostCall) -> None:
+        nonlocal depth
+        procedure = program.procedures[step.procedure]
+        assert depth < program.depth
+        for source, target in zip(step.args, procedure.params, strict=True):
+            bytes_of(target, 1)[:] = bytes_of(source)
+        depth += 1
+        run(procedure.body, {})
+        depth -= 1
+        for source, target in zip(procedure.results, step.results, strict=True):
+            bytes_of(target)[:] = bytes_of(source, 1)
+
     def run(steps: Sequence[HostStep], env: Mapping[str, int]) -> None:
         for step in steps:
             match step:
+                case HostCall():
+                    call(step)
                 case HostCopy():
                     source = bytes_of(step.source)
                     first = 0 if step.row is None else int(evaluate(step.row, env)) * len(source)

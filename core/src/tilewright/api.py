@@ -22,6 +22,7 @@ from tilewright.config.binding import Settings, bind
 from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend.asked import Asked, combinations, dimension_names
 from tilewright.frontend.source import read
+from tilewright.frontend.text import given_module, is_text
 from tilewright.ir.keys import identity
 from tilewright.ir.module import Module
 from tilewright.partitioned import Partitioned, build_parts, partitioned
@@ -37,7 +38,7 @@ _log = logging.getLogger(__name__)
 if TYPE_CHECKING:
     import onnx
 
-    Model = str | os.PathLike[str] | bytes | onnx.ModelProto
+    Model = str | os.PathLike[str] | bytes | onnx.ModelProto | Module
 
 
 def compile(
@@ -53,10 +54,11 @@ def compile(
     cache: bool = True,
     strict: bool = False,
 ) -> Executable:
-    """Compiles an ONNX model, or takes the program from the cache.
+    """Compiles an ONNX model, or a module of the tile IR, or takes the program from the cache.
 
     Args:
-        model: a path, the bytes of a model, or a `ModelProto`.
+        model: a path, the bytes of a model, or a `ModelProto`; a `Module` (`tilewright.builder` makes some), or the
+            path of a module's text, which ends in `.tile`.
         target: such as `cpu` or `cuda:h200`; replaces the target of `config`.
         config: a path to a TOML file, a mapping of the same form, or a `Config`.
         shapes: for what the model leaves open, by an input's name its shape, by a dimension's name its size:
@@ -105,6 +107,9 @@ def compile_artifact(
     start = time.perf_counter()
     settings = attrs.evolve(settings, keep_trials=cache)
     name = _name(model)
+    if isinstance(model, Module) or is_text(model):
+        module = load_module(given_module(model, shapes or {}, bind or {}), settings)
+        return compile_modules([module], name, settings, cache=cache, start=start)
     source = read(os.fspath(model) if isinstance(model, os.PathLike) else model)
     wanted = combinations(source.inputs, shapes or {})
     try:
@@ -243,7 +248,9 @@ def compilation_key(identities: Sequence[str], names: Sequence[object], settings
 
 
 def _name(model: Model) -> str:
-    """What to call a model: its file's name without the suffix, or its graph's name."""
+    """What to call a model: its file's name without the suffix, or the name of its graph or entry."""
+    if isinstance(model, Module):
+        return model.entry
     if isinstance(model, bytes):
         return "model"
     if isinstance(model, str | os.PathLike):

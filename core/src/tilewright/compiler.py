@@ -21,6 +21,7 @@ from tilewright.errors import InputError
 from tilewright.frontend import import_model
 from tilewright.frontend.legalize import Rule, Table, builtin_table, legalize
 from tilewright.frontend.shapes import Shape
+from tilewright.frontend.text import given_module, is_text
 from tilewright.ir.module import Module
 from tilewright.ir.program import Program
 from tilewright.ir.verify import verify_module, verify_program
@@ -139,7 +140,8 @@ def load_module(
     """Loads and legalises a model.
 
     Args:
-        model: path, bytes, ModelProto, or what `frontend.source.read` made of one.
+        model: path, bytes, ModelProto, or what `frontend.source.read` made of one; or a module of the tile IR, or the
+            path of its text.
         shapes: shapes of inputs, and sizes of named dimensions, where the model leaves them open.
         bind: inputs that are fixed to arrays.
 
@@ -148,8 +150,14 @@ def load_module(
     """
     clock = clock or Clock()
     table = rules_of(settings)
+
+    def read(_: None) -> Module:
+        if isinstance(model, Module) or is_text(model):
+            return given_module(model, shapes or {}, bind or {})
+        return import_model(model, shapes or {}, bind or {}, table)
+
     with clock.stage("import"):
-        module = _between("import", settings, lambda _: import_model(model, shapes or {}, bind or {}, table), None)
+        module = _between("import", settings, read, None)
     with clock.stage("legalize"):
         return _between("legalize", settings, lambda nodes: legalize(nodes, table), module)
 

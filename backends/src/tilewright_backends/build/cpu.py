@@ -19,7 +19,7 @@ from tilewright_backends.build import llvm
 from tilewright_backends.emit.cpu.function import CpuFunction
 from tilewright_backends.emit.cpu.semantics import CpuSemantics
 from tilewright_backends.host.cpu import emit_launch
-from tilewright_backends.host.function import HostFunction
+from tilewright_backends.host.function import HostFunction, buffer_table, recursion
 from tilewright_backends.lower.types import Prim
 
 
@@ -40,9 +40,9 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
     for name, kernel in program.kernels.items():
         functions[names[name]] = emit_kernel(kernel, program, emitters[kernel.choice.recipe], semantics)
     host = HostFunction(program, names)
-    host.steps(program.body, emit_launch)
+    host.run(emit_launch)
     facts = {"mcpu": mcpu, "features": cpu_features.needed(llvm.cpu_features(mcpu))}
-    data = buffers.described(program, facts, target)
+    data = buffers.described(buffer_table(program), {**facts, **recursion(program)}, target)
     functions[GlobalVar(data["entry"])] = host.finish(data["entry"])
     library = workdir / "library.so"
     llvm.link(llvm.compile_functions(functions, llvm_target), library)

@@ -12,6 +12,7 @@ from tilewright.ir import dtypes
 from tilewright.ir.expr import Const, Var, const
 from tilewright.ir.program import (
     UNIT,
+    HostCall,
     HostCopy,
     HostIf,
     HostLoop,
@@ -87,20 +88,24 @@ class CudaHost(HostFunction):
             raise InternalError(f"{name} decides what the host program does, but {dtype} is not read back.")
         return tirx.call_extern(carrier, f"tw_read_back_{carrier}", self.pointer(name))
 
-    def _copy(self, copy: HostCopy) -> None:
-        size = self.bytes_of(copy.source)
+    def copy(self, source: Prim, target: Prim, name: str) -> None:
+        """See `HostFunction.copy`: a launch of its own."""
+        size = self.bytes_of(name)
         if size:
-            target = self.pointer(copy.target, self.row_offset(copy))
-            self.launch(self.copies[size], (self.pointer(copy.source), target))
+            self.launch(self.copies[size], (source, target))
 
     def _set(self, step: HostSet) -> None:
         kernel = self.sets[self.program.storage.placements[step.target].value.dtype]
         self.launch(kernel, (self.pointer(step.target), self.code.index(step.value, "int64")))
 
 
-def copies_of(steps: Sequence[HostStep]) -> Iterator[HostCopy]:
-    """All copies in a host tree."""
-    return (x for x in host_leaves(steps) if isinstance(x, HostCopy))
+def copied(steps: Sequence[HostStep]) -> Iterator[str]:
+    """Values of the sizes of all copies in a host tree."""
+    for step in host_leaves(steps):
+        if isinstance(step, HostCopy):
+            yield step.source
+        elif isinstance(step, HostCall):
+            yield from (*step.args, *step.results)
 
 
 def sets_of(steps: Sequence[HostStep]) -> Iterator[HostSet]:
@@ -109,9 +114,9 @@ def sets_of(steps: Sequence[HostStep]) -> Iterator[HostSet]:
 
 
 def reads_back(steps: Sequence[HostStep]) -> bool:
-    """Whether a host tree decides by a value of the device."""
+    """Whether a host tree decides by a value of the device, or calls, for that is how a recursion ends."""
     return any(
-        isinstance(step, HostIf)
+        isinstance(step, HostIf | HostCall)
         or (isinstance(step, HostLoop) and (bool(step.condition or step.limit) or reads_back(step.body)))
         for step in steps
     )

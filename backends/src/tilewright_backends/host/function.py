@@ -1,12 +1,14 @@
 """The entry of a library: runs a program's host tree over a table of buffer addresses.
 
-The table has one 64-bit address per buffer of the program's storage, in the storage's order. How a launch is made is
-the target's affair; loops, branches, copies and addresses are the same for all.
+The table has one 64-bit address per buffer of the program's storage, in the storage's order, and for a program with
+procedures that of the control buffer. How a launch is made is the target's affair; loops, branches, calls, copies and
+addresses are the same for all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import tvm
 from tvm import tirx
@@ -15,8 +17,10 @@ from tvm.ir import GlobalVar, PointerType, PrimType
 from tilewright.errors import InternalError
 from tilewright.ir.bounds import Interval
 from tilewright.ir.expr import Const, Expr
-from tilewright.ir.program import HostCopy, HostIf, HostLoop, HostSet, HostStep, Launch, Program
+from tilewright.ir.program import HostCall, HostCopy, HostIf, HostLoop, HostSet, HostStep, Launch, Program
 from tilewright.planning.storage import byte_size
+from tilewright_backends.buffers import CONTROL
+from tilewright_backends.host.machine import Machine, control_bytes
 from tilewright_backends.lower.code import Code
 from tilewright_backends.lower.types import Prim, storage
 
@@ -30,6 +34,7 @@ class HostFunction:
         code: its statements.
         program: what it runs.
         kernels: global variable of each kernel's function, by the kernel's name.
+        frame: address of the frame of the procedure that runs.
     """
 
     def __init__(self, program: Program, kernels: Mapping[str, GlobalVar]) -> None:
@@ -37,7 +42,8 @@ class HostFunction:
         self.program = program
         self.kernels = kernels
         self._table = tirx.Var("table", PointerType(PrimType("uint64")))
-        buffers = list(program.storage.buffers)
+        self.frame: Prim = None
+        buffers = [name for name, _, _ in buffer_table(program)]
         table = tirx.decl_buffer((max(len(buffers), 1),), "uint64", "addresses", data=self._table, layout=None)
         self.code.emit(tirx.DeclBuffer(table, data=self._table))
         self._bases = {
@@ -45,16 +51,41 @@ class HostFunction:
             for i, name in enumerate(buffers)
         }
 
-    def address(self, name: str) -> Prim:
-        """The 64-bit address of a value."""
-        placement = self.program.storage.placements[name]
-        base = self._bases[placement.buffer]
-        return tirx.Add(base, tirx.const(placement.offset, "uint64")) if placement.offset else base
+    def run(self, launch: EmitLaunch) -> None:
+        """The code of the whole program."""
+        if self.program.procedures:
+            Machine(self, self._bases[CONTROL], launch).emit()
+        else:
+            self.steps(self.program.body, launch)
 
-    def pointer(self, name: str, offset: Prim | None = None) -> Prim:
+    def address(self, name: str, ahead: bool = False) -> Prim:
+        """The 64-bit address of a value; `ahead`: of one in a frame, in the frame of the next deeper call."""
+        placement = self.program.storage.placements[name]
+        buffer = self.program.storage.buffers[placement.buffer]
+        base, offset = self._bases[placement.buffer], placement.offset
+        if buffer.owner == "frame":
+            base, offset = self.frame, offset + (buffer.bytes if ahead else 0)
+        return tirx.Add(base, tirx.const(offset, "uint64")) if offset else base
+
+    def frame_at(self, depth: Prim) -> Prim:
+        """The address of the frame of the call at a depth, of which the first is 1."""
+        for name, buffer in self.program.storage.buffers.items():
+            if buffer.owner == "frame":
+                before = (depth - tirx.const(1, "int64")) * tirx.const(buffer.bytes, "int64")
+                return self.code.let(tirx.Add(self._bases[name], tirx.Cast("uint64", before)), "frame")
+        return None
+
+    def array(self, address: Prim, dtype: str, elements: int) -> Prim:
+        """The array at an address."""
+        pointer = self.code.let(tirx.reinterpret(PointerType(PrimType(dtype)), address), "array")
+        buffer = tirx.decl_buffer((elements,), dtype, self.code.unique("cells"), data=pointer, layout=None)
+        self.code.emit(tirx.DeclBuffer(buffer, data=pointer))
+        return buffer
+
+    def pointer(self, name: str, offset: Prim | None = None, ahead: bool = False) -> Prim:
         """The address of a value, `offset` bytes further on, as a pointer to its elements."""
         dtype = storage(self.program.storage.placements[name].value.dtype)
-        address = self.address(name)
+        address = self.address(name, ahead)
         if offset is not None:
             address = tirx.Add(address, tirx.Cast("uint64", offset))
         return tirx.reinterpret(PointerType(PrimType(dtype)), address)
@@ -75,10 +106,7 @@ class HostFunction:
 
     def _cell(self, name: str) -> Prim:
         dtype = storage(self.program.storage.placements[name].value.dtype)
-        pointer = self.code.let(self.pointer(name), "scalar")
-        buffer = tirx.decl_buffer((1,), dtype, self.code.unique("cell"), data=pointer, layout=None)
-        self.code.emit(tirx.DeclBuffer(buffer, data=pointer))
-        return buffer
+        return self.array(self.address(name), dtype, 1)
 
     def condition(self, name: str) -> Prim:
         """Whether a scalar value is not zero."""
@@ -92,7 +120,8 @@ class HostFunction:
                 case Launch():
                     launch(self, step)
                 case HostCopy():
-                    self._copy(step)
+                    target = self.pointer(step.target, self.row_offset(step))
+                    self.copy(self.pointer(step.source), target, step.source)
                 case HostSet():
                     self._set(step)
                 case HostIf():
@@ -104,11 +133,13 @@ class HostFunction:
                         self.steps(step.orelse, launch)
                 case HostLoop():
                     self._loop(step, launch)
+                case HostCall():
+                    raise InternalError(f"the call of {step.procedure} is not at the end of a block.")
 
-    def _copy(self, copy: HostCopy) -> None:
-        target = self.pointer(copy.target, self.row_offset(copy))
-        size = tirx.const(self.bytes_of(copy.source), "int64")
-        self.code.evaluate(tirx.call_extern("int32", "memcpy", target, self.pointer(copy.source), size))
+    def copy(self, source: Prim, target: Prim, name: str) -> None:
+        """Copies as many bytes as the value `name` has from one address to another."""
+        size = tirx.const(self.bytes_of(name), "int64")
+        self.code.evaluate(tirx.call_extern("int32", "memcpy", target, source, size))
 
     def _set(self, step: HostSet) -> None:
         cell = self._cell(step.target)
@@ -147,6 +178,18 @@ class HostFunction:
 
 def _trips(trip: Expr | None) -> int:
     return int(trip.value) if isinstance(trip, Const) else (1 << 31) - 1
+
+
+def buffer_table(program: Program) -> list[tuple[str, str, int]]:
+    """Name, kind and bytes of each entry of the table, in order."""
+    buffers = program.storage.buffers
+    table: list[tuple[str, str, int]] = [(name, x.kind, program.size_of(x)) for name, x in buffers.items()]
+    return [*table, (CONTROL, CONTROL, control_bytes(program))] if program.procedures else table
+
+
+def recursion(program: Program) -> dict[str, Any]:
+    """What a loader needs to say which call went too deep; nothing without procedures."""
+    return {"procedures": list(program.procedures), "depth": program.depth} if program.procedures else {}
 
 
 def call(kernel: GlobalVar, args: Sequence[Prim]) -> Prim:

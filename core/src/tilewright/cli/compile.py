@@ -27,8 +27,8 @@ from tilewright.threads import thread_count
 def command(output: Output, model: str, path: Path, **options: Any) -> None:
     """Compile the ONNX model MODEL to the artifact FILE.
 
-    MODEL is a path, or light:NAME for a seeded variant of a light model that ships with onnx. FILE will hold
-    native code, which loading runs.
+    MODEL is a path, or light:NAME for a seeded variant of a light model that ships with onnx. A path that ends in
+    .tile holds a module of the tile IR as text. FILE will hold native code, which loading runs.
     """
     with output.progress(f"compiling {model}"):
         artifact, seconds = compiled_artifact(model, **options)

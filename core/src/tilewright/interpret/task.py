@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -20,6 +20,7 @@ from tilewright.errors import InputError, InternalError
 from tilewright.interpret.evaluate import evaluate
 from tilewright.interpret.tensor import interpret
 from tilewright.ir import dtypes
+from tilewright.ir.calls import too_deep
 from tilewright.ir.expr import Expr
 from tilewright.ir.module import Function, Module
 from tilewright.ir.ops import Region
@@ -27,6 +28,7 @@ from tilewright.ir.program import (
     UNIT,
     BlockControl,
     GridControl,
+    HostCall,
     HostCopy,
     HostIf,
     HostLoop,
@@ -40,11 +42,15 @@ from tilewright.ir.program import (
     Signal,
     Task,
     Wait,
+    next_number,
+    spans,
 )
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Env = Mapping[str, int]
+Running = Generator[HostCall, None, None]
+"""Host steps at work: yields each call, and goes on when it has been made."""
 Action = Callable[[], bool]
 """Does one thing of a unit, or returns False because it has to wait."""
 
@@ -71,7 +77,7 @@ def run_tasks(program: Program, inputs: Sequence[Array], seed: int = 0, part: Pa
         part: what a task writes.
 
     Raises:
-        InputError: an input is of another dtype or shape.
+        InputError: an input is of another dtype or shape; more calls are active than the program allows.
         InternalError: all units wait for ever, or a kernel refuses what it reads.
     """
     machine = _Machine(program, random.Random(seed), part)
@@ -85,22 +91,27 @@ def run_tasks(program: Program, inputs: Sequence[Array], seed: int = 0, part: Pa
     for name, constant in program.constants.items():
         if name in program.storage.placements:
             machine.memory.store(name, constant.data)
-    machine.steps(program.body, {}, 0)
+    machine.run()
     return tuple(machine.memory.load(x.name).copy() for x in program.outputs)
 
 
 class _Memory:
-    """The bytes of all buffers; a unit's own buffers exist once per unit."""
+    """The bytes of all buffers; a unit's own buffers exist once per unit, a frame's once per active call.
+
+    Attributes:
+        depth: number of active calls.
+    """
 
     def __init__(self, program: Program) -> None:
         self._storage = program.storage
         self._bytes: dict[tuple[str, int], Bytes] = {}
+        self.depth = 0
 
     def view(self, name: str, unit: int = 0) -> Bytes:
         """The bytes of a value."""
         placement = self._storage.placements[name]
         buffer = self._storage.buffers[placement.buffer]
-        key = (buffer.name, unit if buffer.owner == "unit" else 0)
+        key = (buffer.name, {"unit": unit, "frame": self.depth}.get(buffer.owner, 0))
         if key not in self._bytes:
             self._bytes[key] = np.full(buffer.bytes, POISON, np.uint8)
         size = int(np.prod(placement.value.static_shape(), dtype=np.int64)) * dtypes.size_of(placement.value.dtype)
@@ -117,15 +128,21 @@ class _Memory:
 
     def new_launch(self) -> None:
         """Forgets what belonged to the last launch and to its units."""
-        for key in [k for k in self._bytes if self._storage.buffers[k[0]].owner != "program"]:
+        for key in [k for k in self._bytes if self._storage.buffers[k[0]].owner in ("launch", "unit")]:
             del self._bytes[key]
+
+    def new_frame(self, depth: int) -> None:
+        """Forgets what belonged to a call at this depth."""
+        for name, buffer in self._storage.buffers.items():
+            if buffer.owner == "frame":
+                self._bytes.pop((name, depth), None)
 
     def poison(self, step: int, at: str) -> None:
         """Poisons the values whose lifetime begins (`at` "first") or has ended (`at` "last") with a step."""
         for name, placement in self._storage.placements.items():
             buffer = self._storage.buffers[placement.buffer]
             kinds = ("workspace", "output") if at == "first" else ("workspace",)
-            if getattr(placement, at) == step and buffer.kind in kinds and buffer.owner == "program":
+            if getattr(placement, at) == step and buffer.kind in kinds and buffer.owner in ("program", "frame"):
                 self.view(name)[:] = POISON
 
 
@@ -142,39 +159,73 @@ class _Machine:
     def __attrs_post_init__(self) -> None:
         self.memory = _Memory(self.program)
 
-    def steps(self, steps: Sequence[HostStep], env: Env, number: int) -> int:
-        """Runs host steps of which the first has a number, as `Placement` counts them; returns the next number."""
+    def run(self) -> None:
+        """Runs the program, calls on a stack of their own."""
+        where = spans(self.program.body, self.program.procedures.values())
+        stack: list[tuple[Running, HostCall | None]] = [(self._steps(self.program.body, {}, 0), None)]
+        while stack:
+            running, call = stack[-1]
+            called = next(running, None)
+            if called is not None:
+                if len(stack) > self.program.depth:
+                    raise too_deep(called.procedure, self.program.depth)
+                first, _ = where[called.procedure]
+                self._enter(called, first, len(stack))
+                stack.append((self._steps(self.program.procedures[called.procedure].body, {}, first + 1), called))
+                continue
+            stack.pop()
+            if call is not None:
+                self._leave(call, where[call.procedure][1], len(stack))
+
+    def _enter(self, call: HostCall, number: int, depth: int) -> None:
+        """Copies arguments into the frame of a call at `depth`, which is new and so poisoned."""
+        args = [self.memory.load(x).copy() for x in call.args]
+        self.memory.depth = depth
+        self.memory.new_frame(depth)
+        self.memory.poison(number, "first")
+        for param, array in zip(self.program.procedures[call.procedure].params, args, strict=True):
+            self.memory.store(param, array)
+        self.memory.poison(number, "last")
+
+    def _leave(self, call: HostCall, number: int, depth: int) -> None:
+        """Copies results out of the frame of the call at `depth`."""
+        self.memory.poison(number, "first")
+        results = [self.memory.load(x).copy() for x in self.program.procedures[call.procedure].results]
+        self.memory.poison(number, "last")
+        self.memory.new_frame(depth)
+        self.memory.depth = depth - 1
+        for name, array in zip(call.results, results, strict=True):
+            self.memory.store(name, array)
+
+    def _steps(self, steps: Sequence[HostStep], env: Env, number: int) -> Running:
+        """Runs host steps of which the first has a number, as `Placement` counts them."""
         for step in steps:
             self.memory.poison(number, "first")
+            after = next_number((step,), number)
             match step:
                 case Launch():
                     self.memory.new_launch()
                     self._signals.clear()
                     self._parts(step.body, env)
-                    end = number
                 case HostCopy():
                     self._copy(step, env)
-                    end = number
                 case HostSet():
                     self.memory.load(step.target)[...] = _number(step.value, env)
-                    end = number
+                case HostCall():
+                    yield step
                 case HostLoop():
-                    end = _count(step.body, number + 1)
                     limit = int(self.memory.load(step.limit)) if step.limit else None
                     for trip in self._trips(step.trip, step.condition, env):
                         if limit is not None and trip >= limit:
                             break
-                        self.steps(step.body, {**env, step.counter: trip}, number + 1)
+                        yield from self._steps(step.body, {**env, step.counter: trip}, number + 1)
                 case HostIf():
-                    middle = _count(step.then, number + 1)
-                    end = _count(step.orelse, middle)
                     if self._holds(step.condition):
-                        self.steps(step.then, env, number + 1)
+                        yield from self._steps(step.then, env, number + 1)
                     else:
-                        self.steps(step.orelse, env, middle)
-            self.memory.poison(end, "last")
-            number = end + 1
-        return number
+                        yield from self._steps(step.orelse, env, next_number(step.then, number + 1))
+            self.memory.poison(after - 1, "last")
+            number = after
 
     def _copy(self, copy: HostCopy, env: Env) -> None:
         target, source = self.memory.view(copy.target), self.memory.view(copy.source)
@@ -302,17 +353,3 @@ class _Machine:
 
 def _number(expr: Expr, env: Env) -> int:
     return int(evaluate(expr, env))
-
-
-def _count(steps: Sequence[HostStep], number: int) -> int:
-    """The number after some steps of which the first has a number."""
-    for step in steps:
-        match step:
-            case HostLoop():
-                number = _count(step.body, number + 1)
-            case HostIf():
-                number = _count(step.orelse, _count(step.then, number + 1))
-            case _:
-                pass
-        number += 1
-    return number

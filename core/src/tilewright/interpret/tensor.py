@@ -2,11 +2,12 @@
 
 This is the reference that compiled programs and rewrites are compared with. It rounds to the declared dtype at every
 write, keeps the order of scatters, and refuses a program that reads out of range or leaves an element unwritten.
+Calls go on a stack of their own, not on Python's, so their depth is bounded by the module alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -21,11 +22,14 @@ from tilewright.interpret.evaluate import evaluate, evaluate_all
 from tilewright.interpret.reduction import merge, reduce_states
 from tilewright.interpret.store import Target
 from tilewright.ir import dtypes
+from tilewright.ir.calls import recursive, too_deep
 from tilewright.ir.expr import Expr
 from tilewright.ir.module import Module
 from tilewright.ir.ops import Axis, Call, If, Loop, Op, Region, Routine, ScanOp, TensorOp, Value
 
 Array = npt.NDArray[Any]
+_Running = Generator[tuple[Call, "list[Array]"], "list[Array]", "list[Array]"]
+"""A region at work: yields each call with its arguments, is sent the results, and returns its own."""
 
 _POINTS = 1 << 22
 """Points of a domain that are computed at once."""
@@ -40,7 +44,7 @@ def interpret(module: Module, inputs: Mapping[str, Array] | Sequence[Array]) -> 
         inputs: an array per parameter, by its name in the ONNX model or in the module, or in order.
 
     Raises:
-        InputError: an input is missing, unknown, or of another dtype or shape.
+        InputError: an input is missing, unknown, or of another dtype or shape; calls nest deeper than the module says.
         InternalError: the module still has ONNX nodes, reads out of range, or leaves an element unwritten.
     """
     params = module.main.body.params
@@ -65,9 +69,7 @@ def interpret(module: Module, inputs: Mapping[str, Array] | Sequence[Array]) -> 
         frame[param.name] = array
     if given:
         raise InputError(f"{sorted(given)[0]!r} is no input.", f"Inputs are {', '.join(map(repr, names))}.")
-    machine = _Machine(module)
-    machine.run(module.main.body, frame)
-    return tuple(machine.find(x, frame) for x in module.main.body.results)
+    return tuple(_Machine(module).run(frame))
 
 
 @attrs.frozen
@@ -77,7 +79,32 @@ class _Machine:
     module: Module
     symbols: dict[str, int] = attrs.field(factory=dict)
 
-    def find(self, value: Value, frame: Mapping[str, Array]) -> Array:
+    def run(self, frame: dict[str, Array]) -> list[Array]:
+        """The results of the entry."""
+        bounded = recursive(self.module) if len(self.module.functions) > 1 else frozenset()
+        stack = [("", self._region(self.module.main.body, frame))]
+        depth = 0
+        answer: list[Array] | None = None
+        while True:
+            name, running = stack[-1]
+            try:
+                call, args = running.send(answer) if answer is not None else next(running)
+            except StopIteration as done:
+                stack.pop()
+                depth -= name in bounded
+                answer = done.value
+                if not stack:
+                    return list(done.value)
+                continue
+            depth += call.function in bounded
+            if depth > self.module.depth:
+                raise too_deep(call.function, self.module.depth)
+            body = self.module.functions[call.function].body
+            given = {p.name: x for p, x in zip(body.params, args, strict=True)}
+            stack.append((call.function, self._region(body, given)))
+            answer = None
+
+    def _find(self, value: Value, frame: Mapping[str, Array]) -> Array:
         """The array of a value."""
         found = frame.get(value.name)
         if found is None:
@@ -87,55 +114,52 @@ class _Machine:
             found = constant.data
         return found
 
-    def run(self, region: Region, frame: dict[str, Array]) -> None:
+    def _region(self, region: Region, frame: dict[str, Array]) -> _Running:
         """Executes the operators; arrays that nothing needs any more are dropped."""
         last: dict[str, int] = {}
         for n, op in enumerate(region.ops):
             last.update((x.name, n) for x in op.inputs if x is not None)
         keep = {x.name for x in region.results} | set(frame)
         for n, op in enumerate(region.ops):
-            outputs = self._execute(op, frame)
+            outputs = yield from self._execute(op, frame)
             for value, array in zip(op.outputs, outputs, strict=True):
                 if value is not None:
                     frame[value.name] = array
             for x in op.inputs:
                 if x is not None and last.get(x.name) == n and x.name not in keep:
                     frame.pop(x.name, None)
+        return [self._find(x, frame) for x in region.results]
 
-    def _execute(self, op: Op, frame: dict[str, Array]) -> Sequence[Array]:
+    def _execute(self, op: Op, frame: dict[str, Array]) -> _Running:
         match op:
             case TensorOp():
-                return _tensor_op(op, {x.name: self.find(x, frame) for x in op.inputs}, self.symbols)
+                return _tensor_op(op, {x.name: self._find(x, frame) for x in op.inputs}, self.symbols)
             case ScanOp():
-                return _scan_op(op, {x.name: self.find(x, frame) for x in op.inputs}, self.symbols)
+                return _scan_op(op, {x.name: self._find(x, frame) for x in op.inputs}, self.symbols)
             case Routine():
-                return routines.run(op, [self.find(x, frame) for x in op.inputs])
+                return list(routines.run(op, [self._find(x, frame) for x in op.inputs]))
             case If():
-                taken = op.then if bool(self.find(op.condition, frame)) else op.orelse
-                return self._call(taken, [], frame)
+                taken = op.then if bool(self._find(op.condition, frame)) else op.orelse
+                return (yield from self._region(taken, dict(frame)))
             case Loop():
-                return self._loop(op, frame)
+                return (yield from self._loop(op, frame))
             case Call():
-                body = self.module.functions[op.function].body
-                return self._call(body, [self.find(x, frame) for x in op.inputs], {})
+                return (yield op, [self._find(x, frame) for x in op.inputs])
             case _:
                 raise InternalError(f"{type(op).__name__} {op.name} has no meaning on tensors; legalise it first.")
 
-    def _call(self, region: Region, args: Sequence[Array], frame: Mapping[str, Array]) -> list[Array]:
-        inner = dict(frame) | {p.name: x for p, x in zip(region.params, args, strict=True)}
-        self.run(region, inner)
-        return [self.find(x, inner) for x in region.results]
-
-    def _loop(self, op: Loop, frame: Mapping[str, Array]) -> list[Array]:
-        trips = None if op.trip is None else int(self.find(op.trip, frame))
+    def _loop(self, op: Loop, frame: Mapping[str, Array]) -> _Running:
+        trips = None if op.trip is None else int(self._find(op.trip, frame))
         if op.count is not None:
             trips = int(evaluate(op.count, self.symbols))
-        going = np.asarray(True if op.condition is None else bool(self.find(op.condition, frame)))
-        carried = [self.find(x, frame) for x in op.carried]
+        going = np.asarray(True if op.condition is None else bool(self._find(op.condition, frame)))
+        carried = [self._find(x, frame) for x in op.carried]
         collected: list[list[Array]] = [[] for _ in op.outputs[len(carried) :]]
         number = 0
         while bool(going) and (trips is None or number < trips):
-            results = self._call(op.body, [np.asarray(number, np.int64), going, *carried], frame)
+            given = [np.asarray(number, np.int64), going, *carried]
+            inner = dict(frame) | {p.name: x for p, x in zip(op.body.params, given, strict=True)}
+            results = yield from self._region(op.body, inner)
             going, carried = results[0], results[1 : 1 + len(carried)]
             for rows, row in zip(collected, results[1 + len(carried) :], strict=True):
                 rows.append(row)

@@ -2,7 +2,8 @@
 
 What a key holds: every dtype, shape, extent, index, guard, fill, body and combiner, which operand is a constant (it
 may be packed), the level of each inner edge. Values and axes stand under numbers in the order in which they are met.
-Symbols keep their names, for two of them have different bounds; so do the functions that a `Call` names.
+Symbols keep their names, for two of them have different bounds; so do the functions that a `Call` names, except in the
+key of a whole module, where they have numbers too and each is written once, so that functions may call each other.
 """
 
 from __future__ import annotations
@@ -57,15 +58,17 @@ def canonical(group: Group, constants: Container[str] = ()) -> Canonical:
     return Canonical(structural_key(group, constants), group.inputs, group.outputs)
 
 
-def structural_key(subject: Op | Group | Region | Function, constants: Container[str] = ()) -> str:
+def structural_key(subject: Op | Group | Region | Function | Module, constants: Container[str] = ()) -> str:
     """SHA-256 in hexadecimal of the subject's structure.
 
     Args:
-        constants: names of the values known at compile time. That an operand is a constant is part of the key,
-            which constant it is is not.
+        constants: names of the values known at compile time; a module adds its own. That an operand is a constant is
+            part of the key, which constant it is is not.
     """
     writer = _Writer(constants)
     match subject:
+        case Module():
+            writer.module(subject)
         case Group():
             writer.group(subject)
         case Region():
@@ -122,6 +125,7 @@ class _Writer:
         self.seen: dict[int, tuple[Expr, str]] = {}
         self.exprs: dict[str, str] = {}
         self.lines: list[str] = []
+        self.functions: dict[str, str] | None = None  # numbers of functions, in a module
 
     def add(self, *parts: str) -> None:
         self.lines.append(" ".join(parts))
@@ -194,6 +198,25 @@ class _Writer:
         self.add("levels", *(f"{name}={levels[name]}" for name in sorted(levels)))
         self.add("stream", *(streams if group.stream else ()))
 
+    def module(self, module: Module) -> None:
+        """The entry, then each function in the order in which it is first called."""
+        self.constants = {*module.constants}
+        self.functions = {module.entry: "f0"}
+        written = 0
+        while written < len(self.functions):
+            name = list(self.functions)[written]
+            self.names = {}
+            self.add("function", self.functions[name])
+            self.region(module.functions[name].body)
+            written += 1
+        self.add("depth", str(module.depth))
+        self.add("symbols", *(f"{x.name!r}[{x.lower},{x.upper}]" for x in module.symbols))
+
+    def function(self, name: str) -> str:
+        if self.functions is None:
+            return repr(name)
+        return self.functions.setdefault(name, f"f{len(self.functions)}")
+
     def region(self, region: Region) -> None:
         self.add("params", *(self.value(x) for x in region.params))
         for op in region.ops:
@@ -223,7 +246,7 @@ class _Writer:
                 self.add("onnx", repr((op.domain, op.op_type, op.version)), attributes)
                 self.io(*op.inputs, None, *op.outputs)
             case Call():
-                self.add("call", repr(op.function))
+                self.add("call", self.function(op.function))
                 self.io(*op.inputs, None, *op.outputs)
             case Loop():
                 self.add("count", self.expr(op.count))

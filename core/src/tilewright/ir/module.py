@@ -68,6 +68,10 @@ class Function:
     body: Region
 
 
+DEPTH = 1024
+"""Calls of recursive functions that may be active at one time, when a module does not say."""
+
+
 def frozen_mapping(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """A read-only copy, for fields of frozen classes."""
     return MappingProxyType(dict(given))
@@ -82,6 +86,7 @@ class Module:
     Args:
         input_names: what the ONNX model calls the entry's parameters; arbitrary text, never an identifier.
         output_names: likewise for its results.
+        depth: how many calls of recursive functions may be active at one time; one more ends a run with an InputError.
     """
 
     functions: Mapping[str, Function] = attrs.field(converter=frozen_mapping)
@@ -90,6 +95,7 @@ class Module:
     entry: str = "main"
     input_names: tuple[str, ...] = ()
     output_names: tuple[str, ...] = ()
+    depth: int = DEPTH
 
     @property
     def main(self) -> Function:

@@ -189,8 +189,42 @@ class HostSet:
     value: Expr
 
 
-HostStep = Launch | HostLoop | HostIf | HostCopy | HostSet
-Owner = Literal["program", "launch", "unit"]
+@attrs.frozen
+class HostCall:
+    """Runs a procedure in a frame of its own.
+
+    The arguments are copied into the procedure's parameters, then its body runs, then what its results hold is copied
+    to `results`.
+
+    Args:
+        reads: values of the host program that the procedure, or one that it calls, reads where they stand.
+    """
+
+    procedure: str
+    args: tuple[str, ...]
+    results: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+
+
+HostStep = Launch | HostLoop | HostIf | HostCopy | HostSet | HostCall
+
+
+@attrs.frozen
+class Procedure:
+    """A function that the host program calls, perhaps while it runs already.
+
+    Args:
+        params: names of the values that the arguments are copied into.
+        results: names of the values that the call's results are copied from.
+    """
+
+    name: str
+    params: tuple[str, ...]
+    body: tuple[HostStep, ...]
+    results: tuple[str, ...]
+
+
+Owner = Literal["program", "frame", "launch", "unit"]
 BufferKind = Literal["input", "output", "weight", "workspace", "event"]
 
 
@@ -199,8 +233,9 @@ class Buffer:
     """A piece of memory.
 
     Args:
-        bytes: size by the bounds of the symbols.
-        owner: how long it lives: the whole program, one launch, or one unit of a launch.
+        bytes: size by the bounds of the symbols; of one frame where frames own it.
+        owner: how long it lives: the whole program, one call of a procedure (it is there once for each call that is
+            active, `Program.depth` times at most), one launch, or one unit of a launch.
     """
 
     name: str
@@ -214,8 +249,9 @@ class Buffer:
 class Placement:
     """Where a value lives: `bytes` from `offset` of a buffer, from host step `first` to `last` (both inclusive).
 
-    Steps are numbered in the order of a walk over the host tree. Two placements may share bytes when their lifetimes do
-    not overlap, or when they are views of one value.
+    Steps are numbered in the order of a walk over the host tree, then over each procedure, whose parameters are written
+    in a step before its body and whose results are read in one after it. Two placements may share bytes when their
+    lifetimes do not overlap, or when they are views of one value.
     """
 
     value: Value
@@ -269,6 +305,8 @@ class Program:
         body: the host tree.
         constants: by value name; only those that some kernel reads as they are, or that something is packed from.
         packed: by value name.
+        procedures: by name, in the order of the steps' numbers.
+        depth: calls of procedures that may be active at one time; one more ends the run with an InputError.
     """
 
     inputs: tuple[Value, ...]
@@ -281,6 +319,17 @@ class Program:
     symbols: tuple[Symbol, ...] = ()
     input_names: tuple[str, ...] = ()
     output_names: tuple[str, ...] = ()
+    procedures: Mapping[str, Procedure] = attrs.field(converter=frozen_mapping, factory=dict)
+    depth: int = 0
+
+    @property
+    def steps(self) -> tuple[HostStep, ...]:
+        """The host tree and the bodies of all procedures."""
+        return (*self.body, *(x for p in self.procedures.values() for x in p.body))
+
+    def size_of(self, buffer: Buffer) -> int:
+        """Bytes of a buffer, all frames together."""
+        return buffer.bytes * (self.depth if buffer.owner == "frame" else 1)
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -289,7 +338,7 @@ class Program:
         return tuple(name for name, p in self.storage.placements.items() if kinds[p.buffer] == "weight")
 
 
-def host_leaves(steps: Iterable[HostStep]) -> Iterator[Launch | HostCopy | HostSet]:
+def host_leaves(steps: Iterable[HostStep]) -> Iterator[Launch | HostCopy | HostSet | HostCall]:
     """Every step of a host tree that is no control, in the order of the text."""
     for step in steps:
         match step:
@@ -304,3 +353,36 @@ def host_leaves(steps: Iterable[HostStep]) -> Iterator[Launch | HostCopy | HostS
 def launches(steps: Iterable[HostStep]) -> list[Launch]:
     """Every launch of a host tree, in the order of the text."""
     return [x for x in host_leaves(steps) if isinstance(x, Launch)]
+
+
+def calls(steps: Iterable[HostStep]) -> list[HostCall]:
+    """Every call of a host tree, in the order of the text."""
+    return [x for x in host_leaves(steps) if isinstance(x, HostCall)]
+
+
+def next_number(steps: Iterable[HostStep], number: int = 0) -> int:
+    """The number of the step after some steps of which the first has a number, as `Placement` counts them.
+
+    A loop or branch has a number before its body and one after it.
+    """
+    for step in steps:
+        match step:
+            case HostLoop():
+                number = next_number(step.body, number + 1)
+            case HostIf():
+                number = next_number(step.orelse, next_number(step.then, number + 1))
+            case _:
+                pass
+        number += 1
+    return number
+
+
+def spans(body: Iterable[HostStep], procedures: Iterable[Procedure]) -> dict[str, tuple[int, int]]:
+    """For each procedure the numbers of the steps in which its parameters are written and its results are read."""
+    number = next_number(body)
+    found: dict[str, tuple[int, int]] = {}
+    for procedure in procedures:
+        last = next_number(procedure.body, number + 1)
+        found[procedure.name] = (number, last)
+        number = last + 1
+    return found

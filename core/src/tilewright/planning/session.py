@@ -17,6 +17,7 @@ from tilewright.ir.module import Module
 from tilewright.ir.ops import Region
 from tilewright.ir.program import HostStep, Launch
 from tilewright.planning import trial
+from tilewright.planning.functions import Functions
 from tilewright.planning.kernels import KernelTable
 from tilewright.planning.record import Record
 from tilewright.planning.requests import Cost, Decision, Planned, Request
@@ -56,6 +57,7 @@ class Session:
         self.record = Record()
         self.table = KernelTable()
         self.aliases: dict[str, str] = {}
+        self.functions = Functions()
         self.trial_limits = trial.Limits(threads=device.units if device.kind == "cpu" else None)
         self.trials: trial.Store | None = None
         self.verify_stages = False

@@ -6,18 +6,21 @@ kernel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
+from tilewright.errors import InputError
 from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.module import Module
 from tilewright.ir.ops import Value
-from tilewright.ir.program import HostStep, Program
+from tilewright.ir.program import HostStep, Procedure, Program
 from tilewright.ir.verify import verify_cover
+from tilewright.planning.functions import functions_of
 from tilewright.planning.requests import Planner
 from tilewright.planning.session import Session
-from tilewright.planning.storage import WORKSPACE, allocate, lifetimes
+from tilewright.planning.storage import FRAMES, WORKSPACE, allocate, lifetimes, procedure_lifetimes
+from tilewright.rewrites.calls import reached, separate_entry, unique_names
 from tilewright.views.layout import is_view
 
 
@@ -26,16 +29,35 @@ def make() -> Planner:
 
     def plan(module: Module, session: Session) -> Program:
         module = session.stage("control_rewrite", module, session.rewrite_control)
-        body = module.main.body
-        cover = session.stage("connect", body, session.connect)
-        if session.verify_stages:
-            verify_cover(cover, constants=frozenset(module.constants))
-        cover, aliases = without_views(cover)
-        session.aliases.update(aliases)
-        steps = session.stage("control_place", cover, session.place)
-        return _program(module, session, steps, cover)
+        module = unique_names(separate_entry(reached(module)))
+        covers = {name: _cover(module, name, session) for name in module.functions}
+        session.functions, shared = functions_of(module)
+        session.aliases.update(shared)
+        # The entry first: its calls decide where shared parameters stand.
+        order = [module.entry, *(x for x in covers if x != module.entry)]
+        steps = {name: session.stage("control_place", covers[name], session.place) for name in order}
+        procedures = {
+            name: Procedure(
+                name,
+                session.functions.passed(name),
+                tuple(steps[name]),
+                tuple(session.place_of(x.name) for x in covers[name].region.results),
+            )
+            for name in order[1:]
+        }
+        return _program(module, session, steps[module.entry], procedures, covers)
 
     return plan
+
+
+def _cover(module: Module, function: str, session: Session) -> Cover:
+    """The cover of a function, without views."""
+    cover = session.stage("connect", module.functions[function].body, session.connect)
+    if session.verify_stages:
+        verify_cover(cover, constants=frozenset(module.constants))
+    cover, aliases = without_views(cover)
+    session.aliases.update(aliases)
+    return cover
 
 
 def without_views(cover: Cover) -> tuple[Cover, dict[str, str]]:
@@ -72,17 +94,25 @@ def _without_views(cover: Cover, aliases: dict[str, str]) -> Cover:
     return attrs.evolve(cover, items=tuple(kept))
 
 
-def _program(module: Module, session: Session, steps: Sequence[HostStep], cover: Cover) -> Program:
+def _program(
+    module: Module,
+    session: Session,
+    steps: Sequence[HostStep],
+    procedures: Mapping[str, Procedure],
+    covers: Mapping[str, Cover],
+) -> Program:
     body = module.main.body
-    values = {**_values(cover), **{v.name: v for v in (*body.params, *body.results)}}
-    used = lifetimes(steps).keys()
+    values = {v.name: v for v in (*body.params, *body.results)}
+    for cover in covers.values():
+        values = {**_values(cover), **values}
+    used = {*lifetimes(steps), *(name for p in procedures.values() for name in procedure_lifetimes(p))}
     packed = {name: p for name, p in session.table.packed.items() if name in used}
     plain = [name for name in module.constants if name in used]
     weights = [module.constants[name].value(name) for name in plain] + [p.value for p in packed.values()]
-    storage = allocate(steps, values, body.params, body.results, weights)
+    storage = allocate(steps, values, body.params, body.results, weights, tuple(procedures.values()))
     session.record.storage(storage, WORKSPACE)
     needed = {*plain, *(p.access.value.name for p in packed.values())}
-    return Program(
+    program = Program(
         inputs=body.params,
         outputs=body.results,
         input_names=module.input_names,
@@ -93,7 +123,23 @@ def _program(module: Module, session: Session, steps: Sequence[HostStep], cover:
         constants={name: c for name, c in module.constants.items() if name in needed},
         packed=packed,
         symbols=module.symbols,
+        procedures=procedures,
+        depth=module.depth if procedures else 0,
     )
+    _check_memory(program, session)
+    return program
+
+
+def _check_memory(program: Program, session: Session) -> None:
+    """Refuses a bound on recursion whose frames the device cannot hold."""
+    frames = program.storage.buffers.get(FRAMES)
+    memory = session.device.level("dram").bytes
+    if frames is not None and program.size_of(frames) > memory:
+        raise InputError(
+            f"Recursion of {program.depth} calls takes {program.depth} frames of {frames.bytes} bytes, and "
+            f"{session.device.name} has {memory} bytes of memory.",
+            f"Lower the module's depth to at most {memory // frames.bytes}.",
+        )
 
 
 def _values(cover: Cover) -> dict[str, Value]:

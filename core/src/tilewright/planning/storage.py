@@ -11,6 +11,7 @@ from tilewright.ir.expr import static
 from tilewright.ir.ops import Value
 from tilewright.ir.program import (
     Buffer,
+    HostCall,
     HostCopy,
     HostIf,
     HostLoop,
@@ -18,14 +19,21 @@ from tilewright.ir.program import (
     HostStep,
     Launch,
     Placement,
+    Procedure,
     Storage,
+    next_number,
+    spans,
 )
-from tilewright.ir.verify.tree import conditions_of, tasks_of
+from tilewright.ir.verify.tree import conditions_of, numbered_calls, tasks_of
 
 ALIGNMENT = 256
-"""Bytes that every placement starts at a multiple of: a GPU's allocation granularity, four cache lines of a CPU."""
+"""Bytes that placements start at a multiple of: a GPU's allocation granularity, four cache lines of a CPU."""
+
+FRAME_ALIGNMENT = 64
+"""The same in a frame, of which there may be very many: one cache line, four times the widest access of a kernel."""
 
 WORKSPACE = "workspace"
+FRAMES = "frames"
 
 
 def byte_size(value: Value) -> int:
@@ -47,8 +55,12 @@ def allocate(
     inputs: Sequence[Value],
     outputs: Sequence[Value],
     weights: Iterable[Value],
+    procedures: Sequence[Procedure] = (),
 ) -> Storage:
     """Places inputs, outputs and weights in buffers of their own, and everything else in one workspace.
+
+    What a procedure takes, gives or needs after a call that it makes stands in its frame. The rest of what it computes
+    stands in a part of the workspace that all procedures share.
 
     Args:
         steps: the host tree.
@@ -57,24 +69,79 @@ def allocate(
     buffers: dict[str, Buffer] = {}
     placements: dict[str, Placement] = {}
     lives = lifetimes(steps)
-    end = max((x.last for x in lives.values()), default=0)
+    where = spans(steps, procedures)
+    end = max([next_number(steps) - 1, 0, *(last for _, last in where.values())])
     for kind, group in (("input", inputs), ("output", outputs), ("weight", weights)):
         for value in group:
             size = byte_size(value)
             buffers[value.name] = Buffer(value.name, kind, size)  # type: ignore[arg-type]
             placements[value.name] = Placement(value, value.name, 0, size, 0, end)
-    temporary = [
-        (values[name], life) for name, life in lives.items() if name not in placements
-    ]
-    offsets, total = pack_by_lifetime([(byte_size(v), life.first, life.last) for v, life in temporary])
+    framed: list[_Placed] = []
+    shared: list[_Placed] = []
+    for procedure in procedures:
+        own = procedure_lifetimes(procedure, where[procedure.name])
+        own = {name: life for name, life in own.items() if name not in placements and name not in lives}
+        kept = {*procedure.params, *procedure.results, *_across(procedure, where[procedure.name][0], own)}
+        framed.append(_pack({name: life for name, life in own.items() if name in kept}, values, FRAME_ALIGNMENT))
+        shared.append(_pack({name: life for name, life in own.items() if name not in kept}, values, ALIGNMENT))
+    temporary = {name: life for name, life in lives.items() if name not in placements}
+    called = [step for step, _ in numbered_calls(steps)]
+    items = [(byte_size(values[name]), life.first, life.last) for name, life in temporary.items()]
+    if called:
+        items.append((max(x.bytes for x in shared), called[0], called[-1]))
+    offsets, total = pack_by_lifetime(items)
     buffers[WORKSPACE] = Buffer(WORKSPACE, "workspace", total)
-    for (value, life), offset in zip(temporary, offsets, strict=True):
-        placements[value.name] = Placement(value, WORKSPACE, offset, byte_size(value), life.first, life.last)
+    for (name, life), offset in zip(temporary.items(), offsets, strict=False):
+        placements[name] = _placement(values[name], WORKSPACE, offset, life)
+    if called:
+        buffers[FRAMES] = Buffer(FRAMES, "workspace", max(x.bytes for x in framed), owner="frame")
+        for buffer, first, parts in ((FRAMES, 0, framed), (WORKSPACE, offsets[-1], shared)):
+            for part in parts:
+                for name, (offset, life) in part.offsets.items():
+                    placements[name] = _placement(values[name], buffer, first + offset, life)
     return Storage(buffers, placements)
 
 
-def lifetimes(steps: Sequence[HostStep]) -> dict[str, _Life]:
-    """First and last host step at which each value is touched. What a loop touches lives as long as the loop."""
+@attrs.frozen
+class _Placed:
+    """Offsets and lifetimes of some values by name, and the bytes that they take together."""
+
+    offsets: Mapping[str, tuple[int, _Life]]
+    bytes: int
+
+
+def _pack(lives: Mapping[str, _Life], values: Mapping[str, Value], alignment: int) -> _Placed:
+    items = [(byte_size(values[name]), life.first, life.last) for name, life in lives.items()]
+    offsets, total = pack_by_lifetime(items, alignment)
+    return _Placed({name: (offset, x) for (name, x), offset in zip(lives.items(), offsets, strict=True)}, total)
+
+
+def _placement(value: Value, buffer: str, offset: int, life: _Life) -> Placement:
+    return Placement(value, buffer, offset, byte_size(value), life.first, life.last)
+
+
+def _across(procedure: Procedure, first: int, lives: Mapping[str, _Life]) -> Iterator[str]:
+    """The values that a procedure needs after a call that they stand before."""
+    called = [step for step, _ in numbered_calls(procedure.body, first + 1)]
+    return (name for name, life in lives.items() if any(life.first < x < life.last for x in called))
+
+
+def procedure_lifetimes(procedure: Procedure, span: tuple[int, int] = (0, 0)) -> dict[str, _Life]:
+    """`lifetimes` of a procedure whose parameters are written, and its results read, in the steps of `span`."""
+    lives = lifetimes(procedure.body, span[0] + 1)
+    for names, number in ((procedure.params, span[0]), (procedure.results, span[1])):
+        for name in names:
+            life = lives.setdefault(name, _Life(number, number))
+            life.first, life.last = min(life.first, number), max(life.last, number)
+    return lives
+
+
+def lifetimes(steps: Sequence[HostStep], number: int = 0) -> dict[str, _Life]:
+    """First and last host step at which each value is touched. What a loop touches lives as long as the loop.
+
+    Args:
+        number: of the first step.
+    """
     lives: dict[str, _Life] = {}
 
     def touch(names: Iterable[str], first: int, last: int) -> None:
@@ -95,6 +162,9 @@ def lifetimes(steps: Sequence[HostStep]) -> dict[str, _Life]:
                 case HostSet():
                     touch((step.target,), number, number)
                     number += 1
+                case HostCall():
+                    touch((*step.args, *step.results, *step.reads), number, number)
+                    number += 1
                 case HostLoop():
                     touch((step.limit,) * bool(step.limit), start, start)
                     number = visit(step.body, number + 1) + 1
@@ -104,7 +174,7 @@ def lifetimes(steps: Sequence[HostStep]) -> dict[str, _Life]:
                     number = visit(step.orelse, visit(step.then, number + 1)) + 1
         return number
 
-    visit(steps, 0)
+    visit(steps, number)
     return lives
 
 
@@ -117,6 +187,8 @@ def _inside(steps: Sequence[HostStep]) -> Iterator[str]:
                 yield from (step.source, step.target)
             case HostSet():
                 yield step.target
+            case HostCall():
+                yield from (*step.args, *step.results, *step.reads)
             case HostLoop():
                 yield from (step.condition,) * bool(step.condition)
                 yield from (step.limit,) * bool(step.limit)
@@ -133,7 +205,9 @@ def touched(launch: Launch) -> Iterator[str]:
         yield from task.args
 
 
-def pack_by_lifetime(items: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
+def pack_by_lifetime(
+    items: Sequence[tuple[int, int, int]], alignment: int = ALIGNMENT
+) -> tuple[list[int], int]:
     """Offsets for (bytes, first, last) items such that those alive together do not overlap, and the total size.
 
     Largest first, each at the lowest offset that is free during its life (the usual greedy, close to the lower bound on
@@ -144,7 +218,7 @@ def pack_by_lifetime(items: Sequence[tuple[int, int, int]]) -> tuple[list[int], 
     total = 0
     for i in sorted(range(len(items)), key=lambda i: (-items[i][0], items[i][1], i)):
         size, first, last = items[i]
-        size = -(-max(size, 1) // ALIGNMENT) * ALIGNMENT
+        size = -(-max(size, 1) // alignment) * alignment
         offset = 0
         for start, stop in sorted((o, e) for o, e, born, died in placed if born <= last and first <= died):
             if offset + size <= start:

@@ -28,7 +28,8 @@ from tilewright_backends.build.cuda.versions import versions
 from tilewright_backends.build.llvm import c_compiler
 from tilewright_backends.emit.cuda import copy
 from tilewright_backends.emit.cuda.body import i32
-from tilewright_backends.host.cuda import READ_BACK, CudaHost, capturable, copies_of, emit_launch, reads_back, sets_of
+from tilewright_backends.host.cuda import READ_BACK, CudaHost, capturable, copied, emit_launch, reads_back, sets_of
+from tilewright_backends.host.function import buffer_table, recursion
 from tilewright_backends.lower.types import Prim
 
 
@@ -47,9 +48,9 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
         for name, kernel in program.kernels.items()
     }
     places = program.storage.placements
-    sizes = {byte_size(places[x.source].value) for x in copies_of(program.body)} - {0}
+    sizes = {byte_size(places[name].value) for name in copied(program.steps)} - {0}
     copies = {size: copy_kernel(size, arch) for size in sorted(sizes)}
-    scalars = {places[x.target].value.dtype for x in sets_of(program.body)}
+    scalars = {places[x.target].value.dtype for x in sets_of(program.steps)}
     sets = {dtype: set_kernel(dtype, arch) for dtype in sorted(scalars)}
     kernels = [*device.values(), *copies.values(), *sets.values()]
     modules, facts = [], {}
@@ -59,12 +60,12 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
         modules.append(cuda_module(compiled.cubin, kernels))
         facts = dict(compiled.facts)
     host = CudaHost(program, device, copies, sets)
-    host.steps(program.body, emit_launch)
+    host.run(emit_launch)
     described = {k.name: _described(k, facts.get(k.name)) for k in kernels}
-    told = {"arch": arch, "capturable": capturable(program.body), "kernels": described}
-    data = buffers.described(program, told, target)
+    told = {"arch": arch, "capturable": capturable(program.body), "kernels": described, **recursion(program)}
+    data = buffers.described(buffer_table(program), told, target)
     library = workdir / "library.so"
-    helper = READ_BACK if reads_back(program.body) else ""
+    helper = READ_BACK if reads_back(program.steps) else ""
     link(host_module(host.finish(data["entry"])), packed_modules(modules), library, workdir, helper)
     return BuildOutput(library, weights_of(program), data, ("runtime",), versions())
 

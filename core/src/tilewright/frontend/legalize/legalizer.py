@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import attrs
 
@@ -12,61 +12,49 @@ from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Table
 from tilewright.frontend.names import Names
 from tilewright.frontend.steering import NeededError, explained
-from tilewright.ir.module import Module
-from tilewright.ir.ops import (
-    Access,
-    If,
-    Loop,
-    OnnxNode,
-    Op,
-    Region,
-    Routine,
-    ScanOp,
-    TensorOp,
-    Value,
-    Write,
-    bodies,
-)
+from tilewright.ir.module import Function, Module
+from tilewright.ir.ops import If, Loop, OnnxNode, Op, Region, Value
+from tilewright.rewrites.calls import defined, expand_calls
 from tilewright.rewrites.live import live
+from tilewright.rewrites.rename import with_values
 
 _RESULT = (Tensor, type(None))
 
 
 def legalize(module: Module, table: Table) -> Module:
-    """The module with every ONNX node of its entry replaced by tensor operators, scans and routines.
+    """The module with every ONNX node replaced by tensor operators, scans and routines.
 
-    Every result of the region is written by an operator of its own, so that it needs no copy afterwards.
+    Calls that cannot recurse are expanded. Every result of the entry is written by an operator of its own, so that it
+    needs no copy afterwards.
 
     Raises:
         UnsupportedError: an operator without a rule, or one whose rule declines; the message names the node.
         SteeredError: a rule needs what is known only when the program runs.
     """
-    region = module.main.body
+    module = expand_calls(module)
     names = Names()
-    for name in (*module.constants, *(x.name for x in _defined(region))):
+    for name in (*module.constants, *(x.name for f in module.functions.values() for x in defined(f.body))):
         if not names.reserve(name):
             raise InternalError(f"The module has two values named {name}.")
     constants = dict(module.constants)
     builder = Builder(names, constants)
-    values: dict[str, Value] = {}
-    try:
-        legalize_ops(region.ops, table, builder, values)
-    except NeededError as error:
-        inputs = zip((x.name for x in region.params), module.input_names, strict=True)
-        raise explained(error, region.ops, dict(inputs)) from None
-    results = _own_results(region.results, values, builder, region.params)
-    body = live(Region(region.params, tuple(builder.ops), results))
-    used = {x.name for x in body.captured}
-    return module.with_main(body, {name: data for name, data in constants.items() if name in used})
-
-
-def _defined(region: Region) -> Iterator[Value]:
-    """Every value that a region and those inside it define."""
-    yield from region.params
-    for op in region.ops:
-        yield from (x for x in op.outputs if x is not None)
-        for inner in bodies(op):
-            yield from _defined(inner)
+    functions: dict[str, Function] = {}
+    for name, function in module.functions.items():
+        region, values = function.body, dict[str, Value]()
+        builder.ops = []
+        try:
+            legalize_ops(region.ops, table, builder, values)
+        except NeededError as error:
+            known = dict(zip((x.name for x in region.params), module.input_names, strict=False))
+            raise explained(error, region.ops, known if name == module.entry else {}) from None
+        if name == module.entry:
+            results = _own_results(region.results, values, builder, region.params)
+        else:
+            results = tuple(values.get(x.name, x) for x in region.results)
+        functions[name] = Function(name, live(Region(region.params, tuple(builder.ops), results)))
+    used = {x.name for function in functions.values() for x in function.body.captured}
+    kept = {name: data for name, data in constants.items() if name in used}
+    return attrs.evolve(module, functions=functions, constants=kept)
 
 
 def legalize_ops(ops: Sequence[Op], table: Table, builder: Builder, values: dict[str, Value]) -> None:
@@ -102,7 +90,7 @@ def legalize_ops(ops: Sequence[Op], table: Table, builder: Builder, values: dict
                 )
                 builder.ops.append(branch)
             case _:
-                builder.ops.append(op)
+                builder.ops.append(with_values(op, of))
 
 
 def _apart(region: Region, values: dict[str, Value], builder: Builder) -> tuple[Value, ...]:
@@ -164,24 +152,9 @@ def _legalize_node(node: Node, table: Table, builder: Builder, values: dict[str,
 
 def _rename(op: Op, names: dict[str, Value]) -> Op:
     """The operator with some of the values that it reads or writes replaced; it is called after its first output."""
-
-    def of(x: Value) -> Value:
-        return names.get(x.name, x)
-
-    def read(x: Access) -> Access:
-        return attrs.evolve(x, value=of(x.value)) if x.value.name in names else x
-
-    def write(x: Write) -> Write:
-        base = None if x.base is None else of(x.base)
-        return attrs.evolve(x, value=of(x.value), base=base)
-
-    if isinstance(op, (TensorOp, ScanOp)):
-        name = of(op.outputs[0]).name
-        return attrs.evolve(op, name=name, reads=tuple(map(read, op.reads)), writes=tuple(map(write, op.writes)))
-    if isinstance(op, Routine):
-        name = of(op.outputs[0]).name
-        return attrs.evolve(op, name=name, inputs=tuple(map(of, op.inputs)), outputs=tuple(map(of, op.outputs)))
-    return op
+    renamed = with_values(op, lambda x: names.get(x.name, x))
+    first = next((x for x in renamed.outputs if x is not None), None)
+    return renamed if first is None else attrs.evolve(renamed, name=first.name)
 
 
 def _own_results(

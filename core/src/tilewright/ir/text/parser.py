@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 from collections.abc import Mapping
 
 import numpy as np
 
 from tilewright.ir import dtypes
 from tilewright.ir.expr import Const
-from tilewright.ir.module import Constant, Function, Module, Symbol
+from tilewright.ir.module import DEPTH, Constant, Function, Module, Symbol
 from tilewright.ir.ops import Op, Region, Value
 from tilewright.ir.text.lexer import Stream
 from tilewright.ir.text.parse_exprs import Names, read_expr
@@ -44,10 +46,14 @@ class _ModuleReader:
         s.end_line()
         functions: dict[str, Function] = {}
         names: dict[str, tuple[str, ...]] = {}
+        depth = DEPTH
         while not s.at("}"):
             if s.at("inputs", "outputs"):
                 what = s.advance().text
                 names[what] = self._names()
+            elif s.accept("depth"):
+                depth = s.integer("how many calls may be active at one time")
+                s.end_line()
             elif s.at("symbol"):
                 self._symbol()
             elif s.at("const"):
@@ -59,7 +65,7 @@ class _ModuleReader:
                     raise s.fail("a name that no other function has", at)
                 functions[name] = Function(name, self._region(self.values))
             else:
-                raise s.fail("'inputs', 'outputs', 'symbol', 'const', 'func' or '}'")
+                raise s.fail("'inputs', 'outputs', 'depth', 'symbol', 'const', 'func' or '}'")
         closing = s.expect("}")
         s.end_line()
         if s.token.kind != "end":
@@ -67,7 +73,8 @@ class _ModuleReader:
         if entry not in functions:
             raise s.fail(f"a function {entry!r}, which the module names as its entry", closing)
         symbols = tuple(self.symbols.values())
-        return Module(functions, self.constants, symbols, entry, names.get("inputs", ()), names.get("outputs", ()))
+        inputs, outputs = names.get("inputs", ()), names.get("outputs", ())
+        return Module(functions, self.constants, symbols, entry, inputs, outputs, depth)
 
     def _names(self) -> tuple[str, ...]:
         s = self.stream
@@ -107,6 +114,8 @@ class _ModuleReader:
         s.expect("=")
         if s.accept("digest"):
             self.constants[value.name] = self._by_digest(value, shape)
+        elif s.accept("bytes"):
+            self.constants[value.name] = self._by_bytes(value, shape)
         else:
             self.constants[value.name] = self._inline(value, shape)
         self.values[value.name] = value
@@ -124,6 +133,21 @@ class _ModuleReader:
             what = f"{found.dtype}{list(found.data.shape)} with digest {found.digest}"
             raise s.fail(f"contents of {value.name!r} that have this digest", at, what)
         return found
+
+    def _by_bytes(self, value: Value, shape: tuple[int, ...]) -> Constant:
+        s = self.stream
+        if s.token.kind != "string":
+            raise s.fail("base64 in quotes")
+        at = s.advance()
+        dtype = dtypes.to_numpy(value.dtype)
+        try:
+            data = base64.b64decode(at.text, validate=True)
+        except binascii.Error as error:
+            raise s.fail("base64 in quotes", at, str(error)) from None
+        size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+        if len(data) != size:
+            raise s.fail(f"{size} bytes", at, f"{len(data)}")
+        return Constant(np.frombuffer(data, dtype).reshape(shape))
 
     def _inline(self, value: Value, shape: tuple[int, ...]) -> Constant:
         s = self.stream

@@ -8,6 +8,7 @@ from tilewright.ir.expr import Expr, const
 from tilewright.ir.program import (
     BlockControl,
     GridControl,
+    HostCall,
     HostCopy,
     HostIf,
     HostLoop,
@@ -41,6 +42,8 @@ def _lines(program: Program) -> Iterator[str]:
     for what, given in (("inputs", program.input_names), ("outputs", program.output_names)):
         if given:
             yield f"  {what} {names(given)}"
+    if program.depth:
+        yield f"  depth {program.depth}"
     for symbol in program.symbols:
         yield f"  symbol {quote(symbol.name)} in [{symbol.lower}, {symbol.upper}]"
     for name, constant in program.constants.items():
@@ -55,6 +58,11 @@ def _lines(program: Program) -> Iterator[str]:
         yield f"  place {declaration(place.value)} at {where} for steps {place.first} to {place.last}"
     for kernel in program.kernels.values():
         yield from indent(_kernel(kernel))
+    for procedure in program.procedures.values():
+        yield f"  procedure {quote(procedure.name)} ({names(procedure.params)}) {{"
+        yield from indent(indent(_steps(procedure.body)))
+        yield f"    return ({names(procedure.results)})"
+        yield "  }"
     yield from indent(_steps(program.body))
     yield f"  return ({names(x.name for x in program.outputs)})"
     yield "}"
@@ -99,6 +107,9 @@ def _steps(steps: tuple[HostStep, ...]) -> Iterator[str]:
             case HostCopy():
                 row = "" if step.row is None else f"[{print_expr(step.row, 'int64')}]"
                 yield f"copy {quote(step.source)} -> {quote(step.target)}{row}"
+            case HostCall():
+                reads = f" reads ({names(step.reads)})" if step.reads else ""
+                yield f"call {quote(step.procedure)}({names(step.args)}) -> ({names(step.results)}){reads}"
             case HostSet():
                 yield f"set {quote(step.target)} = {print_expr(step.value, 'int64')}"
 

@@ -22,6 +22,7 @@ LOOP = (
 )
 IF = "the condition of a branch is a bool scalar, both regions have no parameters and return what the outputs say"
 CALL = "a call names a function of the module and agrees with its parameters and results"
+DEPTH = "at least one call may be active at a time"
 ROUTINE = (
     "a routine has outputs, is parallel over dimensions that all of them have, and has a workspace of bounded size"
 )
@@ -43,6 +44,8 @@ def verify_module(module: Module) -> None:
     ):
         if names and len(names) != len(values):
             raise place.broken(NAMES, f"{len(names)} {what} names for {len(values)} {what}s")
+    if module.depth < 1:
+        raise place.broken(DEPTH, f"the module's depth is {module.depth}")
     constants = {name: constant.value(name) for name, constant in module.constants.items()}
     for function in module.functions.values():
         _Function(module, symbols).region(function.body, constants, place.at(f"function {function.name}"))

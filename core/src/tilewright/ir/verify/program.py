@@ -11,6 +11,7 @@ from tilewright.ir.expr import variables
 from tilewright.ir.program import (
     UNIT,
     GridControl,
+    HostCall,
     HostCopy,
     HostIf,
     HostLoop,
@@ -21,6 +22,7 @@ from tilewright.ir.program import (
     Program,
     Task,
     Wait,
+    calls,
     launches,
 )
 from tilewright.ir.verify.choice import check_resources
@@ -44,6 +46,10 @@ UNIFORM = (
 )
 CONSTANT = "inputs and weights are never written"
 COPIES = "a copy has the dtype and the number of elements of its target, or stays inside it"
+CALL = (
+    "a call names a procedure, with an argument per parameter and a place of its own per result, of their dtypes and "
+    "numbers of elements; a program with procedures says how many calls may be active"
+)
 SCALARS = "the host sets scalars of integers and bools; a loop's limit is an int64 scalar"
 NAMES = "launches have names of their own; a condition names a bool scalar"
 
@@ -63,9 +69,11 @@ def verify_program(program: Program, device: DeviceModel | None = None, footprin
         _check_params(name, program, there)
         if device is not None:
             check_resources(kernel.choice.resources, device, there)
-    for launch in launches(program.body):
+    for launch in launches(program.steps):
         for task in tasks_of(launch.body):
             _check_call(task, program, place.at(f"launch {launch.name}"))
+    for call in calls(program.steps):
+        _check_signature(call, program, place.at(f"call {call.procedure}"))
     check_storage(program, symbols, place)
     checker = _Checker(program, device, footprint)
     env = {name: x.high for name, x in symbols.items()}
@@ -73,6 +81,24 @@ def verify_program(program: Program, device: DeviceModel | None = None, footprin
     for output in program.outputs:
         if output.name not in written:
             raise place.broken(WRITTEN, f"output {output.name!r} is never written")
+    _check_procedures(program, checker, env, place)
+
+
+def _check_procedures(program: Program, checker: _Checker, env: Mapping[str, int], place: Place) -> None:
+    if bool(program.procedures) != (program.depth > 0):
+        raise place.broken(CALL, f"{len(program.procedures)} procedures, of which {program.depth} calls may be active")
+    read: dict[str, set[str]] = {}
+    for call in calls(program.steps):
+        read.setdefault(call.procedure, set()).update(call.reads)
+    for name, procedure in program.procedures.items():
+        there = place.at(f"procedure {name}")
+        if procedure.name != name or len(set(procedure.params)) < len(procedure.params):
+            raise there.broken(CALL, f"procedure {procedure.name!r} takes {', '.join(procedure.params)}")
+        given = checker.constant | {*procedure.params, *read.get(name, ())}
+        written = checker.steps(procedure.body, given, env, there)
+        for result in procedure.results:
+            if result not in written:
+                raise there.broken(WRITTEN, f"result {result!r} is never written")
 
 
 def _check_params(name: str, program: Program, place: Place) -> None:
@@ -99,6 +125,17 @@ def _check_call(task: Task, program: Program, place: Place) -> None:
         if found.value.dtype != param.dtype or not same_size:
             shown = f"{found.value.dtype}{list(found.value.shape)} for {param.dtype}{list(param.shape)}"
             raise place.broken(CALLS, f"{name!r} as parameter {param.name!r} of {kernel.name} is {shown}")
+
+
+def _check_signature(call: HostCall, program: Program, place: Place) -> None:
+    procedure = program.procedures.get(call.procedure)
+    if procedure is None:
+        raise place.broken(CALL, f"there is no procedure {call.procedure!r}")
+    for what, given, wanted in (("argument", call.args, procedure.params), ("result", call.results, procedure.results)):
+        if len(given) != len(wanted):
+            raise place.broken(CALL, f"{len(given)} {what}s for {len(wanted)}")
+    if len(set(call.results)) < len(call.results):
+        raise place.broken(CALL, f"results {', '.join(call.results)}")
 
 
 class _Checker:
@@ -131,6 +168,14 @@ class _Checker:
                     if value.rank or dtypes.is_float(value.dtype):
                         raise place.at("set").broken(SCALARS, f"{step.target!r} is {value.dtype} of rank {value.rank}")
                     written = written | {step.target}
+                case HostCall():
+                    there = place.at(f"call {step.procedure}")
+                    self._check_types(step, there)
+                    for name in (*step.args, *step.reads):
+                        self._read(name, written, there)
+                    for name in step.results:
+                        self._write(name, there)
+                    written = written | set(step.results)
                 case HostLoop():
                     there = place.at(f"loop {step.counter}")
                     if step.limit:
@@ -168,6 +213,19 @@ class _Checker:
         rows = None if copy.row is None else bounds_of(copy.row * source.num_elements() + source.num_elements(), bounds)
         if rows is not None and (rows.high > bounds_of(target.num_elements(), bounds).high or rows.low < 0):
             raise place.broken(COPIES, f"{copy.source!r} goes past the end of {copy.target!r}")
+
+    def _check_types(self, call: HostCall, place: Place) -> None:
+        placements = self._program.storage.placements
+        procedure = self._program.procedures[call.procedure]
+        for what, given, wanted in (
+            ("argument", call.args, procedure.params),
+            ("result", call.results, procedure.results),
+        ):
+            for a, b in zip(given, wanted, strict=True):
+                x, y = placements[a].value, placements[b].value
+                if x.dtype != y.dtype or x.num_elements() != y.num_elements():
+                    shown = f"{x.dtype}{list(x.shape)} for {y.dtype}{list(y.shape)}"
+                    raise place.broken(CALL, f"{what} {a!r} is {shown}")
 
     def _limit(self, name: str, written: frozenset[str], place: Place) -> None:
         value = self._program.storage.placements[name].value

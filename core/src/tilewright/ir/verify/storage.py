@@ -8,6 +8,7 @@ from tilewright.ir import dtypes
 from tilewright.ir.bounds import Bounds, bounds_of
 from tilewright.ir.ops import TensorOp
 from tilewright.ir.program import Kernel, Placement, Program, launches
+from tilewright.ir.verify.frames import check_frames, of_host
 from tilewright.ir.verify.laws import Place
 from tilewright.ir.verify.tree import Touch, tasks_of, touches
 
@@ -22,12 +23,13 @@ def check_storage(program: Program, symbols: Bounds, place: Place) -> None:
     place = place.at("storage")
     for name, placement in program.storage.placements.items():
         _check_placement(name, placement, program, symbols, place.at(f"value {name}"))
-    touched = touches(program.body, program.kernels)
+    touched = touches(program)
     for touch in touched:
         if touch.value not in program.storage.placements:
             raise place.at(f"value {touch.value}").broken(PLACED, f"step {touch.step} touches it; it has no placement")
     _check_owners(program, touched, place)
     _check_lifetimes(program, touched, place)
+    check_frames(program, touched, place)
     _check_overlap(program, place)
 
 
@@ -49,7 +51,7 @@ def _check_owners(program: Program, touched: Sequence[Touch], place: Place) -> N
     steps: dict[str, int] = {}
     for touch in touched:
         buffer = program.storage.buffers[program.storage.placements[touch.value].buffer]
-        if buffer.owner != "program" and steps.setdefault(touch.value, touch.step) != touch.step:
+        if buffer.owner in ("launch", "unit") and steps.setdefault(touch.value, touch.step) != touch.step:
             found = f"steps {steps[touch.value]} and {touch.step} touch it, in a buffer of one {buffer.owner}"
             raise place.at(f"value {touch.value}").broken(OWNED, found)
 
@@ -58,6 +60,9 @@ def _check_lifetimes(program: Program, touched: Sequence[Touch], place: Place) -
     fixed = {x.name for x in (*program.inputs, *program.outputs)} | set(program.weights)
     steps: dict[str, set[int]] = {}
     first: dict[str, Touch] = {}
+    shared = of_host(program, touched)
+    # What a procedure reads of the host program is touched by the calls too.
+    touched = [x for x in touched if not x.procedure or x.value not in shared]
     for touch in touched:
         steps.setdefault(touch.value, set()).add(touch.step)
         first.setdefault(touch.value, touch)
@@ -99,7 +104,7 @@ def _check_overlap(program: Program, place: Place) -> None:
 
 def _overwritten(program: Program) -> Iterator[frozenset[str]]:
     """Pairs of values of which a kernel writes one in the place of the other."""
-    for launch in launches(program.body):
+    for launch in launches(program.steps):
         for task in tasks_of(launch.body):
             kernel = program.kernels[task.kernel]
             actual = {p.name: a for p, a in zip(kernel.params, task.args, strict=True)}

@@ -9,6 +9,7 @@ import attrs
 from tilewright.ir.program import (
     BlockControl,
     GridControl,
+    HostCall,
     HostCopy,
     HostIf,
     HostLoop,
@@ -18,9 +19,12 @@ from tilewright.ir.program import (
     Kernel,
     Launch,
     Phase,
+    Program,
     Signal,
     Task,
     Wait,
+    next_number,
+    spans,
 )
 
 Part = Phase | GridControl
@@ -80,50 +84,91 @@ def first_phases(parts: Sequence[Part]) -> list[Phase]:
 
 @attrs.frozen
 class Touch:
-    """A value is read or written at a host step, inside the steps of the enclosing loops (outermost first)."""
+    """A value is read or written at a host step, inside the steps of the enclosing loops (outermost first).
+
+    Args:
+        procedure: whose step it is, "" for the host tree.
+    """
 
     value: str
     step: int
     write: bool
     loops: tuple[tuple[int, int], ...]
+    procedure: str = ""
 
 
-def touches(steps: Sequence[HostStep], kernels: Mapping[str, Kernel]) -> list[Touch]:
+def touches(program: Program) -> list[Touch]:
     """Every touch in the order of the text, with the numbers that `Placement` counts steps by."""
-    return _touches(steps, kernels, 0, ())[1]
+    found = list(_touches(program.body, program.kernels, 0, ()))
+    for name, (first, last) in spans(program.body, program.procedures.values()).items():
+        procedure = program.procedures[name]
+        inside = [Touch(x, first, True, ()) for x in procedure.params]
+        inside += _touches(procedure.body, program.kernels, first + 1, ())
+        inside += [Touch(x, last, False, ()) for x in procedure.results]
+        found += [attrs.evolve(x, procedure=name) for x in inside]
+    return found
+
+
+@attrs.frozen
+class CallSite:
+    """A call at a host step of a procedure, or of the host tree ("")."""
+
+    call: HostCall
+    step: int
+    procedure: str
+
+
+def call_sites(program: Program) -> list[CallSite]:
+    """Every call in the order of the text, with the numbers that `Placement` counts steps by."""
+    where = spans(program.body, program.procedures.values())
+    found = [CallSite(call, step, "") for step, call in numbered_calls(program.body)]
+    for name, procedure in program.procedures.items():
+        found += [CallSite(call, step, name) for step, call in numbered_calls(procedure.body, where[name][0] + 1)]
+    return found
+
+
+def numbered_calls(steps: Sequence[HostStep], number: int = 0) -> Iterator[tuple[int, HostCall]]:
+    """The calls among some steps, of which the first has a number, and inside them."""
+    for step in steps:
+        match step:
+            case HostCall():
+                yield number, step
+            case HostLoop():
+                yield from numbered_calls(step.body, number + 1)
+            case HostIf():
+                yield from numbered_calls(step.then, number + 1)
+                yield from numbered_calls(step.orelse, next_number(step.then, number + 1))
+        number = next_number((step,), number)
 
 
 def _touches(
     steps: Sequence[HostStep], kernels: Mapping[str, Kernel], number: int, loops: tuple[tuple[int, int], ...]
-) -> tuple[int, list[Touch]]:
-    found: list[Touch] = []
+) -> Iterator[Touch]:
     for step in steps:
+        after = next_number((step,), number)
         match step:
             case Launch():
-                found += [Touch(name, number, False, loops) for name in conditions_of(step.body)]
+                yield from (Touch(name, number, False, loops) for name in conditions_of(step.body))
                 for task in tasks_of(step.body):
                     reads = len(task.args) - len(kernels[task.kernel].group.outputs)
-                    found += [Touch(name, number, i >= reads, loops) for i, name in enumerate(task.args)]
-                number += 1
+                    yield from (Touch(name, number, i >= reads, loops) for i, name in enumerate(task.args))
             case HostCopy():
-                found += [Touch(step.source, number, False, loops), Touch(step.target, number, True, loops)]
-                number += 1
+                yield Touch(step.source, number, False, loops)
+                yield Touch(step.target, number, True, loops)
             case HostSet():
-                found.append(Touch(step.target, number, True, loops))
-                number += 1
+                yield Touch(step.target, number, True, loops)
+            case HostCall():
+                yield from (Touch(name, number, False, loops) for name in (*step.args, *step.reads))
+                yield from (Touch(name, number, True, loops) for name in step.results)
             case HostLoop():
                 if step.limit:
-                    found.append(Touch(step.limit, number, False, loops))
-                end, _ = _touches(step.body, kernels, number + 1, ())
-                inside = (*loops, (number, end))
+                    yield Touch(step.limit, number, False, loops)
+                inside = (*loops, (number, after - 1))
                 if step.condition:
-                    found.append(Touch(step.condition, number, False, inside))
-                found += _touches(step.body, kernels, number + 1, inside)[1]
-                number = end + 1
+                    yield Touch(step.condition, number, False, inside)
+                yield from _touches(step.body, kernels, number + 1, inside)
             case HostIf():
-                found.append(Touch(step.condition, number, False, loops))
-                middle, then = _touches(step.then, kernels, number + 1, loops)
-                end, orelse = _touches(step.orelse, kernels, middle, loops)
-                found += then + orelse
-                number = end + 1
-    return number, found
+                yield Touch(step.condition, number, False, loops)
+                yield from _touches(step.then, kernels, number + 1, loops)
+                yield from _touches(step.orelse, kernels, next_number(step.then, number + 1), loops)
+        number = after

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import attrs
 
-from tilewright.errors import UnsupportedError
 from tilewright.ir.expr import Const, Var, const
 from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.ops import If, Loop, Value
@@ -51,10 +50,7 @@ class _Placer:
                     self._record(item)
                     steps += self._if(branch, item.bodies[0], item.bodies[1], request)
                 case call:
-                    raise UnsupportedError(
-                        f"{call.loc} calls a function at run time, which this release does not yet do.",
-                        "Expand the function before compiling.",
-                    )
+                    steps += self.session.functions.steps(call, self.session.place_of)
         steps += self.session.schedule(straight, request)
         return steps
 
