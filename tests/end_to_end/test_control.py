@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -186,6 +188,54 @@ def test_a_million_trips_end_right() -> None:
     feeds = {"start": np.asarray(0, np.int64), "k": np.asarray(trips, np.int64)}
     total, count = program.run(None, feeds)
     assert (int(total), int(count)) == (trips * (trips - 1) // 2, trips)
+
+
+def resident_bytes() -> int:
+    """The physical memory that this process occupies."""
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def wandering() -> onnx.ModelProto:
+    """A loop over a vector that it turns left or right, by a branch on its sign; one state is read late."""
+    halves = []
+    for name, factor in (("left", "less"), ("right", "more")):
+        nodes = [helper.make_node("Mul", ["v", factor], ["scaled"]), helper.make_node("Cos", ["scaled"], [name])]
+        halves.append(helper.make_graph(nodes, name, [], [typed(name, TensorProto.FLOAT, [4])]))
+    nodes = [
+        helper.make_node("ReduceSum", ["v"], ["total"], keepdims=0),
+        helper.make_node("Less", ["total", "bound"], ["down"]),
+        helper.make_node("If", ["down"], ["turned"], then_branch=halves[0], else_branch=halves[1]),
+        helper.make_node("Sub", ["turned", "w"], ["v_out"]),
+        helper.make_node("Mul", ["v", "less"], ["w_out"]),
+        helper.make_node("Identity", ["going"], ["on"]),
+    ]
+    vectors = [typed(x, TensorProto.FLOAT, [4]) for x in ("v", "w", "v_out", "w_out")]
+    params = [typed("number", TensorProto.INT64), typed("going", TensorProto.BOOL), *vectors[:2]]
+    body = helper.make_graph(nodes, "body", params, [typed("on", TensorProto.BOOL), *vectors[2:]])
+    weights = {"less": np.float32(0.5), "more": np.float32(1.25), "bound": np.float32(1)}
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["k", "", "x", "x"], ["v_end", "w_end"], body=body)],
+        "wandering",
+        [typed("x", TensorProto.FLOAT, [4]), typed("k", TensorProto.INT64)],
+        [typed("v_end", TensorProto.FLOAT, [4]), typed("w_end", TensorProto.FLOAT, [4])],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_memory_does_not_grow_with_the_trips() -> None:
+    """With a branch in the loop and states of floats: a million trips need what a thousand do."""
+    model = wandering()
+    program = tilewright.compile(model, target="cpu", cache=False)
+    feeds = {"x": np.asarray([0.1, -0.7, 0.4, 1.5], np.float32), "k": np.asarray(1000, np.int64)}
+    wanted = Reference(17).graph(model.graph, feeds)
+    for ours, theirs in zip(program.run(None, feeds), wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    before = resident_bytes()
+    results = program.run(None, feeds | {"k": np.asarray(1_000_000, np.int64)})
+    grown = resident_bytes() - before
+    assert all(np.isfinite(x).all() for x in results)
+    assert grown < 1 << 20, f"a byte per trip: {grown}"
 
 
 def test_a_while_loop_with_a_branch_inside_agrees() -> None:

@@ -184,6 +184,7 @@ def test_a_scan_over_nothing_passes_its_states_on_and_collects_nothing() -> None
     made = declared(model([scan], {"x": ("float32", [3]), "nothing": ("float32", [3, 0])}, ["end", "rows"]))
     module = load(made)
     verify_module(module)
+    assert not any(isinstance(op, Loop) for op in module.main.body.ops), "no copy into a row that is not there"
     end, rows = interpret(module, [X, np.zeros((3, 0), np.float32)])
     assert end.tolist() == X.tolist()
     assert rows.shape == (6, 0)

@@ -122,6 +122,22 @@ CASES: dict[str, tuple[Any, int]] = {
         ),
         3,
     ),
+    "two outputs of what an index that is computed here picks": (
+        model(
+            [
+                n("Ceil", "i", "c"),
+                n("Cast", "c", "k", to=7),
+                n("Gather", "x k", "g"),
+                n("Exp", "g", "e"),
+                n("Neg", "e", "y"),
+                n("Abs", "e", "z"),
+            ],
+            {"x": [6], "i": [4]},
+            {},
+            ["y", "z"],
+        ),
+        2,
+    ),
     "two outputs of one inner value": (
         model(
             [n("Relu", "x", "i"), n("Mul", "i w", "y"), n("Mul", "i v", "z")],

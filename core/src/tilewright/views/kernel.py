@@ -169,6 +169,10 @@ def _replace_read(spec: KernelSpec, slot: int, moved: tuple[Access, ...], value:
     return _compact(grown)
 
 
+def _parts(access: Access) -> tuple[Expr, ...]:
+    return access.index if access.guard is None else (*access.index, access.guard)
+
+
 def _map_store(store: Store, change: Callable[[Expr], Expr]) -> Store:
     write = store.write
     guard = None if write.guard is None else change(write.guard)
@@ -254,6 +258,10 @@ def append_consumer(spec: KernelSpec, consumer: TensorOp, keep: frozenset[str]) 
         )
         for r in (consumer.reads[i] for i in others)
     )
+    # Where a read touches memory may depend on axes and earlier reads, not on what the kernel computes.
+    states = {spec.state(n) for n in range(len(spec.body))}
+    if any(x in states for access in added for part in _parts(access) for x in walk(part)):
+        return None
     new_stores = tuple(
         Store(
             attrs.evolve(
