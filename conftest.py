@@ -26,11 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Points the compilation cache at a folder of this run, so that no test reads or fills the user's."""
+    """Points cache and calibrations at folders of this run, so that no test reads or fills the user's."""
     folder = tmp_path_factory.mktemp("cache", numbered=False)
     folder.chmod(0o700)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TILEWRIGHT_CACHE", str(folder))
+        patch.setenv("TILEWRIGHT_CONFIG", str(folder.with_name("config")))
         yield folder
 
 

@@ -17,6 +17,7 @@ import attrs
 
 from tilewright.config.binding import Settings
 from tilewright.device import DeviceModel
+from tilewright.device.calibration import calibrated
 from tilewright.errors import InputError
 from tilewright.frontend import import_model
 from tilewright.frontend.legalize import Rule, Table, builtin_table, legalize
@@ -69,7 +70,12 @@ class Clock:
 
 
 def device_of(settings: Settings) -> DeviceModel:
-    """The device model of the configured target; a CPU's for the threads that the program will have."""
+    """The device model of the configured target, with the numbers of its calibration where one is stored."""
+    return calibrated(base_device(settings), str(settings.target))
+
+
+def base_device(settings: Settings) -> DeviceModel:
+    """The device model of the configured target as its record has it; a CPU's for the threads of the program."""
     target = settings.target
     entry = settings.registry.get(DeviceEntry, f"{target.backend}:{target.device}", f"device of {target.backend}")
     device: DeviceModel = settings.registry.code(entry, entry.model)()

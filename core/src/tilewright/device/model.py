@@ -23,6 +23,7 @@ class MemoryLevel:
         bandwidth: bytes per second of the whole device, all units together.
         transaction: bytes of the smallest efficient access (cache line, sector, DRAM burst).
         shared_by_units: whether all units share it.
+        latency: seconds from a load to its value, 0 when unknown.
     """
 
     name: str
@@ -30,6 +31,7 @@ class MemoryLevel:
     bandwidth: float
     transaction: int = 64
     shared_by_units: bool = False
+    latency: float = 0.0
 
 
 @attrs.frozen
@@ -54,6 +56,7 @@ class DeviceModel:
         banks: shared memory banks of 4 bytes.
         launch_seconds: cost of starting a kernel (GPU: inside a CUDA graph) or a parallel region.
         barrier_seconds: cost of a barrier over all units.
+        step_seconds: cost of a step that cannot overlap with another: a barrier within a unit, a load that waits.
         features: names such as "mma.sync", "wgmma", "tma", "avx512f".
         plan_only: why no code can be generated for it, or "".
     """
@@ -75,6 +78,7 @@ class DeviceModel:
     banks: int = 32
     launch_seconds: float = 1e-6
     barrier_seconds: float = 1e-6
+    step_seconds: float = 30e-9
     features: tuple[str, ...] = ()
     plan_only: str = ""
 

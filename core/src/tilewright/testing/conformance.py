@@ -1,4 +1,4 @@
-"""The conformance kit: what a recipe and a proposer have to hold, for ours and for third parties' alike.
+"""The conformance kit: what a recipe has to hold, for ours and for third parties' alike.
 
 A recipe's law: every choice that meets its constraints compiles and computes the right thing. The kit samples
 choices for each kernel of the corpus that the recipe matches, builds them together in one program, runs it on
@@ -8,6 +8,7 @@ meaning).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,16 +88,33 @@ def check_recipe(
             picks += [(group, choice) for choice in sample(match, max(share, 1), rng)]
             number += 1
         ran += len(picks)
-        failures += _run(one, module, picks, settings)
+        failures += wrong(one, module, picks, settings)
     return Report(recipe, kernels, ran, tuple(failures))
 
 
 def sample(match: Match, count: int, rng: np.random.Generator) -> list[TileChoice]:
-    """Up to `count` different choices that meet the match's constraints."""
+    """Up to `count` different choices that meet the match's constraints, every other one between the candidates."""
     columns = combinations(match)
     rows = np.flatnonzero(match.allowed(columns))
-    picked = rng.permutation(rows)[:count]
-    return [match.choice({name: int(column[row]) for name, column in columns.items()}) for row in picked]
+    named = [{name: int(column[row]) for name, column in columns.items()} for row in rng.permutation(rows)[:count]]
+    between = _between(match, count, rng)
+    mixed = [x for pair in itertools.zip_longest(named, between) for x in pair if x is not None]
+    different = {tuple(x.items()): x for x in mixed}
+    return [match.choice(params) for params in list(different.values())[:count]]
+
+
+def _between(match: Match, count: int, rng: np.random.Generator) -> list[dict[str, int]]:
+    """Up to `count` choices with any values that the parameters' alignment allows, in random order."""
+    drawn = 64 * count
+    columns = {}
+    for p in match.parameters:
+        low, high = -(-p.candidates[0] // p.align), p.candidates[-1] // p.align
+        free = rng.integers(low, high + 1, drawn) * p.align
+        columns[p.name] = np.where(rng.random(drawn) < 0.5, free, rng.choice(p.candidates, drawn)).astype(np.int64)
+    if not columns:
+        return []
+    rows = np.flatnonzero(match.allowed(columns))[:count]
+    return [{name: int(column[row]) for name, column in columns.items()} for row in rows]
 
 
 def session_of(
@@ -113,8 +131,13 @@ def session_of(
     return Session(str(settings.target), device_of(settings), recipes, made, frozenset(module.constants))
 
 
-def _run(one: Case, module: Module, picks: Sequence[tuple[Group, TileChoice]], settings: Settings) -> list[Failure]:
-    """One program with a copy of the model for each choice of one of its groups."""
+def wrong(
+    one: Case, module: Module, picks: Sequence[tuple[Group, TileChoice]], settings: Settings
+) -> list[Failure]:
+    """The picked choices under which a model computes something else than the reference.
+
+    One program is built and run, with a copy of the model for each choice of one of its groups.
+    """
     expected = reference(one)
     try:
         program = copies(module, picks, settings)

@@ -62,6 +62,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         Constraint(registers, const(device.vector_registers), "vector registers"),
         Constraint(panel + sums, const(_cache_share(device)), "cache for the panel and the partial sums"),
         Constraint(other_block.var % tile[id(other)], const(0), "the other side's block in whole tiles"),
+        Constraint(const(blocked.outer_points) % outer.var, const(0), "blocks share whole rows evenly"),
     ]
     if blocked.feed != "panel":
         constraints.append(Constraint(inner.var % tile[id(blocked)], const(0), "the block in whole tiles"))

@@ -26,6 +26,8 @@ from tilewright_backends.recipes.cuda.tensor import TensorDetail, axes_of, detai
 from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.mma"
+ALIGNMENT = 1024
+"""Where each operand's tiles begin in shared memory, in bytes."""
 
 
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
@@ -49,7 +51,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     )
     mb, nb, ks, mw, nw, stages = (p.var for p in parameters)
     threads = maximum((mb // mw) * (nb // nw), 1) * device.warp
-    shared = (mb + nb) * ks * 2 * stages + 256
+    shared = (ceil_div(mb * ks * 2 * stages, ALIGNMENT) + ceil_div(nb * ks * 2 * stages, ALIGNMENT)) * ALIGNMENT + 256
     gathered = [x for x in (detail.rows, detail.columns) if not (x.chunked or x.constant)]
     ahead = ceil_div((mb + nb) * ks, threads * 2) * len(gathered)
     registers = mw * nw // device.warp + mw // 4 + nw // 4 + ahead + 48

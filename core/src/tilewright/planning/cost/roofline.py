@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from tilewright.device import DeviceModel
 from tilewright.ir.expr import Expr
+from tilewright.planning.cost.occupancy import tasks_per_unit
 from tilewright.planning.requests import Cost
 from tilewright.recipes import Columns, Match, evaluate
 
-_DEPENDENT_STEP_SECONDS = 30e-9  # a barrier within a unit, or a load that waits for another
 _FULL_WARPS = 4
 """Warps that keep a GPU's unit at its peak, one for each of its schedulers.
 
@@ -31,7 +31,7 @@ def make() -> Cost:
         tasks = np.maximum(value(match.usage.tasks), 1)
         # The unit with the most tasks ends last; a unit works at its peak once enough of its lanes are busy.
         per_unit = np.ceil(tasks / device.units)
-        together = np.minimum(per_unit, _side_by_side(match, columns, device, rows))
+        together = np.minimum(per_unit, tasks_per_unit(match, columns, device))
         full = _FULL_WARPS * device.warp if device.kind != "cpu" else 1
         pace = np.minimum(1, together * np.maximum(value(match.usage.threads), 1) / full)
         busy = tasks / (device.units * per_unit) * pace
@@ -46,22 +46,7 @@ def make() -> Cost:
             share = np.minimum(1, 2 * tasks / device.units) if level.shared_by_units else busy
             seconds = np.maximum(seconds, value(traffic) / (level.bandwidth * np.maximum(share, 1e-9)))
         rounds = np.ceil(per_unit / np.maximum(together, 1))
-        latency = value(match.work.serial) * rounds * _DEPENDENT_STEP_SECONDS
+        latency = value(match.work.serial) * rounds * device.step_seconds
         return np.asarray(seconds + latency + device.launch_seconds)
 
     return cost
-
-
-def _side_by_side(match: Match, columns: Columns, device: DeviceModel, rows: int) -> npt.NDArray[np.float64]:
-    """Tasks that fit on one unit at a time, at least 1."""
-    if device.kind == "cpu":
-        return np.ones(rows)
-    count = np.full(rows, max(device.max_blocks_per_unit, 1), np.float64)
-    usage = match.usage
-    threads = np.maximum(evaluate(usage.threads, columns, rows), 1)
-    count = np.minimum(count, device.max_threads_per_unit // threads)
-    shared = np.maximum(evaluate(usage.shared_bytes, columns, rows), 1)
-    count = np.minimum(count, device.level("shared").bytes // shared)
-    registers = np.maximum(evaluate(usage.registers, columns, rows), 16)
-    count = np.minimum(count, device.registers_per_unit // (registers * threads))
-    return np.asarray(np.maximum(count, 1), np.float64)

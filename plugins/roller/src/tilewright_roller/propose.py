@@ -1,0 +1,113 @@
+"""`propose = "roller"`: rTiles by construction, ranked by the cost slot; nothing is measured or compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tilewright.device import DeviceModel
+from tilewright.ir.choice import TileChoice, undominated
+from tilewright.ir.group import Group
+from tilewright.planning.requests import Propose, Request
+from tilewright.planning.session import Session
+from tilewright.recipes import Match
+from tilewright_roller.construct import Construction, State
+from tilewright_roller.cost import predict
+from tilewright_roller.options import RollerOptions
+from tilewright_roller.rtile import rtiles
+from tilewright_roller.scale import polished, shrunk, varied
+
+_WORTH = 4.0
+"""How many times as slow as the best a choice may be to be kept for its fewer tasks."""
+_REFINED = 16
+"""States of which the parameters that cut no tile are varied."""
+_POLISHED = 6
+"""States of which the neighbours are looked at."""
+
+
+def make(options: RollerOptions) -> Propose:
+    """The service."""
+
+    def propose(group: Group, request: Request) -> tuple[TileChoice, ...]:
+        session = request.session
+        found = [x for match in session.matches(group) for x in _choices(match, session, options)]
+        return _ranked(found, options.topk)
+
+    return propose
+
+
+def construct(match: Match, device: DeviceModel, options: RollerOptions) -> Construction:
+    """The construction of a kernel's rTiles under one recipe, shrunk tiles included."""
+    made = Construction(match, device, options.beam)
+    made.run()
+    if options.shrink and made.visited:
+        largest = list(made.visited)[-options.beam :]
+        for state in largest:
+            for smaller in shrunk(made, state):
+                made.visited.setdefault(smaller, "shrunk")
+    return made
+
+
+def _choices(match: Match, session: Session, options: RollerOptions) -> list[TileChoice]:
+    made = construct(match, session.device, options)
+    states = list(made.visited)
+    if not states:
+        return []
+
+    def cost(of: Sequence[State]) -> npt.NDArray[np.float64]:
+        return session.cost(match, made.columns(of))
+
+    refined = varied(made, _promising(made, states, cost, _REFINED))
+    polish = polished(made, _promising(made, refined, cost, _POLISHED), cost)
+    states = list(dict.fromkeys([*polish, *refined, *states]))
+    columns = made.columns(states)
+    costs = cost(states)
+    tasks = made.tasks(states)
+    kept = _front(costs, tasks.astype(np.float64), 2 * options.topk)
+    names = [p.name for p in match.parameters]
+    prediction = predict(match, {name: column[kept] for name, column in columns.items()}, session.device)
+    found = []
+    for row, i in enumerate(kept):
+        params = dict(zip(names, states[i], strict=True))
+        why = _why(match, params, int(tasks[i]), prediction.bound(row), made.visited.get(states[i], ""), session.device)
+        found.append(match.choice(params, float(costs[i]), why))
+    return found
+
+
+def _promising(
+    made: Construction, states: Sequence[State], cost: Callable[[Sequence[State]], npt.NDArray[np.float64]], count: int
+) -> list[State]:
+    return [states[i] for i in _front(cost(states), made.tasks(states).astype(np.float64), count)]
+
+
+def _front(costs: npt.NDArray[np.float64], tasks: npt.NDArray[np.float64], count: int) -> list[int]:
+    """Up to `count` rows: half of them the cheapest, the others from the front of time against tasks."""
+    order = [int(i) for i in np.lexsort((tasks, costs)) if costs[i] <= _WORTH * costs.min()]
+    front: list[int] = []
+    fewest = np.inf
+    for i in order:
+        if tasks[i] < fewest:
+            front.append(i)
+            fewest = tasks[i]
+    half = order[: max(count // 2, 1)]
+    return list(dict.fromkeys([*half, *front, *order]))[:count]
+
+
+def _ranked(choices: Sequence[TileChoice], topk: int) -> tuple[TileChoice, ...]:
+    """The best undominated choices: half of them the quickest, the others those that are quick with few tasks."""
+    known: dict[tuple[str, tuple[tuple[str, int], ...]], TileChoice] = {(c.recipe, c.params): c for c in choices}
+    kept = undominated(list(known.values()))
+    costs = np.asarray([c.cost for c in kept])
+    tasks = np.asarray([float(c.resources.tasks) for c in kept])
+    picked = [kept[i] for i in sorted(_front(costs, tasks, topk))]
+    return tuple(picked)
+
+
+def _why(match: Match, params: dict[str, int], tasks: int, bound: str, level: str, device: DeviceModel) -> str:
+    """One line for `explain`."""
+    tiles = ", ".join(str(x) for x in rtiles(match, params) if x.shape)
+    how = {"": "aligned", "shrunk": "shrunk until every unit has a task"}.get(level, f"grown by reuse up to {level}")
+    waves = tasks / device.units
+    return f"{how}: {tiles or 'no tile'}; {tasks} tasks, {waves:.1f} per unit; bound by {bound}"
