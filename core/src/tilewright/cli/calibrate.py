@@ -23,7 +23,7 @@ def command(output: Output, target: str, threads: int | None, dry_run: bool) -> 
     from tilewright.bench.calibrate import calibrate
     from tilewright.compiler import base_device
     from tilewright.device.calibration import store
-    from tilewright.runtime.threads import thread_count
+    from tilewright.threads import thread_count
 
     settings = settings_for(target, None)
     found = calibrate(settings, thread_count(threads))
