@@ -93,6 +93,11 @@ module main {
             assert ran.err.startswith("error: The recursion of function 'down' is deeper than its bound of 5 calls.")
         else:
             assert int(np.load(json.loads(ran.out)["saved"][0])) == n
+    decisions = json.loads(tw("explain", model, "--slot", "control_place", "--json").out)
+    assert any(d["subject"] == "deeper" and "calls down" in d["why"] for d in decisions)
+    np.save(tmp_path / "n.npy", np.asarray(4))
+    compared = json.loads(tw("compare", model, "--input", f"n={tmp_path / 'n.npy'}", "--json").out)
+    assert (compared["agree"], compared["against"]) == (True, "interpreter")
     model.write_text(text.lstrip().replace("down(less)", "up(less)"), encoding="utf-8")
     refused = tw("compile", model, "-o", tmp_path / "other.tw")
     assert refused.code == 2

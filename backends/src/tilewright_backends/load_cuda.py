@@ -151,7 +151,12 @@ class CudaProgram:
             return
         self._set_stream(_CUDA, 0, self._stream)
         self._main(self._table.pointer)
-        self._calls.check()
+        try:
+            self._calls.check()
+        except InputError:
+            # The arrays of the caller may still be read. An error of CUDA, after which conditions are 0, comes first.
+            self._cuda("cudaStreamSynchronize", self._stream)
+            raise
         if self._capturable:
             # The first run loads the machine code, which must not happen under capture.
             self._cuda("cudaStreamSynchronize", self._stream)

@@ -15,6 +15,8 @@ from tilewright.cli.options import compile_options, model_argument, opened_model
 from tilewright.cli.output import Output, table
 from tilewright.cli.tensors import read_arrays, read_inputs
 from tilewright.compare import Agreement, Tolerance, compare_outputs
+from tilewright.frontend.text import given_module, is_text
+from tilewright.interpret.tensor import interpret
 from tilewright.runtime.executable import Executable, load
 from tilewright.runtime.feeds import refuse_others
 from tilewright.runtime.native import Array
@@ -51,7 +53,7 @@ def command(
 
     Outputs agree when dtype, shape and places of NaN and infinities are equal and the norm of the difference
     is at most 1e-4 (float32), 1e-2 (float16), 3e-2 (bfloat16) of the reference's norm; integers must be
-    equal.
+    equal. The reference of a module of the tile IR (.tile) is the IR's own interpreter.
     """
     if artifact:
         refuse_for_artifact(artifact, **options)
@@ -66,7 +68,10 @@ def command(
             ours = program.run(None, feeds)
         with output.progress(f"running {against}"):
             bound = read_arrays(options["bound"], "--bind")
-            theirs = _reference(path, against, bound | feeds, thread_count(threads), time_limit)
+            if is_text(path):
+                against, theirs = "interpreter", [*interpret(given_module(path, {}, bound), feeds)]
+            else:
+                theirs = _reference(path, against, bound | feeds, thread_count(threads), time_limit)
     found = _compare(program, ours, theirs, Tolerance(rtol=rtol, atol=atol))
     agree = all(agreement.ok for agreement in found)
     output.result(
