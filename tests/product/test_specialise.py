@@ -83,6 +83,18 @@ def test_a_program_is_made_for_each_value_and_only_for_values_that_decide_shapes
             program.run(None, feeds(2, x=np.zeros((4, 6), np.float32)))
 
 
+def test_programs_of_one_model_share_their_weights_in_memory(largest: Path) -> None:
+    with tilewright.compile(largest, target="cpu", shapes={"rows": 3}, cache=False) as program:
+        for k in (2, 5):
+            program.run(None, feeds(k))
+        (_, step) = program._pipeline._steps[0]  # type: ignore[union-attr]
+        natives = [inner._steps[0][1]._programs[0] for inner in step._programs.values()]  # type: ignore[attr-defined]
+        weights = [{x.ctypes.data for x in native._kept if not x.flags.writeable} for native in natives]
+        assert len(weights) == 2
+        assert weights[0]
+        assert weights[0] == weights[1]
+
+
 def test_the_programs_that_are_kept_are_bounded(largest: Path, tmp_path: Path) -> None:
     with tilewright.compile(largest, target="cpu", shapes={"rows": [3, 1]}, cache=False) as program:
         program.save(tmp_path / "m.tw")

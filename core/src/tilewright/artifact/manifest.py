@@ -256,6 +256,7 @@ class Manifest:
         slots: the value of every slot that planned it.
         versions: compiler, toolchain and plugins.
         threads: worker threads that it was planned for, 0 where the target has none. It runs with any number.
+        digests: of the weights, by what they are called in their section; equal ones have equal contents.
         sections: every other member of the archive.
     """
 
@@ -270,6 +271,7 @@ class Manifest:
     slots: Mapping[str, str] = field(factory=dict)
     versions: Mapping[str, str] = field(factory=dict)
     threads: int = field(default=0, validator=ge(0))
+    digests: Mapping[str, str] = field(factory=dict)
     sections: Mapping[str, Section] = field(factory=dict)
     format: str = field(default=FORMAT, validator=in_((FORMAT,)))
     schema: int = field(default=SCHEMA, validator=in_((SCHEMA,)))
