@@ -22,7 +22,6 @@ import tilewright
 from tests.onnx_runtime import expected
 from tilewright.artifact import Artifact
 from tilewright.errors import InputError, SteeredError
-from tilewright.runtime.specialise import Jit
 
 W = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
 X = np.random.default_rng(1).standard_normal((3, 6)).astype(np.float32)
@@ -98,7 +97,7 @@ def test_programs_of_one_model_share_their_weights_in_memory(largest: Path) -> N
 def test_the_programs_that_are_kept_are_bounded(largest: Path, tmp_path: Path) -> None:
     with tilewright.compile(largest, target="cpu", shapes={"rows": [3, 1]}, cache=False) as program:
         program.save(tmp_path / "m.tw")
-    with tilewright.load(tmp_path / "m.tw", jit=Jit(cache=False, most=2)) as program:
+    with tilewright.load(tmp_path / "m.tw", jit=tilewright.Jit(cache=False, most=2)) as program:
         for k in (1, 2, 1, 3, 1, 2):
             agrees(program, largest, feeds(k))
         stats = program.stats
@@ -270,6 +269,7 @@ def test_the_command_line(largest: Path, tw: Callable[..., Any], tmp_path: Path)
     assert tw("compare", largest, *options, "--input", f"k={tmp_path / 'k.npy'}").code == 0
     assert tw("compile", largest, "-o", tmp_path / "b.tw", *options, *bound, "--no-jit").code == 0
     assert tw("run", tmp_path / "b.tw", *bound).code == 2
+    assert tw("compare", largest, "--artifact", tmp_path / "b.tw", *bound).code == 0
     with Artifact(tmp_path / "b.tw") as artifact:
         assert [x.name for x in artifact.manifest.inputs] == ["x", "factor"]
 
