@@ -264,6 +264,8 @@ def test_the_command_line(largest: Path, tw: Callable[..., Any], tmp_path: Path)
     assert (data["stats"]["specialised"], data["stats"]["native_runs"]) == (1, 1)
     assert "specialised" in tw("run", path, "--input", f"k={tmp_path / 'k.npy'}", "--stats").out
     assert tw("run", path, "--no-jit").code == 2
+    assert tw("run", path, "--input", f"k={tmp_path / 'k.npy'}", "--no-cache").code == 0
+    assert tw("compare", largest, "--artifact", path, "--input", f"k={tmp_path / 'k.npy'}").code == 0
     bound = ("--bind", f"k={tmp_path / 'k.npy'}")
     assert tw("compare", largest, *options, *bound).code == 0
     assert tw("compare", largest, *options, "--input", f"k={tmp_path / 'k.npy'}").code == 0

@@ -11,11 +11,12 @@ import click
 from tilewright.bench.measure import Limits, engine_worker, outputs_of
 from tilewright.cli.base import Command, threads_option
 from tilewright.cli.compile import compiled
-from tilewright.cli.options import compile_options, model_argument, opened_model, refuse_for_artifact, value_options
+from tilewright.cli.options import compile_options, model_argument, opened_model, value_options
 from tilewright.cli.output import Output, table
+from tilewright.cli.run import open_artifact
 from tilewright.cli.tensors import read_arrays, read_inputs
 from tilewright.compare import Agreement, Tolerance, compare_outputs
-from tilewright.runtime.executable import Executable, load
+from tilewright.runtime.executable import Executable
 from tilewright.runtime.feeds import refuse_others
 from tilewright.runtime.native import Array
 from tilewright.runtime.random_feeds import random_feeds
@@ -53,11 +54,13 @@ def command(
     is at most 1e-4 (float32), 1e-2 (float16), 3e-2 (bfloat16) of the reference's norm; integers must be
     equal. A program of several shapes is compared at each of them, unless --input says which.
     """
-    if artifact:
-        refuse_for_artifact(artifact, **options | {"bound": ()})  # what was fixed in it, the reference has to be given
     with opened_model(model) as path:
         with output.progress(f"compiling {model}"):
-            program = load(artifact, threads=threads) if artifact else compiled(str(path), threads=threads, **options)
+            if artifact:
+                # What was fixed in the artifact, the reference has to be given.
+                program = open_artifact(artifact, threads=threads, **options | {"bound": ()})
+            else:
+                program = compiled(str(path), threads=threads, **options)
         with program:
             refuse_others((*program.inputs, *program.outputs), "compare")
             given = read_inputs(inputs, program.inputs)
