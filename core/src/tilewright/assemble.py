@@ -181,6 +181,7 @@ class Parts:
             requires=tuple(self._requires),
             slots={slot: record.name for slot, record in settings.slots.items()},
             versions=plugins | self._versions,
+            digests=self.pool.digests,
         )
         return write_artifact(
             path, manifest, self._libraries, self.pool.weights, decisions=self._decisions, extra=self._models

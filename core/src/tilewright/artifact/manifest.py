@@ -256,6 +256,7 @@ class Manifest:
         slots: the value of every slot that planned it.
         versions: compiler, toolchain and plugins.
         threads: worker threads that it was planned for, 0 where the target has none. It runs with any number.
+        digests: of the weights, by what they are called in their section; equal ones have equal contents.
         sections: every other member of the archive.
     """
 
@@ -270,6 +271,7 @@ class Manifest:
     slots: Mapping[str, str] = field(factory=dict)
     versions: Mapping[str, str] = field(factory=dict)
     threads: int = field(default=0, validator=ge(0))
+    digests: Mapping[str, str] = field(factory=dict)
     sections: Mapping[str, Section] = field(factory=dict)
     format: str = field(default=FORMAT, validator=in_((FORMAT,)))
     schema: int = field(default=SCHEMA, validator=in_((SCHEMA,)))
@@ -299,6 +301,18 @@ class Manifest:
         """Number of different kernels in all libraries."""
         return sum(variant.kernels for variant in self.variants)
 
+    def shape_sets(self, given: Mapping[str, tuple[int, ...]] | None = None) -> tuple[tuple[TensorInfo, ...], ...]:
+        """What `examples` gives, once for each set of shapes that the program was compiled for.
+
+        Args:
+            given: shapes of some inputs; only the sets that they are in, unless there is none.
+        """
+        asked = dict(given or {})
+        sets = self.pipeline[0].shapes if len(self.pipeline) == 1 else ()
+        fixed = [dict(filter(None, map(_fixed, infos))) for infos in sets]
+        fitting = [x for x in fixed if all(x.get(name, shape) == shape for name, shape in asked.items())]
+        return tuple(dict.fromkeys(self.examples({**x, **asked}) for x in fitting or [{}]))
+
     def examples(self, given: Mapping[str, tuple[int, ...]] | None = None) -> tuple[TensorInfo, ...]:
         """The inputs with shapes that go together: the first such set in which the given shapes are, if one has them.
 
@@ -327,6 +341,12 @@ def _check_names(inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
 def _check_plain(info: TensorInfo) -> None:
     if not info.is_plain:
         raise ValueError(f"{info.name!r} is no tensor of numbers, which alone a program takes and gives: {info}")
+
+
+def _fixed(info: TensorInfo) -> tuple[str, tuple[int, ...]] | None:
+    """Name and shape, if every extent is a number."""
+    shape = tuple(extent for extent in info.shape if isinstance(extent, int))
+    return (info.name, shape) if len(shape) == len(info.shape) else None
 
 
 def _takes(info: TensorInfo, given: Mapping[str, tuple[int, ...]]) -> bool:
