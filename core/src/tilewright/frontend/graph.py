@@ -7,7 +7,7 @@ in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class Importer:
         self.constants: dict[str, Array] = {}
         self.inputs: dict[str, str] = {}
         self.open: list[OpenRegion] = []
+        self.lengths: dict[str, Value] = {}
         self._types: dict[str, onnx.TypeProto] = {}
         self._calls: list[tuple[str, str]] = []
 
@@ -84,6 +85,8 @@ class Importer:
         domain = plain_domain(node.domain)
         what = describe(node, scope)
         version = scope.opsets.get(domain)
+        if not (domain == "" and node.op_type == "Identity"):
+            self.refuse_cut((scope.values.get(name) for name in node.input), what)
         inputs = [self._input(name, scope, what) for name in node.input]
         local = self.functions.get((domain, node.op_type))
         if local is not None:
@@ -150,6 +153,15 @@ class Importer:
         if found is None:
             raise InputError(f"{what} reads {name!r}, which nothing defines.", "Repair the model.")
         return found
+
+    def refuse_cut(self, values: Iterable[Value | None], what: str) -> None:
+        """Raises UnsupportedError for a value of which data decide how many rows count: `what` cannot use it."""
+        for x in values:
+            if x is not None and x.name in self.lengths:
+                raise UnsupportedError(
+                    f"{what} uses {x.name!r}, which has a row per trip of a loop, and data decide how many there are.",
+                    "Make it an output of the model, or fix the number of trips when exporting.",
+                )
 
     def _input(self, name: str, scope: Scope, what: str) -> Value | None:
         if not name or (name in scope.values and scope.values[name] is None):

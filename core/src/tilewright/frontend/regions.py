@@ -51,7 +51,9 @@ class Regions:
         inner.values.update(zip((x.name for x in graph.input), given, strict=True))
         for part in graph.node:
             self.importer.add(part, inner)
-        return [self.importer.find(x.name, inner, self.what) for x in graph.output]
+        results = [self.importer.find(x.name, inner, self.what) for x in graph.output]
+        self.importer.refuse_cut(results, self.what)
+        return results
 
     def emit(self, op_type: str, inputs: Sequence[Value], hint: str, **attributes: Any) -> Value:
         """The result of one more node of ONNX's own."""

@@ -73,7 +73,7 @@ class Scans(Loops):
         self.check_results(region, len(states))
         if self.changes(region, len(states)):
             self.refuse_growth(region, len(states))
-        outputs = self.build(region, states, trip=None, count=length, condition=None, certain=True)
+        outputs = self.build(region, states, trip=None, count=length, condition=None)
         return self._finished(outputs, len(states), wanted)
 
     def _finished(self, outputs: list[Value], states: int, wanted: Sequence[str]) -> list[Value]:
