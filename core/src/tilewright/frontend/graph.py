@@ -23,6 +23,7 @@ from tilewright.frontend.control import CONTROL, add_control
 from tilewright.frontend.functions import names_used, plain_domain, resolved, standard_body
 from tilewright.frontend.names import Names
 from tilewright.frontend.scope import Scope
+from tilewright.frontend.sequences import add_sequences, takes_sequences
 from tilewright.frontend.shapes import OUTPUT_SHAPES, value_of
 from tilewright.frontend.steering import NeededError, OpenRegion, deciding, explained
 from tilewright.frontend.tensors import element_type, to_array
@@ -91,6 +92,9 @@ class Importer:
         local = self.functions.get((domain, node.op_type))
         if local is not None:
             self._call(node, local, inputs, scope, what)
+            return
+        if domain == "" and takes_sequences(node, scope):
+            add_sequences(self, node, scope, what)
             return
         if version is None:
             raise InputError(
@@ -164,7 +168,7 @@ class Importer:
                 )
 
     def _input(self, name: str, scope: Scope, what: str) -> Value | None:
-        if not name or (name in scope.values and scope.values[name] is None):
+        if not name or name in scope.sequences or (name in scope.values and scope.values[name] is None):
             return None
         return self.find(name, scope, what)
 
@@ -366,6 +370,11 @@ class Importer:
         path = f"{scope.path}{node.name or node.op_type}/"
         used = names_used(function.node, function.output)
         inner = Scope(opsets, used, path, dict(zip(function.input, padded, strict=True)), given)
+        inner.sequences |= {
+            inside: scope.sequences[outside]
+            for outside, inside in zip(node.input, function.input, strict=False)
+            if outside in scope.sequences
+        }
         self._calls.append(key)
         try:
             for part in function.node:
@@ -373,8 +382,10 @@ class Importer:
         finally:
             self._calls.pop()
         for outside, inside in zip(node.output, function.output, strict=False):
-            if outside:
-                scope.values[outside] = self._input(inside, inner, what)
+            if outside and inside in inner.sequences:
+                scope.bind(outside, inner.sequences[inside])
+            elif outside:
+                scope.bind(outside, self._input(inside, inner, what))
 
 
 def describe(node: onnx.NodeProto, scope: Scope) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from tilewright.errors import InputError
+from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend.asked import check_names
 from tilewright.frontend.functions import names_used, plain_domain
 from tilewright.frontend.graph import Importer
@@ -129,6 +129,10 @@ def bound(name: str, dtype: str, shape: Sequence[int], given: object) -> npt.NDA
 
 def _result(name: str, scope: Scope) -> Value:
     found = scope.values.get(name)
+    if found is None and (name in scope.sequences or name in scope.values):
+        raise UnsupportedError(
+            f"The model's output {name!r} is a sequence or an empty optional.", "Make its elements outputs."
+        )
     if found is None:
         raise InputError(f"The model's output {name!r} is not defined by any node.", "Repair the model.")
     return found

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import partial
 
 import attrs
 import numpy as np
@@ -17,6 +16,7 @@ import onnx
 from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend import fold
 from tilewright.frontend.regions import Regions
+from tilewright.frontend.scope import Entry
 from tilewright.ir import dtypes
 from tilewright.ir.expr import const
 from tilewright.ir.ops import Loop, Region, Value, value
@@ -52,11 +52,11 @@ class Loops(Regions):
             if found is not None:
                 return found
         params = self._params(graph, carried)
-        region = self.region(params, lambda: self.inline(graph, params))
+        region = self.region(params, lambda: self.tensors(self.inline(graph, params)))
         self.check_results(region, len(carried))
         if self.changes(region, len(carried)):
             if going and trips is not None and trips <= MOST_UNROLLED:
-                return self._unroll(graph, carried, trips)
+                return [*self.tensors(self._unroll(graph, carried, trips))]
             self.refuse_growth(region, len(carried))
         result = self._scalar_result(region, 0)
         known = self.importer.data(result.results[0])
@@ -186,13 +186,9 @@ class Loops(Regions):
             params: what a trip would be given.
             first: which result of the body is the first state.
         """
-        region = self.region(params, lambda: self.inline(graph, params))
+        region = self.region(params, lambda: self.tensors(self.inline(graph, params)))
         self.check_results(region, len(carried), first)
-        empty = [
-            self.importer.constant("empty", np.zeros((0, *x.static_shape()), dtypes.to_numpy(x.dtype)))
-            for x in region.results[first + len(carried) :]
-        ]
-        return [*carried, *empty]
+        return [*carried, *map(self._empty, region.results[first + len(carried) :])]
 
     def _evaluate(self, graph: onnx.GraphProto, carried: Sequence[Value], trips: int) -> list[Value] | None:
         """The outputs as constants when every trip can be evaluated, otherwise None."""
@@ -200,7 +196,7 @@ class Loops(Regions):
         states = list(carried)
         for number in range(min(trips, MOST_EVALUATED + 1)):
             step = [self.int64(number), self.importer.constant("condition", np.asarray(True)), *states]
-            region = self.region((), partial(self.inline, graph, step))
+            region = self.region((), lambda step=step: self.tensors(self.inline(graph, step)))  # type: ignore[misc]
             self.check_results(region, len(carried))
             if number == MOST_EVALUATED or any(self.importer.data(x) is None for x in region.results):
                 return None
@@ -210,15 +206,38 @@ class Loops(Regions):
                 break
         return [*states, *self.stack(collected)]
 
-    def _unroll(self, graph: onnx.GraphProto, carried: Sequence[Value], trips: int) -> list[Value]:
+    def over_sequences(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The outputs of a `Loop` that carries or captures sequences: written out, where it is known how often it runs.
+
+        Args:
+            entries: what its inputs stand for.
+        """
+        padded = [*entries, *([None] * (2 - len(entries)))]
+        trip, condition = (None if x is None else self.tensors([x])[0] for x in padded[:2])
+        trips, going = self._number(trip), self._truth(condition)
+        graph, carried = fold.attribute(self.node, "body"), padded[2:]
+        if going is False:
+            trips = 0
+        if trips is not None and trips <= MOST_UNROLLED and going is not None:
+            return self._unroll(graph, carried, trips)
+        if not any(isinstance(x, tuple) for x in carried):
+            return [*self.loop([trip, condition, *self.tensors(carried)])]
+        raise self.importer.needed(
+            f"{self.what} carries a sequence, and it is not known how often it runs.",
+            f"Let it run a constant number of times, {MOST_UNROLLED} at most.",
+            [x for x in (trip, condition) if x is not None],
+        )
+
+    def _unroll(self, graph: onnx.GraphProto, carried: Sequence[Entry], trips: int) -> list[Entry]:
         """The loop written out."""
-        collected: list[list[Value]] = []
+        collected: list[Sequence[Value]] = []
         states = list(carried)
         for number in range(trips):
             step = [self.int64(number), self.importer.constant("condition", np.asarray(True)), *states]
-            going, *results = self.inline(graph, step)
+            on, *results = self.inline(graph, step)
+            (going,) = self.tensors([on])
             states = results[: len(carried)]
-            collected.append(results[len(carried) :])
+            collected.append(self.tensors(results[len(carried) :]))
             known = self.importer.data(going)
             if known is None:
                 raise self.importer.needed(
@@ -228,7 +247,16 @@ class Loops(Regions):
                 )
             if not bool(known.reshape(())):
                 break
-        return [*states, *self.stack(collected)]
+        return [*states, *(self.stack(collected) if collected else self._nothing(graph, carried))]
+
+    def _nothing(self, graph: onnx.GraphProto, carried: Sequence[Entry]) -> list[Value]:
+        """What a loop collects in no trip."""
+        step = [self.int64(0), self.importer.constant("condition", np.asarray(True)), *carried]
+        region = self.region((), lambda: self.tensors(self.inline(graph, step)[1 + len(carried) :]))
+        return [self._empty(x) for x in region.results]
+
+    def _empty(self, row: Value) -> Value:
+        return self.importer.constant("empty", np.zeros((0, *row.static_shape()), dtypes.to_numpy(row.dtype)))
 
     def stack(self, rows: Sequence[Sequence[Value]]) -> list[Value]:
         """The results of the trips that are collected, along a new first dimension."""

@@ -67,7 +67,7 @@ class Scans(Loops):
             for x, axis, reverse in zip(scanned, axes, backwards, strict=True):
                 at = self.emit("Sub", [self.int64(length - 1), params[0]], "at") if reverse else params[0]
                 rows.append(self.emit("Gather", [x, at], "row", axis=axis))
-            return [params[1], *self.inline(graph, [*params[2:], *rows])]
+            return [params[1], *self.tensors(self.inline(graph, [*params[2:], *rows]))]
 
         region = self.region(params, body)
         self.check_results(region, len(states))

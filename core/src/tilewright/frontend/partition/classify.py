@@ -245,6 +245,9 @@ class _Classifier:
                 builder.constants[name] = Constant(data)
             self._shown = len(importer.constants)
             legalize_ops(importer.ops, self.table, builder, self.values)
+            if any(name in scope.sequences for name in node.output):
+                scope.sequences.clear()
+                return UnsupportedError(f"{describe(node, scope)} gives a sequence, which a part of a model may not.")
             for name in node.output:
                 # Where data decide how many rows count, only a run knows the shape.
                 made = scope.values.get(name)
