@@ -277,7 +277,7 @@ class PackedConstant:
     Args:
         name: of the value that stands for it.
         access: how the kernel would have read it (value, index, guard).
-        axes: extents of the kernel's axes that the access uses.
+        axes: extents of the kernel's axes that the access or the packing uses.
         packing: dims and the axis values they stand for.
     """
 
