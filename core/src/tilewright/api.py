@@ -159,7 +159,7 @@ def compile_modules(
     """
     named = dimensions or {}
     identities = [identity(module) for module in modules]
-    names = [name, named, *((module.input_names, module.output_names) for module in modules)]
+    names = [name, named, *((m.input_names, m.output_names, dict(m.lengths)) for m in modules)]
     build = partial(build_artifact, modules, name, settings, dimensions=named)
     return _fetched(build, compilation_key(identities, names, settings) if cache else None, start)
 

@@ -19,6 +19,7 @@ from tilewright.frontend.legalize import builtin_table
 from tilewright.frontend.partition import Part, Verdict, classify, cut
 from tilewright.frontend.source import read
 from tilewright.interpret.tensor import interpret
+from tilewright.ir.lengths import delivered, delivered_names
 from tilewright.runtime.reference import ReferenceStep
 from tilewright.runtime.stats import Stats
 from tilewright.testing.fuzz import draw_graph
@@ -42,8 +43,10 @@ def run(pipeline: Sequence[Part], feeds: Mapping[str, Any]) -> dict[str, Any]:
     for part in pipeline:
         if part.means == "native":
             module = load(part.source)
-            assert (module.input_names, module.output_names) == (part.inputs, part.outputs)
-            values |= zip(part.outputs, interpret(module, {x: values[x] for x in part.inputs}), strict=True)
+            given = (part.inputs, part.outputs)
+            assert (module.input_names, delivered_names(module.output_names, module.lengths)) == given
+            outputs = interpret(module, {x: values[x] for x in part.inputs})
+            values |= zip(part.outputs, delivered(module.output_names, module.lengths, outputs), strict=True)
             continue
         step = ReferenceStep(part.source.proto, part.source.weights, Stats())
         found = step.run([values[x] for x in part.inputs])

@@ -48,6 +48,7 @@ class Classification:
         open: names of values that are not tensors of known shape and element type.
         constants: results that are known already, and weights.
         steerable: inputs that are small enough to be bound to their values.
+        cut: names of results of compiled nodes that are cut to their length when the program that computes them ends.
     """
 
     source: Source
@@ -56,6 +57,7 @@ class Classification:
     open: Mapping[str, Open]
     constants: Mapping[str, Array]
     steerable: frozenset[str]
+    cut: frozenset[str] = frozenset()
 
 
 def classify(
@@ -94,6 +96,7 @@ class _Classifier:
         self.scope = Scope(source.opsets, names_used(graph.node, (x.name for x in graph.output)))
         self.open: dict[str, Open] = {}
         self.steerable: set[str] = set()
+        self.cut: set[str] = set()
         self.builder = Builder(self.importer.names, {})
         self.values: dict[str, Value] = {}  # what stands for the importer's values after legalisation
         self._shown = 0  # how many of the importer's constants the builder knows
@@ -110,6 +113,7 @@ class _Classifier:
             self.open,
             {name: x for name, x in known.items() if x is not None},
             frozenset(self.steerable),
+            frozenset(self.cut),
         )
 
     # What is known of a name.
@@ -241,6 +245,15 @@ class _Classifier:
                 builder.constants[name] = Constant(data)
             self._shown = len(importer.constants)
             legalize_ops(importer.ops, self.table, builder, self.values)
+            if any(name in scope.sequences for name in node.output):
+                scope.sequences.clear()
+                return UnsupportedError(f"{describe(node, scope)} gives a sequence, which a part of a model may not.")
+            for name in node.output:
+                # Where data decide how many rows count, only a run knows the shape.
+                made = scope.values.get(name)
+                if made is not None and made.name in importer.lengths:
+                    del scope.values[name]
+                    self.cut.add(name)
         except NeededError as error:
             return explained(error, importer.ops, importer.inputs)
         except InputError as error:

@@ -2,7 +2,8 @@
 
 Every node gets a level, even where it is compiled and odd where ONNX's reference evaluator runs it. A level is never
 lower than those of what the node reads, and higher than that of a value which must be known before the node can be
-compiled. The nodes of a level are a part. No path leaves a part and comes back, since levels never fall along it.
+compiled, or whose rows are counted once it is computed. The nodes of a level are a part. No path leaves a part and
+comes back, since levels never fall along it.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def _levels(found: Classification) -> dict[int, list[Verdict]]:
             known_first = max((at[x] for x in verdict.steering if x in at and x not in roots), default=-2)
             level = max(level, known_first + 2)
         levels.setdefault(level, []).append(verdict)
-        at.update((x, level) for x in node.output if x)
+        at.update((x, level + 2 if x in found.cut else level) for x in node.output if x)
         if compiled and node.op_type in _FROM_SHAPES:
             roots.update((x, frozenset()) for x in node.output)
         elif compiled and all(x in roots for x in needed):
