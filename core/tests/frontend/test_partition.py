@@ -200,6 +200,24 @@ def test_functions_of_the_model_are_expanded_first() -> None:
     assert [x.means for x in agree(made, {"x": X})] == ["native", "reference"]
 
 
+def test_functions_of_another_opset_are_left_whole() -> None:
+    where = helper.make_function(
+        "acme", "Where", ["a"], ["b"], [helper.make_node("NonZero", ["a"], ["b"])], [helper.make_opsetid("", 17)]
+    )
+    nodes = [helper.make_node("Relu", ["a"], ["r"]), helper.make_node("Where", ["r"], ["b"], domain="acme")]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("acme", 3)]
+    outer = helper.make_function("acme", "Outer", ["a"], ["b"], nodes, opsets)
+    call = helper.make_node("Outer", ["r"], ["y"], domain="acme", name="call")
+    made = model([node("Neg", ["x"], ["r"]), call], {"x": X}, functions=[where])
+    made.functions.append(outer)
+    made.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.INT64, [2, "n"]))
+    (first, second) = parts(made)
+    assert (first.means, second.means) == ("native", "reference")
+    assert "NonZero node 'call/Where/" in second.verdicts[0].why
+    values = run((first, second), {"x": X})
+    np.testing.assert_array_equal(values["y"], np.nonzero(np.maximum(-X, 0)))
+
+
 def test_strings_sequences_and_optionals() -> None:
     words = helper.make_tensor("words", TensorProto.STRING, [2], [b"a", b"b"])
     made = model(

@@ -60,14 +60,17 @@ class ReferenceNode:
     """A node as the reference evaluator runs it.
 
     Args:
-        node: of ONNX's own domains; local functions are expanded before.
+        node: of ONNX's own domains, or a call of a function.
         opsets: version of each domain.
+        functions: those of the model.
 
     Raises:
         UnsupportedError: the reference evaluator does not know the operator, or one inside the node.
     """
 
-    def __init__(self, node: onnx.NodeProto, opsets: Mapping[str, int]) -> None:
+    def __init__(
+        self, node: onnx.NodeProto, opsets: Mapping[str, int], functions: Iterable[onnx.FunctionProto] = ()
+    ) -> None:
         copied = onnx.NodeProto()
         copied.CopyFrom(node)
         copied.domain = plain_domain(node.domain)
@@ -81,7 +84,9 @@ class ReferenceNode:
             if name in operators and opsets.get("", since) < since:
                 raise UnsupportedError(f"ONNX's reference evaluator is wrong about {name} before opset {since}.")
         try:
-            self._evaluator = ReferenceEvaluator(graph, opsets=dict(opsets), new_ops=[Optional])
+            self._evaluator = ReferenceEvaluator(
+                graph, opsets=dict(opsets), functions=_callees_first(functions), new_ops=[Optional]
+            )
         except (NotImplementedError, RuntimeContextError, KeyError, RuntimeError) as error:
             raise UnsupportedError(
                 f"ONNX's reference evaluator cannot run {_operator(copied)}: {line(error)}."
@@ -94,6 +99,20 @@ class ReferenceNode:
             found = self._evaluator.run(None, {name: values[name] for name in self.reads})
         names = [x for x in self.outputs if x]
         return {name: normal(x) for name, x in zip(names, found, strict=True)}
+
+
+def _callees_first(functions: Iterable[onnx.FunctionProto]) -> list[Any]:
+    """The functions in an order in which each calls earlier ones only, as the evaluator wants them."""
+    left = {(plain_domain(x.domain), x.name): x for x in functions}
+    found: list[Any] = []
+    while left:
+        ready = [
+            key
+            for key, x in left.items()
+            if not any((plain_domain(y.domain), y.op_type) in left.keys() - {key} for y in x.node)
+        ]
+        found += [left.pop(key) for key in ready or list(left)]
+    return found
 
 
 def _operator(node: onnx.NodeProto) -> str:

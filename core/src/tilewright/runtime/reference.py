@@ -37,7 +37,7 @@ class ReferenceStep:
         self._stats = stats
         opsets = {plain_domain(x.domain): x.version for x in model.opset_import}
         self._called = [f"{x.op_type} node {x.name or next(filter(None, x.output), '')!r}" for x in graph.node]
-        self._nodes = [ReferenceNode(x, opsets) for x in graph.node]
+        self._nodes = [ReferenceNode(x, opsets, model.functions) for x in graph.node]
         self._weights = weights
         self._inputs = _types(graph.input)
         self._outputs = _types(graph.output)

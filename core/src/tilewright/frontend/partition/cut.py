@@ -150,6 +150,7 @@ def _source(
     whole = found.source.proto
     proto = onnx.ModelProto(ir_version=whole.ir_version)
     proto.opset_import.MergeFrom(whole.opset_import)
+    proto.functions.MergeFrom(whole.functions)
     proto.graph.name = whole.graph.name or "graph"
     proto.graph.node.extend(x.node for x in verdicts)
     for infos, names in ((proto.graph.input, inputs), (proto.graph.output, outputs)):
