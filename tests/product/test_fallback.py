@@ -292,12 +292,13 @@ def test_a_wrong_name_is_an_error() -> None:
         tilewright.compile(made, fallback="referense")
 
 
-def test_several_shapes_are_cut_when_they_come(picks: Path) -> None:
+def test_several_shapes_are_cut_when_they_come(picks: Path, caplog: pytest.LogCaptureFixture) -> None:
     with tilewright.compile(picks, shapes={"rows": [2, 4]}, fallback="reference") as program:
         assert program.manifest.requires == ("runtime", "reference", "compiler")
         assert [x.node for step in program.manifest.pipeline for x in step.nodes] == ["NonZero node 'where' (opset 17)"]
         for count in (4, 2, 4):
             agrees(program, picks, {"x": np.abs(rows(count))})
+        assert caplog.text.count("NonZero node 'where'") == 2  # when it was compiled, and at the first cut
         with pytest.raises(InputError, match="3x3"):
             program.run(None, {"x": rows(3)})
     made = model(

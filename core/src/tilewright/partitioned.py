@@ -99,15 +99,18 @@ def partitioned(
     modules = [load_module(x.source, settings) if x.means == "native" else None for x in parts]
     graph = found.source.proto.graph
     taken = [x for x in graph.input if x.name not in found.constants]
-    made = Partitioned(
+    return Partitioned(
         tuple(zip(parts, modules, strict=True)),
         tuple(_info(found, x) for x in taken),
         tuple(_info(found, x) for x in graph.output),
     )
-    if made.fallen:
-        shown = "; ".join(f"{x.node}: {x.why}" for x in made.fallen)
-        _log.warning("ONNX's reference evaluator runs %d of the model's nodes: %s", len(made.fallen), shown)
-    return made
+
+
+def report(nodes: Sequence[Fallen]) -> None:
+    """Warns of the nodes that the reference evaluator runs, if there are any."""
+    if nodes:
+        shown = "; ".join(f"{x.node}: {x.why}" for x in nodes)
+        _log.warning("ONNX's reference evaluator runs %d of the model's nodes: %s", len(nodes), shown)
 
 
 def build_parts(made: Partitioned, name: str, settings: Settings, path: Path) -> Manifest:
