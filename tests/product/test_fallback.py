@@ -121,7 +121,7 @@ def test_strings_go_in_and_out() -> None:
             helper.make_node("Mul", ["f", "x"], ["y"]),
         ],
         [tensor("a", STRING, [2]), tensor("x", FLOAT, [2])],
-        [tensor("c", STRING, [2]), tensor("y", FLOAT, [2])],
+        [tensor("c", STRING, [2]), tensor("y", FLOAT, [2]), tensor("a", STRING, [2]), tensor("x", FLOAT, [2])],
     )
     made.graph.initializer.append(helper.make_tensor("suffix", STRING, [1], [b"!"]))
     made.graph.initializer.append(helper.make_tensor("wanted", STRING, [2], [b"a!", b"c!"]))
@@ -129,8 +129,9 @@ def test_strings_go_in_and_out() -> None:
         assert [str(x) for x in program.inputs] == ["string[2]", "float32[2]"]
         x = np.array([2, 3], np.float32)
         agrees(program, made, {"a": np.array(["a", "b"], object), "x": x})
-        c, y = program.run(None, {"a": np.array(["b", "c"]), "x": x})
-        assert (c.tolist(), y.tolist()) == (["b!", "c!"], [0, 3])
+        c, y, a, copied = program.run(None, {"a": np.array(["b", "c"]), "x": x})
+        assert (c.tolist(), y.tolist(), a.tolist()) == (["b!", "c!"], [0, 3], ["b", "c"])
+        assert copied is not x
         with pytest.raises(InputError, match="'a' needs strings"):
             program.run(None, {"a": x, "x": x})
 

@@ -54,15 +54,16 @@ def cut(found: Classification) -> tuple[Part, ...]:
     levels = _levels(found)
     graph = found.source.proto.graph
     wanted = [x.name for x in graph.output]
-    if any(x in found.constants or x in _given(found) for x in wanted):
-        levels.setdefault(0, [])  # an output that no node computes is copied by the first compiled part
+    if any(_is_copied(found, x) for x in wanted):
+        levels.setdefault(0, [])  # by the first compiled part
     ordered = sorted(levels)
     return tuple(_part(found, levels, level, wanted) for level in ordered)
 
 
-def _given(found: Classification) -> frozenset[str]:
-    """The names of the model's inputs."""
-    return frozenset(x.name for x in found.source.proto.graph.input) - frozenset(found.source.weights)
+def _is_copied(found: Classification, name: str) -> bool:
+    """Whether an output is a tensor that no node computes: a constant or an input."""
+    given = {x.name for x in found.source.proto.graph.input}
+    return name in found.constants or (name in given and name not in found.open)
 
 
 def _levels(found: Classification) -> dict[int, list[Verdict]]:
@@ -101,7 +102,7 @@ def _part(found: Classification, levels: Mapping[int, Sequence[Verdict]], level:
     later = {x for other, others in levels.items() if other != level for v in others for x in reads(v.node)}
     outputs = [x for x in _ordered(_outputs(verdicts)) if x in later or x in wanted]
     if level == 0:
-        outputs += [x for x in _ordered(wanted) if x in found.constants or x in _given(found)]
+        outputs += [x for x in _ordered(wanted) if _is_copied(found, x)]
     weights = {x: found.constants[x] for x in (*needed, *outputs) if x in found.constants}
     inputs = [x for x in (*needed, *outputs) if x not in made and x not in weights and x]
     source = _source(found, verdicts, _ordered(inputs), outputs, weights)
