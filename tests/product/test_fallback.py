@@ -287,6 +287,20 @@ def test_what_the_evaluator_cannot_do_is_said_with_the_node() -> None:
         program.run(None, {"x": rows()})
 
 
+def test_what_nothing_runs_gets_no_hint_at_the_fallback() -> None:
+    made = model(
+        [helper.make_node("Odd", ["x"], ["y"], domain="com.acme", name="the odd")],
+        [tensor("x", FLOAT, [1])],
+        [tensor("y", FLOAT, [1])],
+    )
+    made.opset_import.append(helper.make_opsetid("com.acme", 1))
+    with pytest.raises(UnsupportedError, match=r"com.acme.Odd node 'the odd'") as plain:
+        tilewright.compile(made)
+    assert "fallback" not in str(plain.value)
+    with pytest.raises(UnsupportedError, match=r"'the odd'.*reference evaluator cannot run com.acme.Odd"):
+        tilewright.compile(made, fallback="reference")
+
+
 def test_a_wrong_name_is_an_error() -> None:
     made = model([helper.make_node("Relu", ["x"], ["y"])], [tensor("x", FLOAT, [1])], [tensor("y", FLOAT, [1])])
     with pytest.raises(InputError, match="'reference'"):

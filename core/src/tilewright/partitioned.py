@@ -124,12 +124,14 @@ def build_parts(made: Partitioned, name: str, settings: Settings, path: Path) ->
 def _refuse(verdicts: Sequence[Verdict], fallback: str, error: UnsupportedError) -> None:
     """Raises the error for what may not run, or cannot."""
     for verdict in verdicts:
+        if verdict.where not in ("reference", "unsupported"):
+            continue
+        found = error if isinstance(verdict.error, SteeredError | None) else verdict.error
+        if fallback != "reference":
+            hint = _ALLOW if verdict.where == "reference" else ""
+            raise UnsupportedError(found.message, f"{found.remedy} {hint}".strip())
         if verdict.where == "unsupported":
-            remedy = "" if verdict.error is None else verdict.error.remedy
-            raise UnsupportedError(f"{verdict.what}: {verdict.why}", remedy)
-        if verdict.where == "reference" and fallback != "reference":
-            found = error if isinstance(verdict.error, SteeredError | None) else verdict.error
-            raise UnsupportedError(found.message, f"{found.remedy} {_ALLOW}".lstrip())
+            raise UnsupportedError(f"{verdict.what}: {verdict.why}", found.remedy)
 
 
 def _step(part: Part, module: Module | None, into: Parts) -> Step:
