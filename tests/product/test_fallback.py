@@ -76,6 +76,7 @@ def test_native_and_reference_parts_take_turns(
     with program:
         assert [x.kind for x in program.manifest.pipeline] == ["native", "reference", "specialise"]
         assert program.manifest.requires == ("runtime", "reference", "compiler")
+        assert [str(x) for x in program.outputs] == ["float32[found]"]
         agrees(program, picks, {"x": np.abs(rows())})
         agrees(program, picks, {"x": -np.abs(rows())})  # finds nothing
         agrees(program, picks, {"x": rows()})

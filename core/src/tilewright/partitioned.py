@@ -137,7 +137,7 @@ def _refuse(verdicts: Sequence[Verdict], fallback: str, error: UnsupportedError)
 def _step(part: Part, module: Module | None, into: Parts) -> Step:
     if module is not None:
         return into.native([module])
-    inputs = tuple(_part_info(x) for x in part.source.proto.graph.input)
+    inputs = tuple(tensor_info(x.name, _declared(x)) for x in part.source.proto.graph.input)
     if part.means == "specialise":
         return into.model(part.source, (inputs,))
     return into.reference(part.source, inputs, _fallen(part))
@@ -155,11 +155,23 @@ def _digest(source: Source) -> str:
 
 
 def _info(found: Classification, info: onnx.ValueInfoProto) -> TensorInfo:
-    return tensor_info(info.name, found.types.get(info.name))
+    """What the program says of an input or output of the model; what is not known of it is as the model declares it."""
+    known, declared = found.types.get(info.name), _declared(info)
+    if known is None or declared is None or not known.HasField("tensor_type"):
+        return tensor_info(info.name, known or declared)
+    kind = onnx.TypeProto()
+    kind.CopyFrom(known)
+    shape, named = kind.tensor_type.shape, declared.tensor_type.shape
+    if not known.tensor_type.HasField("shape") and declared.tensor_type.HasField("shape"):
+        shape.CopyFrom(named)
+    for mine, theirs in zip(shape.dim, named.dim, strict=False):
+        if not mine.HasField("dim_value"):
+            mine.CopyFrom(theirs)
+    return tensor_info(info.name, kind)
 
 
-def _part_info(info: onnx.ValueInfoProto) -> TensorInfo:
-    return tensor_info(info.name, info.type if info.HasField("type") else None)
+def _declared(info: onnx.ValueInfoProto) -> onnx.TypeProto | None:
+    return info.type if info.type.WhichOneof("value") is not None else None
 
 
 def tensor_info(name: str, kind: onnx.TypeProto | None) -> TensorInfo:
