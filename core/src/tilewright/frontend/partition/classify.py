@@ -22,7 +22,7 @@ from tilewright.frontend.load import bound
 from tilewright.frontend.partition.meaning import without_meaning
 from tilewright.frontend.partition.types import Open, closed, described, dtype_in, inferred
 from tilewright.frontend.partition.verdict import Verdict
-from tilewright.frontend.reference import ReferenceNode, captured
+from tilewright.frontend.reference import captured, reference_node
 from tilewright.frontend.scope import Scope
 from tilewright.frontend.shapes import bind_inputs
 from tilewright.frontend.source import Source
@@ -178,7 +178,7 @@ class _Classifier:
         verdict = self._opened(node, what, needed, missing) if missing else self._closed(node, what, needed)
         if verdict.where == "reference":
             try:
-                ReferenceNode(node, self.scope.opsets, self.source.proto.functions)
+                reference_node(node, self.scope.opsets, self.source.proto.functions)
             except UnsupportedError as error:
                 verdict = attrs.evolve(verdict, where="unsupported", why=f"{verdict.why} {error.message}")
         self._define(node, needed)
