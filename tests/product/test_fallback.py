@@ -318,6 +318,8 @@ def test_several_shapes_are_cut_when_they_come(picks: Path, caplog: pytest.LogCa
     with pytest.raises(InputError, match="2 sets of shapes"):
         tilewright.compile(made, shapes={"n": [2, 4]}, fallback="reference", jit=False)
     with tilewright.compile(made, shapes={"n": 4}, fallback="reference", jit=False, cache=False) as program:
+        with pytest.raises(InputError, match=r"'x' is declared as float32\[4\] and was given float32\[5\]"):
+            program.run(None, {"x": np.ones(5, np.float32)})
         (y,) = program.run(None, {"x": np.ones(4, np.float32)})
         assert len(set(y.tolist())) == 4
 

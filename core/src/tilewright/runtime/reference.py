@@ -56,7 +56,10 @@ class ReferenceStep:
         """
         for (name, kind), found in zip(self._inputs.items(), given, strict=True):
             if not _fits(found, kind, name):
-                raise InputError(f"Input {name!r} is declared as {described(kind)} and was given {_shown(found)}.")
+                raise InputError(
+                    f"Input {name!r} is declared as {described(kind)} and was given {_shown(found)}.",
+                    "Give an array of that type, or compile the model for another shape with --shape.",
+                )
         values: dict[str, Any] = {**self._weights, **dict(zip(self._inputs, given, strict=True))}
         for node, what, dead in zip(self._nodes, self._called, self._dead, strict=True):
             try:
