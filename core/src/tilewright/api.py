@@ -25,7 +25,7 @@ from tilewright.frontend.source import read
 from tilewright.frontend.text import given_module, is_text
 from tilewright.ir.keys import identity
 from tilewright.ir.module import Module
-from tilewright.partitioned import Partitioned, build_parts, partitioned
+from tilewright.partitioned import Partitioned, build_parts, partitioned, report
 from tilewright.plugins.identity import code_identity
 from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import Backend
@@ -115,6 +115,8 @@ def compile_artifact(
         modules = [load_module(source, settings, one, bind=bind) for one in wanted]
     except UnsupportedError as error:
         made = partitioned(source, settings, wanted[0], bind or {}, error, jit=jit)
+        if made is not None:
+            report(made.fallen)
         if made is not None and len(wanted) == 1:
             return compile_parts(made, name, settings, cache=cache, start=start)
         if made is not None:

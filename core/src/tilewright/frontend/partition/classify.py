@@ -22,7 +22,7 @@ from tilewright.frontend.load import bound
 from tilewright.frontend.partition.meaning import without_meaning
 from tilewright.frontend.partition.types import Open, closed, described, dtype_in, inferred
 from tilewright.frontend.partition.verdict import Verdict
-from tilewright.frontend.reference import ReferenceNode, captured
+from tilewright.frontend.reference import captured, reference_node
 from tilewright.frontend.scope import Scope
 from tilewright.frontend.shapes import bind_inputs
 from tilewright.frontend.source import Source
@@ -42,7 +42,7 @@ class Classification:
     """What becomes of a model's nodes, and what is known of its values.
 
     Args:
-        source: the model; its own functions are expanded.
+        source: the model; its own functions are expanded where that can be.
         verdicts: of each node that computes something, in their order.
         types: of inputs and results, as far as they are known.
         open: names of values that are not tensors of known shape and element type.
@@ -81,6 +81,7 @@ def classify(
 
 
 def _inlined(source: Source) -> Source:
+    """The model with calls of its functions expanded, as far as they are of the model's opset."""
     if not source.proto.functions:
         return source
     proto = onnx.inliner.inline_local_functions(source.proto)
@@ -91,7 +92,8 @@ def _inlined(source: Source) -> Source:
 class _Classifier:
     def __init__(self, source: Source, table: Table, lenient: bool) -> None:
         self.source, self.table, self.lenient = source, table, lenient
-        self.importer = Importer({}, table.covers, source.folder)
+        functions = {(plain_domain(x.domain), x.name): x for x in source.proto.functions}
+        self.importer = Importer(functions, table.covers, source.folder)
         graph = source.proto.graph
         self.scope = Scope(source.opsets, names_used(graph.node, (x.name for x in graph.output)))
         self.open: dict[str, Open] = {}
@@ -176,7 +178,7 @@ class _Classifier:
         verdict = self._opened(node, what, needed, missing) if missing else self._closed(node, what, needed)
         if verdict.where == "reference":
             try:
-                ReferenceNode(node, self.scope.opsets)
+                reference_node(node, self.scope.opsets, self.source.proto.functions)
             except UnsupportedError as error:
                 verdict = attrs.evolve(verdict, where="unsupported", why=f"{verdict.why} {error.message}")
         self._define(node, needed)
