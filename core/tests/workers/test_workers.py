@@ -147,7 +147,9 @@ def test_a_workers_tool_is_ended_with_the_worker(
 
 def test_an_interrupt_ends_a_tool(compiler: tuple[list[str], Callable[[], list[int]]]) -> None:
     command, started = compiler
-    script = f"from tilewright.workers import run_tool\nrun_tool({command!r})"
+    # A shell that starts tests in the background has them ignore interrupts.
+    heeded = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    script = f"{heeded}\nfrom tilewright.workers import run_tool\nrun_tool({command!r})"
     with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) as running:
         tools = started()
         running.send_signal(signal.SIGINT)
