@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import attrs
 from attrs import field, frozen
 from attrs.validators import deep_iterable, deep_mapping, ge, in_, instance_of, le, matches_re, max_len
 
+from tilewright.artifact import extents
 from tilewright.artifact.errors import damaged
 from tilewright.config.structure import ConfigError, structure
 from tilewright.ir import dtypes
@@ -72,7 +72,8 @@ class TensorInfo:
     Args:
         name: its ONNX name.
         dtype: the IR's, or `string`.
-        shape: extents; a string is a symbol's name. `UNRANKED` where their number is not known.
+        shape: extents; a string is a symbol's name or an expression over symbols. `UNRANKED` where their number is not
+            known.
         form: what it is where it is no tensor, such as `sequence of float32[2]`; it has no dtype and no shape then.
     """
 
@@ -95,10 +96,9 @@ class TensorInfo:
             return self.form
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
 
-    def largest(self, symbols: Mapping[str, int]) -> int:
-        """Bytes of the tensor when every symbol has its upper bound."""
-        extents = (extent if isinstance(extent, int) else symbols[extent] for extent in self.shape)
-        return math.prod(extents) * dtypes.size_of(self.dtype)
+    def largest(self, symbols: Mapping[str, tuple[int, int]]) -> int:
+        """Bytes of the tensor by the bounds of the symbols."""
+        return extents.most_elements(self.shape, symbols) * dtypes.size_of(self.dtype)
 
 
 @frozen
@@ -118,7 +118,7 @@ class Variant:
         decisions: the section that holds the planner's record of it.
         inputs: in the order in which the program takes them, which is the step's.
         outputs: in the order in which it gives them, which is the step's.
-        symbols: upper bound of each symbol in a shape.
+        symbols: the smallest and the largest value of each symbol in a shape.
         weights: what each weight that the program asks for is called in the section of weights.
         kernels: number of different kernels in the library.
         data: the backend's own.
@@ -128,8 +128,8 @@ class Variant:
     decisions: str
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    symbols: Mapping[str, int] = field(
-        factory=dict, validator=deep_mapping(instance_of(str), [ge(0), le(LARGEST_TENSOR)])
+    symbols: Mapping[str, tuple[int, int]] = field(
+        factory=dict, validator=deep_mapping(instance_of(str), deep_iterable([ge(0), le(LARGEST_TENSOR)]))
     )
     weights: Mapping[str, str] = field(factory=dict)
     kernels: int = field(default=0, validator=ge(0))
@@ -141,9 +141,9 @@ class Variant:
         for what, tensors in (("input", self.inputs), ("output", self.outputs)):
             for info in tensors:
                 _check_plain(info)
-                used = {extent for extent in info.shape if isinstance(extent, str)}
+                used = extents.symbols_in(info.shape)
                 if what == "input":
-                    known |= used & self.symbols.keys()
+                    known |= used & self.symbols.keys() & set(info.shape)
                 if used - known:
                     raise ValueError(f"{what} {info.name!r} depends on {min(used - known)!r}, which nothing gives")
                 if info.largest(self.symbols) > LARGEST_TENSOR:

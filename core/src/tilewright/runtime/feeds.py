@@ -56,12 +56,12 @@ def _prepare(info: TensorInfo, given: object) -> Array:
 
 
 def symbols_of(
-    arrays: Sequence[Array], inputs: Sequence[TensorInfo], bounds: Mapping[str, int] | None = None
+    arrays: Sequence[Array], inputs: Sequence[TensorInfo], bounds: Mapping[str, tuple[int, int]] | None = None
 ) -> dict[str, int]:
     """The extent of each symbol in the shapes of `inputs` for arrays that were given for them.
 
     Args:
-        bounds: upper bound of each symbol that has one.
+        bounds: the smallest and the largest value of each symbol that has them.
 
     Raises:
         InputError: a shape is not the declared one.
@@ -80,8 +80,9 @@ def symbols_of(
             if symbols.setdefault(declared, extent) != extent:
                 known = symbols[declared]
                 raise _wrong_shape(info, array, f"dimension {axis} is {declared!r}, which is {known} elsewhere")
-            if bounds is not None and extent > bounds[declared]:
-                raise _wrong_shape(info, array, f"dimension {axis} ({declared!r}) may be at most {bounds[declared]}")
+            low, high = (extent, extent) if bounds is None else bounds[declared]
+            if not low <= extent <= high:
+                raise _wrong_shape(info, array, f"dimension {axis} ({declared!r}) may be {low} to {high}")
     return symbols
 
 

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Iterator
 
 from tilewright.ir.bounds import INFINITY, Bounds, Interval, bounds_of, linear_terms
-from tilewright.ir.expr import Apply, Const, Expr, Var, const, static
+from tilewright.ir.expr import Apply, Const, Expr, Var, const, loads, static, substitute, variables
 from tilewright.ir.ops import Axis
+from tilewright.ir.polynomial import polynomial
 
 Linear = frozenset[tuple[int, Expr]]
 
@@ -87,10 +88,28 @@ class Ranges:
                 x, divisor = term.args
                 times = factor // static(divisor)
                 least = least + (x - (divisor - 1) if factor > 0 else x) * times
+            elif not variables(term) & self._extents.keys() and not loads(term):
+                least = least + term * factor
+            elif self._steps(term):
+                if factor < 0:
+                    least = least + substitute(term, {n: x - 1 for n, x in self._extents.items()}) * factor
             else:
                 part = self._term(term)
                 least = least + factor * (part.low if factor > 0 else part.high)
-        return self.interval(least).low >= 0
+        return self._proven(least)
+
+    def _proven(self, expr: Expr) -> bool:
+        """Whether `expr >= 0`, with one operand in place of a minimum that is subtracted or a maximum that is added."""
+        if self.interval(expr).low >= 0:
+            return True
+        for factor, term in linear_terms(expr):
+            if isinstance(term, Apply) and term.op == ("max" if factor > 0 else "min"):
+                return any(self._proven(expr - term * factor + x * factor) for x in term.args)
+        return False
+
+    def _steps(self, term: Expr) -> bool:
+        """Whether a term is a product of axes and symbols, so that it is largest at the ends of the axes."""
+        return all(isinstance(x, Var) and bounds_of(x, self._bounds).low >= 0 for x in _factors(term))
 
     def inside(self, index: Expr, extent: Expr) -> bool:
         """Whether `0 <= index < extent` is proven."""
@@ -101,6 +120,12 @@ class Ranges:
         found, over = self.interval(index), self.interval(index - extent)
         possible = found.low <= found.high and all(x.low <= x.high for x in self._bounds.values())
         return possible and (found.high < 0 or over.low >= 0)
+
+
+def _factors(term: Expr) -> tuple[Expr, ...]:
+    """The factors of a product; the term itself when it is none."""
+    ((factors, _),) = polynomial(term).items()
+    return factors
 
 
 def _divides(term: Expr, factor: int) -> bool:
