@@ -230,7 +230,7 @@ def test_the_symbol_is_the_dimension() -> None:
         ({"seq": range(9, 1)}, "range given for the dimension 'seq'"),
         ({"seq": range(1, 9, 2)}, "range given for the dimension 'seq'"),
         ({"seq": range(-1, 9)}, "range given for the dimension 'seq'"),
-        ({"seq": range(1, 9), "x": [2, 4]}, "'seq' has a range, and the shape given for input 'x' fixes it"),
+        ({"seq": range(1, 9), "x": [2, 4]}, "'seq' has a range, and is 4 in 'x'"),
     ],
 )
 def test_ranges_that_make_no_sense(given: dict[str, Any], message: str) -> None:

@@ -9,7 +9,7 @@ from tvm.tirx import op as tir_op
 
 from tilewright.errors import InternalError
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Const, Var, const
+from tilewright.ir.expr import Const, Var, const, static
 from tilewright.ir.program import (
     UNIT,
     HostCall,
@@ -90,7 +90,7 @@ class CudaHost(HostFunction):
 
     def copy(self, source: Prim, target: Prim, name: str) -> None:
         """See `HostFunction.copy`: a launch of its own."""
-        size = self.bytes_of(name)
+        size = static(self.bytes_of(name), f"size of {name}")
         if size:
             self.launch(self.copies[size], (source, target))
 

@@ -302,14 +302,22 @@ class Manifest:
     def examples(self, given: Mapping[str, tuple[int, ...]] | None = None) -> tuple[TensorInfo, ...]:
         """The inputs with shapes that go together: the first such set in which the given shapes are, if one has them.
 
+        A symbol has the value that the given shapes show, or else its largest.
+
         Args:
             given: shapes of some inputs.
         """
         found: dict[str, TensorInfo] = {}
         for step in self.pipeline:
             fitting = [x for x in step.shapes if all(_takes(info, given or {}) for info in x)]
-            for info in (*fitting, *step.shapes)[0]:
-                found.setdefault(info.name, info)
+            chosen = (*fitting, *step.shapes)[0]
+            sizes = {k: high for x in step.variants if x.inputs == chosen for k, (_, high) in x.symbols.items()}
+            for info in chosen:
+                shown = zip(info.shape, (given or {}).get(info.name, ()), strict=False)
+                sizes |= {wanted: extent for wanted, extent in shown if wanted in sizes and isinstance(wanted, str)}
+            for info in chosen:
+                shape = tuple(sizes.get(n, n) if isinstance(n, str) else n for n in info.shape)
+                found.setdefault(info.name, attrs.evolve(info, shape=shape))
         return tuple(found.get(info.name, info) for info in self.inputs)
 
     def to_json(self) -> bytes:

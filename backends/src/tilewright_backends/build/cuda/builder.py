@@ -48,7 +48,7 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
         for name, kernel in program.kernels.items()
     }
     places = program.storage.placements
-    sizes = {byte_size(places[name].value) for name in copied(program.steps)} - {0}
+    sizes = {byte_size(places[name].value, {}) for name in copied(program.steps)} - {0}
     copies = {size: copy_kernel(size, arch) for size in sorted(sizes)}
     scalars = {places[x.target].value.dtype for x in sets_of(program.steps)}
     sets = {dtype: set_kernel(dtype, arch) for dtype in sorted(scalars)}
@@ -77,7 +77,7 @@ def device_kernel(kernel: Kernel, program: Program, emitter: Callable[..., Any],
     inplace = any(getattr(op, "inplace", "") for op in kernel.group.ops)
     shell = KernelShell(f"tw_{kernel.name}", kernel.params, resources.threads, resources.tasks, inplace)
     if any(x.num_elements() != const(0) for x in kernel.group.outputs):
-        subject = subject_of(kernel.group, program.constants)
+        subject = subject_of(kernel.group, program.constants, kernel.symbols)
         if subject is None:
             raise InternalError(f"kernel {kernel.name} is nothing that recipe {kernel.choice.recipe} could emit.")
         emitter(shell.body, kernel, subject)
