@@ -115,3 +115,58 @@ def test_transformers_over_batch_and_length(example: Any) -> None:
     for batch, length in ((1, 1), (1, 7), (3, 16), (4, 32)):
         rng = np.random.default_rng(length)
         agree(program, made, {name: rng.integers(0, 2, (batch, length)) for name in example.feeds})
+
+
+def attention() -> list[onnx.NodeProto]:
+    """Scores of every pair of positions, and their softmax times the values."""
+    return [
+        node("Transpose", "x", "t", perm=[0, 2, 1]),
+        node("MatMul", "x t", "scores"),
+        node("Softmax", "scores", "p", axis=-1),
+        node("MatMul", "p z", "y"),
+    ]
+
+
+PRODUCTS: dict[str, tuple[list[onnx.NodeProto], dict[str, tuple[str | int, ...]], dict[str, Any]]] = {
+    "rows by a packed matrix": (
+        steps("p = MatMul x w; y = Add p b"),
+        {"x": ("n", "m", 40)},
+        {"w": (40, 50), "b": (50,)},
+    ),
+    "a packed matrix by columns": (steps("y = MatMul w x"), {"x": (40, "n")}, {"w": (33, 40)}),
+    "both sizes of the result": (steps("y = MatMul x z"), {"x": ("n", 30), "z": (30, "m")}, {}),
+    "a symbolic depth": (steps("y = MatMul x z"), {"x": (9, "n"), "z": ("n", 20)}, {}),
+    "batches": (steps("y = MatMul x z"), {"x": ("n", 5, "m", 8), "z": ("n", 5, 8, "m")}, {}),
+    "attention": (attention(), {"x": ("n", "m", 24), "z": ("n", "m", 24)}, {}),
+    "one row for each of a batch": (steps("y = MatMul x w"), {"x": ("n", 1, 50)}, {"w": (50, 7)}),
+    "transposed": ([node("Gemm", "x z b", "y", transA=1, alpha=0.5)], {"x": (12, "n"), "z": (12, 17)}, {"b": (17,)}),
+    "a convolution over a batch": (
+        [node("Conv", "x w b", "y", pads=[1, 1, 1, 1])], {"x": ("n", 6, 9, 9)}, {"w": (8, 6, 3, 3), "b": (8,)}
+    ),
+    "a convolution over an image": (
+        [node("Conv", "x w b", "y", pads=[1, 1, 1, 1], strides=[2, 2])],
+        {"x": (2, 6, "n", "m")},
+        {"w": (8, 6, 3, 3), "b": (8,)},
+    ),
+    "groups": ([node("Conv", "x w", "y", group=3)], {"x": ("n", 6, "m", 9)}, {"w": (6, 2, 3, 3)}),
+    "depthwise": ([node("Conv", "x w", "y", group=6)], {"x": ("n", 6, "m", 9)}, {"w": (6, 1, 3, 3)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_products_with_symbolic_sizes(name: str) -> None:
+    nodes, kinds, weights = PRODUCTS[name]
+    feeds = {k: normal(*(7 if isinstance(n, str) else n for n in shape)) for k, shape in kinds.items()}
+    made = case(name, nodes, feeds, {k: normal(*shape) for k, shape in weights.items()}).model
+    made = with_dimensions(made, {k: [n if isinstance(n, str) else "" for n in s] for k, s in kinds.items()})
+    used = {n for shape in kinds.values() for n in shape if isinstance(n, str)}
+    program = compiled(made, **{n: range(1, 71) for n in used})
+    recipes = {x["chosen"]["recipe"] for x in program.decisions if x["slot"] == "propose"}
+    assert ("cpu.contraction" in recipes) or name in ("groups", "depthwise")  # these are small for it
+    for n, m in ((3, 3), (7, 16), (33, 5), (64, 4), (16, 33), (70, 70)):
+        size = {"n": n, "m": m}
+        agree(
+            program,
+            made,
+            {k: normal(*(size[d] if isinstance(d, str) else d for d in shape)) for k, shape in kinds.items()},
+        )

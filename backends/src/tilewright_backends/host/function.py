@@ -1,8 +1,8 @@
 """The entry of a library: runs a program's host tree over a table of buffer addresses.
 
-The table has one 64-bit address per buffer of the program's storage, in the storage's order, for a program with procedures
-that of the control buffer, and then the value of each symbol. How a launch is made is the target's affair; loops, branches,
-calls, copies and addresses are the same for all.
+The table has one 64-bit address per buffer of the program's storage, in the storage's order, for a program with
+procedures that of the control buffer, and then the value of each symbol. How a launch is made is the target's affair;
+loops, branches, calls, copies and addresses are the same for all.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from tvm import tirx
 from tvm.tirx import ForKind
 
 from tilewright.ir.bounds import Interval, bounds_of, simplify
-from tilewright.ir.expr import Const, Expr, Extent, Var, const
+from tilewright.ir.expr import Apply, Const, Expr, Extent, Var, const, walk
 from tilewright.ir.module import Symbol
 from tilewright_backends.lower.index import fits_int32, lower_index
 from tilewright_backends.lower.types import Prim, convert, element, lanes_of, literal
@@ -93,6 +93,14 @@ class Code:
         self.env[variable.name] = value
         self.bounds[variable.name] = interval
         return variable
+
+    def once(self, expr: Expr) -> Expr:
+        """`expr`, simplified; computed here and once where it divides by what is known while running only."""
+        expr = self.simplify(expr)
+        divisors = (x.args[1] for x in walk(expr) if isinstance(x, Apply) and x.op in ("floordiv", "floormod"))
+        if all(isinstance(x, Const) for x in divisors):
+            return expr
+        return self.define("number", self.let(self.index(expr), "number"), bounds_of(expr, self.bounds))
 
     def enter(self, symbol: Symbol, value: Prim) -> None:
         """Lets a symbol stand for the TIR value; no other variable will be called so."""

@@ -48,12 +48,12 @@ class _Emitter:
         inner_tasks = maximum(ceil_div(self.nest.inner_count, self.inner_block), 1)
         task = self.function.task
         block = self._outer_block()
-        first = self.code.simplify((task // inner_tasks) * block)
-        start = self.code.simplify((task % inner_tasks) * self.inner_block)
+        first = self.code.once((task // inner_tasks) * block)
+        start = self.code.once((task % inner_tasks) * self.inner_block)
         remaining = minimum(self.nest.outer_count - first, block)
         with self.code.loop("q", self.code.simplify(remaining)) as q:
             digits = split_number(first + q, axis_extents(self.spec, self.nest.outer))
-            at = dict(zip(self.nest.outer, (self.code.simplify(x) for x in digits), strict=True))
+            at = dict(zip(self.nest.outer, map(self.code.once, digits), strict=True))
             if self.nest.inner and self.lanes > 1:
                 if isinstance(self.nest.inner_count, Const):
                     self._vectors(at, start)

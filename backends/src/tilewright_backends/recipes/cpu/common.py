@@ -88,6 +88,11 @@ def largest(spec: FlatSpec, count: Expr) -> int:
     return bounds_of(count, spec.symbol_bounds).high
 
 
+def bounds(spec: FlatSpec, names: tuple[str, ...]) -> tuple[int, ...]:
+    """The largest extents of axes."""
+    return tuple(largest(spec, x) for x in axis_extents(spec, names))
+
+
 def extents(spec: FlatSpec, names: tuple[str, ...]) -> tuple[int, ...]:
     """The static extents of axes."""
     return tuple(extent(spec, x) for x in names)

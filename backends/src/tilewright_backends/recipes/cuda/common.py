@@ -40,14 +40,14 @@ _SLOW = frozenset(
 
 
 def flat_spec(kernel: KernelSpec) -> FlatSpec | None:
-    """The kernel with merged axes, the axis along the result's memory last; None when an extent is not a literal."""
+    """The kernel with merged axes, the axis along the result's memory last; None when it depends on symbols."""
     return arranged(flatten(kernel))
 
 
 def arranged(spec: FlatSpec) -> FlatSpec | None:
     """A flat specification likewise."""
     spec = merge_axes(spec)
-    if not all(isinstance(x.extent, Const) for x in spec.axes):
+    if spec.symbols:
         return None
     along = [x for x in spec.spatial if spec.stores and coefficient(spec.stores[0].address, x.name) == 1]
     if not along:

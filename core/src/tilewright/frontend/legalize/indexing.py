@@ -36,7 +36,7 @@ def place(node: Node, indices: Tensor, at: Sequence[Expr | int], extent: Extent)
 
 
 def _check(node: Node, indices: Tensor, at: Sequence[Expr | int], extent: int) -> None:
-    if indices.size and not extent:
+    if not extent and 0 not in indices.extents:
         raise InputError(f"{node} has indices for a dimension without elements.", "Repair the model.")
     if indices.data is None:
         return

@@ -83,11 +83,7 @@ class Ranges:
             elif isinstance(term, (Const, Var)):
                 least = least + term * factor
             elif _divides(term, factor):
-                # d · (x // d) lies between x - (d - 1) and x
-                assert isinstance(term, Apply)
-                x, divisor = term.args
-                times = factor // static(divisor)
-                least = least + (x - (divisor - 1) if factor > 0 else x) * times
+                least = least + _least_quotient(term, factor)
             elif not variables(term) & self._extents.keys() and not loads(term):
                 least = least + term * factor
             elif self._steps(term):
@@ -99,10 +95,12 @@ class Ranges:
         return self._proven(least)
 
     def _proven(self, expr: Expr) -> bool:
-        """Whether `expr >= 0`, with one operand in place of a minimum that is subtracted or a maximum that is added."""
+        """Whether `expr >= 0`, looking into quotients, minima that are subtracted and maxima that are added."""
         if self.interval(expr).low >= 0:
             return True
         for factor, term in linear_terms(expr):
+            if _divides(term, factor):
+                return self._proven(expr - term * factor + _least_quotient(term, factor))
             if isinstance(term, Apply) and term.op == ("max" if factor > 0 else "min"):
                 return any(self._proven(expr - term * factor + x * factor) for x in term.args)
         return False
@@ -134,6 +132,13 @@ def _divides(term: Expr, factor: int) -> bool:
         return False
     divisor = term.args[1]
     return isinstance(divisor, Const) and divisor.value > 0 and factor % static(divisor) == 0
+
+
+def _least_quotient(term: Expr, factor: int) -> Expr:
+    """A lower bound of `factor · term` without the division: d · (x // d) lies between x - (d - 1) and x."""
+    assert isinstance(term, Apply)
+    x, divisor = term.args
+    return (x - (divisor - 1) if factor > 0 else x) * (factor // static(divisor))
 
 
 def linear_form(expr: Expr) -> tuple[int, Linear, int]:
