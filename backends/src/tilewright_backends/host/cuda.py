@@ -9,6 +9,7 @@ from tvm.tirx import op as tir_op
 
 from tilewright.errors import InternalError
 from tilewright.ir import dtypes
+from tilewright.ir.bounds import bounds_of
 from tilewright.ir.expr import Const, Var, const, static
 from tilewright.ir.program import (
     UNIT,
@@ -27,7 +28,7 @@ from tilewright.ir.program import (
 from tilewright_backends.build.cuda.source import DeviceKernel
 from tilewright_backends.emit.cuda.body import i32
 from tilewright_backends.host.function import HostFunction
-from tilewright_backends.lower.types import Prim
+from tilewright_backends.lower.types import Prim, convert
 
 _MOST_CAPTURED = 100_000
 """A graph has a node per launch; beyond this many, making one costs more memory than it saves time."""
@@ -72,9 +73,13 @@ class CudaHost(HostFunction):
         self.copies = copies
         self.sets = sets
 
-    def launch(self, kernel: DeviceKernel, values: Sequence[Prim]) -> None:
-        """One launch of a kernel on pointers, then numbers."""
-        sizes = [i32(kernel.grid), i32(kernel.block)]
+    def launch(self, kernel: DeviceKernel, values: Sequence[Prim], blocks: Prim | None = None) -> None:
+        """One launch of a kernel on pointers, then numbers.
+
+        Args:
+            blocks: how many, where that depends on the values of symbols.
+        """
+        sizes = [i32(kernel.grid) if blocks is None else blocks, i32(kernel.block)]
         if kernel.shared_bytes:
             sizes.append(i32(kernel.shared_bytes))
         call = tir_op.call_ffi_kernel(kernel.name, *values, *sizes, launch_params=kernel.launch_tags)
@@ -151,6 +156,12 @@ def emit_launch(host: HostFunction, launch: Launch) -> None:
     if not isinstance(task, Task) or task.first != Var(UNIT) or task.count != const(1) or lanes[0].first != 0:
         raise InternalError(f"launch {launch.name}: a unit must run the task of its own number on CUDA.")
     kernel = host.device[task.kernel]
-    if not isinstance(lanes[0].units, Const) or int(lanes[0].units.value) != kernel.grid:
+    units = host.code.simplify(lanes[0].units)
+    if bounds_of(units, host.code.bounds).high != kernel.grid:
         raise InternalError(f"launch {launch.name}: {lanes[0].units} units for {kernel.grid} tasks.")
-    host.launch(kernel, [host.pointer(x) for x in task.args])
+    given = [*(host.pointer(x) for x in task.args), *(convert(x, "int64") for x in host.symbol_values(task.kernel))]
+    if isinstance(units, Const):
+        host.launch(kernel, given)
+        return
+    with host.code.when(host.code.index(host.code.simplify(const(0) < units))):
+        host.launch(kernel, given, host.code.index(units, "int32"))

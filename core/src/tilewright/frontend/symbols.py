@@ -15,6 +15,9 @@ from tilewright.ir.module import Symbol
 LARGEST = (1 << 31) - 1
 """The largest size that a range may have: indices are 32 bits wide where that is enough."""
 
+_TAKEN = ("lane", "row", "col", "unit", "task", "tid")
+"""Variables that generated code has beside the symbols."""
+
 
 def asked_range(name: str, given: Any, inputs: Sequence[onnx.ValueInfoProto]) -> range | None:
     """The range that is asked for a named dimension; None when something else is.
@@ -45,4 +48,6 @@ def asked_range(name: str, given: Any, inputs: Sequence[onnx.ValueInfoProto]) ->
 
 def symbols_of(shapes: Mapping[str, Shape], names: Names) -> dict[str, Symbol]:
     """A symbol for each named dimension with a range, by the dimension's name."""
+    for taken in _TAKEN:
+        names.reserve(taken)
     return {name: Symbol(names.fresh(name), x[0], x[-1]) for name, x in shapes.items() if isinstance(x, range)}

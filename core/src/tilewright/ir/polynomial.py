@@ -6,6 +6,8 @@ indeterminate like a variable.
 
 from __future__ import annotations
 
+import math
+
 from tilewright.ir.expr import Apply, Const, Expr, const
 
 Monomial = tuple[Expr, ...]
@@ -49,6 +51,11 @@ def term_of(monomial: Monomial, dtype: str = "int64") -> Expr:
 def canonical(expr: Expr) -> Expr:
     """The one way to write an integer polynomial; equal ones become structurally equal."""
     return expr if isinstance(expr, Const) else expression(polynomial(expr), expr.dtype)
+
+
+def literal_factor(expr: Expr) -> int:
+    """The largest literal that divides the expression for every value of its variables; 0 where it is always zero."""
+    return math.gcd(*polynomial(expr).values())
 
 
 def exact_quotient(dividend: Expr, divisor: Expr) -> Expr | None:
