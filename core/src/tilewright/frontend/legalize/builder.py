@@ -85,6 +85,10 @@ class Tensor:
         """The contents of a small integer tensor that depends on symbols alone."""
         return self._builder.numbers.get(self.value.name)
 
+    def fewest(self, extent: Extent) -> int:
+        """The smallest value of an extent."""
+        return bounds_of(as_expr(extent), self._builder.symbols).low
+
     def scalar(self) -> Scalar | None:
         """The value of a constant with one element."""
         if self.data is None or self.data.size != 1:

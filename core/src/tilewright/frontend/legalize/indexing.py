@@ -21,10 +21,9 @@ def place(node: Node, indices: Tensor, at: Sequence[Expr | int], extent: Extent)
     """The element of `indices` as a position in a dimension; negative ones count from the end.
 
     Raises:
-        InputError: an index that is known now lies outside of the dimension.
+        InputError: an index that is known now lies outside of the dimension, for some of its sizes.
     """
-    if isinstance(extent, int):
-        _check(node, indices, at, extent)
+    _check(node, indices, at, extent)
     found = cast(indices[tuple(at)], "int64")
     if isinstance(found, Const) and isinstance(extent, int):
         return as_expr(int(found.value) % extent)
@@ -35,13 +34,20 @@ def place(node: Node, indices: Tensor, at: Sequence[Expr | int], extent: Extent)
     return select(found < 0, found + extent, found)
 
 
-def _check(node: Node, indices: Tensor, at: Sequence[Expr | int], extent: int) -> None:
-    if not extent and 0 not in indices.extents:
+def _check(node: Node, indices: Tensor, at: Sequence[Expr | int], extent: Extent) -> None:
+    size = indices.fewest(extent)
+    if extent == 0 and 0 not in indices.extents:
         raise InputError(f"{node} has indices for a dimension without elements.", "Repair the model.")
     if indices.data is None:
         return
     used = np.asarray(indices.data)[tuple(slice(None) if isinstance(x, Expr) else x for x in at)]
-    wrong = used[(used < -extent) | (used >= extent)]
+    wrong = used[(used < -size) | (used >= size)]
+    if wrong.size and isinstance(extent, Expr):
+        raise node.unsupported(
+            f"has the index {int(wrong.flat[0])}, which lies outside of a dimension of {extent!r} elements when these "
+            f"are {size}.",
+            "Narrow the range of the dimension, or fix it, for example --shape seq=128.",
+        )
     if wrong.size:
         raise InputError(
             f"{node} has the index {int(wrong.flat[0])}, which lies outside of a dimension of {extent} elements.",
