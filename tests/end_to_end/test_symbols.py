@@ -170,3 +170,26 @@ def test_products_with_symbolic_sizes(name: str) -> None:
             made,
             {k: normal(*(size[d] if isinstance(d, str) else d for d in shape)) for k, shape in kinds.items()},
         )
+
+
+def test_a_decoder_step_with_a_cache() -> None:
+    """The mask's length is called `past + seq`, as exporters do; the cache grows by `seq`."""
+    nodes = [
+        node("Concat", "past x", "cache", axis=1),
+        node("Transpose", "cache", "t", perm=[0, 2, 1]),
+        node("MatMul", "x t", "scores"),
+        node("Unsqueeze", "mask axes", "wide"),
+        node("Add", "scores wide", "masked"),
+        node("Softmax", "masked", "p", axis=-1),
+        node("MatMul", "p cache", "y"),
+    ]
+    feeds = {"mask": normal(2, 7), "x": normal(2, 3, 16), "past": normal(2, 4, 16)}
+    made = case("decoder", nodes, feeds, {"axes": np.asarray([1])}, ("y", "cache")).model
+    names = {"mask": ("batch", "past + seq"), "x": ("batch", "seq", ""), "past": ("batch", "past", "")}
+    made = with_dimensions(made, names)
+    program = compiled(made, batch=range(1, 4), seq=range(1, 9), past=range(40))
+    for batch, seq, past in ((1, 8, 0), (2, 1, 1), (3, 1, 39), (1, 8, 39), (2, 3, 16)):
+        fed = {"mask": normal(batch, past + seq), "x": normal(batch, seq, 16), "past": normal(batch, past, 16)}
+        agree(program, made, fed)
+    with pytest.raises(InputError, match=r"Input 'mask'.*\(past \+ seq\) must be 5 here"):
+        program.run(None, {"mask": normal(2, 6), "x": normal(2, 1, 16), "past": normal(2, 4, 16)})

@@ -258,7 +258,11 @@ REFUSED: dict[str, tuple[list[onnx.NodeProto], dict[str, Open], str]] = {
         {"x": ("float32", (1, 1, "seq", 4)), "z": ("float32", (1, 2, 2, 2))},
         "the GridSample",
     ),
-    "an index that some sizes lack": (steps("y = Gather x three"), {"x": ("float32", ("seq", 3))}, "index 3.*when these"),
+    "an index that some sizes lack": (
+        steps("y = Gather x three"),
+        {"x": ("float32", ("seq", 3))},
+        "index 3.*when these",
+    ),
     "equal parts": ([node("Split", ["x"], ["y", "z"], axis=1, num_outputs=2)], {"x": S}, "the Split"),
 }
 

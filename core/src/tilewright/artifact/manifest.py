@@ -137,13 +137,12 @@ class Variant:
 
     def __attrs_post_init__(self) -> None:
         _check_names(self.inputs, self.outputs)
-        known: set[str] = set()
+        given = {extent for info in self.inputs for extent in info.shape}
         for what, tensors in (("input", self.inputs), ("output", self.outputs)):
             for info in tensors:
                 _check_plain(info)
+                known = self.symbols.keys() & given
                 used = extents.symbols_in(info.shape)
-                if what == "input":
-                    known |= used & self.symbols.keys() & set(info.shape)
                 if used - known:
                     raise ValueError(f"{what} {info.name!r} depends on {min(used - known)!r}, which nothing gives")
                 if info.largest(self.symbols) > LARGEST_TENSOR:

@@ -11,9 +11,10 @@ import onnx
 
 from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend.tensors import dtype_of
-from tilewright.ir.expr import Expr, Extent
+from tilewright.ir.expr import Expr, Extent, as_expr, as_extent
 from tilewright.ir.module import Symbol
 from tilewright.ir.ops import Value, value
+from tilewright.ir.polynomial import canonical
 
 Array = npt.NDArray[Any]
 
@@ -63,10 +64,8 @@ def bind_inputs(
             )
         else:
             dims = kind.shape.dim
-            shape = tuple(
-                ranged[d.dim_param].var if d.dim_param in ranged else _extent(info.name, dims, axis, sizes)
-                for axis, d in enumerate(dims)
-            )
+            known = {name: size for name, (size, _) in sizes.items()} | {name: x.var for name, x in ranged.items()}
+            shape = tuple(_extent(info.name, dims, axis, known) for axis in range(len(dims)))
         found[info.name] = dtype, shape
     return found
 
@@ -102,13 +101,16 @@ def _extent(
     name: str,
     dims: Sequence[onnx.TensorShapeProto.Dimension],
     axis: int,
-    symbols: Mapping[str, tuple[int, str]],
-) -> int:
+    known: Mapping[str, Extent],
+) -> Extent:
     dim = dims[axis]
     if dim.HasField("dim_value") and dim.dim_value >= 0:
         return dim.dim_value
-    if dim.dim_param in symbols:
-        return symbols[dim.dim_param][0]
+    if dim.dim_param in known:
+        return known[dim.dim_param]
+    total = _sum(dim.dim_param, known)
+    if total is not None:
+        return total
     example = "x".join(str(d.dim_value) if d.dim_value > 0 else "1" for d in dims)
     whole = f"--shape {name}={example}"
     if dim.dim_param:
@@ -120,6 +122,18 @@ def _extent(
         f"Dimension {axis} of input {name!r} has no fixed size.",
         f"Give the input's shape, for example {whole}.",
     )
+
+
+def _sum(text: str, known: Mapping[str, Extent]) -> Extent | None:
+    """The extent of a dimension that exporters call by a sum, such as `past + sequence` or `past + 1`.
+
+    None when the text is no sum, or has a name that is not known.
+    """
+    parts = [x.strip() for x in text.split("+")]
+    found = [int(x) if x.isdecimal() else known.get(x) for x in parts]
+    if len(parts) < 2 or any(x is None for x in found):
+        return None
+    return as_extent(canonical(sum((as_expr(x) for x in found if x is not None), as_expr(0))))
 
 
 def value_of(name: str, info: onnx.TypeProto, what: str, symbolic: Mapping[str, Expr]) -> Value | None:

@@ -67,29 +67,31 @@ def interpret(
         if found is None:
             raise InputError(f"The input {name!r} is missing.", f"Inputs are {', '.join(map(repr, names))}.")
         array = np.asarray(found)
+        frame[param.name] = array
+        learn(param, array.shape, module.symbols, values)
+    if given:
+        raise InputError(f"{sorted(given)[0]!r} is no input.", f"Inputs are {', '.join(map(repr, names))}.")
+    for name, param in zip(names, params, strict=True):
+        array = frame[param.name]
         if array.dtype != dtypes.to_numpy(param.dtype) or not fits(param, array.shape, module.symbols, values):
             raise InputError(
                 f"Input {name!r} must be {param.dtype} {list(param.extents)}; found {array.dtype} {list(array.shape)}."
             )
-        frame[param.name] = array
-    if given:
-        raise InputError(f"{sorted(given)[0]!r} is no input.", f"Inputs are {', '.join(map(repr, names))}.")
     return tuple(_Machine(module, values).run(frame))
 
 
-def fits(value: Value, shape: Sequence[int], symbols: Sequence[Symbol], values: dict[str, int]) -> bool:
-    """Whether an array of `shape` can be `value`; symbols that it is the first to show are added to `values`."""
-    if len(shape) != value.rank:
-        return False
-    bounds = {x.name: x for x in symbols}
-    for extent, size in zip(value.shape, shape, strict=True):
-        if isinstance(extent, Var) and extent.name in bounds and extent.name not in values:
-            values[extent.name] = size
-            if not bounds[extent.name].lower <= size <= bounds[extent.name].upper:
-                return False
-        elif int(evaluate(extent, values)) != size:
-            return False
-    return True
+def learn(value: Value, shape: Sequence[int], symbols: Sequence[Symbol], values: dict[str, int]) -> None:
+    """Adds the values of the symbols that an array of `shape` is the first to show as `value`."""
+    names = {x.name for x in symbols}
+    for extent, size in zip(value.shape, shape, strict=False):
+        if isinstance(extent, Var) and extent.name in names:
+            values.setdefault(extent.name, size)
+
+
+def fits(value: Value, shape: Sequence[int], symbols: Sequence[Symbol], values: Mapping[str, int]) -> bool:
+    """Whether an array of `shape` can be `value` for the values of the symbols, within their bounds."""
+    inside = all(x.lower <= values[x.name] <= x.upper for x in symbols if x.name in values)
+    return inside and shape == tuple(int(evaluate(x, values)) for x in value.shape)
 
 
 @attrs.frozen
