@@ -15,6 +15,9 @@ from onnx.reference import ReferenceEvaluator
 from core.tests.frontend.models import model, node
 from tilewright.errors import InputError, InternalError, UnsupportedError
 from tilewright.frontend import load
+from tilewright.frontend.legalize import builtin_table
+from tilewright.frontend.partition.classify import classify
+from tilewright.frontend.source import read
 from tilewright.interpret.tensor import interpret
 from tilewright.ir.expr import Var
 from tilewright.ir.keys import structural_key
@@ -159,6 +162,26 @@ def test_windows_over_a_symbolic_image() -> None:
     agree(made, kinds, [{"batch": b, "seq": n} for b, n in ((1, 3), (2, 8), (3, 13))])
 
 
+def test_images_of_a_symbolic_batch_are_made_larger() -> None:
+    nodes = [
+        node("Resize", ["x", "", "scales"], ["r"], mode="linear"),
+        node("Shape", ["r"], ["s"], end=2),
+        node("Concat", ["s", "size"], ["t"], axis=0),
+        node("Resize", ["x", "", "", "t"], ["n"], mode="nearest"),
+        node("Add", ["r", "n"], ["a"]),
+        node("ConvTranspose", ["a", "w"], strides=[2, 2], pads=[1, 1, 1, 1]),
+    ]
+    kinds: dict[str, Open] = {"x": ("float32", ("batch", 2, 5, 6))}
+    weights = {
+        "scales": np.asarray([1, 1, 2, 1.5], np.float32),
+        "size": np.asarray([10, 9]),
+        "w": np.linspace(-1, 1, 54, dtype=np.float32).reshape(2, 3, 3, 3),
+    }
+    inputs: Any = dict(kinds)
+    made = model(nodes, inputs, weights=weights)
+    agree(made, kinds, [{"batch": 1}, {"batch": 4}])
+
+
 @pytest.mark.parametrize("case", [bert(), gpt()], ids=lambda x: x.name)
 def test_transformers_over_batch_and_length(case: Any) -> None:
     kinds: dict[str, Open] = dict.fromkeys(case.feeds, ("int64", ("batch", "seq")))
@@ -276,3 +299,11 @@ def test_what_cannot_be_symbolic_is_refused_with_a_remedy(name: str) -> None:
     with pytest.raises(UnsupportedError, match=message) as raised:
         load(made, ranges(kinds))
     assert re.search("--shape|[Ff]ix", raised.value.remedy)
+
+
+def test_what_becomes_of_nodes_is_told_for_ranges_too() -> None:
+    made = with_dimensions(gpt().model, {"input_ids": ("batch", "seq")})
+    found = classify(read(made), builtin_table(), {"batch": range(1, 4), "seq": (1, 32)}, lenient=True)
+    assert {x.where for x in found.verdicts} == {"native", "constant"}
+    found = classify(read(made), builtin_table(), {"batch": range(1, 4), "seq": range(1, 65)}, lenient=True)
+    assert [x.node.op_type for x in found.verdicts if x.where == "reference"][:1] == ["Where"]  # 32 positions are known

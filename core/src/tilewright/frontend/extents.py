@@ -5,10 +5,13 @@ Where a dimension is only passed on, onnx's own inference finds it by its name.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import attrs
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from tilewright.errors import UnsupportedError
@@ -30,7 +33,8 @@ class Symbolic:
         node: the node.
         what: how errors call it.
         inputs: its inputs.
-        numbers: what is known of each input while compiling.
+        numbers: what is known of each input of integers while compiling.
+        data: contents of the inputs that are constants.
         bounds: intervals of the symbols.
     """
 
@@ -38,6 +42,7 @@ class Symbolic:
     what: str
     inputs: Sequence[Value | None]
     numbers: Sequence[Numbers | None]
+    data: Sequence[npt.NDArray[Any] | None]
     bounds: Bounds
 
     def shape(self, position: int = 0) -> Shape:
@@ -236,6 +241,25 @@ def _window(of: Symbolic) -> Shape | None:
     return found
 
 
+def _resize(of: Symbolic) -> Shape | None:
+    found = of.shape()
+    axes = [a % len(found) for a in fold.attribute(of.node, "axes", range(len(found)))]
+    scales, sizes = of.data[2] if len(of.data) > 2 else None, of.known(3)
+    if fold.attribute(of.node, "keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        raise of.refused("keeps the aspect ratio of a symbolic shape")
+    for n, axis in enumerate(axes):
+        extent = found[axis]
+        if sizes is not None:
+            found[axis] = sizes[n]
+        elif scales is None or not scales.size:
+            return None
+        elif isinstance(extent, int):
+            found[axis] = math.floor(extent * float(scales[n]))
+        elif float(scales[n]) != 1.0:
+            raise of.refused(f"scales the symbolic extent {extent!r}")
+    return found
+
+
 def _filled(of: Symbolic) -> Shape | None:
     return of.known(0)
 
@@ -257,6 +281,7 @@ _RULES: Mapping[str, Callable[[Symbolic], Shape | None]] = {
     "MaxPool": _window,
     "AveragePool": _window,
     "ConstantOfShape": _filled,
+    "Resize": _resize,
     **dict.fromkeys(_BROADCASTING.split(), _pointwise),
 }
 

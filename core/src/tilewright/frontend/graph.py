@@ -349,7 +349,7 @@ class Importer:
         known = [self.numbers(x) for x in inputs]
         if not is_symbolic(inputs, known):
             return None
-        shape = result_shape(Symbolic(node, what, inputs, known, self.bounds))
+        shape = result_shape(Symbolic(node, what, inputs, known, [self.data(x) for x in inputs], self.bounds))
         return None if shape is None else value("", dtype, shape)
 
     def _follow(

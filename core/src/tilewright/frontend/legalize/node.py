@@ -118,7 +118,7 @@ class Node:
         proto = onnx.helper.make_node(self.op.op_type, [], [], **attributes)
         inputs = [None if x is None else x.value for x in self.inputs]
         known = [self.numbers(n) for n in range(len(self.inputs))]
-        return Symbolic(proto, str(self), inputs, known, symbols)
+        return Symbolic(proto, str(self), inputs, known, [None if x is None else x.data for x in self.inputs], symbols)
 
     def numbers(self, position: int) -> Numbers | None:
         """The contents of an integer input that is known up to symbols."""

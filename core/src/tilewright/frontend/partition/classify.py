@@ -30,7 +30,7 @@ from tilewright.frontend.source import Source
 from tilewright.frontend.steering import NeededError, explained
 from tilewright.frontend.symbols import asked_range, symbols_of
 from tilewright.ir import dtypes
-from tilewright.ir.module import Constant
+from tilewright.ir.module import Constant, Symbol
 from tilewright.ir.ops import Value, value
 
 Array = npt.NDArray[Any]
@@ -146,7 +146,7 @@ class _Classifier:
         given = {name: x for name, x in sizes.items() if name not in opaque}
         if self.lenient:
             known = [x for x in tensors if x.name in given]
-            tensors = [x for x in tensors if x.name in given or _has_size(x, known, given)]
+            tensors = [x for x in tensors if x.name in given or _has_size(x, known, given, self.importer.symbols)]
         typed = bind_inputs(tensors, given, self.importer.symbols)
         for info in declared:
             if info.name in bind and info.name not in typed:
@@ -277,11 +277,14 @@ def _why(error: InputError, what: str) -> str:
 
 
 def _has_size(
-    info: onnx.ValueInfoProto, given: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Shape]
+    info: onnx.ValueInfoProto,
+    given: Sequence[onnx.ValueInfoProto],
+    shapes: Mapping[str, Shape],
+    symbols: Mapping[str, Symbol],
 ) -> bool:
     """Whether the shape of an input follows from its declaration and the given shapes of others."""
     try:
-        bind_inputs([*given, info], shapes)
+        bind_inputs([*given, info], shapes, symbols)
     except InputError:
         return False
     return True
