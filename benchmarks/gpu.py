@@ -66,13 +66,21 @@ def prepare(cell: dict[str, str], folder: Path, target: str, programs: Path | No
 
 
 class Worker:
-    """The asking side of worker.py."""
+    """The asking side of worker.py.
 
-    def __init__(self, engine: str, folder: Path) -> None:
+    Args:
+        program: what follows `python` on the command line, instead of worker.py.
+        threads: of the engine on the host.
+    """
+
+    def __init__(
+        self, engine: str, folder: Path, program: tuple[str, ...] = (str(HERE / "worker.py"),), threads: int = 2
+    ) -> None:
         self.engine, self.error, self.samples = engine, "", list[float]()
         log = (folder / f"{engine}.log").open("w")
-        command = [sys.executable, str(HERE / "worker.py"), engine, str(folder)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "2", "TORCHINDUCTOR_COMPILE_THREADS": "2"}
+        command = [sys.executable, *program, engine, str(folder)]
+        count = {x: str(threads) for x in ("OMP_NUM_THREADS", "TILEWRIGHT_NUM_THREADS")}
+        environment = {**os.environ, **count, "TORCHINDUCTOR_COMPILE_THREADS": "2"}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
         )

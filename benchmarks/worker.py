@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ import numpy as np
 class Tilewright:
     """Our program: the graph that its loader captures."""
 
-    def __init__(self, folder: Path, feeds: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, feeds: dict[str, Any], program: str = "program.tw") -> None:
         import tilewright
 
-        self._feeds, self._program = feeds, tilewright.load(folder / "program.tw")
+        self._feeds, self._program = feeds, tilewright.load(folder / program)
 
     def warm(self) -> None:
         for _ in range(3):
@@ -30,26 +31,29 @@ class Tilewright:
         return self._program.run(None, self._feeds)
 
     def measure(self, rounds: int) -> list[float]:
-        # Not part of the public interface yet: a run without transfers.
-        return list(self._program._native.measure(rounds))
+        # Not part of the public interface: a run without transfers, of a program that is one native step.
+        ((_, step),) = self._program._pipeline._steps
+        (native,) = step._programs.values()
+        return list(native.measure(rounds))
 
 
 class Torch:
-    """PyTorch under a CUDA graph, eager or compiled by Inductor; no TF32, cuDNN searches for its fastest kernels."""
+    """PyTorch under a CUDA graph, eager or compiled by Inductor; no TF32, cuDNN searches for its fastest kernels.
 
-    def __init__(self, folder: Path, feeds: dict[str, Any], compiled: bool, mode: str | None = None) -> None:
-        import onnx
+    Args:
+        make: gives a function of tensors on the device that returns a sequence of tensors, and its inputs.
+    """
+
+    def __init__(self, make: Callable[[], tuple[Any, list[Any]]], compiled: bool, mode: str | None = None) -> None:
         import torch
-        from onnx_torch import OnnxModule
 
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         # From the first call on: PyTorch keeps the plan that it finds first, with or without a search.
         torch.backends.cudnn.benchmark = True
         torch.set_grad_enabled(False)
         self._torch = torch
-        module = OnnxModule(onnx.load(folder / "model.onnx"), feeds, "cuda").eval()
-        self._inputs = [torch.from_numpy(feeds[n]).cuda() for n in module.inputs]
-        self._run = torch.compile(module, mode=mode, fullgraph=True) if compiled else module
+        run, self._inputs = make()
+        self._run = torch.compile(run, mode=mode, fullgraph=True) if compiled else run
         self._run(*self._inputs)
         torch.cuda.synchronize()
 
@@ -83,18 +87,41 @@ class Torch:
         return [a.elapsed_time(b) * 1e-3 for a, b in zip(events[::2], events[1::2], strict=True)]
 
 
-ENGINES: dict[str, Any] = {
-    "tilewright": Tilewright,
-    "torch-eager": lambda folder, feeds: Torch(folder, feeds, False),
-    "torch-compile": lambda folder, feeds: Torch(folder, feeds, True),
-    "torch-max-autotune": lambda folder, feeds: Torch(folder, feeds, True, "max-autotune-no-cudagraphs"),
+MODES: dict[str, tuple[bool, str | None]] = {
+    "torch-eager": (False, None),
+    "torch-compile": (True, None),
+    "torch-max-autotune": (True, "max-autotune-no-cudagraphs"),
 }
+"""Engines of PyTorch on a GPU: whether Inductor compiles, and in which mode."""
 
 
-def main() -> None:
-    """Answers until stdin ends."""
-    name, folder = sys.argv[1], Path(sys.argv[2])
+def model_engine(name: str, folder: Path) -> Any:
+    """An engine for the model and the feeds in a folder."""
     feeds = dict(np.load(folder / "feeds.npz"))
+    if name == "tilewright":
+        return Tilewright(folder, feeds)
+
+    def make() -> tuple[Any, list[Any]]:
+        import onnx
+        import torch
+        from onnx_torch import OnnxModule
+
+        module = OnnxModule(onnx.load(folder / "model.onnx"), feeds, "cuda").eval()
+        return module, [torch.from_numpy(feeds[n]).cuda() for n in module.inputs]
+
+    return Torch(make, *MODES[name])
+
+
+def serve(
+    make: Callable[[str, Path], Any], kept: Callable[[Path, list[Any]], list[Any]] = lambda folder, outputs: outputs
+) -> None:
+    """Answers for the engine and the folder named by the command line, until stdin ends.
+
+    Args:
+        make: the engine, asked for once.
+        kept: what of its outputs is written for comparison.
+    """
+    name, folder = sys.argv[1], Path(sys.argv[2])
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries print too
     engine: Any = None
     for line in sys.stdin:
@@ -102,10 +129,10 @@ def main() -> None:
         reply: Any = None
         try:
             if request["do"] == "prepare":
-                engine = ENGINES[name](folder, feeds)
+                engine = make(name, folder)
             elif request["do"] == "warm":
                 engine.warm()
-                np.savez(folder / f"{name}.npz", *engine.outputs())
+                np.savez(folder / f"{name}.npz", *kept(folder, engine.outputs()))
             else:
                 reply = engine.measure(request["rounds"])
             answer = {"ok": reply}
@@ -116,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(model_engine)

@@ -51,7 +51,7 @@ need_cxx() {
 }
 
 have_nvcc() {
-    command -v nvcc >/dev/null || [ -x "${CUDA_PATH:-${CUDA_HOME:-/usr/local/cuda}}/bin/nvcc" ]
+    command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-${CUDA_PATH:-/usr/local/cuda}}/bin/nvcc" ]
 }
 
 want_cuda_wheels() {

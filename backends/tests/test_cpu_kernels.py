@@ -115,3 +115,12 @@ def test_cumulative_sums_of_other_types(dtype: str) -> None:
     x = np.random.default_rng(0).integers(0, 9, (5, 21)).astype(dtype)
     (found,) = outputs([node("CumSum", "x a", "y")], {"x": x}, a=np.asarray(0, np.int64))
     np.testing.assert_array_equal(found, np.cumsum(x, 0))
+
+
+def test_a_constant_is_packed_along_an_axis_that_it_does_not_have() -> None:
+    """Rows of a product that are all equal: the output's first axis belongs to neither operand."""
+    rng = np.random.default_rng(0)
+    x, w, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((3,), (3, 8), (2, 1)))
+    nodes = [node("Expand", "x shape", "e"), node("Gemm", "e w b", "y")]
+    (found,) = outputs(nodes, {"x": x}, shape=np.array([2, 3]), w=w, b=b)
+    np.testing.assert_allclose(found, np.broadcast_to(x, (2, 3)).astype(np.float64) @ w + b, rtol=1e-5)

@@ -21,6 +21,7 @@ from tvm import tirx
 from tvm.ir import PointerType, PrimType
 from tvm.tirx import op as tir_op
 
+import tilewright
 from tilewright.compiler import build_program, plan_model
 from tilewright.config.binding import Settings, bind
 from tilewright.config.loading import load_config
@@ -33,6 +34,7 @@ from tilewright_backends.build.cuda.builder import host_module, link
 from tilewright_backends.build.cuda.compile import compile_source, find_nvcc
 from tilewright_backends.build.cuda.library import cuda_module, packed_modules
 from tilewright_backends.build.cuda.source import DeviceKernel
+from tilewright_backends.device_weights import SHARED
 from tilewright_backends.host.cuda import capturable
 from tilewright_backends.load_cuda import CudaProgram
 
@@ -322,3 +324,22 @@ def test_a_cpp_program_loads_and_runs_a_library(settings: Settings, tmp_path: Pa
     found = np.array(run_cpp(cpp_loader(tmp_path, toolkit), arguments))
     wanted = np.maximum(array.astype(np.float64) @ weight, 0)
     assert np.linalg.norm(found.reshape(wanted.shape) - wanted) <= 1e-5 * np.linalg.norm(wanted)
+
+
+@pytest.mark.gpu
+def test_variants_agree_and_share_their_weights_on_the_device() -> None:
+    rng = np.random.default_rng(4)
+    w = rng.standard_normal((64, 96)).astype(np.float32)
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["rows", k]) for n, k in (("x", 64), ("y", 96)))
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "dense", [x], [y], [numpy_helper.from_array(w, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    before = set(SHARED._copies)
+    with tilewright.compile(model, "cuda:h200", shapes={"rows": [5, 128]}, cache=False) as program:
+        for rows in (5, 128, 5):
+            given = rng.standard_normal((rows, 64)).astype(np.float32)
+            (found,) = program.run(None, {"x": given})
+            np.testing.assert_allclose(found, given.astype(np.float64) @ w, rtol=1e-3, atol=1e-3)
+        stored = {name for variant in program.manifest.variants for name in variant.weights.values()}
+        assert len(SHARED._copies.keys() - before) == len(stored)
+    assert set(SHARED._copies) == before

@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ from tilewright.compare import compare_outputs
 from tilewright.compiler import plan_module
 from tilewright.config.binding import Settings, bind
 from tilewright.config.schema import Config
+from tilewright.errors import UnsupportedError
 from tilewright.frontend import load
 from tilewright.interpret.task import run_tasks
 from tilewright.interpret.tensor import interpret
 from tilewright.ir import serial
+from tilewright.ir.lengths import delivered
 from tilewright.ir.module import Module
 from tilewright.ir.text import parse_module, print_module
 from tilewright.ir.verify import verify_module
@@ -50,10 +52,12 @@ def check(seed: int) -> None:
     verify_module(module)
     feeds = [np.asarray(case.feeds[name]) for name in module.input_names]
     wanted = Reference(18).graph(case.model.graph, case.feeds)
-    agree(module.output_names, interpret(module, feeds), wanted)
+    names = [x.name for x in case.model.graph.output]
+    cut = partial(delivered, module.output_names, module.lengths)
+    agree(names, cut(interpret(module, feeds)), wanted)
     program = plan_module(module, settings()).program
-    agree(module.output_names, run_tasks(program, feeds, seed), wanted)
-    agree(module.output_names, run(program, settings(), feeds), wanted)
+    agree(names, cut(run_tasks(program, feeds, seed)), wanted)
+    agree(names, cut(run(program, settings(), feeds)), wanted)
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -93,7 +97,9 @@ def features(graph: onnx.GraphProto, feeds: Mapping[str, Any], known: Mapping[st
             yield "condition" if node.input[1] else "no condition"
             going = next(n for n in graphs[0].node if graphs[0].output[0].name in n.output)
             yield f"goes on by {going.op_type}"
-            yield f"rows {len(graphs[0].output) > len(graphs[0].input) - 1}"
+            if len(graphs[0].output) > len(graphs[0].input) - 1:
+                certain = going.op_type == "Identity" and (not node.input[1] or node.input[1] in known)
+                yield "rows" if certain else "rows that data count"
         if node.op_type == "Scan":
             for axes in ("input_axes", "output_axes"):
                 yield from (f"{axes} {axis}" for axis in attributes.get(f"scan_{axes}", []))
@@ -112,8 +118,8 @@ def test_the_random_models_have_every_kind_of_control_flow() -> None:
     )
     wanted = [f"{how} limit {n}" for how in ("constant", "input") for n in range(3)]
     wanted += ["no limit", "condition", "no condition", "goes on by Identity", "goes on by Less", "goes on by And"]
-    wanted += [f"depth {n}" for n in (1, 2, 3)] + [f"length {n}" for n in range(3)] + ["rows True", "branch"]
-    wanted += ["known branch", *(f"{kind} captures" for kind in ("If", "Loop", "Scan"))]
+    wanted += [f"depth {n}" for n in (1, 2, 3)] + [f"length {n}" for n in range(3)] + ["rows", "rows that data count"]
+    wanted += ["branch", "known branch", *(f"{kind} captures" for kind in ("If", "Loop", "Scan"))]
     wanted += [f"{way} {n}" for way in ("input_directions", "output_directions") for n in (0, 1)]
     wanted += [f"input_axes {n}" for n in (-3, 0, 1, 2)] + [f"output_axes {n}" for n in (-1, 0, 1, 2)]
     assert {x: counts[x] for x in wanted if counts[x] < 5} == {}
@@ -179,6 +185,54 @@ def test_the_largest_integer_is_no_limit() -> None:
     model.graph.initializer.append(numpy_helper.from_array(np.asarray(np.iinfo(np.int64).max), "most"))
     total, count = tilewright.compile(model, target="cpu", cache=False).run(None, {"start": np.asarray(1, np.int64)})
     assert (int(total), int(count)) == (11, 5)
+
+
+def doubling(trip: int | None, outputs: Sequence[str]) -> onnx.ModelProto:
+    """A vector is doubled until its largest element reaches a hundred; every state is collected."""
+    vector, flag = [TensorProto.FLOAT, [3]], TensorProto.BOOL
+    nodes = [
+        helper.make_node("Add", ["v", "v"], ["v_out"]),
+        helper.make_node("ReduceMax", ["v_out"], ["most"], keepdims=0),
+        helper.make_node("Less", ["most", "hundred"], ["on"]),
+        helper.make_node("Neg", ["v"], ["row"]),
+    ]
+    params = [typed("number", TensorProto.INT64), typed("going", flag), typed("v", *vector)]  # type: ignore[arg-type]
+    results = [typed("on", flag), typed("v_out", *vector), typed("row", *vector)]  # type: ignore[arg-type]
+    body = helper.make_graph(nodes, "body", params, results)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Loop", ["most_trips", "", "x"], ["end", "rows"], body=body),
+            helper.make_node("ReduceSum", ["rows"], ["sum"], keepdims=0),
+        ],
+        "doubling",
+        [typed("x", TensorProto.FLOAT, [3])],
+        [typed(x, TensorProto.FLOAT, {"rows": ["n", 3], "sum": []}.get(x, [3])) for x in outputs],  # type: ignore[arg-type]
+        [numpy_helper.from_array(np.asarray(trip), "most_trips"), numpy_helper.from_array(np.float32(100), "hundred")],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_rows_that_data_count_are_as_many_as_there_were_trips() -> None:
+    program = tilewright.compile(doubling(10, ["rows", "end"]), target="cpu", cache=False)
+    assert [str(x) for x in program.outputs] == ["float32[rows.0, 3]", "float32[3]"]
+    assert [step.kind for step in program.manifest.pipeline] == ["native"]
+    for start, trips in ((1.0, 7), (60.0, 1), (1e-6, 10), (-1.0, 10)):
+        x = np.asarray([start, -2, -3], np.float32)
+        rows, end = program.run(None, {"x": x})
+        assert rows.tolist() == [(-(2.0**n) * x).tolist() for n in range(trips)]
+        assert end.tolist() == (2.0**trips * x).tolist()
+
+
+def test_what_uses_rows_that_data_count_is_compiled_when_it_runs() -> None:
+    model = doubling(10, ["sum", "end"])
+    with pytest.raises(UnsupportedError, match=r"ReduceSum node .* reads 'rows', whose shape only a run knows"):
+        tilewright.compile(model, target="cpu", cache=False, jit=False)
+    program = tilewright.compile(model, target="cpu", cache=False)
+    assert [step.kind for step in program.manifest.pipeline] == ["native", "specialise"]
+    for start in (1.0, 60.0):
+        feeds = {"x": np.asarray([start, -2, -3], np.float32)}
+        for ours, theirs in zip(program.run(None, feeds), Reference(17).graph(model.graph, feeds), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 def test_a_million_trips_end_right() -> None:

@@ -70,6 +70,13 @@ def test_a_text_holds_all_of_a_module(tmp_path: Path) -> None:
     agree(tilewright.compile(tmp_path / "p.tile", target="cpu"))
 
 
+def test_the_example_of_a_text_counts_rabbits() -> None:
+    program = tilewright.compile(Path(__file__).parents[2] / "examples" / "fibonacci.tile", target="cpu")
+    assert [x.name for x in program.outputs] == ["fibonacci"]
+    found = [int(program.run(None, {"n": np.asarray(n)})[0]) for n in (0, 1, 2, 10, 20)]
+    assert found == [0, 1, 1, 55, 6765]
+
+
 def test_the_cache_tells_depths_apart(tmp_path: Path) -> None:
     for depth in (2, 3):
         program = tilewright.compile(powers(depth), target="cpu")

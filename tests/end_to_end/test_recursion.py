@@ -19,6 +19,8 @@ from tilewright.interpret.task import run_tasks
 from tilewright.interpret.tensor import interpret
 from tilewright.ir.module import Module
 from tilewright.ir.program import HostCopy, calls
+from tilewright.ir.text import parse_module
+from tilewright.ir.verify import verify_module
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.immediate import loaded, run
 from tilewright.testing.recursion import recursion_case
@@ -238,6 +240,37 @@ def test_a_call_under_loops_and_branches_keeps_their_counters() -> None:
 
     for outputs in three_ways(m.build(), [number(4)]):
         assert int(outputs[1]) == sum(wanted(n, n) for n in range(1, 5))
+
+
+def test_calls_that_nobody_expanded_are_made() -> None:
+    """Rewrites of control flow may leave functions that do not recurse, and one that only passes on what it gets."""
+    text = """
+module main {
+  func main(x: float32[4]) {
+    call a = twice(x) -> (a: float32[4])
+    call b = same(a, x) -> (b: float32[4], c: float32[4])
+    return (b, c)
+  }
+  func twice(x: float32[4]) {
+    tensor y for (i < 4) {
+      %0 = x[i]
+      body %0 * 2.0
+      write y: float32[4] [i]
+    }
+    call z = same(y, y) -> (z: float32[4], w: float32[4])
+    return (z)
+  }
+  func same(x: float32[4], y: float32[4]) {
+    return (y, x)
+  }
+}
+"""
+    module = parse_module(text.lstrip())
+    verify_module(module)
+    x = np.arange(4, dtype=np.float32)
+    assert set(plan_module(module, settings()).program.procedures) == {"twice", "same"}
+    for outputs in three_ways(module, [x]):
+        assert [y.tolist() for y in outputs] == [x.tolist(), (2 * x).tolist()]
 
 
 def test_the_bound_ends_a_run_and_leaves_the_program_usable() -> None:

@@ -130,6 +130,8 @@ def main(artifact: str, folder: str, stride: str) -> None:
     for module in (
         "tilewright.cli.explain",
         "tilewright.cli.run",
+        "tilewright.specialiser",
+        "tilewright_backends.build.cpu",
         "tilewright_backends.load",
         "tilewright_backends.plugin",
     ):

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 from onnx import helper
 
 from tests.product.models import save_model
@@ -83,3 +85,32 @@ def test_inner_nodes_and_unknown_operators(tw: Tw, tmp_path: Path) -> None:
     assert (odd["where"], odd["operator"]) == ("unsupported", "com.acme.Swish2")
     assert "com.acme" in odd["why"]
     assert "NonZero node 'inside'" in tw("check", path).out
+
+
+def test_what_an_input_steers(tw: Tw, tmp_path: Path) -> None:
+    node = helper.make_node("Expand", ["x", "sizes"], ["y"], name="grow")
+    sizes = helper.make_tensor_value_info("sizes", 7, [2])
+    x, y = (helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", [1, 3]), ("y", ["a", "b"])))
+    made = helper.make_model(
+        helper.make_graph([node], "g", [x, sizes], [y]), opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(made, path)
+    result = tw("check", path, "--json")
+    assert result.code == 0
+    (found,) = json.loads(result.out)["nodes"]
+    assert (found["where"], found["steering"]) == ("specialised", ["sizes"])
+    assert tw("check", path, "--no-jit").code == 1
+    np.save(tmp_path / "sizes.npy", np.array([4, 3]))
+    bound = json.loads(tw("check", path, "--bind", f"sizes={tmp_path / 'sizes.npy'}", "--json").out)
+    assert [x["where"] for x in bound["nodes"]] == ["native"]
+
+
+def test_several_shapes_show_the_worst(tw: Tw, tmp_path: Path) -> None:
+    node = helper.make_node("Det", ["x"], ["y"], name="det")
+    path = save_model(tmp_path / "m.onnx", [node], {"x": ("n", "n")}, {"y": ()})
+    small = json.loads(tw("check", path, "--shape", "n=3", "--json").out)
+    both = json.loads(tw("check", path, "--shape", "n=3,200", "--json").out)
+    assert [x["where"] for x in small["nodes"]] == ["native"]
+    assert [x["where"] for x in both["nodes"]] == ["reference"]
+    assert "200x200" in both["nodes"][0]["why"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -92,6 +93,11 @@ module main {
             assert ran.err.startswith("error: The recursion of function 'down' is deeper than its bound of 5 calls.")
         else:
             assert int(np.load(json.loads(ran.out)["saved"][0])) == n
+    decisions = json.loads(tw("explain", model, "--slot", "control_place", "--json").out)
+    assert any(d["subject"] == "deeper" and "calls down" in d["why"] for d in decisions)
+    np.save(tmp_path / "n.npy", np.asarray(4))
+    compared = json.loads(tw("compare", model, "--input", f"n={tmp_path / 'n.npy'}", "--json").out)
+    assert (compared["agree"], compared["against"]) == (True, "interpreter")
     model.write_text(text.lstrip().replace("down(less)", "up(less)"), encoding="utf-8")
     refused = tw("compile", model, "-o", tmp_path / "other.tw")
     assert refused.code == 2
@@ -228,3 +234,21 @@ def test_a_compiled_program_names_its_plugins_and_toolchain(tw: Tw, dense: Path,
         assert {"tilewright-core", "tilewright-backends", "apache-tvm", "apache-tvm-ffi"} <= set(
             artifact.manifest.versions
         )
+
+
+@pytest.mark.parametrize("variable", ["CUDA_HOME", "CUDA_PATH"])
+def test_doctor_names_the_compiler_that_is_used(
+    tw: Tw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    find_nvcc = importlib.import_module("tilewright_backends.build.cuda.compile").find_nvcc
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for named in (None, tmp_path / "toolkit"):
+        if named is not None:
+            monkeypatch.setenv(variable, str(named))
+            (named / "bin").mkdir(parents=True)
+            (named / "bin" / "nvcc").touch()
+        (check,) = [c for c in json.loads(tw("doctor", "--json").out) if c["what"] == "CUDA compiler"]
+        if find_nvcc() is not None:
+            assert check["found"] == find_nvcc()
+    assert find_nvcc() == str(tmp_path / "toolkit" / "bin" / "nvcc")

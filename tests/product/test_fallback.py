@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 import tilewright
+from tests import onnx_runtime
 from tilewright.errors import InputError, SteeredError, UnsupportedError
 
 Tw = Callable[..., Any]
@@ -38,9 +39,10 @@ def model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
 
-def agrees(program: tilewright.Executable, made: Any, feeds: dict[str, Any]) -> None:
-    expected = ReferenceEvaluator(made if isinstance(made, onnx.ModelProto) else str(made)).run(None, feeds)
-    for mine, theirs in zip(program.run(None, feeds), expected, strict=True):
+def agrees(program: tilewright.Executable, made: onnx.ModelProto | Path, feeds: dict[str, Any]) -> None:
+    """Whether the program gives what ONNX Runtime gives."""
+    whole = made if isinstance(made, onnx.ModelProto) else onnx.load(made)
+    for mine, theirs in zip(program.run(None, feeds), onnx_runtime.expected(whole, feeds), strict=True):
         same(mine, theirs)
 
 
@@ -76,6 +78,7 @@ def test_native_and_reference_parts_take_turns(
     with program:
         assert [x.kind for x in program.manifest.pipeline] == ["native", "reference", "specialise"]
         assert program.manifest.requires == ("runtime", "reference", "compiler")
+        assert [str(x) for x in program.outputs] == ["float32[found]"]
         agrees(program, picks, {"x": np.abs(rows())})
         agrees(program, picks, {"x": -np.abs(rows())})  # finds nothing
         agrees(program, picks, {"x": rows()})
@@ -121,7 +124,7 @@ def test_strings_go_in_and_out() -> None:
             helper.make_node("Mul", ["f", "x"], ["y"]),
         ],
         [tensor("a", STRING, [2]), tensor("x", FLOAT, [2])],
-        [tensor("c", STRING, [2]), tensor("y", FLOAT, [2])],
+        [tensor("c", STRING, [2]), tensor("y", FLOAT, [2]), tensor("a", STRING, [2]), tensor("x", FLOAT, [2])],
     )
     made.graph.initializer.append(helper.make_tensor("suffix", STRING, [1], [b"!"]))
     made.graph.initializer.append(helper.make_tensor("wanted", STRING, [2], [b"a!", b"c!"]))
@@ -129,8 +132,9 @@ def test_strings_go_in_and_out() -> None:
         assert [str(x) for x in program.inputs] == ["string[2]", "float32[2]"]
         x = np.array([2, 3], np.float32)
         agrees(program, made, {"a": np.array(["a", "b"], object), "x": x})
-        c, y = program.run(None, {"a": np.array(["b", "c"]), "x": x})
-        assert (c.tolist(), y.tolist()) == (["b!", "c!"], [0, 3])
+        c, y, a, copied = program.run(None, {"a": np.array(["b", "c"]), "x": x})
+        assert (c.tolist(), y.tolist(), a.tolist()) == (["b!", "c!"], [0, 3], ["b", "c"])
+        assert copied is not x
         with pytest.raises(InputError, match="'a' needs strings"):
             program.run(None, {"a": x, "x": x})
 
@@ -229,8 +233,10 @@ def test_what_only_a_run_finds_out_falls_back_there(caplog: pytest.LogCaptureFix
     with tilewright.compile(made, fallback="reference", cache=False) as program:
         agrees(program, made, {"x": rows(), "training": np.array(False)})
         assert program.stats.reference_runs == 0
+        feeds = {"x": rows(), "training": np.array(True)}
         with caplog.at_level(logging.WARNING, "tilewright"):
-            agrees(program, made, {"x": rows(), "training": np.array(True)})
+            (mine,) = program.run(None, feeds)
+        same(mine, ReferenceEvaluator(made).run(None, feeds)[0])  # whose dice ours are
         assert "Dropout" in caplog.text
         assert program.stats.reference_runs == 1
     with (
@@ -263,27 +269,30 @@ def test_unknown_types_after_the_reference() -> None:
 
 
 def test_what_the_evaluator_cannot_do_is_said_with_the_node() -> None:
-    body = helper.make_graph(
-        [
-            helper.make_node("NonZero", ["row"], ["n"]),
-            helper.make_node("Size", ["n"], ["size"]),
-            helper.make_node("Cast", ["size"], ["f"], to=FLOAT),
-            helper.make_node("Add", ["row", "f"], ["out"]),
-        ],
-        "body",
-        [tensor("row", FLOAT, [3])],
-        [tensor("out", FLOAT, [3])],
-    )
     made = model(
-        [helper.make_node("Scan", ["x"], ["y"], body=body, num_scan_inputs=1, scan_output_axes=[1], name="odd")],
-        [tensor("x", FLOAT, [4, 3])],
-        [tensor("y", FLOAT, [3, 4])],
+        [helper.make_node("SequenceAt", ["s", "i"], ["y"], name="odd")],
+        [helper.make_tensor_sequence_value_info("s", FLOAT, [None]), tensor("i", INT64, [])],
+        [tensor("y", FLOAT, ["n"])],
     )
-    with (
-        tilewright.compile(made, fallback="reference", cache=False) as program,
-        pytest.raises(InputError, match=r"ONNX's reference evaluator, which runs Scan node 'odd', fails.*output axes"),
-    ):
-        program.run(None, {"x": rows()})
+    with tilewright.compile(made, fallback="reference", cache=False) as program:
+        feeds = {"s": [rows()[0]], "i": np.asarray(5)}
+        with pytest.raises(InputError, match=r"evaluator, which runs SequenceAt node 'odd', fails: IndexError"):
+            program.run(None, feeds)
+        same(program.run(None, feeds | {"i": np.asarray(0)}), feeds["s"])
+
+
+def test_what_nothing_runs_gets_no_hint_at_the_fallback() -> None:
+    made = model(
+        [helper.make_node("Odd", ["x"], ["y"], domain="com.acme", name="the odd")],
+        [tensor("x", FLOAT, [1])],
+        [tensor("y", FLOAT, [1])],
+    )
+    made.opset_import.append(helper.make_opsetid("com.acme", 1))
+    with pytest.raises(UnsupportedError, match=r"com.acme.Odd node 'the odd'") as plain:
+        tilewright.compile(made)
+    assert "fallback" not in str(plain.value)
+    with pytest.raises(UnsupportedError, match=r"'the odd'.*reference evaluator cannot run com.acme.Odd"):
+        tilewright.compile(made, fallback="reference")
 
 
 def test_a_wrong_name_is_an_error() -> None:
@@ -292,12 +301,13 @@ def test_a_wrong_name_is_an_error() -> None:
         tilewright.compile(made, fallback="referense")
 
 
-def test_several_shapes_are_cut_when_they_come(picks: Path) -> None:
+def test_several_shapes_are_cut_when_they_come(picks: Path, caplog: pytest.LogCaptureFixture) -> None:
     with tilewright.compile(picks, shapes={"rows": [2, 4]}, fallback="reference") as program:
         assert program.manifest.requires == ("runtime", "reference", "compiler")
         assert [x.node for step in program.manifest.pipeline for x in step.nodes] == ["NonZero node 'where' (opset 17)"]
         for count in (4, 2, 4):
             agrees(program, picks, {"x": np.abs(rows(count))})
+        assert caplog.text.count("NonZero node 'where'") == 2  # when it was compiled, and at the first cut
         with pytest.raises(InputError, match="3x3"):
             program.run(None, {"x": rows(3)})
     made = model(
@@ -308,6 +318,8 @@ def test_several_shapes_are_cut_when_they_come(picks: Path) -> None:
     with pytest.raises(InputError, match="2 sets of shapes"):
         tilewright.compile(made, shapes={"n": [2, 4]}, fallback="reference", jit=False)
     with tilewright.compile(made, shapes={"n": 4}, fallback="reference", jit=False, cache=False) as program:
+        with pytest.raises(InputError, match=r"'x' is declared as float32\[4\] and was given float32\[5\]"):
+            program.run(None, {"x": np.ones(5, np.float32)})
         (y,) = program.run(None, {"x": np.ones(4, np.float32)})
         assert len(set(y.tolist())) == 4
 

@@ -22,7 +22,6 @@ import tilewright
 from tests.onnx_runtime import expected
 from tilewright.artifact import Artifact
 from tilewright.errors import InputError, SteeredError
-from tilewright.runtime.specialise import Jit
 
 W = np.random.default_rng(0).standard_normal((6, 8)).astype(np.float32)
 X = np.random.default_rng(1).standard_normal((3, 6)).astype(np.float32)
@@ -83,10 +82,22 @@ def test_a_program_is_made_for_each_value_and_only_for_values_that_decide_shapes
             program.run(None, feeds(2, x=np.zeros((4, 6), np.float32)))
 
 
+def test_programs_of_one_model_share_their_weights_in_memory(largest: Path) -> None:
+    with tilewright.compile(largest, target="cpu", shapes={"rows": 3}, cache=False) as program:
+        for k in (2, 5):
+            program.run(None, feeds(k))
+        (_, step) = program._pipeline._steps[0]  # type: ignore[union-attr]
+        natives = [inner._steps[0][1]._programs[0] for inner in step._programs.values()]  # type: ignore[attr-defined]
+        weights = [{x.ctypes.data for x in native._kept if not x.flags.writeable} for native in natives]
+        assert len(weights) == 2
+        assert weights[0]
+        assert weights[0] == weights[1]
+
+
 def test_the_programs_that_are_kept_are_bounded(largest: Path, tmp_path: Path) -> None:
     with tilewright.compile(largest, target="cpu", shapes={"rows": [3, 1]}, cache=False) as program:
         program.save(tmp_path / "m.tw")
-    with tilewright.load(tmp_path / "m.tw", jit=Jit(cache=False, most=2)) as program:
+    with tilewright.load(tmp_path / "m.tw", jit=tilewright.Jit(cache=False, most=2)) as program:
         for k in (1, 2, 1, 3, 1, 2):
             agrees(program, largest, feeds(k))
         stats = program.stats
@@ -253,11 +264,14 @@ def test_the_command_line(largest: Path, tw: Callable[..., Any], tmp_path: Path)
     assert (data["stats"]["specialised"], data["stats"]["native_runs"]) == (1, 1)
     assert "specialised" in tw("run", path, "--input", f"k={tmp_path / 'k.npy'}", "--stats").out
     assert tw("run", path, "--no-jit").code == 2
+    assert tw("run", path, "--input", f"k={tmp_path / 'k.npy'}", "--no-cache").code == 0
+    assert tw("compare", largest, "--artifact", path, "--input", f"k={tmp_path / 'k.npy'}").code == 0
     bound = ("--bind", f"k={tmp_path / 'k.npy'}")
     assert tw("compare", largest, *options, *bound).code == 0
     assert tw("compare", largest, *options, "--input", f"k={tmp_path / 'k.npy'}").code == 0
     assert tw("compile", largest, "-o", tmp_path / "b.tw", *options, *bound, "--no-jit").code == 0
     assert tw("run", tmp_path / "b.tw", *bound).code == 2
+    assert tw("compare", largest, "--artifact", tmp_path / "b.tw", *bound).code == 0
     with Artifact(tmp_path / "b.tw") as artifact:
         assert [x.name for x in artifact.manifest.inputs] == ["x", "factor"]
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -140,3 +144,50 @@ def test_compiling_keeps_trials_unless_the_cache_is_off(
         artifact, _ = compile_artifact(str(dense), settings_for("cpu", None), cache=use)
         artifact.close()
     assert [type(x) for x in seen] == [CachedTrials, type(None)]
+
+
+def test_a_compiler_that_hangs_is_ended_with_its_worker_and_all_it_started(
+    dense: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stand-in for the C compiler starts another program, as compilers do, and both sleep."""
+    numbers, compiler = tmp_path / "numbers", tmp_path / "compiler"
+    compiler.write_text(f"#!/bin/sh\nsleep 600 &\necho $$ $! > {numbers}.new\nmv {numbers}.new {numbers}\nwait\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    failed: list[str] = []
+
+    def measured(self: Session, region: Any) -> Any:
+        cover = connect(self, region)
+        group = cover.groups[0]
+        ending = threading.Thread(target=end_when_compiling, args=(self,))
+        ending.start()
+        failed.extend(x.reason for x in self.build(group, self.propose(group)[:1]) if isinstance(x, Failure))
+        ending.join()
+        return cover
+
+    def end_when_compiling(session: Session) -> None:
+        deadline = time.monotonic() + 120
+        while not numbers.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        pids = [int(pid) for pid in numbers.read_text().split()]
+        assert all(map(alive, pids))
+        os.kill(parent_of(pids[0]), signal.SIGKILL)
+
+    connect = Session.connect
+    monkeypatch.setattr(Session, "connect", measured)
+    settings = settings_for("cpu", None)
+    plan_module(load_module(str(dense), settings), settings)
+    assert len(failed) == 1
+    assert "SIGKILL" in failed[0]
+    assert not any(map(alive, (int(pid) for pid in numbers.read_text().split())))
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

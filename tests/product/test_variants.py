@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -95,7 +96,10 @@ def test_the_command_line_makes_runs_and_shows_them(model: Path, tw: Callable[..
     np.save(tmp_path / "x.npy", feeds(3, 2)["x"])
     assert tw("run", path, "--input", f"x={tmp_path / 'x.npy'}").code == 0
     assert '"program": 1' in tw("explain", path, "--json").out
-    assert tw("compare", model, "--shape", "batch=1,3", "--shape", "seq=2").code == 0
+    compared = tw("compare", model, "--shape", "batch=1,3", "--shape", "seq=2", "--json")
+    assert compared.code == 0
+    outputs = json.loads(compared.out)["outputs"]
+    assert [x["inputs"] for x in outputs] == [f"x=float32[{n}, 2, 64] scale=float32[{n}, 2, 1]" for n in (1, 3)]
     for wrong, words in (("bach=1", "'batch'"), ("batch=1,x", "batch=4"), ("batch=1x2", "'batch' is a dimension")):
         refused = tw("compile", model, "-o", tmp_path / "no.tw", "--shape", wrong)
         assert refused.code == 2

@@ -153,7 +153,7 @@ def test_an_edit_changes_the_key_only_where_it_is_used(
     script = (
         "import sys; from tilewright.api import *\n"
         "s = settings_for('cpu', sys.argv[2] or None)\n"
-        "print(compilation_key([load_module(sys.argv[1], s)], 'm', s))"
+        "print(compilation_key([identity(load_module(sys.argv[1], s))], ['m'], s))"
     )
 
     def keys() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -89,24 +90,26 @@ class CudaProgram:
     def __init__(self, library: Path, weights: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         self._cuda = CudaRuntime()
         _check_device(self._cuda, str(data["arch"]))
-        self._stream = ctypes.c_void_p()
-        self._cuda("cudaStreamCreate", ctypes.byref(self._stream))
-        self._allocated: list[int] = []
-        self._weights: list[Array] = []
         self._graphs: dict[tuple[int, ...], ctypes.c_void_p | None] = {}  # None: the values came once
         self._capturable = bool(data["capturable"])
         self._table = BufferTable(data)
         self.input_bytes, self.output_bytes = self._table.input_bytes, self._table.output_bytes
-        for number, size in self._table.sizes("input", "output", "workspace"):
-            self._allocated.append(self._cuda.allocate(size))
-            self._table.addresses[number] = self._allocated[-1]
-        for number, array in self._table.weights(weights):
-            self._table.addresses[number] = SHARED.take(array, self._copied)
-            self._weights.append(array)
-        self._calls = Calls(self._table, data)
-        self._set_stream: Any = tvm_ffi.get_global_func("runtime.TVMSetStream")
-        self._module, self._main = load_library(library, data["entry"])
-        self._cuda("cudaStreamSynchronize", self._stream)
+        with ExitStack() as held:  # what was taken is given back, also where the rest fails
+            self._stream = ctypes.c_void_p()
+            self._cuda("cudaStreamCreate", ctypes.byref(self._stream))
+            held.callback(self._cuda, "cudaStreamDestroy", self._stream)
+            for number, size in self._table.sizes("input", "output", "workspace"):
+                address = self._cuda.allocate(size)
+                held.callback(self._free, address)
+                self._table.addresses[number] = address
+            for number, array in self._table.weights(weights):
+                self._table.addresses[number] = SHARED.take(array, self._copied)
+                held.callback(SHARED.give_back, array, self._free)
+            self._calls = Calls(self._table, data)
+            self._set_stream: Any = tvm_ffi.get_global_func("runtime.TVMSetStream")
+            self._module, self._main = load_library(library, data["entry"])
+            self._cuda("cudaStreamSynchronize", self._stream)
+            self._held = held.pop_all()
 
     def _copied(self, array: Array) -> int:
         """The device address of a copy, which is complete."""
@@ -159,7 +162,12 @@ class CudaProgram:
             return
         self._set_stream(_CUDA, 0, self._stream)
         self._main(self._table.pointer)
-        self._calls.check()
+        try:
+            self._calls.check()
+        except InputError:
+            # The arrays of the caller may still be read. An error of CUDA, after which conditions are 0, comes first.
+            self._cuda("cudaStreamSynchronize", self._stream)
+            raise
         if self._capturable:
             if came_before or not values:
                 # The first run loads the machine code, which must not happen under capture.
@@ -214,12 +222,7 @@ class CudaProgram:
         for values in tuple(self._graphs):
             self._drop(values)
         self._main = self._module = None
-        for address in self._allocated:
-            self._free(address)
-        for array in self._weights:
-            SHARED.give_back(array, self._free)
-        self._allocated, self._weights = [], []
-        self._cuda("cudaStreamDestroy", self._stream)
+        self._held.close()
 
 
 def _check_device(cuda: CudaRuntime, arch: str) -> None:

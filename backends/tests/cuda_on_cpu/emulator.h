@@ -212,3 +212,58 @@ static void emu_wgmma(float* d, unsigned long long a, unsigned long long b, int 
     for (int k = 0; k < 16; ++k) d[i] += emu_wgmma_element(a, row, k, ta, bf16) * emu_wgmma_element(b, column, k, tb, bf16);
   }
 }
+
+// Barriers in shared memory: a phase ends when all have arrived and all bytes that are expected are there. A fetch is done
+// at once. The word of a barrier: parity of the phase, arrivals of a phase, those still missing, bytes still missing.
+struct emu_barrier { uint16_t parity; uint8_t count, missing; int32_t bytes; };
+static emu_barrier* emu_at(void* b) {
+  if ((unsigned long long)b % 8) { std::fprintf(stderr, "emulator: barrier is not aligned\n"); std::abort(); }
+  return (emu_barrier*)b;
+}
+static void emu_settle(emu_barrier* b) {
+  if (b->missing || b->bytes) return;
+  b->parity ^= 1;
+  b->missing = b->count;
+}
+static void tw_mbarrier_init(void* b, int count) { *emu_at(b) = {0, (uint8_t)count, (uint8_t)count, 0}; }
+static void tw_mbarrier_fence() {}
+static void tw_mbarrier_expect(void* b, int bytes) { emu_at(b)->bytes += bytes; --emu_at(b)->missing; emu_settle(emu_at(b)); }
+static void tw_mbarrier_arrive_if(void* b, int mine) {
+  emu_yield(2);  // products are done when the whole warp is here
+  if (mine) { --emu_at(b)->missing; emu_settle(emu_at(b)); }
+}
+static void tw_mbarrier_wait(void* b, int parity) {
+  for (long tries = 0; emu_at(b)->parity == parity; ++tries) {
+    if (tries > 10000000) { std::fprintf(stderr, "emulator: phase that never ends\n"); std::abort(); }
+    emu_yield(0);
+  }
+}
+struct emu_map { unsigned long long address, rank, size; struct { long long extent, stride, box; } dims[5]; };
+static void emu_fetch(void* to, unsigned long long map, void* b, const int* place) {
+  const emu_map* m = (const emu_map*)map;
+  unsigned start = emu_shared_address(to);
+  if (start % 1024 || m->dims[0].box * m->size != 128) { std::fprintf(stderr, "emulator: box is not swizzled rows of 128 bytes\n"); std::abort(); }
+  for (unsigned d = 1; d < m->rank; ++d) if (m->dims[d].stride % 16) { std::fprintf(stderr, "emulator: stride is no multiple of 16\n"); std::abort(); }
+  long long total = 1;
+  for (unsigned d = 0; d < m->rank; ++d) total *= m->dims[d].box;
+  for (long long e = 0; e < total; ++e) {
+    long long rest = e, offset = 0;
+    bool inside = true;
+    for (unsigned d = 0; d < m->rank; ++d) {
+      long long at = place[d] + rest % m->dims[d].box;
+      rest /= m->dims[d].box;
+      inside &= at >= 0 && at < m->dims[d].extent;
+      offset += at * m->dims[d].stride;
+    }
+    unsigned target = start + e * m->size;
+    target ^= (target >> 7 & 7) << 4;
+    if (inside) std::memcpy(emu_shared + target, (const char*)m->address + offset, m->size);
+    else std::memset(emu_shared + target, 0, m->size);
+  }
+  emu_at(b)->bytes -= total * m->size;
+  emu_settle(emu_at(b));
+}
+static void tw_tma_2d(void* to, unsigned long long map, void* b, int c0, int c1) { int at[] = {c0, c1}; emu_fetch(to, map, b, at); }
+static void tw_tma_3d(void* to, unsigned long long map, void* b, int c0, int c1, int c2) { int at[] = {c0, c1, c2}; emu_fetch(to, map, b, at); }
+static void tw_tma_4d(void* to, unsigned long long map, void* b, int c0, int c1, int c2, int c3) { int at[] = {c0, c1, c2, c3}; emu_fetch(to, map, b, at); }
+static void tw_tma_5d(void* to, unsigned long long map, void* b, int c0, int c1, int c2, int c3, int c4) { int at[] = {c0, c1, c2, c3, c4}; emu_fetch(to, map, b, at); }

@@ -37,12 +37,22 @@ from tilewright.planning.weights import weights_of
 from tilewright.plugins.records import RecipeEntry
 from tilewright_backends.build.cuda.builder import device_kernel
 from tilewright_backends.build.cuda.source import DeviceKernel, cuda_source
+from tilewright_backends.emit.cuda.body import TensorMap
 
 HERE = Path(__file__).parent
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _DEFINITION = re.compile(r"__forceinline__ __device__ \w+ (tw_\w+)\([^)]*\) \{")
-_COLLECTIVE = ("tw_ldmatrix", "tw_mma_", "tw_cp_async_", "tw_fence_async", "tw_wgmma_")
+_COLLECTIVE = (
+    "tw_ldmatrix",
+    "tw_mma_",
+    "tw_cp_async_",
+    "tw_fence_async",
+    "tw_wgmma_",
+    "tw_mbarrier_",
+    "tw_tma_",
+    "tw_registers_",
+)
 _WGMMA = re.compile(r"tw_wgmma_n(\d+)_(float16|bfloat16)_(\d)(\d)$")
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -52,6 +62,7 @@ class Emulated:
     """Compiled kernels; `run(name, arrays)` runs one on copies of the arrays that end at a page without access."""
 
     def __init__(self, kernels: Sequence[DeviceKernel], arch: str = "sm_90a") -> None:
+        self._maps = {kernel.name: (kernel.params, kernel.maps) for kernel in kernels}
         self._folder = Path(tempfile.mkdtemp(prefix="tilewright-emulator-"))
         try:
             path = self._folder / "kernels.cc"
@@ -75,11 +86,25 @@ class Emulated:
             blocks: how many; by default as many as the kernel has at most.
         """
         guarded = {id(a): _Guarded(a) for a in arrays}
-        pointers = (ctypes.c_void_p * len(arrays))(*(guarded[id(a)].address for a in arrays))
+        params, maps = self._maps[name]
+        places = {value.name: guarded[id(a)].address for value, a in zip(params, arrays, strict=True)}
+        held = [_encoded(places[x.value], x) for x in maps]
+        addresses = [*(guarded[id(a)].address for a in arrays), *(x.ctypes.data for x in held)]
+        pointers = (ctypes.c_void_p * len(addresses))(*addresses)
         given = (ctypes.c_int64 * max(len(numbers), 1))(*numbers)
         getattr(self._library, f"run_{name}")(pointers, given, -1 if blocks is None else blocks)
         for array in arrays:
             guarded[id(array)].read_into(array)
+
+
+def _encoded(address: int, tensor_map: TensorMap) -> Array:
+    """A tensor map as `emulator.h` reads it: address, rank, element size, then extents, strides and box."""
+    size, rank = dtypes.size_of(tensor_map.dtype), len(tensor_map.shape)
+    words = np.zeros(18, np.uint64)
+    words[:3] = address + tensor_map.offset * size, rank, size
+    for number, ((extent, stride), width) in enumerate(zip(tensor_map.shape, tensor_map.box, strict=True)):
+        words[3 + 3 * number : 6 + 3 * number] = extent, stride * size, width
+    return words
 
 
 class _Guarded:
@@ -108,8 +133,10 @@ def _host_source(source: str, kernels: Sequence[DeviceKernel]) -> str:
     )
     parts = ['#include "emulator.h"', _without_instructions(source)]
     for kernel in kernels:
-        pointers = [f"(decltype(emu_arg<{i}>(&{kernel.name})))a[{i}]" for i in range(len(kernel.params))]
-        args = ", ".join([*pointers, *(f"n[{i}]" for i in range(kernel.numbers))])
+        count = len(kernel.params)
+        values = [f"(decltype(emu_arg<{i}>(&{kernel.name})))a[{i}]" for i in range(count)]
+        values += [f"*(CUtensorMap*)a[{count + i}]" for i in range(len(kernel.maps))]
+        args = ", ".join([*values, *(f"n[{i}]" for i in range(kernel.numbers))])
         parts.append(
             f'extern "C" void run_{kernel.name}(void** a, int64_t* n, int blocks) {{ emu_run(blocks < 0 ? '
             f"{kernel.grid} : blocks, {kernel.block}, {kernel.shared_bytes}, [=]() {{ {kernel.name}({args}); }}); }}"
@@ -128,8 +155,10 @@ def _without_instructions(source: str) -> str:
             depth += {"{": 1, "}": -1}.get(source[end], 0)
             end += 1
         instead = ""
-        if "_wait_" in name:
+        if "_wait_" in name or "_registers_" in name:
             instead = f"static void {name}() {{}}"
+        elif "_wgmma_settled_" in name:
+            instead = f"static void {name}(float*) {{}}"
         elif found := _WGMMA.match(name):
             n, dtype, rows, columns = found.groups()
             bf16 = int(dtype == "bfloat16")

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
     from tilewright.api import compile
     from tilewright.config import Config
     from tilewright.runtime.executable import Executable, load
+    from tilewright.runtime.specialise import Jit
 
-__all__ = ["Config", "Executable", "compile", "load"]
+__all__ = ["Config", "Executable", "Jit", "compile", "load"]
 
 _LAZY = {
     "compile": "tilewright.api",
     "Config": "tilewright.config",
     "Executable": "tilewright.runtime.executable",
+    "Jit": "tilewright.runtime.specialise",
     "load": "tilewright.runtime.executable",
 }
 

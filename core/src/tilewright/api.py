@@ -25,13 +25,13 @@ from tilewright.frontend.source import read
 from tilewright.frontend.text import given_module, is_text
 from tilewright.ir.keys import identity
 from tilewright.ir.module import Module
-from tilewright.partitioned import Partitioned, build_parts, partitioned
+from tilewright.partitioned import Partitioned, build_parts, partitioned, report
 from tilewright.plugins.identity import code_identity
 from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import Backend
 from tilewright.runtime.executable import Executable, load_artifact
 from tilewright.runtime.native import Array
-from tilewright.runtime.specialise import Jit
+from tilewright.runtime.specialise import Jit, as_jit
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def compile(
     *,
     shapes: Asked | None = None,
     bind: Mapping[str, Array] | None = None,
-    jit: bool = True,
+    jit: Jit | bool = True,
     fallback: str | None = None,
     threads: int | None = None,
     cache: bool = True,
@@ -67,7 +67,7 @@ def compile(
         bind: inputs that are fixed to the given arrays. The program does not take them.
         jit: whether a model in which values of inputs decide shapes, such as the sizes of a Resize or the trips of a
             loop that collects rows, becomes a program that `run` compiles for the values that it meets. Otherwise such
-            inputs have to be bound.
+            inputs have to be bound. A `tilewright.Jit` says how many programs are kept.
         fallback: what becomes of nodes that cannot be compiled: `error`, or `reference`, which lets ONNX's reference
             evaluator run them, slowly; each is reported. Replaces the fallback of `config`.
         threads: worker threads of `Executable.run`, for which a program for a CPU is planned; default
@@ -79,10 +79,9 @@ def compile(
         InputError: the model, the configuration or an argument cannot be used as it is; says what to do.
     """
     settings = settings_for(target, config, fallback, strict=strict, threads=threads)
-    artifact, seconds = compile_artifact(model, settings, shapes=shapes, bind=bind, jit=jit, cache=cache)
-    program = load_artifact(
-        artifact, threads=settings.threads, registry=settings.registry, jit=Jit(allowed=jit, cache=cache)
-    )
+    how = as_jit(jit, cache=cache)
+    artifact, seconds = compile_artifact(model, settings, shapes=shapes, bind=bind, jit=how.allowed, cache=cache)
+    program = load_artifact(artifact, threads=settings.threads, registry=settings.registry, jit=how)
     program.compile_seconds = seconds
     return program
 
@@ -116,6 +115,8 @@ def compile_artifact(
         modules = [load_module(source, settings, one, bind=bind) for one in wanted]
     except UnsupportedError as error:
         made = partitioned(source, settings, wanted[0], bind or {}, error, jit=jit)
+        if made is not None:
+            report(made.fallen)
         if made is not None and len(wanted) == 1:
             return compile_parts(made, name, settings, cache=cache, start=start)
         if made is not None:
@@ -160,7 +161,7 @@ def compile_modules(
     """
     named = dimensions or {}
     identities = [identity(module) for module in modules]
-    names = [name, named, *((module.input_names, module.output_names) for module in modules)]
+    names = [name, named, *((m.input_names, m.output_names, dict(m.lengths)) for m in modules)]
     build = partial(build_artifact, modules, name, settings, dimensions=named)
     return _fetched(build, compilation_key(identities, names, settings) if cache else None, start)
 

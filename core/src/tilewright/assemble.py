@@ -23,6 +23,7 @@ from tilewright.frontend.shapes import Shape, bind_inputs
 from tilewright.frontend.source import Source, stored
 from tilewright.frontend.tensors import dtype_of
 from tilewright.ir import dtypes
+from tilewright.ir.lengths import delivered_names
 from tilewright.ir.module import Constant, Module
 from tilewright.ir.ops import Value
 from tilewright.plugins.identity import distribution_version
@@ -48,7 +49,7 @@ def build_artifact(
         step = parts.native(modules)
         names: dict[tuple[int | str, ...], str] = {}
         inputs = merged([variant.inputs for variant in step.variants], dimensions or {}, names)
-        outputs = merged([variant.outputs for variant in step.variants], {}, names)
+        outputs = merged([variant.delivered for variant in step.variants], {}, names)
         return parts.write(path, name, inputs, outputs, (step,))
 
 
@@ -94,7 +95,8 @@ class Parts:
     def native(self, modules: Sequence[Module]) -> Step:
         """A step of one or several programs, which differ in their shapes only."""
         variants = tuple(map(self._variant, modules))
-        return Step("native", modules[0].input_names, modules[0].output_names, variants)
+        outputs = delivered_names(modules[0].output_names, modules[0].lengths)
+        return Step("native", modules[0].input_names, outputs, variants)
 
     def _variant(self, module: Module) -> Variant:
         """Plans and builds a legalised module, as one more program."""
@@ -112,6 +114,7 @@ class Parts:
             symbols={symbol.name: (symbol.lower, symbol.upper) for symbol in program.symbols},
             weights=self.pool.add(output.weights),
             kernels=len(program.kernels),
+            lengths=dict(program.lengths),
             data=output.data,
         )
         self._libraries[variant.library] = output.library
@@ -181,6 +184,7 @@ class Parts:
             requires=tuple(self._requires),
             slots={slot: record.name for slot, record in settings.slots.items()},
             versions=plugins | self._versions,
+            digests=self.pool.digests,
         )
         return write_artifact(
             path, manifest, self._libraries, self.pool.weights, decisions=self._decisions, extra=self._models

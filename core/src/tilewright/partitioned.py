@@ -103,15 +103,18 @@ def partitioned(
     modules = [load_module(x.source, settings) if x.means == "native" else None for x in parts]
     graph = found.source.proto.graph
     taken = [x for x in graph.input if x.name not in found.constants]
-    made = Partitioned(
+    return Partitioned(
         tuple(zip(parts, modules, strict=True)),
         tuple(_info(found, x) for x in taken),
         tuple(_info(found, x) for x in graph.output),
     )
-    if made.fallen:
-        shown = "; ".join(f"{x.node}: {x.why}" for x in made.fallen)
-        _log.warning("ONNX's reference evaluator runs %d of the model's nodes: %s", len(made.fallen), shown)
-    return made
+
+
+def report(nodes: Sequence[Fallen]) -> None:
+    """Warns of the nodes that the reference evaluator runs, if there are any."""
+    if nodes:
+        shown = "; ".join(f"{x.node}: {x.why}" for x in nodes)
+        _log.warning("ONNX's reference evaluator runs %d of the model's nodes: %s", len(nodes), shown)
 
 
 def build_parts(made: Partitioned, name: str, settings: Settings, path: Path) -> Manifest:
@@ -125,18 +128,20 @@ def build_parts(made: Partitioned, name: str, settings: Settings, path: Path) ->
 def _refuse(verdicts: Sequence[Verdict], fallback: str, error: UnsupportedError) -> None:
     """Raises the error for what may not run, or cannot."""
     for verdict in verdicts:
+        if verdict.where not in ("reference", "unsupported"):
+            continue
+        found = error if isinstance(verdict.error, SteeredError | None) else verdict.error
+        if fallback != "reference":
+            hint = _ALLOW if verdict.where == "reference" else ""
+            raise UnsupportedError(found.message, f"{found.remedy} {hint}".strip())
         if verdict.where == "unsupported":
-            remedy = "" if verdict.error is None else verdict.error.remedy
-            raise UnsupportedError(f"{verdict.what}: {verdict.why}", remedy)
-        if verdict.where == "reference" and fallback != "reference":
-            found = error if isinstance(verdict.error, SteeredError | None) else verdict.error
-            raise UnsupportedError(found.message, f"{found.remedy} {_ALLOW}".lstrip())
+            raise UnsupportedError(f"{verdict.what}: {verdict.why}", found.remedy)
 
 
 def _step(part: Part, module: Module | None, into: Parts) -> Step:
     if module is not None:
         return into.native([module])
-    inputs = tuple(_part_info(x) for x in part.source.proto.graph.input)
+    inputs = tuple(tensor_info(x.name, _declared(x)) for x in part.source.proto.graph.input)
     if part.means == "specialise":
         return into.model(part.source, (inputs,))
     return into.reference(part.source, inputs, _fallen(part))
@@ -154,11 +159,23 @@ def _digest(source: Source) -> str:
 
 
 def _info(found: Classification, info: onnx.ValueInfoProto) -> TensorInfo:
-    return tensor_info(info.name, found.types.get(info.name))
+    """What the program says of an input or output of the model; what is not known of it is as the model declares it."""
+    known, declared = found.types.get(info.name), _declared(info)
+    if known is None or declared is None or not known.HasField("tensor_type"):
+        return tensor_info(info.name, known or declared)
+    kind = onnx.TypeProto()
+    kind.CopyFrom(known)
+    shape, named = kind.tensor_type.shape, declared.tensor_type.shape
+    if not known.tensor_type.HasField("shape") and declared.tensor_type.HasField("shape"):
+        shape.CopyFrom(named)
+    for mine, theirs in zip(shape.dim, named.dim, strict=False):
+        if not mine.HasField("dim_value"):
+            mine.CopyFrom(theirs)
+    return tensor_info(info.name, kind)
 
 
-def _part_info(info: onnx.ValueInfoProto) -> TensorInfo:
-    return tensor_info(info.name, info.type if info.HasField("type") else None)
+def _declared(info: onnx.ValueInfoProto) -> onnx.TypeProto | None:
+    return info.type if info.type.WhichOneof("value") is not None else None
 
 
 def tensor_info(name: str, kind: onnx.TypeProto | None) -> TensorInfo:

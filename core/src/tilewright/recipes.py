@@ -88,7 +88,7 @@ class Operand:
         elements: different elements that the kernel touches.
         roles: roles that it varies with. A tile of it has as many elements as these roles' tiles have points together,
             and never more than `elements`.
-        along: the role whose neighbouring points lie nearest in memory, or "" when no address is linear in one.
+        along: the role whose neighbouring points share the most memory lines, or "" when no address is linear in one.
         stride: elements from one such point to the next; 1 when they are neighbours.
         run: how many points along the role follow each other at that stride.
         outside: moved once per point of the result, outside of the reduction: a result, or an operand of the epilogue.

@@ -14,7 +14,7 @@ from tilewright.frontend.partition import MOST_STEERING
 from tilewright.frontend.source import restored
 from tilewright.frontend.steering import specialised
 from tilewright.ir.module import Module
-from tilewright.partitioned import partitioned
+from tilewright.partitioned import partitioned, report
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.native import Array
 
@@ -33,6 +33,7 @@ class Specialiser:
         self._settings = bind(load_config(model.config), registry, threads)
         self._name = artifact.manifest.model
         self._always: frozenset[str] | None = None
+        self._reported: set[str] = set()
 
     def compiled(self, feeds: Mapping[str, Array], *, cache: bool) -> tuple[tuple[str, ...], Artifact, float | None]:
         """The program for the shapes of the inputs and the values of those that decide shapes.
@@ -60,6 +61,8 @@ class Specialiser:
         except UnsupportedError as error:
             made = partitioned(self._source, self._settings, shapes, asked, error, jit=True)
             if made is not None:
+                report([x for x in made.fallen if x.node not in self._reported])
+                self._reported.update(x.node for x in made.fallen)
                 artifact, seconds = compile_parts(made, self._name, self._settings, cache=cache)
                 return tuple(name for name in feeds if name in asked), artifact, seconds
             module, values = specialised(loaded, feeds, start)

@@ -18,6 +18,7 @@ from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend import load
 from tilewright.interpret.tensor import interpret
 from tilewright.ir.expr import const
+from tilewright.ir.lengths import delivered
 from tilewright.ir.module import Module
 from tilewright.ir.ops import If, Loop, TensorOp
 from tilewright.ir.verify import verify_module
@@ -118,10 +119,40 @@ def test_a_state_that_grows_in_a_short_loop_is_written_out() -> None:
         load(looping(graph, "trip", True))
 
 
-def test_rows_of_an_unknown_number_of_trips_are_refused() -> None:
+def collecting() -> onnx.GraphProto:
     nodes = [helper.make_node("Add", ["s0", "s0"], ["d"]), helper.make_node("Identity", ["c"], ["on"])]
-    graph = body([*nodes, helper.make_node("Neg", ["d"], ["row"])], [typed("on", BOOL, ()), typed("d"), typed("row")])
-    for trip, going in (("trip", True), (5, "going")):
+    return body([*nodes, helper.make_node("Neg", ["d"], ["row"])], [typed("on", BOOL, ()), typed("d"), typed("row")])
+
+
+def test_rows_whose_number_data_decide_come_with_their_number() -> None:
+    made = looping(collecting(), 5, "going", outputs=["y", "rows"])
+    module = load(made)
+    verify_module(module)
+    assert dict(module.lengths) == {"rows": "rows.length"}
+    for going in (True, False):
+        outputs = interpret(module, {"x": X, "going": np.asarray(going)})
+        y, rows = delivered(module.output_names, module.lengths, outputs)
+        trips = 5 if going else 0
+        assert y.tolist() == (2**trips * X).tolist()
+        assert rows.tolist() == [(-(2.0**n) * X).tolist() for n in range(1, trips + 1)]
+
+
+def test_what_uses_rows_that_data_count_is_refused() -> None:
+    made = looping(collecting(), 5, "going", outputs=["y", "rows"])
+    made.graph.node.append(node("Neg", ["rows"], ["z"]))
+    made.graph.output[1].name = "z"
+    with pytest.raises(UnsupportedError, match=r"Neg node .* uses 'rows', .* and data decide how many"):
+        load(made)
+
+
+def test_more_rows_than_memory_should_hold_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match=r"Output 'rows' of Loop node .* has up to 1000000000 rows"):
+        load(looping(collecting(), 10**9, "going", outputs=["y", "rows"]))
+
+
+def test_rows_of_an_unknown_number_of_trips_without_a_bound_are_refused() -> None:
+    graph = collecting()
+    for trip, going in (("trip", True), (None, "going")):
         with pytest.raises(UnsupportedError, match=r"Output 'rows' of Loop node .* has a row per trip"):
             load(looping(graph, trip, going, outputs=["y", "rows"]))
     (y,) = interpret(load(looping(graph, "trip", True)), {"x": X, "trip": np.asarray(2, np.int64)})

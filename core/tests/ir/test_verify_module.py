@@ -164,6 +164,7 @@ STRUCTURE: dict[str, tuple[Callable[[], Module], str, str]] = {
     "value defined twice": (lambda: with_ops(lambda o: (o[0], attrs.evolve(o[0], name="other"), *o[1:])), module.SINGLE, "tensor other"),
     "value used as of another shape": (lambda: with_ops(lambda o: (o[0], samples.elementwise("act", value("/conv/y", "float16", [4, 8, 8]), value("z", "float16", [4, 8, 8])), *o[2:])), module.DEFINED, "tensor act"),
     "result not defined": (lambda: SAMPLE.with_main(attrs.evolve(SAMPLE.main.body, results=(scalar,) * 3)), module.DEFINED, "results"),
+    "length of nothing": (lambda: attrs.evolve(SAMPLE, lengths={"y": "n"}), module.LENGTHS, "'y' is no output"),
     "results not named": (lambda: attrs.evolve(SAMPLE, output_names=("a",)), module.NAMES, "1 output names for 3"),
     "no entry": (lambda: attrs.evolve(SAMPLE, entry="other"), module.ENTRY, "'other'"),
     "function under another name": (lambda: attrs.evolve(SAMPLE, functions={**SAMPLE.functions, "f": Function("g", Region((), (), ()))}), module.ENTRY, "'g'"),

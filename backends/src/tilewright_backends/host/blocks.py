@@ -39,7 +39,7 @@ class Start:
 
 
 @attrs.frozen
-class Test:
+class Trip:
     """Goes on with a trip of a loop, or behind it."""
 
     loop: HostLoop
@@ -87,7 +87,7 @@ class Block:
     counters: Mapping[str, int]
     returned: HostCall | None = None
     steps: list[HostStep] = attrs.field(factory=list)
-    end: Go | Decide | Start | Test | Next | Enter | Leave | Stop = Stop()
+    end: Go | Decide | Start | Trip | Next | Enter | Leave | Stop = Stop()
 
 
 @attrs.frozen
@@ -159,5 +159,5 @@ class _Cutter:
                     self.blocks[at].end = Start(step, counter, limit, head)
                     self.blocks[self.cut(step.body, body)].end = Next(counter, head)
                     at = self.block(counters)
-                    self.blocks[head].end = Test(step, counter, limit, body, at)
+                    self.blocks[head].end = Trip(step, counter, limit, body, at)
         return at

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
+import attrs
 from tvm import tirx
+from tvm.script import tirx as script
 from tvm.tirx import op as tir_op
 
 from tilewright.errors import InternalError
@@ -24,14 +26,20 @@ from tilewright.ir.program import (
     Program,
     Task,
     host_leaves,
+    launches,
 )
+from tilewright.ir.verify.tree import tasks_of
 from tilewright_backends.build.cuda.source import DeviceKernel
-from tilewright_backends.emit.cuda.body import i32
+from tilewright_backends.emit.cuda.body import TensorMap, i32
 from tilewright_backends.host.function import HostFunction
 from tilewright_backends.lower.types import Prim, convert
+from tilewright_backends.lower.types import storage as stored_as
 
 _MOST_CAPTURED = 100_000
 """A graph has a node per launch; beyond this many, making one costs more memory than it saves time."""
+
+_SWIZZLE_128, _PROMOTE_256 = 3, 3
+"""Codes of the driver's interface for tensor maps."""
 
 READ_BACK = """\
 #include <stdint.h>
@@ -72,9 +80,64 @@ class CudaHost(HostFunction):
         self.device = device
         self.copies = copies
         self.sets = sets
+        self._maps: dict[tuple[str, TensorMap], Prim] = {}
+        bodies = [program.body, *(x.body for x in program.procedures.values())]
+        for task in (task for body in bodies for step in launches(body) for task in tasks_of(step.body)):
+            for found, name in self._mapped(device[task.kernel], task.args):
+                if (name, found) not in self._maps:
+                    self._maps[name, found] = self._room_for(found, name)
+
+    def _room_for(self, tensor_map: TensorMap, name: str) -> Prim:
+        """Room for a map of a value; it is encoded at once where the value stays while the program runs."""
+        room = tirx.Var(self.code.unique("map"), script.handle("tensormap").ty)
+        self.code.emit(tirx.Bind(room, script.tvm_stack_alloca("tensormap", 1)))
+        if not self._moves(name):
+            self._encode(room, tensor_map, name)
+        return room
+
+    def _moves(self, name: str) -> bool:
+        """Whether a value lies somewhere else in each call of a procedure."""
+        storage = self.program.storage
+        return storage.buffers[storage.placements[name].buffer].owner == "frame"
+
+    def _encode(self, room: Prim, tensor_map: TensorMap, name: str) -> None:
+        size = dtypes.size_of(tensor_map.dtype)
+        extents, strides = zip(*tensor_map.shape, strict=True)
+        encode = script.tensormap_encode_tiled(
+            room,
+            self.pointer(name, tirx.const(tensor_map.offset * size, "int64")),
+            *extents,
+            *(x * size for x in strides[1:]),
+            *tensor_map.box,
+            *(1 for _ in tensor_map.box),
+            descriptor_dtype=stored_as(tensor_map.dtype),
+            rank=len(tensor_map.box),
+            interleave=0,
+            swizzle=_SWIZZLE_128,
+            l2_promotion=_PROMOTE_256,
+            oob_fill=0,
+        )
+        self.code.evaluate(encode)
+
+    def _mapped(self, kernel: DeviceKernel, args: Sequence[str]) -> Iterator[tuple[TensorMap, str]]:
+        """The kernel's maps with the values that they are of."""
+        places = {value.name: name for value, name in zip(kernel.params, args, strict=True)}
+        for found in kernel.maps:
+            yield attrs.evolve(found, value=""), places[found.value]
+
+    def launch_task(self, task: Task, blocks: Prim | None = None) -> None:
+        """The launch of a task's kernel, in as many blocks as it has if not `blocks`."""
+        kernel = self.device[task.kernel]
+        maps = []
+        for found, name in self._mapped(kernel, task.args):
+            maps.append(self._maps[name, found])
+            if self._moves(name):
+                self._encode(maps[-1], found, name)
+        numbers = (convert(x, "int64") for x in self.symbol_values(task.kernel))
+        self.launch(kernel, [*map(self.pointer, task.args), *maps, *numbers], blocks)
 
     def launch(self, kernel: DeviceKernel, values: Sequence[Prim], blocks: Prim | None = None) -> None:
-        """One launch of a kernel on pointers, then numbers.
+        """One launch of a kernel on pointers, then tensor maps, then numbers.
 
         Args:
             blocks: how many, where that depends on the values of symbols.
@@ -159,9 +222,8 @@ def emit_launch(host: HostFunction, launch: Launch) -> None:
     units = host.code.simplify(lanes[0].units)
     if bounds_of(units, host.code.bounds).high != kernel.grid:
         raise InternalError(f"launch {launch.name}: {lanes[0].units} units for {kernel.grid} tasks.")
-    given = [*(host.pointer(x) for x in task.args), *(convert(x, "int64") for x in host.symbol_values(task.kernel))]
     if isinstance(units, Const):
-        host.launch(kernel, given)
+        host.launch_task(task)
         return
     with host.code.when(host.code.index(host.code.simplify(const(0) < units))):
-        host.launch(kernel, given, host.code.index(units, "int32"))
+        host.launch_task(task, host.code.index(units, "int32"))

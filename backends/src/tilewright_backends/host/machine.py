@@ -17,7 +17,7 @@ from tvm import tirx
 
 from tilewright.ir.bounds import Interval
 from tilewright.ir.program import HostCall, HostLoop, Program
-from tilewright_backends.host.blocks import Block, Blocks, Decide, Enter, Go, Leave, Next, Start, Stop, Test, blocks_of
+from tilewright_backends.host.blocks import Block, Blocks, Decide, Enter, Go, Leave, Next, Start, Stop, Trip, blocks_of
 from tilewright_backends.lower.types import Prim
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Machine:
                 if loop.limit:
                     self._store(self.control, top + _i64(limit), self.host.scalar(loop.limit))
                 self._go(head)
-            case Test(loop, counter, limit, body, after):
+            case Trip(loop, counter, limit, body, after):
                 self._decide(self._goes_on(loop, top, counter, limit), body, after)
             case Next(counter, head):
                 self._store(self.control, top + _i64(counter), self._slot(top, counter) + _i64(1))

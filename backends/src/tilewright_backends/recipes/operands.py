@@ -12,6 +12,9 @@ from tilewright.ir.ops import Value
 from tilewright.recipes import Operand
 from tilewright_backends.lower.flat import FlatSpec, coefficient
 
+_LINE = 64
+"""Bytes by which the layouts of an operand along different roles are compared."""
+
 
 def operands_of(
     spec: FlatSpec, roles: Mapping[str, Sequence[str]], padding: int = 0, packed: Mapping[int, str] | None = None
@@ -60,27 +63,30 @@ def _operand(
     own = tuple(role for role, axes in roles.items() if names & set(axes))
     touched = math.prod(extents[x] for x in names if x in extents)
     held = bounds_of(value.num_elements(), bounds).high
-    along, stride, run = _nearest(address, names, {role: roles[role] for role in own}, extents)
+    size = dtypes.size_of(value.dtype)
+    along, stride, run = _nearest(address, names, {role: roles[role] for role in own}, extents, size)
     if innermost in own:
         along, stride, run = innermost, 1, math.prod(extents[x] for x in roles[innermost])
-    size = dtypes.size_of(value.dtype)
     return Operand(value.name, size, min(touched, held), own, along, stride, run, outside, padding)
 
 
 def _nearest(
-    address: Expr, names: frozenset[str], roles: Mapping[str, Sequence[str]], extents: Mapping[str, int]
+    address: Expr, names: frozenset[str], roles: Mapping[str, Sequence[str]], extents: Mapping[str, int], size: int
 ) -> tuple[str, int, int]:
-    """The role whose innermost axis takes the smallest steps in memory, that step, and how many follow each other."""
+    """The role along which whole lines hold the most points, the step between these, and how many follow each other."""
     best = ("", 0, 1)
+    least = math.inf
     for role, axes in roles.items():
         inner = [x for x in axes if extents[x] > 1]
         step = abs(coefficient(address, inner[-1]) or 0) if inner and inner[-1] in names else 0
-        if not step or (best[1] and best[1] <= step):
+        if not step:
             continue
         run = 1
         for axis in reversed(inner):
             if abs(coefficient(address, axis) or 0) != step * run:
                 break
             run *= extents[axis]
-        best = (role, step, run)
+        bytes_per_point = math.ceil(((run - 1) * step + 1) * size / _LINE) * _LINE / run
+        if bytes_per_point < least:
+            best, least = (role, step, run), bytes_per_point
     return best

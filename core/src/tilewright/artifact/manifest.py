@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from attrs.validators import deep_iterable, deep_mapping, ge, in_, instance_of, le, matches_re, max_len
 
 from tilewright.artifact import extents
 from tilewright.artifact.errors import damaged
 from tilewright.config.structure import ConfigError, structure
 from tilewright.ir import dtypes
+from tilewright.ir.lengths import delivered_names
 
 FORMAT = "tilewright-artifact"
 SCHEMA = 1
@@ -117,10 +118,11 @@ class Variant:
         library: the section that holds its code.
         decisions: the section that holds the planner's record of it.
         inputs: in the order in which the program takes them, which is the step's.
-        outputs: in the order in which it gives them, which is the step's.
+        outputs: in the order in which it gives them, which is the step's; lengths stand between them.
         symbols: the smallest and the largest value of each symbol in a shape.
         weights: what each weight that the program asks for is called in the section of weights.
         kernels: number of different kernels in the library.
+        lengths: outputs of which the program says how many rows count; see `ir.lengths`.
         data: the backend's own.
     """
 
@@ -133,6 +135,7 @@ class Variant:
     )
     weights: Mapping[str, str] = field(factory=dict)
     kernels: int = field(default=0, validator=ge(0))
+    lengths: Mapping[str, str] = field(factory=dict)
     data: Mapping[str, Any] = field(factory=dict)
 
     def __attrs_post_init__(self) -> None:
@@ -147,6 +150,22 @@ class Variant:
                     raise ValueError(f"{what} {info.name!r} depends on {min(used - known)!r}, which nothing gives")
                 if info.largest(self.symbols) > LARGEST_TENSOR:
                     raise ValueError(f"{what} {info.name!r} is larger than memory can be: {info}")
+        outputs = {info.name: info for info in self.outputs}
+        for name, length in self.lengths.items():
+            if name not in outputs or length not in outputs:
+                raise ValueError(f"the length of {name!r}, or what it is the length of, is no output")
+            if not outputs[name].shape or (outputs[length].dtype, outputs[length].shape) != ("int64", ()):
+                raise ValueError(f"{length!r} is no length of {name!r}")
+
+    @property
+    def delivered(self) -> tuple[TensorInfo, ...]:
+        """The outputs that a user gets; an extent that the program computes has a name."""
+        names = delivered_names([info.name for info in self.outputs], self.lengths)
+        return tuple(
+            evolve(info, shape=(f"{info.name}.0", *info.shape[1:])) if info.name in self.lengths else info
+            for info in self.outputs
+            if info.name in names
+        )
 
 
 @frozen
@@ -222,7 +241,7 @@ class Step:
             _check_plain(info)
         if not self.shapes or any(tuple(x.name for x in infos) != self.inputs for infos in self.shapes):
             raise ValueError("the shapes of a step's inputs are in the order of the inputs")
-        if any(tuple(x.name for x in variant.outputs) != self.outputs for variant in self.variants):
+        if any(tuple(x.name for x in variant.delivered) != self.outputs for variant in self.variants):
             raise ValueError("a variant gives what its step does")
         shapes = [
             (tuple(info.shape for info in variant.inputs), tuple(sorted(variant.symbols.items())))
@@ -255,6 +274,7 @@ class Manifest:
         slots: the value of every slot that planned it.
         versions: compiler, toolchain and plugins.
         threads: worker threads that it was planned for, 0 where the target has none. It runs with any number.
+        digests: of the weights, by what they are called in their section; equal ones have equal contents.
         sections: every other member of the archive.
     """
 
@@ -269,6 +289,7 @@ class Manifest:
     slots: Mapping[str, str] = field(factory=dict)
     versions: Mapping[str, str] = field(factory=dict)
     threads: int = field(default=0, validator=ge(0))
+    digests: Mapping[str, str] = field(factory=dict)
     sections: Mapping[str, Section] = field(factory=dict)
     format: str = field(default=FORMAT, validator=in_((FORMAT,)))
     schema: int = field(default=SCHEMA, validator=in_((SCHEMA,)))
@@ -297,6 +318,18 @@ class Manifest:
     def kernels(self) -> int:
         """Number of different kernels in all libraries."""
         return sum(variant.kernels for variant in self.variants)
+
+    def shape_sets(self, given: Mapping[str, tuple[int, ...]] | None = None) -> tuple[tuple[TensorInfo, ...], ...]:
+        """What `examples` gives, once for each set of shapes that the program was compiled for.
+
+        Args:
+            given: shapes of some inputs; only the sets that they are in, unless there is none.
+        """
+        asked = dict(given or {})
+        sets = self.pipeline[0].shapes if len(self.pipeline) == 1 else ()
+        fixed = [dict(filter(None, map(_fixed, infos))) for infos in sets]
+        fitting = [x for x in fixed if all(x.get(name, shape) == shape for name, shape in asked.items())]
+        return tuple(dict.fromkeys(self.examples({**x, **asked}) for x in fitting or [{}]))
 
     def examples(self, given: Mapping[str, tuple[int, ...]] | None = None) -> tuple[TensorInfo, ...]:
         """The inputs with shapes that go together: the first such set in which the given shapes are, if one has them.
@@ -334,6 +367,12 @@ def _check_names(inputs: tuple[TensorInfo, ...], outputs: tuple[TensorInfo, ...]
 def _check_plain(info: TensorInfo) -> None:
     if not info.is_plain:
         raise ValueError(f"{info.name!r} is no tensor of numbers, which alone a program takes and gives: {info}")
+
+
+def _fixed(info: TensorInfo) -> tuple[str, tuple[int, ...]] | None:
+    """Name and shape, if every extent is a number."""
+    shape = tuple(extent for extent in info.shape if isinstance(extent, int))
+    return (info.name, shape) if len(shape) == len(info.shape) else None
 
 
 def _takes(info: TensorInfo, given: Mapping[str, tuple[int, ...]]) -> bool:

@@ -15,10 +15,12 @@ class Pool:
 
     Attributes:
         weights: all that the section has to hold.
+        digests: the keys of those that have one.
     """
 
     def __init__(self) -> None:
         self.weights: list[Weight] = []
+        self.digests: dict[str, str] = {}
         self._names: set[str] = set()
         self._by_key: dict[str, str] = {}
 
@@ -34,6 +36,7 @@ class Pool:
         self.weights.append(attrs.evolve(weight, name=name))
         if weight.key:
             self._by_key[weight.key] = name
+            self.digests[name] = weight.key
         return name
 
     def _fresh(self, name: str) -> str:

@@ -11,11 +11,14 @@ import click
 from tilewright.bench.measure import Limits, engine_worker, outputs_of
 from tilewright.cli.base import Command, threads_option
 from tilewright.cli.compile import compiled
-from tilewright.cli.options import compile_options, model_argument, opened_model, refuse_for_artifact, value_options
+from tilewright.cli.options import compile_options, model_argument, opened_model, value_options
 from tilewright.cli.output import Output, table
+from tilewright.cli.run import open_artifact
 from tilewright.cli.tensors import read_arrays, read_inputs
 from tilewright.compare import Agreement, Tolerance, compare_outputs
-from tilewright.runtime.executable import Executable, load
+from tilewright.frontend.text import given_module, is_text
+from tilewright.interpret.tensor import interpret
+from tilewright.runtime.executable import Executable
 from tilewright.runtime.feeds import refuse_others
 from tilewright.runtime.native import Array
 from tilewright.runtime.random_feeds import random_feeds
@@ -51,29 +54,52 @@ def command(
 
     Outputs agree when dtype, shape and places of NaN and infinities are equal and the norm of the difference
     is at most 1e-4 (float32), 1e-2 (float16), 3e-2 (bfloat16) of the reference's norm; integers must be
-    equal.
+    equal. A program of several shapes is compared at each of them, unless --input says which. The reference of a
+    module of the tile IR (.tile) is the IR's own interpreter.
     """
-    if artifact:
-        refuse_for_artifact(artifact, **options)
     with opened_model(model) as path:
+        text = is_text(path)
+        against = "interpreter" if text else against
         with output.progress(f"compiling {model}"):
-            program = load(artifact, threads=threads) if artifact else compiled(str(path), threads=threads, **options)
+            if artifact:
+                # What was fixed in the artifact, the reference has to be given.
+                program = open_artifact(artifact, threads=threads, **options | {"bound": ()})
+            else:
+                program = compiled(str(path), threads=threads, **options)
         with program:
             refuse_others((*program.inputs, *program.outputs), "compare")
             given = read_inputs(inputs, program.inputs)
-            examples = program.manifest.examples({name: array.shape for name, array in given.items()})
-            feeds = {**random_feeds(examples, seed), **given}
-            ours = program.run(None, feeds)
-        with output.progress(f"running {against}"):
             bound = read_arrays(options["bound"], "--bind")
-            theirs = _reference(path, against, bound | feeds, thread_count(threads), time_limit)
-    found = _compare(program, ours, theirs, Tolerance(rtol=rtol, atol=atol))
-    agree = all(agreement.ok for agreement in found)
+            found: list[tuple[str, Agreement]] = []
+            sets = program.manifest.shape_sets({name: array.shape for name, array in given.items()})
+            for examples in sets:
+                feeds = {**random_feeds(examples, seed), **given}
+                ours = program.run(None, feeds)
+                with output.progress(f"running {against}"):
+                    if text:
+                        theirs = [*interpret(given_module(path, {}, bound), feeds)]
+                    else:
+                        theirs = _reference(path, against, bound | feeds, thread_count(threads), time_limit)
+                shapes = " ".join(f"{info.name}={info}" for info in examples)
+                agreements = _compare(program, ours, theirs, Tolerance(rtol=rtol, atol=atol))
+                found += [(shapes, agreement) for agreement in agreements]
+    agree = all(agreement.ok for _, agreement in found)
+    several = len(sets) > 1
     output.result(
-        {"agree": agree, "against": against, "outputs": [attrs.asdict(a) for a in found]},
+        {
+            "agree": agree,
+            "against": against,
+            "outputs": [attrs.asdict(a) | ({"inputs": shapes} if several else {}) for shapes, a in found],
+        },
         table(
-            ["output", "agrees", "‖a-b‖/‖b‖", "max |a-b|", "why not"],
-            [[a.name, "yes" if a.ok else "NO", f"{a.norm_error:.2e}", f"{a.max_error:.2e}", a.why] for a in found],
+            [*(["inputs"] if several else []), "output", "agrees", "‖a-b‖/‖b‖", "max |a-b|", "why not"],
+            [
+                [
+                    *([shapes] if several else []),
+                    *(a.name, "yes" if a.ok else "NO", f"{a.norm_error:.2e}", f"{a.max_error:.2e}", a.why),
+                ]
+                for shapes, a in found
+            ],
             right=("‖a-b‖/‖b‖", "max |a-b|"),
         ),
     )

@@ -40,6 +40,7 @@ def command(output: Output, model: str, path: Path, **options: Any) -> None:
         "model": model,
         "target": manifest.target,
         "kernels": manifest.kernels,
+        "requires": list(manifest.requires),
         "bytes": path.stat().st_size,
         "seconds": seconds,
         "cached": seconds is None,
@@ -49,6 +50,7 @@ def command(output: Output, model: str, path: Path, **options: Any) -> None:
             "artifact": f"{path} ({size_text(path.stat().st_size)})",
             "target": manifest.target,
             "kernels": manifest.kernels,
+            "needs": ", ".join(manifest.requires),
             "compile time": "taken from the cache" if seconds is None else f"{seconds:.1f} s",
         }
     )

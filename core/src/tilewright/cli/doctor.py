@@ -99,7 +99,7 @@ def _distributions() -> list[Check]:
 
 def _cuda() -> list[Check]:
     driver = Path("/proc/driver/nvidia/version")
-    nvcc = shutil.which("nvcc") or _under_cuda_path()
+    nvcc = _nvcc()
     nvrtc = distribution_version("nvidia-cuda-nvrtc")
     return [
         Check(
@@ -117,11 +117,14 @@ def _cuda() -> list[Check]:
     ]
 
 
-def _under_cuda_path() -> str | None:
-    for root in (os.environ.get("CUDA_PATH"), os.environ.get("CUDA_HOME"), "/usr/local/cuda"):
-        if root and Path(root, "bin", "nvcc").exists():
-            return str(Path(root, "bin", "nvcc"))
-    return None
+def _nvcc() -> str | None:
+    """Where code generation looks for it too, in this order."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    named = Path(home, "bin", "nvcc") if home else None
+    if named is not None and named.is_file():
+        return str(named)
+    usual = Path("/usr/local/cuda/bin/nvcc")
+    return shutil.which("nvcc") or (str(usual) if usual.is_file() else None)
 
 
 def _cache() -> Check:

@@ -89,11 +89,16 @@ def _planned(
     from tilewright.compiler import load_module, plan_module
     from tilewright.frontend.asked import combinations
     from tilewright.frontend.source import read
+    from tilewright.frontend.text import given_module, is_text
 
     with opened_model(model) as path:
         settings = attrs.evolve(settings_for(target, config, fallback, strict=strict), keep_trials=not no_cache)
-        source, bind = read(path), read_arrays(bound, "--bind")
-        modules = [load_module(source, settings, one, bind=bind) for one in combinations(source.inputs, shapes)]
+        bind = read_arrays(bound, "--bind")
+        if is_text(path):
+            modules = [load_module(given_module(path, shapes, bind), settings)]
+        else:
+            source = read(path)
+            modules = [load_module(source, settings, one, bind=bind) for one in combinations(source.inputs, shapes)]
         plans = [plan_module(module, settings) for module in modules]
     decisions = _numbered([plain([*map(attrs.asdict, plan.decisions)]) for plan in plans])
     return {slot: record.name for slot, record in settings.slots.items()}, decisions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import attrs
 import click
 import numpy as np
 
+from tilewright.artifact import Artifact
 from tilewright.cli.base import Command, threads_option
 from tilewright.cli.options import compile_options, refuse_for_artifact, value_options
 from tilewright.cli.output import Output, lines, table
 from tilewright.cli.tensors import read_inputs, save_outputs
 from tilewright.ir import dtypes
-from tilewright.runtime.executable import Executable, load
+from tilewright.runtime.executable import Executable, load_artifact
 from tilewright.runtime.native import Array
 from tilewright.runtime.random_feeds import random_feeds
 from tilewright.runtime.specialise import Jit
@@ -77,12 +79,20 @@ def command(
 def open_program(file: str, *, threads: int | None, **options: Any) -> Executable:
     """The program in an artifact, which takes no options of a compilation, or the one that a model compiles to."""
     if is_artifact(file):
-        jit = Jit(not options.pop("no_jit"), cache=not options.pop("no_cache"))
-        refuse_for_artifact(file, **options)
-        return load(file, threads=threads, jit=jit)
+        return open_artifact(file, threads=threads, **options)
     from tilewright.cli.compile import compiled
 
     return compiled(file, threads=threads, **options)
+
+
+def open_artifact(file: str | Path, *, threads: int | None, no_jit: bool, no_cache: bool, **options: Any) -> Executable:
+    """The program in an artifact, which takes no options of a compilation but those that matter when it compiles."""
+    with ExitStack() as stack:
+        artifact = stack.enter_context(Artifact(file))
+        compiles = "compiler" in artifact.manifest.requires
+        refuse_for_artifact(file, no_cache=no_cache and not compiles, **options)
+        stack.pop_all()  # it belongs to the program from here on
+    return load_artifact(artifact, threads=threads, jit=Jit(not no_jit, cache=not no_cache))
 
 
 def is_artifact(file: str) -> bool:

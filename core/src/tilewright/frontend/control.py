@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import attrs
@@ -17,9 +18,9 @@ import onnx
 from tilewright.errors import InputError
 from tilewright.frontend import fold
 from tilewright.frontend.loops import Loops
-from tilewright.frontend.regions import Regions
+from tilewright.frontend.regions import Regions, flat
 from tilewright.frontend.scans import Scans
-from tilewright.frontend.scope import Scope
+from tilewright.frontend.scope import Entry, Scope
 from tilewright.ir.ops import If, Region, Value
 from tilewright.rewrites.live import live
 
@@ -38,6 +39,7 @@ def add_control(
         InputError: the node does not fit its regions.
         UnsupportedError: the shape of something depends on how often a loop runs, or on which branch is taken.
     """
+    outputs: Sequence[Entry]
     match node.op_type:
         case "If":
             outputs = _Branches(importer, node, scope, what).branch(inputs)
@@ -47,15 +49,15 @@ def add_control(
             outputs = Scans(importer, node, scope, what).scan(inputs)
     for name, found in zip(node.output, outputs, strict=False):
         if name:
-            scope.values[name] = found
+            scope.bind(name, found)
 
 
 @attrs.frozen
 class _Branches(Regions):
     """An `If`."""
 
-    def branch(self, inputs: Sequence[Value | None]) -> list[Value]:
-        """The outputs of an `If`."""
+    def branch(self, inputs: Sequence[Value | None]) -> list[Entry]:
+        """The outputs of an `If`. A sequence that both branches give with one length is an output per element."""
         (condition,) = inputs
         assert condition is not None
         known = self.importer.data(condition)
@@ -63,26 +65,45 @@ class _Branches(Regions):
         if known is not None:
             return self.inline(graphs[0 if bool(np.asarray(known).reshape(())) else 1], [])
         condition = self.scalar(condition, "condition")
-        then, orelse = (self.region((), partial(self.inline, graph, [])) for graph in graphs)
-        wanted = [n for n, name in enumerate(self.node.output) if name]
-        for region in (then, orelse):
-            if len(region.results) < len(self.node.output):
+        given: list[list[Entry]] = []
+
+        def fill(graph: onnx.GraphProto) -> list[Value]:
+            given.append(self.inline(graph, [])[: len(self.node.output)])
+            return [*flat(given[-1])]
+
+        then, orelse = (self.region((), partial(fill, graph)) for graph in graphs)
+        for entries in given:
+            if len(entries) < len(self.node.output):
                 raise InputError(
-                    f"A branch of {self.what} has {len(region.results)} outputs, the node {len(self.node.output)}.",
+                    f"A branch of {self.what} has {len(entries)} outputs, the node {len(self.node.output)}.",
                     "Repair the model.",
                 )
+        lengths = [[len(x) if isinstance(x, tuple) else None for x in entries] for entries in given]
+        if lengths[0] != lengths[1]:
+            raise self.importer.needed(
+                f"Whether {self.what} gives a sequence, or how long it is, hangs on the condition.",
+                "Give both branches sequences of one length.",
+                [condition],
+            )
+        names = [
+            name
+            for output, count in zip(self.node.output, lengths[0], strict=True)
+            for name in ([output] if count is None else [output and f"{output}.{n}" for n in range(count)])
+        ]
+        wanted = [n for n, name in enumerate(names) if name]
         for n in wanted:
             a, b = then.results[n], orelse.results[n]
             if (a.dtype, a.shape) != (b.dtype, b.shape):
                 shown = [f"{x.dtype}{list(x.static_shape())}" for x in (a, b)]
                 raise self.importer.needed(
-                    f"Output {self.node.output[n]!r} of {self.what} is {shown[0]} or {shown[1]}, by the condition.",
+                    f"Output {names[n]!r} of {self.what} is {shown[0]} or {shown[1]}, by the condition.",
                     "Give both branches results of one type and shape.",
                     [condition],
                 )
-        outputs = {n: self.fresh(self.node.output[n], then.results[n]) for n in wanted}
+        outputs = {n: self.fresh(names[n], then.results[n]) for n in wanted}
         kept = [live(Region((), x.ops, tuple(x.results[n] for n in wanted))) for x in (then, orelse)]
         if wanted:
             name = outputs[wanted[0]].name
             self.importer.ops.append(If(name, condition, kept[0], kept[1], tuple(outputs.values()), self.loc))
-        return [outputs.get(n, then.results[n]) for n in range(len(self.node.output))]
+        found = iter([outputs.get(n, then.results[n]) for n in range(len(names))])
+        return [next(found) if count is None else tuple(islice(found, count)) for count in lengths[0]]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 
 from tilewright.errors import InputError, UnsupportedError
-from tilewright.frontend.reference import ReferenceNode
+from tilewright.frontend.reference import reference_node
 
 Array = npt.NDArray[Any]
 
@@ -49,7 +49,7 @@ def evaluate(
 
 def _reference(node: onnx.NodeProto, inputs: Sequence[Array | None], opsets: Mapping[str, int]) -> list[Array]:
     feeds = {name: x for name, x in zip(node.input, inputs, strict=True) if name}
-    found = ReferenceNode(node, opsets).run(feeds)
+    found = reference_node(node, opsets).run(feeds)
     return [np.asarray(x) for x in found.values()]
 
 

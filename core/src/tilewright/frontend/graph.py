@@ -7,7 +7,7 @@ in place.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tilewright.frontend.functions import names_used, plain_domain, resolved, st
 from tilewright.frontend.names import Names
 from tilewright.frontend.numbers import LARGEST, Numbers, evaluate, numbers, operator, plain, settled
 from tilewright.frontend.scope import Scope
+from tilewright.frontend.sequences import add_sequences, takes_sequences
 from tilewright.frontend.shapes import OUTPUT_SHAPES, value_of
 from tilewright.frontend.steering import NeededError, OpenRegion, deciding, explained
 from tilewright.frontend.tensors import dtype_of, element_type, to_array
@@ -73,6 +74,7 @@ class Importer:
         self.constants: dict[str, Array] = {}
         self.inputs: dict[str, str] = {}
         self.open: list[OpenRegion] = []
+        self.lengths: dict[str, Value] = {}
         self._numbers: dict[str, Numbers] = {}
         self._extents: dict[str, Expr] = {}
         self._types: dict[str, onnx.TypeProto] = {}
@@ -124,10 +126,15 @@ class Importer:
         domain = plain_domain(node.domain)
         what = describe(node, scope)
         version = scope.opsets.get(domain)
+        if not (domain == "" and node.op_type == "Identity"):
+            self.refuse_cut((scope.values.get(name) for name in node.input), what)
         inputs = [self._input(name, scope, what) for name in node.input]
         local = self.functions.get((domain, node.op_type))
         if local is not None:
             self._call(node, local, inputs, scope, what)
+            return
+        if domain == "" and takes_sequences(node, scope):
+            add_sequences(self, node, scope, what)
             return
         if version is None:
             raise InputError(
@@ -193,8 +200,17 @@ class Importer:
             raise InputError(f"{what} reads {name!r}, which nothing defines.", "Repair the model.")
         return found
 
+    def refuse_cut(self, values: Iterable[Value | None], what: str) -> None:
+        """Raises UnsupportedError for a value of which data decide how many rows count: `what` cannot use it."""
+        for x in values:
+            if x is not None and x.name in self.lengths:
+                raise UnsupportedError(
+                    f"{what} uses {x.name!r}, which has a row per trip of a loop, and data decide how many there are.",
+                    "Make it an output of the model, or fix the number of trips when exporting.",
+                )
+
     def _input(self, name: str, scope: Scope, what: str) -> Value | None:
-        if not name or (name in scope.values and scope.values[name] is None):
+        if not name or name in scope.sequences or (name in scope.values and scope.values[name] is None):
             return None
         return self.find(name, scope, what)
 
@@ -432,6 +448,11 @@ class Importer:
         path = f"{scope.path}{node.name or node.op_type}/"
         used = names_used(function.node, function.output)
         inner = Scope(opsets, used, path, dict(zip(function.input, padded, strict=True)), given)
+        inner.sequences |= {
+            inside: scope.sequences[outside]
+            for outside, inside in zip(node.input, function.input, strict=False)
+            if outside in scope.sequences
+        }
         self._calls.append(key)
         try:
             for part in function.node:
@@ -439,8 +460,10 @@ class Importer:
         finally:
             self._calls.pop()
         for outside, inside in zip(node.output, function.output, strict=False):
-            if outside:
-                scope.values[outside] = self._input(inside, inner, what)
+            if outside and inside in inner.sequences:
+                scope.bind(outside, inner.sequences[inside])
+            elif outside:
+                scope.bind(outside, self._input(inside, inner, what))
 
 
 def _location(node: onnx.NodeProto, scope: Scope) -> Location:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from tilewright.errors import InputError
+from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend.asked import check_names
 from tilewright.frontend.functions import names_used, plain_domain
 from tilewright.frontend.graph import Importer
@@ -71,7 +71,13 @@ def import_model(
     params = _inputs(source, importer, scope, given, bind or {})
     for node in graph.node:
         importer.add(node, scope)
-    results = tuple(_result(info.name, scope) for info in graph.output)
+    found = {info.name: _result(info.name, scope) for info in graph.output}
+    lengths: dict[str, str] = {}
+    for name, x in [*found.items()]:
+        if x.name in importer.lengths:
+            lengths[name] = next((n for n, y in found.items() if y == importer.lengths[x.name]), f"{name}.length")
+            found.setdefault(lengths[name], importer.lengths[x.name])
+    results = tuple(found.values())
     body = live(Region(tuple(params.values()), tuple(importer.ops), results))
     used = {x.name for x in body.captured}
     constants = {name: Constant(data) for name, data in importer.constants.items() if name in used}
@@ -80,7 +86,8 @@ def import_model(
         constants,
         tuple(symbols.values()),
         input_names=tuple(params),
-        output_names=tuple(x.name for x in graph.output),
+        output_names=tuple(found),
+        lengths=lengths,
     )
 
 
@@ -130,6 +137,10 @@ def bound(name: str, dtype: str, shape: Sequence[Extent], given: object) -> npt.
 
 def _result(name: str, scope: Scope) -> Value:
     found = scope.values.get(name)
+    if found is None and (name in scope.sequences or name in scope.values):
+        raise UnsupportedError(
+            f"The model's output {name!r} is a sequence or an empty optional.", "Make its elements outputs."
+        )
     if found is None:
         raise InputError(f"The model's output {name!r} is not defined by any node.", "Repair the model.")
     return found

@@ -6,16 +6,17 @@ shape is written out when it is short. Every other one becomes a region.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from functools import partial
 
 import attrs
 import numpy as np
 import onnx
 
-from tilewright.errors import InputError
+from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend import fold
 from tilewright.frontend.regions import Regions
+from tilewright.frontend.scope import Entry
 from tilewright.ir import dtypes
 from tilewright.ir.expr import const
 from tilewright.ir.ops import Loop, Region, Value, value
@@ -25,6 +26,8 @@ MOST_EVALUATED = 4096
 """Trips up to which a loop whose state is known is run while it is imported."""
 LIMITLESS = 1 << 48
 """Trips from which on a count is no limit: exporters write the largest integer where there is none."""
+MOST_COLLECTED = 1 << 30
+"""Bytes that rows may take of which data decide how many there are."""
 MOST_UNROLLED = 64
 """Trips up to which a loop is written out when its state changes its shape."""
 
@@ -49,11 +52,11 @@ class Loops(Regions):
             if found is not None:
                 return found
         params = self._params(graph, carried)
-        region = self.region(params, lambda: self.inline(graph, params))
+        region = self.region(params, lambda: self.tensors(self.inline(graph, params)))
         self.check_results(region, len(carried))
         if self.changes(region, len(carried)):
             if going and trips is not None and trips <= MOST_UNROLLED:
-                return self._unroll(graph, carried, trips)
+                return [*self.tensors(self._unroll(graph, carried, trips))]
             self.refuse_growth(region, len(carried))
         result = self._scalar_result(region, 0)
         known = self.importer.data(result.results[0])
@@ -62,14 +65,49 @@ class Loops(Regions):
         endless = result.results[0] == params[1]
         if trip is None and going and endless:
             raise InputError(f"{self.what} never ends.", "Give it a trip count or a condition.")
+        certain = going is True and endless and trips is not None
+        counted = not certain and any(self.node.output[len(carried) :])
+        if counted:
+            self._check_bound(result, len(carried), trips)
+            result, carried = self._counted(result), [*carried, self.int64(0)]
         return self.build(
             result,
             carried,
             trip=None if trips is not None or trip is None else self.scalar(trip, "trip count"),
             count=trips,
             condition=None if going or condition is None else self.scalar(condition, "condition"),
-            certain=going is True and endless and trips is not None,
+            counted=counted,
         )
+
+    def _check_bound(self, region: Region, states: int, bound: int | None) -> None:
+        """Refuses to collect the rows of a loop of which data decide the number, where no bound is known, or a large
+        one.
+        """
+        rows = [
+            (name, x) for name, x in zip(self.node.output[states:], region.results[1 + states :], strict=False) if name
+        ]
+        if bound is None:
+            raise self.importer.needed(
+                f"Output {rows[0][0]!r} of {self.what} has a row per trip, data decide how many there are, and no "
+                "bound is known.",
+                "Give the loop a constant as its trip count when exporting.",
+                self.given,
+            )
+        for name, x in rows:
+            size = bound * math.prod(x.static_shape()) * dtypes.size_of(x.dtype)
+            if size > MOST_COLLECTED:
+                raise UnsupportedError(
+                    f"Output {name!r} of {self.what} has up to {bound} rows, which take {size} bytes.",
+                    "Give the loop a lower trip count.",
+                )
+
+    def _counted(self, region: Region) -> Region:
+        """The body with one more state: how many trips there were."""
+        states = len(region.params) - 2
+        param = self.fresh("length", value("", "int64", []))
+        more = self.region((), lambda: [self.emit("Add", [region.params[0], self.int64(1)], "length")])
+        results = (*region.results[: 1 + states], *more.results, *region.results[1 + states :])
+        return Region((*region.params, param), region.ops + more.ops, results)
 
     def _scalar_result(self, region: Region, number: int) -> Region:
         """The region with one of its results, a value of one element, as a scalar."""
@@ -148,13 +186,9 @@ class Loops(Regions):
             params: what a trip would be given.
             first: which result of the body is the first state.
         """
-        region = self.region(params, lambda: self.inline(graph, params))
+        region = self.region(params, lambda: self.tensors(self.inline(graph, params)))
         self.check_results(region, len(carried), first)
-        empty = [
-            self.importer.constant("empty", np.zeros((0, *x.static_shape()), dtypes.to_numpy(x.dtype)))
-            for x in region.results[first + len(carried) :]
-        ]
-        return [*carried, *empty]
+        return [*carried, *map(self._empty, region.results[first + len(carried) :])]
 
     def _evaluate(self, graph: onnx.GraphProto, carried: Sequence[Value], trips: int) -> list[Value] | None:
         """The outputs as constants when every trip can be evaluated, otherwise None."""
@@ -162,7 +196,7 @@ class Loops(Regions):
         states = list(carried)
         for number in range(min(trips, MOST_EVALUATED + 1)):
             step = [self.int64(number), self.importer.constant("condition", np.asarray(True)), *states]
-            region = self.region((), partial(self.inline, graph, step))
+            region = self.region((), lambda step=step: self.tensors(self.inline(graph, step)))  # type: ignore[misc]
             self.check_results(region, len(carried))
             if number == MOST_EVALUATED or any(self.importer.data(x) is None for x in region.results):
                 return None
@@ -172,15 +206,38 @@ class Loops(Regions):
                 break
         return [*states, *self.stack(collected)]
 
-    def _unroll(self, graph: onnx.GraphProto, carried: Sequence[Value], trips: int) -> list[Value]:
+    def over_sequences(self, entries: Sequence[Entry]) -> list[Entry]:
+        """The outputs of a `Loop` that carries or captures sequences: written out, where it is known how often it runs.
+
+        Args:
+            entries: what its inputs stand for.
+        """
+        padded = [*entries, *([None] * (2 - len(entries)))]
+        trip, condition = (None if x is None else self.tensors([x])[0] for x in padded[:2])
+        trips, going = self._number(trip), self._truth(condition)
+        graph, carried = fold.attribute(self.node, "body"), padded[2:]
+        if going is False:
+            trips = 0
+        if trips is not None and trips <= MOST_UNROLLED and going is not None:
+            return self._unroll(graph, carried, trips)
+        if not any(isinstance(x, tuple) for x in carried):
+            return [*self.loop([trip, condition, *self.tensors(carried)])]
+        raise self.importer.needed(
+            f"{self.what} carries a sequence, and it is not known how often it runs.",
+            f"Let it run a constant number of times, {MOST_UNROLLED} at most.",
+            [x for x in (trip, condition) if x is not None],
+        )
+
+    def _unroll(self, graph: onnx.GraphProto, carried: Sequence[Entry], trips: int) -> list[Entry]:
         """The loop written out."""
-        collected: list[list[Value]] = []
+        collected: list[Sequence[Value]] = []
         states = list(carried)
         for number in range(trips):
             step = [self.int64(number), self.importer.constant("condition", np.asarray(True)), *states]
-            going, *results = self.inline(graph, step)
+            on, *results = self.inline(graph, step)
+            (going,) = self.tensors([on])
             states = results[: len(carried)]
-            collected.append(results[len(carried) :])
+            collected.append(self.tensors(results[len(carried) :]))
             known = self.importer.data(going)
             if known is None:
                 raise self.importer.needed(
@@ -190,7 +247,16 @@ class Loops(Regions):
                 )
             if not bool(known.reshape(())):
                 break
-        return [*states, *self.stack(collected)]
+        return [*states, *(self.stack(collected) if collected else self._nothing(graph, carried))]
+
+    def _nothing(self, graph: onnx.GraphProto, carried: Sequence[Entry]) -> list[Value]:
+        """What a loop collects in no trip."""
+        step = [self.int64(0), self.importer.constant("condition", np.asarray(True)), *carried]
+        region = self.region((), lambda: self.tensors(self.inline(graph, step)[1 + len(carried) :]))
+        return [self._empty(x) for x in region.results]
+
+    def _empty(self, row: Value) -> Value:
+        return self.importer.constant("empty", np.zeros((0, *row.static_shape()), dtypes.to_numpy(row.dtype)))
 
     def stack(self, rows: Sequence[Sequence[Value]]) -> list[Value]:
         """The results of the trips that are collected, along a new first dimension."""
@@ -212,38 +278,36 @@ class Loops(Regions):
         trip: Value | None,
         count: int | None,
         condition: Value | None,
-        certain: bool,
+        counted: bool = False,
     ) -> list[Value]:
         """Adds the loop; returns a value per output of the node.
 
         Args:
-            certain: whether `count` is how often it runs.
+            counted: whether data decide how often it runs, `count` times at most; the last state says it then.
         """
         states = len(carried)
+        own = states - counted
         outputs: list[Value] = []
         made: list[Value] = []
         kept: list[Value] = []
-        names = [*self.node.output, *[""] * (len(region.results) - 1 - len(self.node.output))]
+        names = [*self.node.output, *[""] * (len(region.results) - 1 - counted - len(self.node.output))]
+        names[own:own] = ["length"] * counted
         for n, (name, result) in enumerate(zip(names, region.results[1:], strict=True)):
             if n < states:
                 outputs.append(self.fresh(name or "state", result))
                 made.append(outputs[-1])
                 continue
-            if name and not certain:
-                raise self.importer.needed(
-                    f"Output {name!r} of {self.what} has a row per trip, and data decide how many there are.",
-                    "Fix the number of trips when exporting.",
-                    self.given,
-                )
-            shape = (const(count if certain and count is not None else 0), *result.shape)
+            shape = (const(count or 0), *result.shape)
             outputs.append(self.fresh(name or "rows", attrs.evolve(result, shape=shape)))
             if name:
                 kept.append(result)
                 made.append(outputs[-1])
+                if counted:
+                    self.importer.lengths[outputs[-1].name] = outputs[own]
         body = live(Region(region.params, region.ops, (*region.results[: 1 + states], *kept)))
         limit = None if count is None else const(count)
         if made:
             self.importer.ops.append(
                 Loop(made[0].name, trip, condition, tuple(carried), tuple(made), body, limit, self.loc)
             )
-        return outputs
+        return [*outputs[:own], *outputs[states:]]

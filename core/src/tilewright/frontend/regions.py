@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 import onnx
 
-from tilewright.errors import InputError
+from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend.functions import names_used
-from tilewright.frontend.scope import Scope
+from tilewright.frontend.scope import Entry, Scope
 from tilewright.frontend.steering import OpenRegion
 from tilewright.frontend.tensors import to_array
 from tilewright.ir.ops import Location, Region, Value
@@ -34,8 +34,8 @@ class Regions:
     scope: Scope
     what: str
 
-    def inline(self, graph: onnx.GraphProto, given: Sequence[Value]) -> list[Value]:
-        """Imports the nodes of a graph here, with values for its inputs; returns its results."""
+    def inline(self, graph: onnx.GraphProto, given: Sequence[Entry]) -> list[Entry]:
+        """Imports the nodes of a graph here, with what its inputs stand for; returns what its results do."""
         if len(graph.input) != len(given):
             raise InputError(
                 f"The body of {self.what} takes {len(graph.input)} inputs, it is given {len(given)}.",
@@ -44,14 +44,36 @@ class Regions:
         scope = self.scope
         used = names_used(graph.node, (x.name for x in graph.output))
         path = f"{scope.path}{self.node.name or self.node.op_type}/"
-        inner = Scope(scope.opsets, used, path, dict(scope.values), scope.attributes)
+        inner = Scope(scope.opsets, used, path, dict(scope.values), scope.attributes, dict(scope.sequences))
         for tensor in graph.initializer:
             data = to_array(tensor, self.importer.folder, f"A weight of {self.what}")
-            inner.values[tensor.name] = self.importer.constant(tensor.name, data)
-        inner.values.update(zip((x.name for x in graph.input), given, strict=True))
+            inner.bind(tensor.name, self.importer.constant(tensor.name, data))
+        for info, entry in zip(graph.input, given, strict=True):
+            inner.bind(info.name, entry)
         for part in graph.node:
             self.importer.add(part, inner)
-        return [self.importer.find(x.name, inner, self.what) for x in graph.output]
+        results = [self._result(x.name, inner) for x in graph.output]
+        self.importer.refuse_cut(flat(results), self.what)
+        return results
+
+    def _result(self, name: str, inner: Scope) -> Entry:
+        if name in inner.sequences:
+            return inner.sequences[name]
+        if name in inner.values and inner.values[name] is None:
+            raise UnsupportedError(
+                f"The result {name!r} of a graph of {self.what} is an optional that is empty.", "Give it a value."
+            )
+        return self.importer.find(name, inner, self.what)
+
+    def tensors(self, entries: Iterable[Entry]) -> tuple[Value, ...]:
+        """Results of a graph that must be tensors."""
+        found = tuple(entries)
+        if any(not isinstance(x, Value) for x in found):
+            raise UnsupportedError(
+                f"A graph of {self.what} gives a sequence, of which it depends on data what is in it.",
+                "Give its elements as results of their own, or let the number of trips be known.",
+            )
+        return found  # type: ignore[return-value]
 
     def emit(self, op_type: str, inputs: Sequence[Value], hint: str, **attributes: Any) -> Value:
         """The result of one more node of ONNX's own."""
@@ -97,3 +119,12 @@ class Regions:
         finally:
             self.importer.ops = outside
             self.importer.open.pop()
+
+
+def flat(entries: Iterable[Entry]) -> Iterator[Value]:
+    """Every tensor among entries, those of sequences one by one."""
+    for entry in entries:
+        if isinstance(entry, tuple):
+            yield from entry
+        elif entry is not None:
+            yield entry

@@ -67,13 +67,13 @@ class Scans(Loops):
             for x, axis, reverse in zip(scanned, axes, backwards, strict=True):
                 at = self.emit("Sub", [self.int64(length - 1), params[0]], "at") if reverse else params[0]
                 rows.append(self.emit("Gather", [x, at], "row", axis=axis))
-            return [params[1], *self.inline(graph, [*params[2:], *rows])]
+            return [params[1], *self.tensors(self.inline(graph, [*params[2:], *rows]))]
 
         region = self.region(params, body)
         self.check_results(region, len(states))
         if self.changes(region, len(states)):
             self.refuse_growth(region, len(states))
-        outputs = self.build(region, states, trip=None, count=length, condition=None, certain=True)
+        outputs = self.build(region, states, trip=None, count=length, condition=None)
         return self._finished(outputs, len(states), wanted)
 
     def _finished(self, outputs: list[Value], states: int, wanted: Sequence[str]) -> list[Value]:

@@ -188,8 +188,11 @@ class _Machine:
             number += 1
         stacked = []
         for value, rows in zip(op.outputs[len(carried) :], collected, strict=True):
-            empty = np.empty((0, *(int(evaluate(x, self.symbols)) for x in value.shape[1:])))
-            stacked.append(np.stack(rows) if rows else empty.astype(dtypes.to_numpy(value.dtype)))
+            # A loop that ends early leaves the rows behind its last trip as they are.
+            whole = np.zeros([int(evaluate(x, self.symbols)) for x in value.shape], dtypes.to_numpy(value.dtype))
+            if rows:
+                whole[:number] = np.stack(rows)
+            stacked.append(whole)
         return [*carried, *stacked]
 
 

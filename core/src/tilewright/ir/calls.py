@@ -48,6 +48,6 @@ def too_deep(function: str, depth: int) -> InputError:
     """The error of a call beyond the bound."""
     return InputError(
         f"The recursion of function {function!r} is deeper than its bound of {depth} calls.",
-        f"Raise the bound (Module.depth, or `depth {2 * depth}` in the module's text), or give it an input that ends "
-        "sooner.",
+        f"Raise the bound (ModuleBuilder(depth={2 * depth}), or `depth {2 * depth}` in the module's text), or give it "
+        "an input that ends sooner.",
     )

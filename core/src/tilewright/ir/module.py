@@ -92,6 +92,7 @@ class Module:
         input_names: what the ONNX model calls the entry's parameters; arbitrary text, never an identifier.
         output_names: likewise for its results.
         depth: how many calls of recursive functions may be active at one time; one more ends a run with an InputError.
+        lengths: outputs of which data decide how many rows count; see `ir.lengths`.
     """
 
     functions: Mapping[str, Function] = attrs.field(converter=frozen_mapping)
@@ -101,6 +102,7 @@ class Module:
     input_names: tuple[str, ...] = ()
     output_names: tuple[str, ...] = ()
     depth: int = DEPTH
+    lengths: Mapping[str, str] = attrs.field(converter=frozen_mapping, factory=dict)
 
     @property
     def main(self) -> Function:

@@ -273,7 +273,8 @@ class Loop:
     """Repeats `body` while its condition holds (ONNX `Loop`; `Scan` becomes one too).
 
     The body takes (iteration number, condition, carried…) and returns (condition, carried…, scan outputs…). A body that
-    returns its condition parameter never ends the loop early.
+    returns its condition parameter never ends the loop early. A scan output has a row per trip, and where data decide
+    how many there are, as many rows as there can be, of which those behind the last trip hold anything.
 
     Args:
         trip: the largest number of trips, an int64 scalar; None when it is `count`, or when there is no limit.

@@ -279,7 +279,7 @@ class PackedConstant:
     Args:
         name: of the value that stands for it.
         access: how the kernel would have read it (value, index, guard).
-        axes: extents of the kernel's axes that the access uses.
+        axes: extents of the kernel's axes that the access or the packing uses.
         packing: dims and the axis values they stand for.
     """
 
@@ -303,6 +303,7 @@ class Program:
         outputs: the model's outputs in order, each written by some kernel.
         input_names: what the model calls its inputs.
         output_names: what the model calls its outputs.
+        lengths: outputs of which data decide how many rows count; see `ir.lengths`.
         kernels: by name.
         body: the host tree.
         constants: by value name; only those that some kernel reads as they are, or that something is packed from.
@@ -323,6 +324,7 @@ class Program:
     output_names: tuple[str, ...] = ()
     procedures: Mapping[str, Procedure] = attrs.field(converter=frozen_mapping, factory=dict)
     depth: int = 0
+    lengths: Mapping[str, str] = attrs.field(converter=frozen_mapping, factory=dict)
 
     @property
     def steps(self) -> tuple[HostStep, ...]:

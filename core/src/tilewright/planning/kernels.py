@@ -52,7 +52,8 @@ class KernelTable:
     def _pack(self, spec: KernelSpec, slot: int, choice: TileChoice) -> Value:
         packing = next(p for p in choice.packings if p.slot == slot)
         access = spec.reads[slot]
-        used = variables(*access.index, access.guard)
+        # A constant that is equal along an axis may be laid out along it all the same.
+        used = {*variables(*access.index, access.guard), *(name for name, _ in packing.axes)}
         axes = tuple(x for x in spec.axes if x.name in used)
         digest = packing_key(access, axes, packing)[:12]
         constant = PackedConstant(f"{access.value.name}.packed.{digest}", access, axes, packing)

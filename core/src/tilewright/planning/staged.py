@@ -118,6 +118,7 @@ def _program(
         outputs=body.results,
         input_names=module.input_names,
         output_names=module.output_names,
+        lengths=module.lengths,
         kernels=session.table.kernels,
         body=tuple(steps),
         storage=storage,

@@ -67,7 +67,7 @@ def tilewright_recipes() -> Iterable[RecipeEntry]:  # type: ignore[empty-body]
     Example:
         @hookimpl
         def tilewright_recipes():
-            yield RecipeEntry("cpu.acme_row", "cpu", "acme.recipes:row", "acme.emit:row")
+            yield RecipeEntry("acme.row", "cpu", "acme.recipes:row", "acme.emit:row")
     """
 
 

@@ -12,8 +12,8 @@ from tilewright.artifact import Artifact, Manifest, TensorInfo
 from tilewright.errors import InputError
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.feeds import check_names, prepare
-from tilewright.runtime.pipeline import Pipeline, open_pipeline
-from tilewright.runtime.specialise import Jit
+from tilewright.runtime.pipeline import Environment, Pipeline, open_pipeline
+from tilewright.runtime.specialise import Jit, as_jit
 from tilewright.runtime.stats import Stats
 from tilewright.threads import thread_count
 
@@ -150,5 +150,4 @@ def load_artifact(
     except BaseException:
         artifact.close()
         raise
-    how = jit if isinstance(jit, Jit) else Jit(allowed=jit)
-    return Executable(artifact, open_pipeline(artifact, plugins, workers, how, stats), stats)
+    return Executable(artifact, open_pipeline(artifact, Environment(plugins, workers, as_jit(jit), stats)), stats)

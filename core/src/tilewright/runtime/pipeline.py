@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+from attrs import field, frozen
 
 from tilewright.artifact import Artifact, ArtifactError, Step, Variant, damaged
 from tilewright.errors import DamagedError, InputError, InternalError
@@ -62,17 +65,34 @@ class Pipeline:
             self._held.close()
 
 
-def open_pipeline(artifact: Artifact, registry: Registry, threads: int, jit: Jit, stats: Stats) -> Pipeline:
+@frozen
+class Environment:
+    """What all pipelines of one program have in common, those of programs that it is specialised to included.
+
+    Args:
+        registry: where the backend's loader is looked up.
+        threads: worker threads.
+        weights: weights in use by their digests: programs that have equal ones share one array.
+    """
+
+    registry: Registry
+    threads: int
+    jit: Jit
+    stats: Stats
+    weights: WeakValueDictionary[str, Array] = field(factory=WeakValueDictionary)
+
+
+def open_pipeline(artifact: Artifact, environment: Environment) -> Pipeline:
     """The pipeline of an artifact, which belongs to it from now on and is closed with it, or if it cannot be made.
 
     Raises:
         ArtifactError: the artifact is damaged.
         InputError: the plugin that can load its programs is missing, this machine cannot run them, or it would have to
-            compile what `jit` forbids.
+            compile what is forbidden.
     """
     steps: list[tuple[Step, StepRunner]] = []
     try:
-        start = _starter(artifact, registry, threads, jit, stats)
+        start = _starter(artifact, environment)
         for step in artifact.manifest.pipeline:
             steps.append((step, start(step)))
     except BaseException:
@@ -84,11 +104,10 @@ def open_pipeline(artifact: Artifact, registry: Registry, threads: int, jit: Jit
     return Pipeline(inputs, outputs, steps, artifact)
 
 
-def _starter(
-    artifact: Artifact, registry: Registry, threads: int, jit: Jit, stats: Stats
-) -> Callable[[Step], StepRunner]:
+def _starter(artifact: Artifact, environment: Environment) -> Callable[[Step], StepRunner]:
     """Makes what runs a step of the artifact."""
-    manifest = artifact.manifest
+    manifest, registry = artifact.manifest, environment.registry
+    jit, stats = environment.jit, environment.stats
     registry.load([manifest.provider])
     backend = registry.get(Backend, manifest.backend)
     provider = registry.provider(backend).name
@@ -99,20 +118,26 @@ def _starter(
             "Install the plugin, or compile the model again.",
         )
     loader: Loader = registry.code(backend, backend.loader)
-    pool = artifact.weights()
+    mapped = artifact.weights()
+
+    def shared(name: str, array: Array) -> Array:
+        digest = manifest.digests.get(name)
+        return array if digest is None else environment.weights.setdefault(digest, array)
 
     def load(variant: Variant) -> NativeProgram:
-        return _native(artifact, variant, pool, loader, threads)
+        wanted = set(variant.weights.values())
+        pool = {name: shared(name, array) for name, array in mapped.items() if name in wanted}
+        return _native(artifact, variant, pool, loader, environment.threads)
 
     def inner(made: Artifact) -> Pipeline:
-        return open_pipeline(made, registry, threads, jit, stats)
+        return open_pipeline(made, environment)
 
     def start(step: Step) -> StepRunner:
         match step.kind:
             case "native":
                 return NativeStep(step, load, stats)
             case "specialise" if jit.allowed:
-                return SpecialiseStep(step, artifact, registry, threads, jit, stats, inner)
+                return SpecialiseStep(step, artifact, registry, environment.threads, jit, stats, inner)
             case "specialise":
                 raise InputError(
                     f"{artifact.path} holds a model that is compiled when it runs, which --no-jit (jit=False) forbids.",

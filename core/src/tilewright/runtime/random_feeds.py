@@ -25,7 +25,7 @@ def random_feeds(
         symbols: extent of each symbol.
 
     Raises:
-        InputError: an extent has a name that is no symbol.
+        InputError: an extent has a name that is no symbol, or an array does not fit in memory.
     """
     known = symbols or {}
     rng = np.random.default_rng(seed)
@@ -38,6 +38,9 @@ def random_feeds(
             )
         shape = [extent if isinstance(extent, int) else known[extent] for extent in info.shape]
         normal = dtypes.is_float(info.dtype) or info.dtype in dtypes.NARROW_FLOATS
-        plain = rng.standard_normal(shape) if normal else rng.integers(0, 2, shape)
-        feeds[info.name] = np.asarray(plain).astype(dtypes.to_numpy(info.dtype))
+        try:
+            plain = rng.standard_normal(shape) if normal else rng.integers(0, 2, shape)
+            feeds[info.name] = np.asarray(plain).astype(dtypes.to_numpy(info.dtype))
+        except (MemoryError, ValueError) as error:  # what NumPy says to more elements than it can count
+            raise InputError(f"There is no memory for input {info.name!r}, which is {info}.") from error
     return feeds

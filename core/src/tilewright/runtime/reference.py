@@ -11,7 +11,7 @@ from tilewright.artifact import Artifact, Step
 from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend.functions import plain_domain
 from tilewright.frontend.partition.types import closed, described, dtype_in
-from tilewright.frontend.reference import ReferenceNode, line
+from tilewright.frontend.reference import line, reference_node
 from tilewright.frontend.source import restored
 from tilewright.ir import dtypes
 from tilewright.runtime.native import Array
@@ -37,7 +37,7 @@ class ReferenceStep:
         self._stats = stats
         opsets = {plain_domain(x.domain): x.version for x in model.opset_import}
         self._called = [f"{x.op_type} node {x.name or next(filter(None, x.output), '')!r}" for x in graph.node]
-        self._nodes = [ReferenceNode(x, opsets) for x in graph.node]
+        self._nodes = [reference_node(x, opsets, model.functions) for x in graph.node]
         self._weights = weights
         self._inputs = _types(graph.input)
         self._outputs = _types(graph.output)
@@ -56,7 +56,10 @@ class ReferenceStep:
         """
         for (name, kind), found in zip(self._inputs.items(), given, strict=True):
             if not _fits(found, kind, name):
-                raise InputError(f"Input {name!r} is declared as {described(kind)} and was given {_shown(found)}.")
+                raise InputError(
+                    f"Input {name!r} is declared as {described(kind)} and was given {_shown(found)}.",
+                    "Give an array of that type, or compile the model for another shape with --shape.",
+                )
         values: dict[str, Any] = {**self._weights, **dict(zip(self._inputs, given, strict=True))}
         for node, what, dead in zip(self._nodes, self._called, self._dead, strict=True):
             try:

@@ -9,7 +9,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from attrs import frozen
+from attrs import evolve, field, frozen
+from attrs.validators import ge
 
 from tilewright.artifact import Artifact, Step
 from tilewright.errors import InputError
@@ -33,7 +34,13 @@ class Jit:
 
     allowed: bool = True
     cache: bool = True
-    most: int = 16
+    most: int = field(default=16, validator=ge(1))
+
+
+def as_jit(jit: Jit | bool, *, cache: bool = True) -> Jit:
+    """What `jit=` means, where only whether is said too; without `cache` the cache is not used in any case."""
+    found = jit if isinstance(jit, Jit) else Jit(allowed=jit)
+    return evolve(found, cache=found.cache and cache)
 
 
 class Program(Protocol):

@@ -11,6 +11,7 @@ from tilewright.artifact.extents import value_of
 from tilewright.artifact.manifest import Step, TensorInfo, Variant
 from tilewright.errors import InputError
 from tilewright.ir import dtypes
+from tilewright.ir.lengths import delivered
 from tilewright.runtime.feeds import symbols_of
 from tilewright.runtime.native import Array, NativeProgram
 from tilewright.runtime.stats import Stats
@@ -50,10 +51,11 @@ class NativeStep:
             InputError: no variant takes arrays of these shapes.
         """
         number, symbols = self._choose(arrays)
-        results = [_empty(info, symbols) for info in self._variants[number].outputs]
+        variant = self._variants[number]
+        results = [_empty(info, symbols) for info in variant.outputs]
         self._program(number).run(arrays, results, symbols)
         self._stats.native_runs += 1
-        return results
+        return delivered([info.name for info in variant.outputs], variant.lengths, results)
 
     def close(self) -> None:
         """Frees every program that was loaded."""

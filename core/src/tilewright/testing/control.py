@@ -58,7 +58,7 @@ class _Writer:
         self.count = 0
         self.inputs: dict[str, Any] = {}
         self.weights: list[onnx.TensorProto] = []
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.shapes: dict[str, tuple[int | str, ...]] = {}
 
     def case(self) -> Case:
         scope = _Scope([], [self.input("x", self.tensor()), self.input("z", self.tensor())], 0)
@@ -185,7 +185,7 @@ class _Writer:
             if draw() < 0.5:
                 goes_on = self.op(inner, "And", goes_on, self.flag(inner))
         rows: list[_Typed] = []
-        for _ in range(self.random.randint(0, 2) if certain else 0):
+        for _ in range(self.random.randint(0, 2) if way == "constant" else 0):
             if draw() < 0.5:
                 rows.append(self.result(inner))
             else:
@@ -195,7 +195,8 @@ class _Writer:
         params += [(x, TensorProto.FLOAT, SHAPE) for x in carried]
         body = self.graph(inner, params, [(goes_on, TensorProto.BOOL, ()), *results, *rows])
         given = [trip, condition, *(self.random.choice(scope.tensors) for _ in range(states))]
-        return self.add(scope, "Loop", given, states, [(trips, *shape) for _, _, shape in rows], body=body)
+        count = trips if certain else "trips"
+        return self.add(scope, "Loop", given, states, [(count, *shape) for _, _, shape in rows], body=body)
 
     def scan(self, scope: _Scope) -> list[str]:
         states, scanned, length = self.random.randint(0, 2), self.random.randint(1, 2), self.random.choice(self.lengths)
@@ -242,7 +243,7 @@ class _Writer:
         kind: str,
         inputs: Sequence[str],
         tensors: int,
-        others: Sequence[tuple[int, ...]] = (),
+        others: Sequence[tuple[int | str, ...]] = (),
         **attributes: Any,
     ) -> list[str]:
         """Adds a node of which the first outputs have the shape `SHAPE`, and the others shapes of their own."""
@@ -260,5 +261,5 @@ def _with(length: int, axis: int) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _info(name: str, dtype: int, shape: Sequence[int]) -> onnx.ValueInfoProto:
+def _info(name: str, dtype: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, dtype, list(shape))

@@ -18,6 +18,7 @@ import onnx
 
 from tilewright.errors import UnsupportedError
 from tilewright.frontend import load
+from tilewright.ir.lengths import delivered
 from tilewright.ir.module import Module
 from tilewright.ir.verify import verify_module
 from tilewright.testing.fuzz_graphs import Graph, draw_graph
@@ -91,12 +92,12 @@ def judge(graph: Graph, execute: Execute) -> tuple[Kind, str]:
     try:
         module = load(graph.model)
         verify_module(module)
-        found = execute(module, graph.feeds)
+        found = delivered(module.output_names, module.lengths, execute(module, graph.feeds))
     except UnsupportedError as error:
         return "declined", error.message
     except Exception as error:  # noqa: BLE001 - whatever it is, it is a finding
         return "failed", f"{type(error).__name__}: {error}"
-    wrong = [w for w in map(difference, module.output_names, found, graph.expected) if w]
+    wrong = [w for w in map(difference, (x.name for x in graph.model.graph.output), found, graph.expected) if w]
     return ("wrong", f"{', '.join(wrong)} in {' '.join(graph.operators)}") if wrong else ("agrees", "")
 
 

@@ -21,6 +21,7 @@ from tilewright.errors import UnsupportedError
 from tilewright.frontend import load
 from tilewright.frontend.fold import RANDOM
 from tilewright.frontend.steering import specialised
+from tilewright.ir.lengths import delivered
 from tilewright.ir.module import Module
 from tilewright.ir.verify import verify_module
 from tilewright.testing.node_values import difference, loaded
@@ -148,7 +149,7 @@ def _compiled(
     if bound:
         kind = "specialised" if any(op.inputs for op in module.main.body.ops) and given else "constant"
     verify_module(module)
-    return execute(module, given), kind
+    return delivered(module.output_names, module.lengths, execute(module, given)), kind
 
 
 def _open_shapes(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> dict[str, Sequence[int]]:

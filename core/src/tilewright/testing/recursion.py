@@ -87,7 +87,11 @@ class _Branch:
 
 @attrs.frozen
 class _Repeat:
-    """`targets = states` after some trips; `trips` of -1 stands for the count modulo 3."""
+    """`targets = states` after some trips.
+
+    Args:
+        trips: their number; the count modulo 3 where it is negative, by a loop with a condition where it is -2.
+    """
 
     targets: tuple[str, ...]
     trips: int
@@ -201,7 +205,7 @@ class _Writer:
         states = tuple(self.fresh("s") for _ in range(count))
         start = tuple(self.random.choice(scope) for _ in range(count))
         body = self.block([*scope, *states], count, depth=depth + 1)
-        return _Repeat(self.add(scope, count), self.random.choice([-1, 0, 1, 2]), states, start, body)
+        return _Repeat(self.add(scope, count), self.random.choice([-2, -1, 0, 1, 2]), states, start, body)
 
 
 @attrs.frozen
@@ -319,8 +323,18 @@ def _trace(
                 def trip(_: Tensor, *states: Tensor, s: _Repeat = step) -> tuple[Tensor, ...]:
                     return inner(s.body, dict(zip(s.states, states, strict=True)))
 
-                made = b.for_loop(trips, trip, *(env[x] for x in step.start))
-                env.update(zip(step.targets, several(made), strict=True))
+                def left(number: Tensor, *_: Tensor, most: Any = trips) -> Any:
+                    return b.op("Less", number, most)
+
+                def counted(number: Tensor, *states: Tensor, trip: Callable[..., Any] = trip) -> Any:
+                    return b.op("Add", number, 1), *trip(number, *states)
+
+                start = [env[x] for x in step.start]
+                if step.trips == -2:
+                    found = several(b.while_loop(left, counted, np.asarray(0), *start))[1:]
+                else:
+                    found = several(b.for_loop(trips, trip, *start))
+                env.update(zip(step.targets, found, strict=True))
     return tuple(env[x] for x in block.results)
 
 

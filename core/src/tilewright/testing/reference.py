@@ -55,9 +55,11 @@ class Reference:
                 return self._loop(graphs["body"], inputs, values)
             case "Scan":
                 return self._scan(node, graphs["body"], [x for x in inputs if x is not None], values)
-        found = [np.asarray(x) for x in self._plain(node, inputs)]
-        for array in found:
-            self._watch(array)
+        # A sequence is a list, which stays one.
+        found: list[Any] = [x if isinstance(x, list) else np.asarray(x) for x in self._plain(node, inputs)]
+        for x in found:
+            if not isinstance(x, list):
+                self._watch(x)
         return found
 
     def _plain(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> Any:

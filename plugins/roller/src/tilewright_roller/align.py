@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tilewright.device import DeviceModel
+from tilewright.ir.expr import variables
 from tilewright.recipes import Match, Parameter, evaluate
 from tilewright_roller.rtile import BLOCK, source_of
 
@@ -23,6 +24,8 @@ odd shapes that avoid it, which few warps divide.
 ENOUGH = 4
 """Sizes of an axis from which on ε is not relaxed further."""
 _PER_OCTAVE = 2
+_EACH = 8
+"""Multiples of the alignment that are told apart; larger ones share half octaves."""
 _DIVISORS_UP_TO = 1 << 20
 
 
@@ -37,13 +40,14 @@ def ladder(match: Match, parameter: Parameter, device: DeviceModel) -> tuple[int
     if not parameter.role or level not in match.tiles or parameter.role not in match.tiles[level]:
         return parameter.candidates
     extent = match.extents[parameter.role]
-    pool = _pool(parameter, extent)
+    pool = _alone(match, parameter, _pool(parameter, extent))
     tiles = _tiles(match, parameter, pool)
     pool, tiles = _reaching(pool, tiles, extent)
     whole = _whole_transactions(match, parameter, device, tiles)
-    usable = [(s, t) for s, t, good in zip(pool, tiles, whole, strict=True) if good] or list(
-        zip(pool, tiles, strict=True)
-    )
+    pairs = list(zip(pool, tiles, strict=True))
+    usable = [pair for pair, good in zip(pairs, whole, strict=True) if good]
+    if len(usable) < min(ENOUGH, len(pairs)):
+        usable = pairs  # odd rows that no transaction divides
     for epsilon in WASTE:
         sizes = [(s, t) for s, t in usable if waste(extent, t) <= epsilon]
         if len(_thinned(parameter, extent, sizes)) >= min(ENOUGH, len(usable)):
@@ -66,6 +70,16 @@ def _pool(parameter: Parameter, extent: int) -> list[int]:
         small = small[extent % small == 0]
         found |= {int(x) for x in (*small, *(extent // small))}
     return sorted(x for x in found if low <= x <= high and x % align == 0)
+
+
+def _alone(match: Match, parameter: Parameter, sizes: list[int]) -> list[int]:
+    """The sizes that meet the constraints on this parameter alone; all of them where none does."""
+    columns = {parameter.name: np.asarray(sizes, np.int64)}
+    good = np.ones(len(sizes), np.bool_)
+    for constraint in match.constraints:
+        if variables(constraint.left, constraint.right) == {parameter.name}:
+            good &= evaluate(constraint.left, columns) <= evaluate(constraint.right, columns)
+    return [s for s, fits in zip(sizes, good, strict=True) if fits] or sizes
 
 
 def _tiles(match: Match, parameter: Parameter, sizes: Sequence[int]) -> list[int]:
@@ -96,11 +110,17 @@ def _whole_transactions(
 
 
 def _thinned(parameter: Parameter, extent: int, sizes: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """The best size of every half octave: one that the recipe names, then the roundest, then the least padding."""
-    kept: dict[int, tuple[tuple[bool, int, float], int]] = {}
+    """The smallest sizes, and the best one of every half octave above.
+
+    That is the largest one that the recipe names, which may hold a whole row, then any that it names, then the
+    roundest, then the one with the least padding.
+    """
+    kept: dict[int, tuple[tuple[bool, bool, int, float], int]] = {}
     for size, tile in sizes:
-        bucket = math.floor(_PER_OCTAVE * math.log2(size))
-        merit = (size in parameter.candidates, size & -size, -waste(extent, tile))
+        steps = size // parameter.align
+        bucket = steps if steps <= _EACH else _EACH + math.floor(_PER_OCTAVE * math.log2(size))
+        named = size in parameter.candidates
+        merit = (size == parameter.candidates[-1], named, size & -size, -waste(extent, tile))
         if bucket not in kept or merit > kept[bucket][0]:
             kept[bucket] = (merit, size)
     return tuple(sorted(size for _, size in kept.values()))

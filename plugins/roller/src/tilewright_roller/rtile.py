@@ -50,12 +50,17 @@ def rtiles(match: Match, params: Mapping[str, int]) -> tuple[RTile, ...]:
 
 
 def source_of(match: Match, level: str, device: DeviceModel) -> MemoryLevel:
-    """The memory level that fills a tile: that of the next farther tile, or the nearest that all units share."""
+    """The memory level that fills a tile.
+
+    That of the next farther tile; for the farthest one the nearest level that all units share. What is not staged
+    between registers and a block comes through the nearest cache.
+    """
     levels = list(match.tiles)
     farther = levels[levels.index(level) + 1 :]
     if farther and farther[0] != BLOCK:
         return device.level(farther[0])
-    return next(x for x in reversed(device.levels) if x.shared_by_units)
+    caches = [x for x in reversed(device.levels) if x.name not in ("register", "shared")]
+    return caches[0] if farther else next(x for x in caches if x.shared_by_units)
 
 
 def points(match: Match, level: str, columns: Columns) -> dict[str, Array]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tilewright_roller.construct import Construction, State, replaced
 
 _MOST_VARIANTS = 48
-_ROUNDS = 4
+_ROUNDS = 16
 
 
 def shrunk(construction: Construction, state: State) -> list[State]:

@@ -15,7 +15,7 @@ from tilewright.errors import InternalError
 from tilewright.ir.expr import Const
 from tilewright.ir.module import Symbol
 from tilewright.ir.ops import Value
-from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.cuda.body import Body, TensorMap, i32
 from tilewright_backends.lower.types import Prim, storage
 
 _COOPERATIVE = "tirx.use_cooperative_launch"
@@ -34,7 +34,8 @@ class DeviceKernel:
         shared_bytes: dynamic shared memory.
         cooperative: whether it must be launched with all blocks resident.
         function: the TIR device function.
-        numbers: how many int64 arguments follow the pointers.
+        maps: tensor maps that follow the pointers, each of a value among `params`.
+        numbers: how many int64 arguments follow then.
     """
 
     name: str
@@ -44,6 +45,7 @@ class DeviceKernel:
     shared_bytes: int
     cooperative: bool
     function: Prim = attrs.field(eq=False, repr=False)
+    maps: tuple[TensorMap, ...] = ()
     numbers: int = 0
 
     @property
@@ -110,7 +112,7 @@ class KernelShell:
 
     def finish(self, arch: str, cooperative: bool = False) -> DeviceKernel:
         """The device function."""
-        body = self.body.finish()
+        body, maps = self.body.finish(), self.body.maps
         for variable, tag, extent in (
             (self.body.thread_var, "threadIdx.x", self.body.threads),
             (self.body.task_var, "blockIdx.x", self.body.tasks),
@@ -118,8 +120,8 @@ class KernelShell:
             axis = tirx.IterVar(Range(0, extent), variable, 1, tag)
             body = tirx.AttrStmt(axis, "thread_extent", i32(extent), body)
         shape = (self.body.tasks, self.body.threads, self.body.shared_bytes)
-        kernel = DeviceKernel(self.name, self.params, *shape, cooperative, None, len(self.numbers))
-        function = tirx.PrimFunc([*self._pointers, *self.numbers.values()], body)
+        kernel = DeviceKernel(self.name, self.params, *shape, cooperative, None, tuple(maps), len(self.numbers))
+        function = tirx.PrimFunc([*self._pointers, *maps.values(), *self.numbers.values()], body)
         attributes = {
             "global_symbol": self.name,
             "target": cuda_target(arch),
@@ -152,7 +154,11 @@ def cuda_source(kernels: Sequence[DeviceKernel], arch: str) -> str:
     tvm_ffi.register_global_func("tvm_callback_cuda_compile", _take_source, override=True)
     with target:
         built = tvm.get_global_func("target.build.cuda")(module, target)
-    return with_preamble(str(built.inspect_source()))
+    source = with_preamble(str(built.inspect_source()))
+    for kernel in kernels:
+        if kernel.maps:  # warpgroups hand over registers, which the assembler allows where it knows all of them
+            source = source.replace(f"({kernel.block}) {kernel.name}(", f"({kernel.block}, 1) {kernel.name}(")
+    return source
 
 
 _PREAMBLE_END = "#define ushort unsigned short\n#endif\n"
@@ -179,6 +185,9 @@ typedef unsigned long long uint64_t;
 #define CUDART_INF __longlong_as_double(0x7ff0000000000000ll)
 #define CUDART_NAN __longlong_as_double(0x7fffffffffffffffll)
 #endif
+struct alignas(64) CUtensorMap {
+  unsigned long long opaque[16];
+};
 template <typename T, typename S> __forceinline__ __device__ T tw_bitcast(S from) {
   static_assert(sizeof(T) == sizeof(S), "bitcast between types of one size");
   T to;

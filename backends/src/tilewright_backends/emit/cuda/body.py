@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import attrs
 import tvm
 from tvm import tirx
 from tvm.backend.cuda.op import cuda_func_call
 from tvm.ir import PointerType, PrimType
+from tvm.script import tirx as script
 from tvm.tirx import op as tir_op
 
 from tilewright.errors import InternalError
@@ -18,6 +20,25 @@ from tilewright_backends.lower.code import Code, sequence
 from tilewright_backends.lower.types import Prim
 
 SHARED = "shared.dyn"
+
+
+@attrs.frozen
+class TensorMap:
+    """How the tensor memory accelerator finds boxes of an array, swizzled by 128 bytes in shared memory.
+
+    Args:
+        value: name of the value.
+        dtype: of its elements.
+        offset: first element.
+        shape: (extent, stride in elements) of each dimension, the one along memory first.
+        box: extents of a box. What lies outside of the array is zero.
+    """
+
+    value: str
+    dtype: str
+    offset: int
+    shape: tuple[tuple[int, int], ...]
+    box: tuple[int, ...]
 
 
 def i32(value: int) -> Prim:
@@ -41,6 +62,7 @@ class Body(Code):
         thread: the thread's number in the block, as a variable of the tile IR.
         task: the task's number, likewise.
         params: flat buffer of each value that the kernel takes a pointer to, by value name.
+        maps: the tensor maps that it takes, and the parameter of each.
 
     All indices are into flat buffers. Shared memory is one dynamic allocation; every buffer in it has its own bytes.
     """
@@ -50,6 +72,7 @@ class Body(Code):
         self.threads = threads
         self.tasks = tasks
         self.params: dict[str, Prim] = {}
+        self.maps: dict[TensorMap, Prim] = {}
         self.shared_bytes = 0
         self.thread_var = tirx.Var("tid", "int32")
         self.task_var = tirx.Var("task", "int32")
@@ -97,6 +120,12 @@ class Body(Code):
         address = tir_op.handle_add_byte_offset(self._shared, i32(offset))
         self.emit(tirx.Bind(data, tir_op.call_intrin(data.ty, "tirx.reinterpret", address)))
         return self.view(data, dtype, count)
+
+    def tensor_map(self, tensor_map: TensorMap) -> Prim:
+        """The parameter that holds a tensor map."""
+        if tensor_map not in self.maps:
+            self.maps[tensor_map] = tirx.Var(self.unique("map"), script.handle("tensormap").ty)
+        return self.maps[tensor_map]
 
     def view(self, data: Prim, dtype: str, count: int) -> Prim:
         """A flat buffer over a pointer; `dtype` may be a vector type such as `float32x4`."""

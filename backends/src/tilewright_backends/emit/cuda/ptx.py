@@ -87,6 +87,19 @@ __forceinline__ __device__ void {name}() {{ asm volatile("wgmma.wait_group.sync.
     return name, source
 
 
+def wgmma_settled(count: int) -> tuple[str, str]:
+    """Name and source of a point that `count` sums pass: what is computed from them later stays behind it.
+
+    It stands behind the wait for the products, which cannot do this: its operands would be copied in front of it.
+    """
+    name = f"tw_wgmma_settled_{count}"
+    operands = ", ".join(f'"+f"(d[{i}])' for i in range(count))
+    source = f"""
+__forceinline__ __device__ void {name}(float* d) {{ asm volatile("" : {operands} :: "memory"); }}
+"""
+    return name, source
+
+
 def wgmma(n: int, dtype: str, rows_transposed: bool, columns_transposed: bool) -> tuple[str, str]:
     """Name and source of d (64 × n, float32) += a (64 × 16) · b (16 × n), both from shared memory.
 

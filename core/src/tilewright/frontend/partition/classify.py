@@ -23,7 +23,7 @@ from tilewright.frontend.names import Names
 from tilewright.frontend.partition.meaning import without_meaning
 from tilewright.frontend.partition.types import Open, closed, described, dtype_in, inferred
 from tilewright.frontend.partition.verdict import Verdict
-from tilewright.frontend.reference import ReferenceNode, captured
+from tilewright.frontend.reference import captured, reference_node
 from tilewright.frontend.scope import Scope
 from tilewright.frontend.shapes import Shape, bind_inputs
 from tilewright.frontend.source import Source
@@ -44,12 +44,13 @@ class Classification:
     """What becomes of a model's nodes, and what is known of its values.
 
     Args:
-        source: the model; its own functions are expanded.
+        source: the model; its own functions are expanded where that can be.
         verdicts: of each node that computes something, in their order.
         types: of inputs and results, as far as they are known.
         open: names of values that are not tensors of known shape and element type.
         constants: results that are known already, and weights.
         steerable: inputs that are small enough to be bound to their values.
+        cut: names of results of compiled nodes that are cut to their length when the program that computes them ends.
     """
 
     source: Source
@@ -58,6 +59,7 @@ class Classification:
     open: Mapping[str, Open]
     constants: Mapping[str, Array]
     steerable: frozenset[str]
+    cut: frozenset[str] = frozenset()
 
 
 def classify(
@@ -82,6 +84,7 @@ def classify(
 
 
 def _inlined(source: Source) -> Source:
+    """The model with calls of its functions expanded, as far as they are of the model's opset."""
     if not source.proto.functions:
         return source
     proto = onnx.inliner.inline_local_functions(source.proto)
@@ -92,12 +95,14 @@ def _inlined(source: Source) -> Source:
 class _Classifier:
     def __init__(self, source: Source, table: Table, lenient: bool, shapes: Mapping[str, Shape]) -> None:
         self.source, self.table, self.lenient = source, table, lenient
+        functions = {(plain_domain(x.domain), x.name): x for x in source.proto.functions}
         names = Names()
-        self.importer = Importer({}, table.covers, source.folder, names, symbols_of(shapes, names))
+        self.importer = Importer(functions, table.covers, source.folder, names, symbols_of(shapes, names))
         graph = source.proto.graph
         self.scope = Scope(source.opsets, names_used(graph.node, (x.name for x in graph.output)))
         self.open: dict[str, Open] = {}
         self.steerable: set[str] = set()
+        self.cut: set[str] = set()
         self.builder = Builder(self.importer.names, {}, self.importer.bounds)
         self.values: dict[str, Value] = {}  # what stands for the importer's values after legalisation
         self._shown = 0  # how many of the importer's constants the builder knows
@@ -114,6 +119,7 @@ class _Classifier:
             self.open,
             {name: x for name, x in known.items() if x is not None},
             frozenset(self.steerable),
+            frozenset(self.cut),
         )
 
     # What is known of a name.
@@ -177,7 +183,7 @@ class _Classifier:
         verdict = self._opened(node, what, needed, missing) if missing else self._closed(node, what, needed)
         if verdict.where == "reference":
             try:
-                ReferenceNode(node, self.scope.opsets)
+                reference_node(node, self.scope.opsets, self.source.proto.functions)
             except UnsupportedError as error:
                 verdict = attrs.evolve(verdict, where="unsupported", why=f"{verdict.why} {error.message}")
         self._define(node, needed)
@@ -246,6 +252,15 @@ class _Classifier:
                 builder.constants[name] = Constant(data)
             self._shown = len(importer.constants)
             legalize_ops(importer.ops, self.table, builder, self.values)
+            if any(name in scope.sequences for name in node.output):
+                scope.sequences.clear()
+                return UnsupportedError(f"{describe(node, scope)} gives a sequence, which a part of a model may not.")
+            for name in node.output:
+                # Where data decide how many rows count, only a run knows the shape.
+                made = scope.values.get(name)
+                if made is not None and made.name in importer.lengths:
+                    del scope.values[name]
+                    self.cut.add(name)
         except NeededError as error:
             return explained(error, importer.ops, importer.inputs)
         except InputError as error:

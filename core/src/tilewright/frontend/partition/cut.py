@@ -2,12 +2,13 @@
 
 Every node gets a level, even where it is compiled and odd where ONNX's reference evaluator runs it. A level is never
 lower than those of what the node reads, and higher than that of a value which must be known before the node can be
-compiled. The nodes of a level are a part. No path leaves a part and comes back, since levels never fall along it.
+compiled, or whose rows are counted once it is computed. The nodes of a level are a part, or two: what can be compiled
+now does not wait with what cannot. No path leaves a part and comes back, since levels never fall along it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import attrs
@@ -31,13 +32,11 @@ class Part:
 
     Args:
         source: inputs that are open have no shape in it, or no type; constants are among its weights.
-        steering: inputs that must be known as values before the part can be compiled.
     """
 
     means: Means
     source: Source
     verdicts: tuple[Verdict, ...]
-    steering: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -50,98 +49,90 @@ class Part:
 
 def cut(found: Classification) -> tuple[Part, ...]:
     """The parts of a model, in the order in which they run. Constant nodes are in none: their results are weights."""
+    wanted = _ordered(x.name for x in found.source.proto.graph.output)
+    copied = [x for x in wanted if _is_copied(found, x)]
     levels = _levels(found)
-    graph = found.source.proto.graph
-    wanted = [x.name for x in graph.output]
-    if any(x in found.constants or x in _given(found) for x in wanted):
-        levels.setdefault(0, [])  # an output that no node computes is copied by the first compiled part
-    ordered = sorted(levels)
-    return tuple(_part(found, levels, level, wanted) for level in ordered)
+    if copied:
+        levels.setdefault(0, [])
+    groups = [(level, levels[level]) for level in sorted(levels)]
+    if len(groups) > 1:
+        groups = [(level, half) for level, group in groups for half in _halves(group) or [group]]
+    read = [frozenset(x for verdict in group for x in reads(verdict.node)) for _, group in groups]
+    parts = []
+    for place, (level, group) in enumerate(groups):
+        later = frozenset(wanted).union(*read[place + 1 :])
+        outputs = [x for verdict in group for x in verdict.node.output if x in later]
+        # An output that no node computes is copied by the first part, which is a compiled one then.
+        parts.append(_part(found, group, outputs if place else [*outputs, *copied], is_reference=level % 2 == 1))
+    return tuple(parts)
 
 
-def _given(found: Classification) -> frozenset[str]:
-    """The names of the model's inputs."""
-    return frozenset(x.name for x in found.source.proto.graph.input) - frozenset(found.source.weights)
+def _is_copied(found: Classification, name: str) -> bool:
+    """Whether an output is a tensor that no node computes: a constant or an input."""
+    given = {x.name for x in found.source.proto.graph.input}
+    return name in found.constants or (name in given and name not in found.open)
 
 
 def _levels(found: Classification) -> dict[int, list[Verdict]]:
     """The nodes by level, in their order."""
     at: dict[str, int] = {}
     levels: dict[int, list[Verdict]] = {}
-    # From which small inputs alone a value follows, once shapes are known. One that is not here hangs on data.
-    roots: dict[str, frozenset[str]] = {x: frozenset() for x in found.constants}
-    roots |= {x: frozenset([x]) for x in found.steerable}
+    # What follows from shapes and small inputs alone, so that it is known as soon as these are. All else hangs on data.
+    settled = {*found.constants, *found.steerable}
     for verdict in found.verdicts:
         if verdict.where == "constant":
             continue
         node = verdict.node
         needed = reads(node)
-        compiled = verdict.where in ("native", "specialised")
         level = max((at[x] for x in needed if x in at), default=0)
-        level += level % 2 != (0 if compiled else 1)
-        if compiled:
-            known_first = max((at[x] for x in verdict.steering if x in at and x not in roots), default=-2)
-            level = max(level, known_first + 2)
+        if verdict.where in ("native", "specialised"):
+            level += level % 2
+            known_first = (at[x] for x in verdict.steering if x in at and x not in settled)
+            level = max(level, max(known_first, default=-2) + 2)
+            if node.op_type in _FROM_SHAPES or needed <= settled:
+                settled.update(node.output)
+        else:
+            level += 1 - level % 2
         levels.setdefault(level, []).append(verdict)
-        at.update((x, level) for x in node.output if x)
-        if compiled and node.op_type in _FROM_SHAPES:
-            roots.update((x, frozenset()) for x in node.output)
-        elif compiled and all(x in roots for x in needed):
-            inherited = frozenset[str]().union(*(roots[x] for x in needed))
-            roots.update((x, inherited) for x in node.output)
+        at.update((x, level + 2 if x in found.cut else level) for x in node.output if x)
     return levels
 
 
-def _part(found: Classification, levels: Mapping[int, Sequence[Verdict]], level: int, wanted: Sequence[str]) -> Part:
-    """The nodes of a level as a model."""
-    verdicts = tuple(levels[level])
-    made = {x for verdict in verdicts for x in verdict.node.output if x}
-    needed = _ordered(x for verdict in verdicts for x in (*verdict.node.input, *sorted(reads(verdict.node))))
-    later = {x for other, others in levels.items() if other != level for v in others for x in reads(v.node)}
-    outputs = [x for x in _ordered(_outputs(verdicts)) if x in later or x in wanted]
-    if level == 0:
-        outputs += [x for x in _ordered(wanted) if x in found.constants or x in _given(found)]
+def _halves(group: Sequence[Verdict]) -> list[list[Verdict]]:
+    """What can be compiled now, and what waits for a run or for something that does; a half of nothing is left out."""
+    waiting: set[str] = set()
+    now: list[Verdict] = []
+    late: list[Verdict] = []
+    for verdict in group:
+        if verdict.where == "specialised" or not waiting.isdisjoint(reads(verdict.node)):
+            late.append(verdict)
+            waiting.update(x for x in verdict.node.output if x)
+        else:
+            now.append(verdict)
+    return [half for half in (now, late) if half]
+
+
+def _part(found: Classification, group: Sequence[Verdict], outputs: Sequence[str], *, is_reference: bool) -> Part:
+    """Some nodes as a model with the given outputs."""
+    made = {x for verdict in group for x in verdict.node.output if x}
+    needed = _ordered(x for v in group for x in (*v.node.input, *sorted(reads(v.node))))
     weights = {x: found.constants[x] for x in (*needed, *outputs) if x in found.constants}
-    inputs = [x for x in (*needed, *outputs) if x not in made and x not in weights and x]
-    source = _source(found, verdicts, _ordered(inputs), outputs, weights)
-    if level % 2:
-        return Part("reference", source, verdicts)
-    steering = tuple(x for x in _steering(verdicts, made) if x not in weights)
-    is_open = any(x in found.open for x in inputs) or any(v.where == "specialised" for v in verdicts)
-    return Part("specialise" if is_open else "native", source, verdicts, steering)
+    inputs = [x for x in _ordered([*needed, *outputs]) if x not in made and x not in weights]
+    source = _source(found, group, inputs, _ordered(outputs), weights)
+    if is_reference:
+        return Part("reference", source, tuple(group))
+    waits = any(x in found.open for x in inputs) or any(x.where == "specialised" for x in group)
+    return Part("specialise" if waits else "native", source, tuple(group))
 
 
-def _outputs(verdicts: Sequence[Verdict]) -> Iterator[str]:
-    for verdict in verdicts:
-        yield from verdict.node.output
-
-
-def _ordered(names: Iterator[str] | Sequence[str]) -> list[str]:
+def _ordered(names: Iterable[str]) -> list[str]:
     """Each name once, in the order in which they come first."""
     return [x for x in dict.fromkeys(names) if x]
 
 
-def _steering(verdicts: Sequence[Verdict], made: set[str]) -> list[str]:
-    """The inputs of a part from which the values follow that steer its nodes; what follows from shapes needs none."""
-    by_output = {x: v for v in verdicts for x in v.node.output if x}
-    found: dict[str, None] = {}
-    seen: set[str] = set()
-    pending = [x for v in verdicts for x in v.steering]
-    while pending:
-        name = pending.pop(0)
-        if name in seen:
-            continue
-        seen.add(name)
-        if name not in made:
-            found[name] = None
-        elif by_output[name].node.op_type not in _FROM_SHAPES:
-            pending += sorted(reads(by_output[name].node))
-    return list(found)
-
-
 def _source(
     found: Classification,
-    verdicts: Sequence[Verdict],
+    group: Sequence[Verdict],
     inputs: Sequence[str],
     outputs: Sequence[str],
     weights: Mapping[str, Array],
@@ -149,8 +140,9 @@ def _source(
     whole = found.source.proto
     proto = onnx.ModelProto(ir_version=whole.ir_version)
     proto.opset_import.MergeFrom(whole.opset_import)
+    proto.functions.MergeFrom(whole.functions)
     proto.graph.name = whole.graph.name or "graph"
-    proto.graph.node.extend(x.node for x in verdicts)
+    proto.graph.node.extend(x.node for x in group)
     for infos, names in ((proto.graph.input, inputs), (proto.graph.output, outputs)):
         for name in names:
             info = infos.add(name=name)

@@ -19,7 +19,7 @@ class Verdict:
     """What becomes of a node of the main graph.
 
     Args:
-        node: it; the model's own functions are expanded.
+        node: it.
         what: how errors call it.
         where: native: compiled. constant: computed while compiling. specialised: compiled when a run knows the shapes
             or values that are open now. reference: ONNX's reference evaluator. unsupported: nothing runs it.

@@ -38,6 +38,8 @@ def _module_lines(module: Module, contents: bool) -> Iterator[str]:
             yield f"  {what} {', '.join(json.dumps(x) for x in names)}"
     if module.depth != DEPTH:
         yield f"  depth {module.depth}"
+    for name, length in module.lengths.items():
+        yield f"  length {json.dumps(name)} by {json.dumps(length)}"
     for symbol in module.symbols:
         yield f"  symbol {quote(symbol.name)} in [{symbol.lower}, {symbol.upper}]"
     for name, constant in module.constants.items():

@@ -48,12 +48,18 @@ class _ModuleReader:
         functions: dict[str, Function] = {}
         names: dict[str, tuple[str, ...]] = {}
         depth = DEPTH
+        lengths: dict[str, str] = {}
         while not s.at("}"):
             if s.at("inputs", "outputs"):
                 what = s.advance().text
                 names[what] = self._names()
             elif s.accept("depth"):
                 depth = s.integer("how many calls may be active at one time")
+                s.end_line()
+            elif s.accept("length"):
+                name = self._name()
+                s.expect("by")
+                lengths[name] = self._name()
                 s.end_line()
             elif s.at("symbol"):
                 self._symbol()
@@ -66,7 +72,7 @@ class _ModuleReader:
                     raise s.fail("a name that no other function has", at)
                 functions[name] = Function(name, self._region(self.values))
             else:
-                raise s.fail("'inputs', 'outputs', 'depth', 'symbol', 'const', 'func' or '}'")
+                raise s.fail("'inputs', 'outputs', 'depth', 'length', 'symbol', 'const', 'func' or '}'")
         closing = s.expect("}")
         s.end_line()
         if s.token.kind != "end":
@@ -75,17 +81,20 @@ class _ModuleReader:
             raise s.fail(f"a function {entry!r}, which the module names as its entry", closing)
         symbols = tuple(self.symbols.values())
         inputs, outputs = names.get("inputs", ()), names.get("outputs", ())
-        return Module(functions, self.constants, symbols, entry, inputs, outputs, depth)
+        return Module(functions, self.constants, symbols, entry, inputs, outputs, depth, lengths)
 
     def _names(self) -> tuple[str, ...]:
         s = self.stream
         found: list[str] = []
         while not found or s.accept(","):
-            if s.token.kind != "string":
-                raise s.fail("a name in quotes")
-            found.append(s.advance().text)
+            found.append(self._name())
         s.end_line()
         return tuple(found)
+
+    def _name(self) -> str:
+        if self.stream.token.kind != "string":
+            raise self.stream.fail("a name in quotes")
+        return self.stream.advance().text
 
     def _symbol(self) -> None:
         s = self.stream

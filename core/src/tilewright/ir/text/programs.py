@@ -44,6 +44,8 @@ def _lines(program: Program) -> Iterator[str]:
             yield f"  {what} {names(given)}"
     if program.depth:
         yield f"  depth {program.depth}"
+    for name, length in program.lengths.items():
+        yield f"  length {names([name])} by {names([length])}"
     for symbol in program.symbols:
         yield f"  symbol {quote(symbol.name)} in [{symbol.lower}, {symbol.upper}]"
     for name, constant in program.constants.items():

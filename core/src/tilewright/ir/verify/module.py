@@ -15,6 +15,7 @@ SINGLE = "every value of a function is defined once, every operator and symbol h
 DEFINED = "a value is defined before it is used, with the dtype and shape that its uses say"
 ENTRY = "the entry is a function of the module, and functions stand under their own names"
 NAMES = "there is one ONNX name per input and output of the entry, or none at all"
+LENGTHS = "the length of an output is an int64 scalar, an output too, and cuts one that has rows"
 SYMBOLS = "a symbol has bounds 0 <= lower <= upper"
 LOOP = (
     "a loop has one trip count at most; its body takes an int64 and a bool scalar and the carried values, returns a "
@@ -46,9 +47,21 @@ def verify_module(module: Module) -> None:
             raise place.broken(NAMES, f"{len(names)} {what} names for {len(values)} {what}s")
     if module.depth < 1:
         raise place.broken(DEPTH, f"the module's depth is {module.depth}")
+    _check_lengths(module, place)
     constants = {name: constant.value(name) for name, constant in module.constants.items()}
     for function in module.functions.values():
         _Function(module, symbols).region(function.body, constants, place.at(f"function {function.name}"))
+
+
+def _check_lengths(module: Module, place: Place) -> None:
+    results = dict(zip(module.output_names, module.main.body.results, strict=False))
+    for name, length in module.lengths.items():
+        there = place.at(f"length of {name}")
+        if name not in results or length not in results:
+            raise there.broken(LENGTHS, f"{length if name in results else name!r} is no output")
+        given = results[length]
+        if not results[name].rank or (given.dtype, given.rank) != ("int64", 0):
+            raise there.broken(LENGTHS, f"{length!r} is {given.dtype} of rank {given.rank}")
 
 
 def _check_symbols(module: Module, place: Place) -> Bounds:

@@ -1,4 +1,4 @@
-"""`control_place = "host"`: every loop and branch runs on the host, around launches.
+"""`control_place = "host"`: every loop, branch and call runs on the host, around launches.
 
 A loop's state lives in the place of the loop's output. The initial value is copied there, and the result of a trip
 after it; where nothing reads the state any more once the result is being written, the result is written in its place
@@ -13,7 +13,7 @@ import attrs
 
 from tilewright.ir.expr import Const, Var, const
 from tilewright.ir.group import ControlItem, Cover, Group
-from tilewright.ir.ops import If, Loop, Value
+from tilewright.ir.ops import Call, If, Loop, Value
 from tilewright.ir.program import HostCopy, HostIf, HostLoop, HostSet, HostStep
 from tilewright.planning.requests import Context, Place, Planned, Request
 from tilewright.planning.session import Session
@@ -42,12 +42,11 @@ class _Placer:
                 continue
             steps += self.session.schedule(straight, request)
             straight = []
+            self._record(item)
             match item.op:
                 case Loop() as loop:
-                    self._record(item)
                     steps += self._loop(loop, item.bodies[0], request)
                 case If() as branch:
-                    self._record(item)
                     steps += self._if(branch, item.bodies[0], item.bodies[1], request)
                 case call:
                     steps += self.session.functions.steps(call, self.session.place_of)
@@ -57,9 +56,12 @@ class _Placer:
     def _record(self, item: ControlItem) -> None:
         op = item.op
         known = isinstance(op, Loop) and isinstance(op.count, Const)
-        runs = "a loop" if isinstance(op, Loop) else "a branch"
         costs = [self._seconds(item)] if known or isinstance(op, If) else []
-        why = f"{runs} of the host program around the launches of its body; this placer knows no other level"
+        runs = "a loop" if isinstance(op, Loop) else "a branch"
+        what = f"{runs} of the host program around the launches of its body"
+        if isinstance(op, Call):
+            what = f"the host program calls {op.function}, whose values have a frame for each call that is active"
+        why = f"{what}; this placer knows no other level"
         self.session.decide("control_place", item.name, {"level": "host"}, costs=costs, why=why)
 
     def _seconds(self, item: Group | ControlItem) -> float:

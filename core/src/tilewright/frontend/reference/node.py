@@ -1,4 +1,4 @@
-"""ONNX's reference evaluator, a node at a time: for constant folding, and for what nothing else can run."""
+"""A node by ONNX's reference evaluator."""
 
 from __future__ import annotations
 
@@ -13,35 +13,11 @@ from onnx.reference.op_run import OpRun, RuntimeContextError
 
 from tilewright.errors import UnsupportedError
 from tilewright.frontend.functions import plain_domain
+from tilewright.frontend.reference.names import graphs, reads
 from tilewright.values import normal
 
 _MISREAD = {"Softmax": 13, "LogSoftmax": 13, "Hardmax": 13}
 """Operators whose meaning before an opset the evaluator does not have; it takes the later one."""
-
-
-def reads(node: onnx.NodeProto) -> frozenset[str]:
-    """What a node needs of the scope around it: its inputs and what the graphs inside it capture."""
-    return frozenset(x for x in node.input if x) | captured(node)
-
-
-def captured(node: onnx.NodeProto) -> frozenset[str]:
-    """What the graphs inside a node read of the scope around them."""
-    found: set[str] = set()
-    for graph in graphs(node):
-        defined = {x.name for x in (*graph.input, *graph.initializer)}
-        for inner in graph.node:
-            found |= reads(inner) - defined
-            defined.update(inner.output)
-        found |= {x.name for x in graph.output} - defined
-    return frozenset(found)
-
-
-def graphs(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
-    """The graphs inside a node."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
 
 
 class Optional(OpRun):
@@ -56,18 +32,22 @@ class Optional(OpRun):
         return res  # None is a result here
 
 
-class ReferenceNode:
+class PlainNode:
     """A node as the reference evaluator runs it.
 
     Args:
-        node: of ONNX's own domains; local functions are expanded before.
+        node: of ONNX's own domains, or a call of a function.
         opsets: version of each domain.
+        functions: those of the model.
 
     Raises:
         UnsupportedError: the reference evaluator does not know the operator, or one inside the node.
     """
 
-    def __init__(self, node: onnx.NodeProto, opsets: Mapping[str, int]) -> None:
+    def __init__(
+        self, node: onnx.NodeProto, opsets: Mapping[str, int], functions: Iterable[onnx.FunctionProto] = ()
+    ) -> None:
+        functions = list(functions)
         copied = onnx.NodeProto()
         copied.CopyFrom(node)
         copied.domain = plain_domain(node.domain)
@@ -76,12 +56,18 @@ class ReferenceNode:
         graph = onnx.GraphProto(name="node", node=[copied])
         graph.input.extend(onnx.ValueInfoProto(name=x) for x in self.reads)
         graph.output.extend(onnx.ValueInfoProto(name=x) for x in self.outputs if x)
-        operators = _operators(copied)
+        bodies = {(plain_domain(x.domain), x.name): x for x in functions}
+        operators = _operators(copied, bodies)
+        if operators & {"Loop", "Scan"}:
+            name = _operator(copied)
+            raise UnsupportedError(f"ONNX's reference evaluator is wrong about loops, and {name} holds one.")
         for name, since in _MISREAD.items():
             if name in operators and opsets.get("", since) < since:
                 raise UnsupportedError(f"ONNX's reference evaluator is wrong about {name} before opset {since}.")
         try:
-            self._evaluator = ReferenceEvaluator(graph, opsets=dict(opsets), new_ops=[Optional])
+            self._evaluator = ReferenceEvaluator(
+                graph, opsets=dict(opsets), functions=_callees_first(functions), new_ops=[Optional]
+            )
         except (NotImplementedError, RuntimeContextError, KeyError, RuntimeError) as error:
             raise UnsupportedError(
                 f"ONNX's reference evaluator cannot run {_operator(copied)}: {line(error)}."
@@ -96,15 +82,35 @@ class ReferenceNode:
         return {name: normal(x) for name, x in zip(names, found, strict=True)}
 
 
+def _callees_first(functions: Iterable[onnx.FunctionProto]) -> list[Any]:
+    """The functions in an order in which each calls earlier ones only, as the evaluator wants them."""
+    left = {(plain_domain(x.domain), x.name): x for x in functions}
+    found: list[Any] = []
+    while left:
+        ready = [
+            key
+            for key, x in left.items()
+            if not any((plain_domain(y.domain), y.op_type) in left.keys() - {key} for y in x.node)
+        ]
+        found += [left.pop(key) for key in ready or list(left)]
+    return found
+
+
 def _operator(node: onnx.NodeProto) -> str:
     return f"{node.domain}.{node.op_type}" if node.domain else node.op_type
 
 
-def _operators(node: onnx.NodeProto) -> set[str]:
-    found = {_operator(node)}
-    for graph in graphs(node):
-        found.update(*(_operators(x) for x in graph.node))
-    return found
+def _operators(
+    node: onnx.NodeProto, functions: Mapping[tuple[str, str], onnx.FunctionProto], seen: frozenset[str] = frozenset()
+) -> set[str]:
+    """The operators at a node, in its graphs and in the functions that it calls."""
+    name = _operator(node)
+    found = {name}
+    called = functions.get((plain_domain(node.domain), node.op_type))
+    inner = [x for graph in graphs(node) for x in graph.node]
+    if called is not None and name not in seen:
+        inner += called.node
+    return found.union(*(_operators(x, functions, seen | {name}) for x in inner))
 
 
 def line(error: BaseException) -> str:

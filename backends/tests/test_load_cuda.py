@@ -1,0 +1,99 @@
+"""What a loaded CUDA program takes from a device and gives back, with the host's memory standing for the device's."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tilewright.errors import DamagedError
+from tilewright_backends import load_cuda
+
+DATA = {
+    "arch": "sm_90a",
+    "capturable": False,
+    "entry": "main",
+    "buffers": [["x", "input", 16], ["w", "weight", 16], ["v", "weight", 16], ["y", "output", 16]],
+}
+
+
+class HostMemory:
+    """CUDA's runtime as far as memory and streams go."""
+
+    buffers: dict[int, Any]
+    streams: int
+
+    def __call__(self, function: str, *args: Any) -> None:
+        match function:
+            case "cudaStreamCreate":
+                HostMemory.streams += 1
+            case "cudaStreamDestroy":
+                HostMemory.streams -= 1
+            case "cudaStreamSynchronize":
+                pass
+            case "cudaMemcpyAsync":
+                ctypes.memmove(args[0], args[1], args[2].value)
+            case "cudaFree":
+                del HostMemory.buffers[args[0].value]
+            case _:
+                pytest.fail(f"{function} was called")
+
+    def allocate(self, size: int) -> int:
+        buffer = ctypes.create_string_buffer(size)
+        HostMemory.buffers[ctypes.addressof(buffer)] = buffer
+        return ctypes.addressof(buffer)
+
+    def compute_capability(self) -> tuple[int, int]:
+        return 9, 0
+
+
+def added(pointer: ctypes.c_void_p) -> None:
+    """y = x + w + v."""
+    table = (ctypes.c_uint64 * 4).from_address(pointer.value or 0)
+    x, w, v, y = (np.frombuffer((ctypes.c_char * 16).from_address(place), np.float32) for place in table)
+    y[...] = x + w + v
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> type[HostMemory]:
+    HostMemory.buffers, HostMemory.streams = {}, 0
+    monkeypatch.setattr(load_cuda, "CudaRuntime", HostMemory)
+    monkeypatch.setattr(load_cuda, "load_library", lambda path, entry: (object(), added))
+    monkeypatch.setattr(load_cuda.tvm_ffi, "get_global_func", lambda name: lambda *args: None)
+    return HostMemory
+
+
+def run(program: load_cuda.CudaProgram, x: float) -> list[float]:
+    y = np.empty(4, np.float32)
+    program.run([np.full(4, x, np.float32)], [y])
+    return [float(value) for value in y]
+
+
+def test_two_programs_share_the_weights_that_lie_at_one_place(memory: type[HostMemory]) -> None:
+    both, other = np.ones(8, np.float32), np.full(4, 5, np.float32)
+    first = load_cuda.CudaProgram(Path("library.so"), {"w": both[:4], "v": both[4:]}, DATA)
+    assert (len(memory.buffers), memory.streams) == (4, 1)
+    second = load_cuda.CudaProgram(Path("library.so"), {"w": both[:4], "v": other}, DATA)
+    assert (len(memory.buffers), memory.streams) == (7, 2)
+    assert (run(first, 1), run(second, 2)) == ([3.0] * 4, [8.0] * 4)
+    first.close()
+    assert run(second, 3) == [9.0] * 4
+    assert (len(memory.buffers), memory.streams) == (4, 1)
+    second.close()
+    assert (memory.buffers, memory.streams) == ({}, 0)
+
+
+def test_a_program_that_cannot_be_loaded_gives_everything_back(
+    memory: type[HostMemory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, entry: str) -> Any:
+        raise DamagedError("its library is another one")
+
+    monkeypatch.setattr(load_cuda, "load_library", refused)
+    w = np.ones(4, np.float32)
+    with pytest.raises(DamagedError):
+        load_cuda.CudaProgram(Path("library.so"), {"w": w, "v": w}, DATA)
+    assert (memory.buffers, memory.streams) == ({}, 0)

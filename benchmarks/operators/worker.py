@@ -1,0 +1,111 @@
+"""One engine with one cell in a process of its own: `python -m benchmarks.operators.worker ENGINE FOLDER`.
+
+FOLDER holds cell.json, places.npy (which elements of the result are compared) and ENGINE.tw for engines of ours. Inputs
+and weights are drawn from the seed.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.operators.cells import Arrays, Cell, arrays, model
+from benchmarks.worker import MODES, Tilewright, Torch, serve
+
+
+class Host:
+    """A function of nothing that runs on the host and returns the result, timed by the clock."""
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self._run = run
+
+    def warm(self) -> None:
+        for _ in range(3):
+            self._run()
+
+    def outputs(self) -> list[Any]:
+        return [np.asarray(self._run())]
+
+    def measure(self, rounds: int) -> list[float]:
+        seconds = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            self._run()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+
+def onnxruntime(cell: Cell, given: Arrays) -> Host:
+    """ONNX Runtime on the CPU, with as many threads as `OMP_NUM_THREADS` says."""
+    import os
+
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
+    weights = {name: given[name] for name in cell.weights()}
+    made = model(cell, weights).SerializeToString()
+    session = ort.InferenceSession(made, options, providers=["CPUExecutionProvider"])
+    feeds = {name: given[name] for name in cell.inputs()}
+    return Host(lambda: session.run(None, feeds)[0])
+
+
+def numpy(cell: Cell, given: Arrays) -> Host:
+    """NumPy, where one call does it."""
+    x = given["x"]
+    match cell.kind:
+        case "gemm" | "matmul":
+            return Host(lambda: x @ given["w"])
+        case "relu":
+            return Host(lambda: np.maximum(x, 0))
+        case "mean":
+            return Host(lambda: x.mean(cell.axes()))
+        case kind:
+            raise NotImplementedError(f"NumPy has no call for the kind {kind}")
+
+
+def engine(name: str, folder: Path) -> Any:
+    """The engine for the cell in a folder."""
+    cell = read_cell(folder)
+    given = arrays(cell)
+    if name.startswith("tilewright"):
+        return Tilewright(folder, {x: given[x] for x in cell.inputs()}, f"{name}.tw")
+    if name in ("onnxruntime", "numpy"):
+        return {"onnxruntime": onnxruntime, "numpy": numpy}[name](cell, given)
+    if name == "torch-cpu":
+        import torch
+
+        from benchmarks.operators.twin import twin
+
+        torch.set_grad_enabled(False)
+        run, inputs = twin(cell, given, "cpu")
+        return Host(lambda: run(*inputs))
+
+    def make() -> tuple[Any, list[Any]]:
+        from benchmarks.operators.twin import twin
+
+        run, inputs = twin(cell, given, "cuda")
+        return (lambda *x: [run(*x)]), inputs
+
+    return Torch(make, *MODES[name])
+
+
+def read_cell(folder: Path) -> Cell:
+    """The cell that was written into a folder."""
+    content = json.loads((folder / "cell.json").read_text())
+    return Cell(content["suite"], content["kind"], content["dtype"], tuple(map(tuple, content["shape"])))
+
+
+def compared(folder: Path, outputs: list[Any]) -> list[Any]:
+    """The elements of the result that the reference has too."""
+    places = np.load(folder / "places.npy")
+    return [np.asarray(x).reshape(-1)[places] for x in outputs]
+
+
+if __name__ == "__main__":
+    serve(engine, compared)
