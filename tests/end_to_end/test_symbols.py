@@ -13,7 +13,13 @@ import pytest
 import tilewright
 from tests.onnx_runtime import expected
 from tilewright.compare import compare_outputs
+from tilewright.compiler import plan_model
+from tilewright.config.binding import Settings, bind
+from tilewright.config.schema import Config
 from tilewright.errors import InputError
+from tilewright.interpret.task import run_tasks
+from tilewright.ir.verify import verify_program
+from tilewright.plugins.manager import Registry
 from tilewright.runtime.executable import Executable
 from tilewright.testing.cases import case, node, steps
 from tilewright.testing.dimensions import with_dimensions
@@ -21,6 +27,11 @@ from tilewright.testing.models.bert import bert
 from tilewright.testing.models.gpt import gpt
 
 Names = Mapping[str, Sequence[str]]
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return bind(Config(target="cpu"), Registry())
 
 
 def compiled(model: onnx.ModelProto, **ranges: range) -> Executable:
@@ -193,3 +204,16 @@ def test_a_decoder_step_with_a_cache() -> None:
         agree(program, made, fed)
     with pytest.raises(InputError, match=r"Input 'mask'.*\(past \+ seq\) must be 5 here"):
         program.run(None, {"mask": normal(2, 6), "x": normal(2, 1, 16), "past": normal(2, 4, 16)})
+
+
+def test_the_tasks_of_a_program_for_every_size(settings: Settings) -> None:
+    """Every task on poisoned memory, as many as the values ask for; the planned program keeps its laws."""
+    example = gpt()
+    made = with_dimensions(example.model, dict.fromkeys(example.feeds, ("batch", "seq")))
+    program = plan_model(made, settings, {"batch": range(1, 5), "seq": range(1, 33)}).program
+    verify_program(program)
+    for batch, length in ((1, 1), (3, 17), (4, 32)):
+        feeds = {name: np.random.default_rng(length).integers(0, 2, (batch, length)) for name in example.feeds}
+        found = run_tasks(program, [feeds[x] for x in program.input_names])
+        for agreement in compare_outputs(list(program.output_names), list(found), expected(made, feeds)):
+            assert agreement.ok, agreement

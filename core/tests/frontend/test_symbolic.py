@@ -22,6 +22,7 @@ from tilewright.interpret.tensor import interpret
 from tilewright.ir.expr import Var
 from tilewright.ir.keys import structural_key
 from tilewright.ir.module import Module, Symbol
+from tilewright.ir.specialise import specialised
 from tilewright.ir.text import parse_module, print_module
 from tilewright.ir.verify import verify_module
 from tilewright.testing.cases import steps
@@ -307,3 +308,14 @@ def test_what_becomes_of_nodes_is_told_for_ranges_too() -> None:
     assert {x.where for x in found.verdicts} == {"native", "constant"}
     found = classify(read(made), builtin_table(), {"batch": range(1, 4), "seq": range(1, 65)}, lenient=True)
     assert [x.node.op_type for x in found.verdicts if x.where == "reference"][:1] == ["Where"]  # 32 positions are known
+
+
+def test_specialising_a_module_is_substitution() -> None:
+    made = with_dimensions(bert().model, dict.fromkeys(bert().feeds, ("batch", "seq")))
+    module = load(made, {"batch": range(1, 4), "seq": range(1, 33)})
+    fixed = specialised(module, {"batch": 2, "seq": 9})
+    assert not fixed.symbols
+    verify_module(fixed)
+    feeds = {name: np.random.default_rng(9).integers(0, 2, (2, 9)) for name in bert().feeds}
+    for mine, theirs in zip(interpret(fixed, feeds), interpret(module, feeds), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
