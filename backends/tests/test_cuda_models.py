@@ -15,6 +15,7 @@ import pytest
 
 import tilewright
 from backends.tests.cuda_on_cpu.emulator import emulate
+from tilewright.api import compile_artifact, settings_for
 from tilewright.compare import compare_outputs
 from tilewright.compiler import build_program, plan_model, plan_module
 from tilewright.config.binding import Settings, bind
@@ -24,7 +25,9 @@ from tilewright.ir import dtypes
 from tilewright.ir.lengths import delivered
 from tilewright.plugins.manager import Registry
 from tilewright.testing import conformance
+from tilewright.testing.cases import case, node
 from tilewright.testing.control import control_case
+from tilewright.testing.dimensions import with_dimensions
 from tilewright.testing.models import BUILDERS
 from tilewright.testing.node_cases import cases, run_case
 from tilewright.testing.precision import narrowed
@@ -86,6 +89,70 @@ def test_a_light_model_agrees_with_onnx_runtime(name: str, settings: Settings) -
     }
     found = emulate(program, settings, list(feeds.values()))
     agree(program.output_names, found, expected(model, feeds))
+
+
+def symbolic_block() -> onnx.ModelProto:
+    """Attention over positions, between a packed product and a strided convolution; three dimensions are open."""
+    nodes = [
+        node("MatMul", "x w", "q"),
+        node("Transpose", "q", "t", perm=[0, 2, 1]),
+        node("MatMul", "q t", "scores"),
+        node("Softmax", "scores", "p", axis=-1),
+        node("MatMul", "p q", "a"),
+        node("Add", "a b", "y"),
+        node("Conv", "image k", "c", pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("MatMul", "z a", "m"),
+    ]
+    rng = np.random.default_rng(0)
+    weights = {"w": (64, 96), "b": (96,), "k": (8, 3, 3, 3)}
+    feeds = {"x": (2, 5, 64), "z": (2, 9, 5), "image": (2, 3, 9, 9)}
+    drawn = [{k: rng.standard_normal(s).astype(np.float32) for k, s in x.items()} for x in (feeds, weights)]
+    made = case("symbolic", nodes, drawn[0], drawn[1], ("y", "c", "m", "scores")).model
+    names = {"x": ("n", "s", ""), "z": ("n", "", "s"), "image": ("n", "", "h", "s")}
+    return with_dimensions(made, names)
+
+
+RANGES = {"n": range(5), "s": range(1, 50), "h": range(2, 20)}
+VALUES = ({"n": 1, "s": 1, "h": 3}, {"n": 2, "s": 7, "h": 8}, {"n": 4, "s": 49, "h": 19}, {"n": 3, "s": 33, "h": 2})
+
+
+def symbolic_feeds(values: Any) -> dict[str, Any]:
+    n, s, h = values["n"], values["s"], values["h"]
+    rng = np.random.default_rng(s)
+    shapes = {"x": (n, s, 64), "z": (n, 9, s), "image": (n, 3, h, s)}
+    return {k: rng.standard_normal(shape).astype(np.float32) for k, shape in shapes.items()}
+
+
+def test_one_program_for_every_size(settings: Settings) -> None:
+    model = symbolic_block()
+    program = plan_model(model, settings, RANGES).program
+    assert {"cuda.map", "cuda.reduce", "cuda.simt"} <= {k.choice.recipe for k in program.kernels.values()}
+    for values in VALUES:
+        feeds = symbolic_feeds(values)
+        found = emulate(program, settings, [feeds[x] for x in program.input_names], values)
+        agree(program.output_names, found, expected(model, feeds))
+
+
+def test_a_program_for_every_size_is_built_without_a_gpu() -> None:
+    made, _ = compile_artifact(symbolic_block(), settings_for("cuda:sm_90a", None), shapes=RANGES, cache=False)
+    with made:
+        (variant,) = made.manifest.variants
+        assert variant.symbols == {name: (x[0], x[-1]) for name, x in RANGES.items()}
+
+
+@pytest.mark.gpu
+def test_one_program_for_every_size_on_the_device() -> None:
+    """Values come again, in turns, so that graphs are captured, replayed, and let go when there are too many."""
+    model = symbolic_block()
+    program = tilewright.compile(model, target="cuda:h200", shapes=RANGES, cache=False)
+    more = [{"n": 2, "s": s, "h": 5} for s in range(2, 14)]
+    for values in (*VALUES, *VALUES, VALUES[0], *more, *more, *VALUES, {"n": 0, "s": 4, "h": 4}, VALUES[1]):
+        feeds = symbolic_feeds(values)
+        found = program.run(None, feeds)
+        if values["n"]:
+            agree([x.name for x in program.outputs], found, expected(model, feeds))
+        else:
+            assert [x.size for x in found] == [0, 0, 0, 0]
 
 
 def node_tests(step: int, settings: Settings) -> None:

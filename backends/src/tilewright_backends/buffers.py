@@ -52,10 +52,10 @@ def load_library(path: Path, entry: str) -> tuple[Any, Any]:
 
 
 class BufferTable:
-    """The table that a library runs over: one address for each buffer.
+    """The table that a library runs over: one address for each buffer, then the value of each symbol.
 
     Attributes:
-        addresses: of the buffers, in order; zero until they are set.
+        addresses: of the buffers, in order, and the symbols; zero until they are set.
         pointer: the table's own address.
         inputs: places of the inputs in it, in the manifest's order.
         outputs: the same of the outputs.
@@ -65,7 +65,8 @@ class BufferTable:
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self._buffers: list[tuple[str, str, int]] = [(name, kind, size) for name, kind, size in data["buffers"]]
-        self.addresses = np.zeros(max(len(self._buffers), 1), np.uint64)
+        self._symbols: list[tuple[str, int, int]] = [(name, low, high) for name, low, high in data.get("symbols", ())]
+        self.addresses = np.zeros(max(len(self._buffers) + len(self._symbols), 1), np.uint64)
         self.pointer = ctypes.c_void_p(self.addresses.ctypes.data)
         self.inputs = [number for number, _ in self.sizes("input")]
         self.outputs = [number for number, _ in self.sizes("output")]
@@ -79,6 +80,18 @@ class BufferTable:
                 f"The program takes {len(self.inputs)} inputs and {len(self.outputs)} outputs, "
                 f"got {len(inputs)} and {len(outputs)}."
             )
+
+    def enter(self, symbols: Mapping[str, int]) -> None:
+        """Sets the values of the symbols. Raises InternalError where one is missing or out of its bounds."""
+        for number, (name, low, high) in enumerate(self._symbols, len(self._buffers)):
+            if not low <= symbols.get(name, -1) <= high:
+                raise InternalError(f"The program takes {name!r} from {low} to {high}, got {symbols.get(name)}.")
+            self.addresses[number] = symbols[name]
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The values of the symbols."""
+        return tuple(self.addresses[len(self._buffers) :].tolist()) if self._symbols else ()
 
     def weights(self, given: Mapping[str, Array]) -> Iterator[tuple[int, Array]]:
         """Place and array of each weight. Raises DamagedError where one is missing or has another size."""

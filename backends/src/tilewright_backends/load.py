@@ -14,7 +14,7 @@ import numpy as np
 
 from tilewright.errors import InputError
 from tilewright.ir.calls import too_deep
-from tilewright.runtime.native import Array
+from tilewright.runtime.native import NO_SYMBOLS, Array
 from tilewright_backends import cpu_features, runners
 from tilewright_backends.buffers import CONTROL, BufferTable, check_seal, load_library
 
@@ -52,13 +52,14 @@ class CpuProgram:
             self._kept.append(array)
             self._table.addresses[number] = array.ctypes.data
 
-    def run(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    def run(self, inputs: Sequence[Array], outputs: Sequence[Array], symbols: Mapping[str, int] = NO_SYMBOLS) -> None:
         """Runs the program once. See `tilewright.runtime.native.NativeProgram`."""
         self._table.check(inputs, outputs)
         main, kept = self._main, self._kept
 
         def run() -> None:
             with self._turn:
+                self._table.enter(symbols)
                 for number, array in zip(self._table.inputs, inputs, strict=True):
                     self._table.addresses[number] = array.ctypes.data
                 for number, array in zip(self._table.outputs, outputs, strict=True):

@@ -12,7 +12,7 @@ from typing import Any
 import tvm_ffi
 
 from tilewright.errors import InputError, InternalError
-from tilewright.runtime.native import Array
+from tilewright.runtime.native import NO_SYMBOLS, Array
 from tilewright_backends.buffers import BufferTable, check_seal, load_library
 from tilewright_backends.device_weights import SHARED
 from tilewright_backends.load import Calls, runtime_library
@@ -21,6 +21,8 @@ _CUDA = 2
 """DLPack's device type."""
 _TO_DEVICE, _TO_HOST = 1, 2
 _THREAD_LOCAL_CAPTURE = 1
+_MOST_GRAPHS = 8
+"""Sets of symbol values that are remembered, each with its graph if it came more than once."""
 
 
 class CudaRuntime:
@@ -81,13 +83,14 @@ class CudaProgram:
     """A loaded program: device buffers, a table of their addresses, and the function that runs over it.
 
     The first run calls the function; from the second on, a graph captured from it is replayed, unless the host program
-    decides by values of the device, for which it has to wait.
+    decides by values of the device, for which it has to wait. With symbols there is a graph for each of the last few
+    sets of values that came more than once.
     """
 
     def __init__(self, library: Path, weights: Mapping[str, Array], data: Mapping[str, Any]) -> None:
         self._cuda = CudaRuntime()
         _check_device(self._cuda, str(data["arch"]))
-        self._graph: ctypes.c_void_p | None = None
+        self._graphs: dict[tuple[int, ...], ctypes.c_void_p | None] = {}  # None: the values came once
         self._capturable = bool(data["capturable"])
         self._table = BufferTable(data)
         self.input_bytes, self.output_bytes = self._table.input_bytes, self._table.output_bytes
@@ -129,9 +132,10 @@ class CudaProgram:
                 self._stream,
             )
 
-    def run(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    def run(self, inputs: Sequence[Array], outputs: Sequence[Array], symbols: Mapping[str, int] = NO_SYMBOLS) -> None:
         """Runs the program once. See `tilewright.runtime.native.NativeProgram`."""
         self._table.check(inputs, outputs)
+        self._table.enter(symbols)
         for number, array in zip(self._table.inputs, inputs, strict=True):
             self._upload(int(self._table.addresses[number]), array)
         self.launch()
@@ -149,8 +153,12 @@ class CudaProgram:
 
     def launch(self) -> None:
         """Starts the kernels on the device buffers, without copies and without waiting."""
-        if self._graph is not None:
-            self._cuda("cudaGraphLaunch", self._graph, self._stream)
+        values = self._table.values
+        came_before = values in self._graphs
+        graph = self._graphs.pop(values, None)  # put back below as the youngest
+        if graph is not None:
+            self._graphs[values] = graph
+            self._cuda("cudaGraphLaunch", graph, self._stream)
             return
         self._set_stream(_CUDA, 0, self._stream)
         self._main(self._table.pointer)
@@ -161,9 +169,19 @@ class CudaProgram:
             self._cuda("cudaStreamSynchronize", self._stream)
             raise
         if self._capturable:
-            # The first run loads the machine code, which must not happen under capture.
+            if came_before or not values:
+                # The first run loads the machine code, which must not happen under capture.
+                self._cuda("cudaStreamSynchronize", self._stream)
+                graph = self._capture()
+            self._graphs[values] = graph
+            while len(self._graphs) > _MOST_GRAPHS:
+                self._drop(next(iter(self._graphs)))
+
+    def _drop(self, values: tuple[int, ...]) -> None:
+        graph = self._graphs.pop(values)
+        if graph is not None:
             self._cuda("cudaStreamSynchronize", self._stream)
-            self._graph = self._capture()
+            self._cuda("cudaGraphExecDestroy", graph)
 
     def _capture(self) -> ctypes.c_void_p:
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
@@ -201,9 +219,8 @@ class CudaProgram:
     def close(self) -> None:
         """Frees the device buffers and unloads the library."""
         self._cuda("cudaStreamSynchronize", self._stream)
-        if self._graph is not None:
-            self._cuda("cudaGraphExecDestroy", self._graph)
-            self._graph = None
+        for values in tuple(self._graphs):
+            self._drop(values)
         self._main = self._module = None
         self._held.close()
 

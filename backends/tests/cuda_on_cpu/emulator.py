@@ -77,15 +77,22 @@ class Emulated:
         finally:
             shutil.rmtree(self._folder)
 
-    def run(self, name: str, arrays: Sequence[Array]) -> None:
-        """Runs a kernel on the arrays in place; the same array twice is one buffer."""
+    def run(
+        self, name: str, arrays: Sequence[Array], numbers: Sequence[int] = (), blocks: int | None = None
+    ) -> None:
+        """Runs a kernel on the arrays in place, then numbers; the same array twice is one buffer.
+
+        Args:
+            blocks: how many; by default as many as the kernel has at most.
+        """
         guarded = {id(a): _Guarded(a) for a in arrays}
         params, maps = self._maps[name]
         places = {value.name: guarded[id(a)].address for value, a in zip(params, arrays, strict=True)}
         held = [_encoded(places[x.value], x) for x in maps]
         addresses = [*(guarded[id(a)].address for a in arrays), *(x.ctypes.data for x in held)]
         pointers = (ctypes.c_void_p * len(addresses))(*addresses)
-        getattr(self._library, f"run_{name}")(pointers)
+        given = (ctypes.c_int64 * max(len(numbers), 1))(*numbers)
+        getattr(self._library, f"run_{name}")(pointers, given, -1 if blocks is None else blocks)
         for array in arrays:
             guarded[id(array)].read_into(array)
 
@@ -129,10 +136,10 @@ def _host_source(source: str, kernels: Sequence[DeviceKernel]) -> str:
         count = len(kernel.params)
         values = [f"(decltype(emu_arg<{i}>(&{kernel.name})))a[{i}]" for i in range(count)]
         values += [f"*(CUtensorMap*)a[{count + i}]" for i in range(len(kernel.maps))]
-        args = ", ".join(values)
+        args = ", ".join([*values, *(f"n[{i}]" for i in range(kernel.numbers))])
         parts.append(
-            f'extern "C" void run_{kernel.name}(void** a) {{'
-            f" emu_run({kernel.grid}, {kernel.block}, {kernel.shared_bytes}, [=]() {{ {kernel.name}({args}); }}); }}"
+            f'extern "C" void run_{kernel.name}(void** a, int64_t* n, int blocks) {{ emu_run(blocks < 0 ? '
+            f"{kernel.grid} : blocks, {kernel.block}, {kernel.shared_bytes}, [=]() {{ {kernel.name}({args}); }}); }}"
         )
     return "\n".join(parts)
 
@@ -161,8 +168,11 @@ def _without_instructions(source: str) -> str:
     return source
 
 
-def emulate(program: Program, settings: Settings, inputs: Sequence[Array]) -> list[Array]:
-    """The outputs of a planned program, each launch on the emulator."""
+def emulate(
+    program: Program, settings: Settings, inputs: Sequence[Array], symbols: Mapping[str, int] | None = None
+) -> list[Array]:
+    """The outputs of a planned program for the values of its symbols, each launch on the emulator."""
+    values = dict(symbols or {})
     registry = settings.registry
     used = {kernel.choice.recipe for kernel in program.kernels.values()}
     entries = {name: registry.get(RecipeEntry, name) for name in used}
@@ -185,7 +195,8 @@ def emulate(program: Program, settings: Settings, inputs: Sequence[Array]) -> li
     for weight in weights_of(program):
         bytes_of(weight.name)[:] = np.ascontiguousarray(weight.load()).reshape(-1).view(np.uint8)
     for value, array in zip(program.inputs, inputs, strict=True):
-        bytes_of(value.name)[:] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        bytes_of(value.name)[: array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
     def scalar(name: str) -> int:
         return int(bytes_of(name).view(dtypes.to_numpy(places[name].value.dtype))[0])
 
@@ -227,7 +238,18 @@ def emulate(program: Program, settings: Settings, inputs: Sequence[Array]) -> li
                     assert isinstance(phase, Phase)
                     (task,) = phase.lanes[0].items
                     assert isinstance(task, Task)
-                    emulated.run(kernels[task.kernel].name, [bytes_of(name) for name in task.args])
+                    kernel = program.kernels[task.kernel]
+                    emulated.run(
+                        kernels[task.kernel].name,
+                        [bytes_of(name) for name in task.args],
+                        [values[x.name] for x in kernel.symbols],
+                        int(evaluate(phase.lanes[0].units, values)),
+                    )
 
     run(program.body, {})
-    return [bytes_of(v.name).view(dtypes.to_numpy(v.dtype)).reshape(v.static_shape()) for v in program.outputs]
+    found = []
+    for v in program.outputs:
+        shape = [int(evaluate(n, values)) for n in v.shape]
+        flat = bytes_of(v.name).view(dtypes.to_numpy(v.dtype))
+        found.append(flat[: int(np.prod(shape, dtype=np.int64))].reshape(shape))
+    return found

@@ -12,17 +12,17 @@ import attrs
 import numpy as np
 
 from tilewright.artifact import Fallen, Manifest, Model, Step, TensorInfo, Variant, write_artifact
+from tilewright.artifact.extents import written
 from tilewright.artifact.manifest import DECISIONS, LIBRARY, MODEL, StoredWeight, numbered
 from tilewright.artifact.pool import Pool
 from tilewright.compiler import build_program, device_of, plan_module
 from tilewright.config.binding import Settings
-from tilewright.errors import UnsupportedError
+from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend.asked import dimension_names
 from tilewright.frontend.shapes import Shape, bind_inputs
 from tilewright.frontend.source import Source, stored
 from tilewright.frontend.tensors import dtype_of
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Const, Var
 from tilewright.ir.lengths import delivered_names
 from tilewright.ir.module import Constant, Module
 from tilewright.ir.ops import Value
@@ -111,7 +111,7 @@ class Parts:
             decisions=numbered(DECISIONS, number),
             inputs=_tensors(program.input_names, program.inputs),
             outputs=_tensors(program.output_names, program.outputs),
-            symbols={symbol.name: symbol.upper for symbol in program.symbols},
+            symbols={symbol.name: (symbol.lower, symbol.upper) for symbol in program.symbols},
             weights=self.pool.add(output.weights),
             kernels=len(program.kernels),
             lengths=dict(program.lengths),
@@ -201,9 +201,18 @@ def _model_weight(name: str, array: Array) -> Weight:
 
 
 def declared_inputs(source: Source, shapes: Mapping[str, Shape]) -> tuple[TensorInfo, ...]:
-    """The inputs of a model, what it leaves open as given."""
+    """The inputs of a model that is specialised when it runs, what it leaves open as given.
+
+    Raises:
+        InputError: a dimension is given a range.
+    """
+    for name in (x for x, shape in shapes.items() if isinstance(shape, range)):
+        raise InputError(
+            f"The dimension {name!r} is given a range, but values of inputs decide shapes of the model.",
+            "Bind those inputs (--bind NAME=FILE), or give the dimension one size or several.",
+        )
     typed = bind_inputs(source.inputs, shapes)
-    return tuple(TensorInfo(name, dtype, shape) for name, (dtype, shape) in typed.items())
+    return tuple(TensorInfo(name, dtype, tuple(map(written, shape))) for name, (dtype, shape) in typed.items())
 
 
 def declared_outputs(source: Source, inputs: Sequence[TensorInfo]) -> tuple[TensorInfo, ...]:
@@ -265,18 +274,9 @@ def merged(
 
 def _tensors(names: Sequence[str], values: Sequence[Value]) -> tuple[TensorInfo, ...]:
     return tuple(
-        TensorInfo(name, value.dtype, tuple(_extent(extent) for extent in value.shape))
+        TensorInfo(name, value.dtype, tuple(map(written, value.extents)))
         for name, value in zip(names, values, strict=True)
     )
-
-
-def _extent(extent: object) -> int | str:
-    match extent:
-        case Const(value=value):
-            return int(value)
-        case Var(name=name):
-            return str(name)
-    raise NotImplementedError(f"an input or output with the extent {extent}")
 
 
 def plain(value: Any) -> Any:

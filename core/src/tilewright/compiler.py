@@ -186,7 +186,13 @@ def plan_module(module: Module, settings: Settings, clock: Clock | None = None) 
     recipes = list(recipes_of(settings).values())
     services = {slot: settings.service(slot) for slot in settings.slots}
     session = Session(
-        str(settings.target), device, recipes, services, frozenset(module.constants), settings.runnable_passes()
+        str(settings.target),
+        device,
+        recipes,
+        services,
+        frozenset(module.constants),
+        settings.runnable_passes(),
+        module.symbols,
     )
     session.trials = CachedTrials(settings, device) if settings.keep_trials else None
     session.verify_stages = settings.config.verify.level == "every-stage"

@@ -54,6 +54,10 @@ class SteeredError(UnsupportedError):
         self.inputs = tuple(inputs)
 
 
+class SymbolicError(UnsupportedError):
+    """A fixed number is needed where an extent is symbolic."""
+
+
 class MismatchError(TilewrightError):
     """A result differs from the reference by more than the tolerance."""
 

@@ -84,6 +84,10 @@ def partitioned(
     Raises:
         UnsupportedError: a node cannot be compiled and may not fall back, or nothing runs it.
     """
+    if any(isinstance(x, range) for x in shapes.values()):
+        if isinstance(error, SteeredError):
+            return None
+        raise error  # parts are cut by fixed shapes
     found = classify(source, rules_of(settings), shapes, bind)
     _refuse(found.verdicts, settings.config.fallback, error)
     parts = cut(found)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from tilewright.device import DeviceModel
 from tilewright.errors import InternalError
 from tilewright.ir.choice import Packing, Resources, TileChoice
-from tilewright.ir.expr import Apply, Const, Expr, Var, const
+from tilewright.ir.expr import Apply, Const, Expr, Var, const, substitute
 from tilewright.views.kernel import KernelSpec, Subject
 
 Columns = Mapping[str, npt.NDArray[np.int64]]
@@ -139,6 +139,8 @@ class Match:
         tiles: memory level -> role -> points of a tile there, nearest level first. A level is one of the device's, or
             "block" for what a task works on without staging it. A role that a level leaves out has one point.
         packings: given chosen parameters, the constant operands that are stored in another layout.
+        count: the number of tasks by the values of the symbols, over the parameters and the symbols; None when no
+            extent is symbolic. Everything else counts symbolic extents with their upper bounds.
         detail: anything the emitter wants to have found once (must be immutable).
     """
 
@@ -152,6 +154,7 @@ class Match:
     operands: tuple[Operand, ...] = ()
     tiles: Mapping[str, Mapping[str, Expr]] = attrs.field(factory=dict)
     packings: Callable[[Mapping[str, int]], tuple[Packing, ...]] = _no_packings
+    count: Expr | None = None
     detail: Any = None
 
     @property
@@ -170,7 +173,9 @@ class Match:
             **{f.name: int(evaluate(getattr(self.usage, f.name), columns)[0]) for f in attrs.fields(Usage)}
         )
         ordered = {p.name: int(params[p.name]) for p in self.parameters}
-        return TileChoice(self.recipe, ordered, resources, self.packings(ordered), cost, why)
+        chosen = {name: const(size) for name, size in ordered.items()}
+        count = None if self.count is None else substitute(self.count, chosen)
+        return TileChoice(self.recipe, ordered, resources, self.packings(ordered), cost, why, count)
 
     def refusal(self, params: Mapping[str, int]) -> str:
         """Why the parameters are not allowed, or ""."""

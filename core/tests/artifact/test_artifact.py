@@ -34,7 +34,7 @@ def manifest() -> Manifest:
     """Of one program."""
     inputs = (TensorInfo("x", "float32", (1, "n")),)
     outputs = (TensorInfo("y", "float32", (1, "n")),)
-    variant = Variant("library.so", "decisions.json", inputs, outputs, {"n": 8}, data={"entry": "main"})
+    variant = Variant("library.so", "decisions.json", inputs, outputs, {"n": (0, 8)}, data={"entry": "main"})
     step = Step("native", ("x",), ("y",), (variant,))
     return Manifest("0.1.0", "m", "cpu:generic", "acme", inputs, outputs, (step,))
 

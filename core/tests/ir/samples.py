@@ -57,7 +57,7 @@ def elementwise(name: str, source: Value, target: Value, body: Expr | None = Non
     over = tuple(Axis(f"i{n}", e) for n, e in enumerate(source.shape))
     index = tuple(x.var for x in over)
     load = Load(0, source.dtype)
-    return TensorOp(name, over, (Access(source, index),), (body or load,), (Write(target, index),))
+    return TensorOp(name, over, (Access(source, index),), (load if body is None else body,), (Write(target, index),))
 
 
 def convolution(dtype: str = "float16") -> TensorOp:

@@ -28,9 +28,11 @@ def rename(op: TensorOp, values: Callable[[str], str], axes: Callable[[str], str
     def renamed(v: Value) -> Value:
         return attrs.evolve(v, name=values(v.name))
 
+    def guard(r: Access) -> Expr | None:
+        return None if r.guard is None else expr(r.guard)
+
     reads = [
-        attrs.evolve(r, value=renamed(r.value), index=tuple(map(expr, r.index)), guard=r.guard and expr(r.guard))
-        for r in op.reads
+        attrs.evolve(r, value=renamed(r.value), index=tuple(map(expr, r.index)), guard=guard(r)) for r in op.reads
     ]
     writes = [attrs.evolve(w, value=renamed(w.value), index=tuple(map(expr, w.index))) for w in op.writes]
     return attrs.evolve(

@@ -237,7 +237,7 @@ def test_ill_formed_combiners_are_refused() -> None:
 
 
 def check(over: tuple[Axis, ...], read: Access, write: Write, body: Expr | None = None) -> None:
-    op = TensorOp("op", over, (read,), (body or Load(0, read.value.dtype),), (write,))
+    op = TensorOp("op", over, (read,), (Load(0, read.value.dtype) if body is None else body,), (write,))
     check_tensor(op, {"N": Interval(1, 64), "M": Interval(2, 8)}, Place("test"))
 
 

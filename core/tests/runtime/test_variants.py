@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import pytest
 from tilewright.artifact import Step, TensorInfo, Variant
 from tilewright.artifact.pool import Pool
 from tilewright.errors import InputError
-from tilewright.runtime.native import Array, Weight
+from tilewright.runtime.native import NO_SYMBOLS, Array, Weight
 from tilewright.runtime.pipeline import Pipeline
 from tilewright.runtime.stats import Stats
 from tilewright.runtime.variants import NativeStep
@@ -23,7 +23,7 @@ class Adder:
         self.amount = amount
         self.closed = False
 
-    def run(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
+    def run(self, inputs: Sequence[Array], outputs: Sequence[Array], symbols: Mapping[str, int] = NO_SYMBOLS) -> None:
         np.add(inputs[0], self.amount, out=outputs[0])
 
     def measure(self, rounds: int) -> list[float]:
@@ -33,7 +33,7 @@ class Adder:
         self.closed = True
 
 
-def variant(number: int, shape: tuple[int | str, ...], symbols: dict[str, int] | None = None) -> Variant:
+def variant(number: int, shape: tuple[int | str, ...], symbols: dict[str, tuple[int, int]] | None = None) -> Variant:
     infos = [(TensorInfo(name, "float32", shape),) for name in ("x", "y")]
     return Variant(f"library-{number}.so", f"decisions-{number}.json", *infos, symbols or {})
 
@@ -76,7 +76,7 @@ def test_the_only_variant_is_loaded_at_once() -> None:
 
 
 def test_a_symbolic_variant_takes_what_no_fixed_one_does() -> None:
-    loaded = Loaded(step(variant(1, ("n", 3), {"n": 8}), variant(2, (4, 3)), variant(3, ("n", 3), {"n": 16})))
+    loaded = Loaded(step(variant(1, ("n", 3), {"n": (0, 8)}), variant(2, (4, 3)), variant(3, ("n", 3), {"n": (0, 16)})))
     assert [loaded(4, 3), loaded(5, 3), loaded(9, 3)] == [2, 1, 3]
     with pytest.raises(InputError, match=r"x=17x3.*x=nx3; x=4x3"):
         loaded(17, 3)

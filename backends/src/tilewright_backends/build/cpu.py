@@ -19,7 +19,7 @@ from tilewright_backends.build import llvm
 from tilewright_backends.emit.cpu.function import CpuFunction
 from tilewright_backends.emit.cpu.semantics import CpuSemantics
 from tilewright_backends.host.cpu import emit_launch
-from tilewright_backends.host.function import HostFunction, buffer_table, recursion
+from tilewright_backends.host.function import HostFunction, buffer_table, ranges, recursion
 from tilewright_backends.lower.types import Prim
 
 
@@ -42,7 +42,7 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
     host = HostFunction(program, names)
     host.run(emit_launch)
     facts = {"mcpu": mcpu, "features": cpu_features.needed(llvm.cpu_features(mcpu))}
-    data = buffers.described(buffer_table(program), {**facts, **recursion(program)}, target)
+    data = buffers.described(buffer_table(program), {**facts, **recursion(program), **ranges(program)}, target)
     functions[GlobalVar(data["entry"])] = host.finish(data["entry"])
     library = workdir / "library.so"
     llvm.link(llvm.compile_functions(functions, llvm_target), library)
@@ -53,7 +53,7 @@ def emit_kernel(kernel: Kernel, program: Program, emitter: Callable[..., Any], s
     """The TIR function of one kernel; an empty one where no result has an element."""
     if all(x.num_elements() == const(0) for x in kernel.group.outputs):
         return CpuFunction(kernel, semantics).finish()
-    subject = subject_of(kernel.group, program.constants)
+    subject = subject_of(kernel.group, program.constants, kernel.symbols)
     if subject is None:
         raise InternalError(f"kernel {kernel.name} is nothing that recipe {kernel.choice.recipe} could emit.")
     return emitter(kernel, subject, semantics)

@@ -33,8 +33,9 @@ def _phase(host: HostFunction, name: str, phase: Phase) -> None:
     if not lanes:
         return
     if len(lanes) == 1:
-        units = bounds_of(lanes[0].units, host.code.bounds).high
-        with host.code.loop("unit", units, "parallel" if units > 1 else "serial") as unit:
+        units = lanes[0].units
+        several = bounds_of(units, host.code.bounds).high > 1
+        with host.code.loop("unit", units, "parallel" if several else "serial") as unit:
             _lane(host, name, lanes[0], const(lanes[0].first) + unit)
         return
     last = max(lane.first + bounds_of(lane.units, host.code.bounds).high for lane in lanes)
@@ -71,11 +72,11 @@ def _items(host: HostFunction, name: str, items: Sequence[Item]) -> None:
 
 
 def _task(host: HostFunction, task: Task) -> None:
-    pointers = [host.pointer(x) for x in task.args]
+    given = [*(host.pointer(x) for x in task.args), *host.symbol_values(task.kernel)]
     kernel = host.kernels[task.kernel]
     if isinstance(task.count, Const) and task.count.value == 1:
-        host.code.evaluate(call(kernel, [host.code.index(task.first, "int32"), *pointers]))
+        host.code.evaluate(call(kernel, [host.code.index(task.first, "int32"), *given]))
         return
     with host.code.loop("run", task.count) as run:
         number = host.code.simplify(task.first + run * task.stride)
-        host.code.evaluate(call(kernel, [host.code.index(number, "int32"), *pointers]))
+        host.code.evaluate(call(kernel, [host.code.index(number, "int32"), *given]))

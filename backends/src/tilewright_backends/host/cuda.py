@@ -11,7 +11,8 @@ from tvm.tirx import op as tir_op
 
 from tilewright.errors import InternalError
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Const, Var, const
+from tilewright.ir.bounds import bounds_of
+from tilewright.ir.expr import Const, Var, const, static
 from tilewright.ir.program import (
     UNIT,
     HostCall,
@@ -31,7 +32,7 @@ from tilewright.ir.verify.tree import tasks_of
 from tilewright_backends.build.cuda.source import DeviceKernel
 from tilewright_backends.emit.cuda.body import TensorMap, i32
 from tilewright_backends.host.function import HostFunction
-from tilewright_backends.lower.types import Prim
+from tilewright_backends.lower.types import Prim, convert
 from tilewright_backends.lower.types import storage as stored_as
 
 _MOST_CAPTURED = 100_000
@@ -124,19 +125,24 @@ class CudaHost(HostFunction):
         for found in kernel.maps:
             yield attrs.evolve(found, value=""), places[found.value]
 
-    def launch_task(self, task: Task) -> None:
-        """The launch of a task's kernel."""
+    def launch_task(self, task: Task, blocks: Prim | None = None) -> None:
+        """The launch of a task's kernel, in as many blocks as it has if not `blocks`."""
         kernel = self.device[task.kernel]
         maps = []
         for found, name in self._mapped(kernel, task.args):
             maps.append(self._maps[name, found])
             if self._moves(name):
                 self._encode(maps[-1], found, name)
-        self.launch(kernel, [*map(self.pointer, task.args), *maps])
+        numbers = (convert(x, "int64") for x in self.symbol_values(task.kernel))
+        self.launch(kernel, [*map(self.pointer, task.args), *maps, *numbers], blocks)
 
-    def launch(self, kernel: DeviceKernel, values: Sequence[Prim]) -> None:
-        """One launch of a kernel on pointers, then tensor maps, then numbers."""
-        sizes = [i32(kernel.grid), i32(kernel.block)]
+    def launch(self, kernel: DeviceKernel, values: Sequence[Prim], blocks: Prim | None = None) -> None:
+        """One launch of a kernel on pointers, then tensor maps, then numbers.
+
+        Args:
+            blocks: how many, where that depends on the values of symbols.
+        """
+        sizes = [i32(kernel.grid) if blocks is None else blocks, i32(kernel.block)]
         if kernel.shared_bytes:
             sizes.append(i32(kernel.shared_bytes))
         call = tir_op.call_ffi_kernel(kernel.name, *values, *sizes, launch_params=kernel.launch_tags)
@@ -152,7 +158,7 @@ class CudaHost(HostFunction):
 
     def copy(self, source: Prim, target: Prim, name: str) -> None:
         """See `HostFunction.copy`: a launch of its own."""
-        size = self.bytes_of(name)
+        size = static(self.bytes_of(name), f"size of {name}")
         if size:
             self.launch(self.copies[size], (source, target))
 
@@ -213,6 +219,11 @@ def emit_launch(host: HostFunction, launch: Launch) -> None:
     if not isinstance(task, Task) or task.first != Var(UNIT) or task.count != const(1) or lanes[0].first != 0:
         raise InternalError(f"launch {launch.name}: a unit must run the task of its own number on CUDA.")
     kernel = host.device[task.kernel]
-    if not isinstance(lanes[0].units, Const) or int(lanes[0].units.value) != kernel.grid:
+    units = host.code.simplify(lanes[0].units)
+    if bounds_of(units, host.code.bounds).high != kernel.grid:
         raise InternalError(f"launch {launch.name}: {lanes[0].units} units for {kernel.grid} tasks.")
-    host.launch_task(task)
+    if isinstance(units, Const):
+        host.launch_task(task)
+        return
+    with host.code.when(host.code.index(host.code.simplify(const(0) < units))):
+        host.launch_task(task, host.code.index(units, "int32"))

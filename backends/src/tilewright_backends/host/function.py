@@ -1,8 +1,8 @@
 """The entry of a library: runs a program's host tree over a table of buffer addresses.
 
-The table has one 64-bit address per buffer of the program's storage, in the storage's order, and for a program with
-procedures that of the control buffer. How a launch is made is the target's affair; loops, branches, calls, copies and
-addresses are the same for all.
+The table has one 64-bit address per buffer of the program's storage, in the storage's order, for a program with
+procedures that of the control buffer, and then the value of each symbol. How a launch is made is the target's affair;
+loops, branches, calls, copies and addresses are the same for all.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from tvm import tirx
 from tvm.ir import GlobalVar, PointerType, PrimType
 
 from tilewright.errors import InternalError
+from tilewright.ir import dtypes
 from tilewright.ir.bounds import Interval
 from tilewright.ir.expr import Const, Expr
 from tilewright.ir.program import HostCall, HostCopy, HostIf, HostLoop, HostSet, HostStep, Launch, Program
-from tilewright.planning.storage import byte_size
 from tilewright_backends.buffers import CONTROL
 from tilewright_backends.host.machine import Machine, control_bytes
-from tilewright_backends.lower.code import Code
+from tilewright_backends.lower.code import Code, symbol_dtype
 from tilewright_backends.lower.types import Prim, storage
 
 EmitLaunch = Callable[["HostFunction", Launch], None]
@@ -44,12 +44,16 @@ class HostFunction:
         self._table = tirx.Var("table", PointerType(PrimType("uint64")))
         self.frame: Prim = None
         buffers = [name for name, _, _ in buffer_table(program)]
-        table = tirx.decl_buffer((max(len(buffers), 1),), "uint64", "addresses", data=self._table, layout=None)
+        length = max(len(buffers) + len(program.symbols), 1)
+        table = tirx.decl_buffer((length,), "uint64", "addresses", data=self._table, layout=None)
         self.code.emit(tirx.DeclBuffer(table, data=self._table))
         self._bases = {
             name: self.code.let(tirx.BufferLoad(table, [tirx.const(i, "int32")]), f"base{i}")
             for i, name in enumerate(buffers)
         }
+        for i, symbol in enumerate(program.symbols, len(buffers)):
+            number = tirx.Cast(symbol_dtype(symbol), tirx.BufferLoad(table, [tirx.const(i, "int32")]))
+            self.code.enter(symbol, self.code.let(number, symbol.name))
 
     def run(self, launch: EmitLaunch) -> None:
         """The code of the whole program."""
@@ -96,9 +100,14 @@ class HostFunction:
             return None
         return self.code.index(self.code.simplify(copy.row * self.bytes_of(copy.source)), "int64")
 
-    def bytes_of(self, name: str) -> int:
-        """Bytes of a value."""
-        return byte_size(self.program.storage.placements[name].value)
+    def bytes_of(self, name: str) -> Expr:
+        """Bytes of a value, by the values of the symbols."""
+        value = self.program.storage.placements[name].value
+        return value.num_elements() * dtypes.size_of(value.dtype)
+
+    def symbol_values(self, kernel: str) -> list[Prim]:
+        """The values of the symbols that a kernel takes."""
+        return [self.code.env[x.name] for x in self.program.kernels[kernel].symbols]
 
     def scalar(self, name: str) -> Prim:
         """A scalar value as it stands in memory."""
@@ -138,7 +147,7 @@ class HostFunction:
 
     def copy(self, source: Prim, target: Prim, name: str) -> None:
         """Copies as many bytes as the value `name` has from one address to another."""
-        size = tirx.const(self.bytes_of(name), "int64")
+        size = self.code.index(self.bytes_of(name), "int64")
         self.code.evaluate(tirx.call_extern("int32", "memcpy", target, source, size))
 
     def _set(self, step: HostSet) -> None:
@@ -190,6 +199,11 @@ def buffer_table(program: Program) -> list[tuple[str, str, int]]:
 def recursion(program: Program) -> dict[str, Any]:
     """What a loader needs to say which call went too deep; nothing without procedures."""
     return {"procedures": list(program.procedures), "depth": program.depth} if program.procedures else {}
+
+
+def ranges(program: Program) -> dict[str, Any]:
+    """The symbols whose values follow the buffers in the table, as [name, smallest, largest]; nothing without any."""
+    return {"symbols": [[x.name, x.lower, x.upper] for x in program.symbols]} if program.symbols else {}
 
 
 def call(kernel: GlobalVar, args: Sequence[Prim]) -> Prim:

@@ -13,8 +13,9 @@ from tvm import tirx
 from tvm.tirx import ForKind
 
 from tilewright.ir.bounds import Interval, bounds_of, simplify
-from tilewright.ir.expr import Const, Expr, Var, const
-from tilewright_backends.lower.index import lower_index
+from tilewright.ir.expr import Apply, Const, Expr, Extent, Var, const, walk
+from tilewright.ir.module import Symbol
+from tilewright_backends.lower.index import fits_int32, lower_index
 from tilewright_backends.lower.types import Prim, convert, element, lanes_of, literal
 
 _CACHE_LINE = 64
@@ -93,6 +94,20 @@ class Code:
         self.bounds[variable.name] = interval
         return variable
 
+    def once(self, expr: Expr) -> Expr:
+        """`expr`, simplified; computed here and once where it divides by what is known while running only."""
+        expr = self.simplify(expr)
+        divisors = (x.args[1] for x in walk(expr) if isinstance(x, Apply) and x.op in ("floordiv", "floormod"))
+        if all(isinstance(x, Const) for x in divisors):
+            return expr
+        return self.define("number", self.let(self.index(expr), "number"), bounds_of(expr, self.bounds))
+
+    def enter(self, symbol: Symbol, value: Prim) -> None:
+        """Lets a symbol stand for the TIR value; no other variable will be called so."""
+        self.unique(symbol.name)
+        self.env[symbol.name] = value
+        self.bounds[symbol.name] = symbol.interval
+
     @contextmanager
     def loop(self, hint: str, extent: int | Expr, kind: str = "serial") -> Iterator[Expr]:
         """`for hint in range(extent)`; yields the loop variable (a literal zero when there is one trip)."""
@@ -112,7 +127,7 @@ class Code:
         self.emit_in_outer(lambda body: tirx.For(variable, tirx.const(0, "int32"), trips, _KINDS[kind], body))
 
     @contextmanager
-    def loops(self, hint: str, extents: Mapping[str, int]) -> Iterator[dict[str, Expr]]:
+    def loops(self, hint: str, extents: Mapping[str, Extent]) -> Iterator[dict[str, Expr]]:
         """Nested serial loops, the first outermost; yields the loop variable of each key."""
         with ExitStack() as stack:
             yield {name: stack.enter_context(self.loop(hint, extent)) for name, extent in extents.items()}
@@ -156,6 +171,11 @@ class Code:
     def index(self, expr: Expr, dtype: str = "") -> Prim:
         """An integer or boolean expression without loads, 32 bits wide where every part fits, unless `dtype` says."""
         return lower_index(expr, self.env, self.bounds, {}, dtype)
+
+
+def symbol_dtype(symbol: Symbol) -> str:
+    """The TIR dtype that a symbol's value is passed in."""
+    return "int32" if fits_int32(symbol.interval) else "int64"
 
 
 def sequence(statements: list[Prim]) -> Prim:

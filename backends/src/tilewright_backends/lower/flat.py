@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -11,18 +10,23 @@ from tilewright.ir.bounds import Bounds, linear_terms, simplify
 from tilewright.ir.expr import (
     Const,
     Expr,
+    Extent,
     Var,
     all_of,
     as_expr,
+    as_extent,
     cast,
     const,
     loads,
     maximum,
     minimum,
+    number_of,
     substitute,
     variables,
 )
+from tilewright.ir.module import Symbol
 from tilewright.ir.ops import Access, Axis, Combiner, ScanOp, Value, Write
+from tilewright.ir.polynomial import canonical, polynomial, term_of
 from tilewright.ir.verify.ranges import Ranges
 from tilewright.views.kernel import KernelSpec, Store
 from tilewright.views.layout import address
@@ -57,6 +61,7 @@ class FlatSpec:
 
     Args:
         origin: the axes of the kernel's specification that each axis fuses, outermost first.
+        symbols: those that extents and expressions use.
     """
 
     axes: tuple[Axis, ...]
@@ -66,6 +71,7 @@ class FlatSpec:
     combiner: Combiner | None
     stores: tuple[FlatStore, ...]
     origin: Mapping[str, tuple[Axis, ...]] = attrs.field(factory=dict, eq=False)
+    symbols: tuple[Symbol, ...] = ()
 
     @property
     def spatial(self) -> tuple[Axis, ...]:
@@ -80,8 +86,13 @@ class FlatSpec:
         """Whether a store merges with what stands there or leaves other elements as they are."""
         return any(x.base is not None or x.update is not None for x in self.stores)
 
+    @property
+    def symbol_bounds(self) -> Bounds:
+        return {x.name: x.interval for x in self.symbols}
+
     def bounds(self) -> Bounds:
-        return axis_bounds(self.axes)
+        """The interval of every axis and symbol."""
+        return axis_bounds(self.axes, self.symbol_bounds)
 
     def addresses(self) -> tuple[Expr, ...]:
         """Every address, reads first."""
@@ -95,7 +106,7 @@ class FlatSpec:
 
 def flatten(spec: KernelSpec) -> FlatSpec:
     """The specification with row-major addresses; axes of one point disappear."""
-    bounds = axis_bounds(spec.axes)
+    bounds = spec.bounds()
     gone: dict[str, Expr] = {x.name: const(0) for x in spec.axes if x.extent == const(1)}
 
     def clean(expr: Expr) -> Expr:
@@ -105,13 +116,13 @@ def flatten(spec: KernelSpec) -> FlatSpec:
         return None if expr is None else clean(expr)
 
     def place(access: Access) -> Expr:
-        doubtful = _doubtful(access.index, access.value, spec.axes, access.guard)
+        doubtful = _doubtful(access.index, access.value, spec, access.guard)
         dims = _dims(access.index, access.value)
         index = [minimum(maximum(at, 0), extent - 1) if at in doubtful else at for at, extent in dims]
         return clean(address(index, access.value.shape))
 
     def stored(write: Write) -> Expr | None:
-        doubtful = _doubtful(write.index, write.value, spec.axes, write.guard)
+        doubtful = _doubtful(write.index, write.value, spec, write.guard)
         dims = [(at, extent) for at, extent in _dims(write.index, write.value) if at in doubtful]
         return all_of(write.guard, *((as_expr(0) <= at) & (at < extent) for at, extent in dims))
 
@@ -129,21 +140,22 @@ def flatten(spec: KernelSpec) -> FlatSpec:
     )
     axes = tuple(x for x in spec.axes if x.name not in gone)
     body = tuple(clean(x) for x in spec.body)
-    return FlatSpec(axes, reads, spec.body_reads, body, spec.combiner, stores, {x.name: (x,) for x in axes})
+    origin = {x.name: (x,) for x in axes}
+    return FlatSpec(axes, reads, spec.body_reads, body, spec.combiner, stores, origin, spec.symbols)
 
 
 def _dims(index: Sequence[Expr], value: Value) -> Iterable[tuple[Expr, Expr]]:
     return zip(index, value.shape, strict=True)
 
 
-def _doubtful(index: Sequence[Expr], value: Value, axes: Sequence[Axis], guard: Expr | None) -> set[Expr]:
+def _doubtful(index: Sequence[Expr], value: Value, spec: KernelSpec, guard: Expr | None) -> set[Expr]:
     """The indices that data decide and that nothing keeps in their dimension.
 
     ONNX calls it an error when the data are wrong. A kernel cannot report one, but it must not touch other memory: it
     reads at the nearest end of the dimension, and leaves out what it would store outside.
     """
     decided = [(at, extent) for at, extent in _dims(index, value) if loads(at)]
-    ranges = Ranges(axes, {}, guard)
+    ranges = Ranges(spec.axes, spec.symbol_bounds, guard)
     return {at for at, extent in decided if not ranges.inside(at, extent)}
 
 
@@ -168,6 +180,23 @@ def coefficient(expr: Expr, name: str) -> int | None:
     return stride
 
 
+def stride_of(expr: Expr, name: str, symbols: Container[str]) -> Expr | None:
+    """The factor of the variable in the sum `expr`: a literal, or a product with symbols.
+
+    None when it appears in any other way.
+    """
+    stride: Expr = const(0)
+    for factor, term in linear_terms(expr):
+        if name not in variables(term):
+            continue
+        ((factors, _),) = polynomial(term).items()
+        others = [x for x in factors if x != Var(name)]
+        if len(others) != len(factors) - 1 or not all(isinstance(x, Var) and x.name in symbols for x in others):
+            return None
+        stride = stride + term_of(tuple(others)) * factor
+    return canonical(stride)
+
+
 def merge_axes(spec: FlatSpec) -> FlatSpec:
     """Fuses neighbouring axes that every address steps through as if they were one."""
     while True:
@@ -181,22 +210,20 @@ def merge_axes(spec: FlatSpec) -> FlatSpec:
 
 def mergeable(spec: FlatSpec, outer: Axis, inner: Axis) -> bool:
     """Whether `outer` steps by exactly the extent of `inner` in every address and nothing else uses either."""
-    if not isinstance(inner.extent, Const):
-        return False
     if {outer.name, inner.name} & variables(*spec.pointwise()):
         return False
     for expr in spec.addresses():
-        far, near = coefficient(expr, outer.name), coefficient(expr, inner.name)
-        if far is None or near is None or far != near * int(inner.extent.value):
+        far, near = (stride_of(expr, x.name, spec.symbol_bounds) for x in (outer, inner))
+        if far is None or near is None or far != canonical(near * inner.extent):
             return False
     return True
 
 
 def _merge(spec: FlatSpec, outer: Axis, inner: Axis) -> FlatSpec:
-    fused = Axis(f"{outer.name}.{inner.name}", outer.extent * inner.extent, inner.kind)
+    fused = Axis(f"{outer.name}.{inner.name}", canonical(outer.extent * inner.extent), inner.kind)
     changed: Mapping[str, Expr] = {outer.name: const(0), inner.name: fused.var}
     axes = tuple(fused if x is inner else x for x in spec.axes if x is not outer)
-    bounds = axis_bounds(axes)
+    bounds = axis_bounds(axes, spec.symbol_bounds)
     origin = {name: parts for name, parts in spec.origin.items() if name not in (outer.name, inner.name)}
     return attrs.evolve(
         spec,
@@ -207,36 +234,39 @@ def _merge(spec: FlatSpec, outer: Axis, inner: Axis) -> FlatSpec:
     )
 
 
-def split_number(number: Expr, extents: Sequence[int]) -> list[Expr]:
-    """The digits of `number` in the mixed radix of `extents`, outermost first; the first digit is not reduced."""
+def split_number(number: Expr, extents: Sequence[Extent]) -> list[Expr]:
+    """The digits of `number` in the mixed radix of `extents`, outermost first; the first digit is not reduced.
+
+    Where an extent can be zero there is no number; the division by it must be harmless all the same.
+    """
     digits: list[Expr] = []
     for position, extent in reversed(list(enumerate(extents))):
-        digits.append(number % extent if position else number)
-        number = number // extent
+        radix = extent if isinstance(extent, int) else maximum(extent, 1)
+        digits.append(number % as_expr(radix) if position else number)
+        number = number // as_expr(radix)
     return digits[::-1]
 
 
 def fuse(spec: FlatSpec, names: tuple[str, ...], fused: str) -> FlatSpec:
-    """The specification over one axis in place of `names` (outermost first, static extents).
+    """The specification over one axis in place of `names` (outermost first).
 
     An address that steps through them as if they were one stays a plain sum; elsewhere the axes become digits.
     """
     chosen = [x for x in spec.axes if x.name in names]
     chosen.sort(key=lambda x: names.index(x.name))
-    sizes = [int(x.extent.value) for x in chosen if isinstance(x.extent, Const)]
-    axis = Axis(fused, const(math.prod(sizes)))
+    sizes = [as_extent(x.extent) for x in chosen]
+    axis = Axis(fused, canonical(number_of(sizes)))
     axes = (*(x for x in spec.axes if x.name not in names), axis)
-    bounds = axis_bounds(axes)
+    bounds = axis_bounds(axes, spec.symbol_bounds)
     digits = dict(zip(names, split_number(axis.var, sizes), strict=True))
 
     def point(expr: Expr) -> Expr:
         return simplify(substitute(expr, digits), bounds)
 
     def place(expr: Expr) -> Expr:
-        strides = [coefficient(expr, x.name) for x in chosen]
-        inner = strides[-1] if strides else 0
-        expected = [None if inner is None else inner * math.prod(sizes[i + 1 :]) for i in range(len(sizes))]
-        if None in strides or strides != expected:
+        strides = [stride_of(expr, x.name, spec.symbol_bounds) for x in chosen]
+        inner = strides[-1] if strides else const(0)
+        if inner is None or strides != [canonical(inner * number_of(sizes[i + 1 :])) for i in range(len(sizes))]:
             return point(expr)
         at: dict[str, Expr] = {x.name: const(0) for x in chosen}
         if chosen:

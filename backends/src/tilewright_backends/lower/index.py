@@ -35,14 +35,16 @@ def fits_int32(interval: Interval) -> bool:
     return interval.low >= -_INT32 and interval.high <= _INT32
 
 
-def is_index(expr: Expr) -> bool:
-    """Whether the expression is plain index arithmetic: integer or bool, divisions by positive literals only."""
-    return all(not dtypes.is_float(x.dtype) and (not isinstance(x, Apply) or _is_index_op(x)) for x in walk(expr))
+def is_index(expr: Expr, bounds: Bounds) -> bool:
+    """Whether the expression is plain index arithmetic: integer or bool, divisions by positive numbers only."""
+    return all(
+        not dtypes.is_float(x.dtype) and (not isinstance(x, Apply) or _is_index_op(x, bounds)) for x in walk(expr)
+    )
 
 
-def _is_index_op(node: Apply) -> bool:
+def _is_index_op(node: Apply, bounds: Bounds) -> bool:
     if node.op in ("floordiv", "floormod"):
-        return isinstance(node.args[1], Const) and node.args[1].value > 0
+        return bounds_of(node.args[1], bounds).low > 0
     return node.op in _BINARY or node.op in ("not", "neg", "select")
 
 

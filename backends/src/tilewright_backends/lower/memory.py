@@ -10,6 +10,7 @@ from tvm import tirx
 
 from tilewright.ir.expr import Expr, loads
 from tilewright_backends.lower import types
+from tilewright_backends.lower.index import is_index
 from tilewright_backends.lower.lanes import LANE, at_lane
 from tilewright_backends.lower.types import Prim, broadcast, lane, lanes_of, literal, with_lanes
 
@@ -32,7 +33,8 @@ def load_vector(
     mask = conjunction(point.mask, condition, point.lanes)
     if stride == 1:
         return _load_contiguous(point, buffer, dtype, address, mask, guard is not None, fill)
-    if stride in _SHUFFLED_STRIDES and not (guard is not None and loads(guard)):
+    plain = guard is None or (not loads(guard) and is_index(guard, point.code.bounds))
+    if stride in _SHUFFLED_STRIDES and plain:
         assert stride is not None
         return _load_strided(point, buffer, dtype, address, stride, guard, fill)
     return _load_gathered(point, buffer, dtype, address, mask, guard is not None, fill)

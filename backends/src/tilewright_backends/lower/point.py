@@ -114,7 +114,7 @@ class Point:
     def index(self, expr: Expr, dtype: str = "") -> Prim:
         """An integer or boolean expression over axes, loads and variables of `code`, in index arithmetic."""
         expr = self.placed(expr)
-        if not is_index(expr):
+        if not is_index(expr, self.code.bounds):
             return types.convert(self.value(expr), "bool" if expr.dtype == "bool" else dtype or "int64")
         used = {slot: self.load(slot) for slot in loads(expr)}
         return lower_index(expr, self.code.env, self.code.bounds, used, dtype)

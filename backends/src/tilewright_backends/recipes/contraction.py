@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import attrs
 
-from tilewright.ir.expr import Apply, Const, Expr, Load, Var, loads, variables
+from tilewright.ir.expr import Apply, Expr, Load, Var, loads, variables
 from tilewright.ir.ops import Axis, Combiner
 from tilewright_backends.lower.flat import FlatSpec
 
@@ -71,9 +71,9 @@ class Contraction:
 def contraction_of(spec: FlatSpec) -> Contraction | None:
     """The roles of a kernel's axes, its first factor as rows.
 
-    None when it is not a sum of products of two operands, scatters, or has symbolic extents.
+    None when it is not a sum of products of two operands, or scatters.
     """
-    if not is_sum(spec.combiner) or spec.scatters or not all(isinstance(x.extent, Const) for x in spec.axes):
+    if not is_sum(spec.combiner) or spec.scatters:
         return None
     body = spec.body[0]
     if not isinstance(body, Apply) or body.op != "mul" or not all(loads(x) for x in body.args):

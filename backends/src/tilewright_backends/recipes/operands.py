@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Const, Expr, loads, variables
+from tilewright.ir.bounds import Bounds, bounds_of
+from tilewright.ir.expr import Expr, loads, variables
 from tilewright.ir.ops import Value
 from tilewright.recipes import Operand
 from tilewright_backends.lower.flat import FlatSpec, coefficient
@@ -25,16 +26,18 @@ def operands_of(
         packed: reads that are stored in another order, with the role that lies innermost there.
     """
     packed = packed or {}
-    extents = {x.name: int(x.extent.value) for x in spec.axes if isinstance(x.extent, Const)}
+    bounds = spec.symbol_bounds
+    extents = {x.name: bounds_of(x.extent, bounds).high for x in spec.axes}
     found: dict[tuple[Value, Expr | None, bool], Operand] = {}
     for slot, read in enumerate(spec.reads):
         names = _varying(spec, read.address, read.guard)
         outside = slot >= spec.body_reads and spec.combiner is not None
-        made = _operand(read.value, read.address, names, roles, extents, outside, padding, packed.get(slot, ""))
+        made = _operand(read.value, read.address, names, roles, extents, bounds, outside, padding, packed.get(slot, ""))
         found.setdefault((read.value, read.address, outside), made)
     for store in spec.stores:
         names = _varying(spec, store.address, store.guard)
-        found[store.value, None, True] = _operand(store.value, store.address, names, roles, extents, True, 0, "")
+        made = _operand(store.value, store.address, names, roles, extents, bounds, True, 0, "")
+        found[store.value, None, True] = made
     return tuple(found.values())
 
 
@@ -52,13 +55,14 @@ def _operand(
     names: frozenset[str],
     roles: Mapping[str, Sequence[str]],
     extents: Mapping[str, int],
+    bounds: Bounds,
     outside: bool,
     padding: int,
     innermost: str,
 ) -> Operand:
     own = tuple(role for role, axes in roles.items() if names & set(axes))
     touched = math.prod(extents[x] for x in names if x in extents)
-    held = math.prod(int(n.value) if isinstance(n, Const) else 1 for n in value.shape)
+    held = bounds_of(value.num_elements(), bounds).high
     size = dtypes.size_of(value.dtype)
     along, stride, run = _nearest(address, names, {role: roles[role] for role in own}, extents, size)
     if innermost in own:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ import attrs
 from attrs import evolve, field, frozen
 from attrs.validators import deep_iterable, deep_mapping, ge, in_, instance_of, le, matches_re, max_len
 
+from tilewright.artifact import extents
 from tilewright.artifact.errors import damaged
 from tilewright.config.structure import ConfigError, structure
 from tilewright.ir import dtypes
@@ -73,7 +73,8 @@ class TensorInfo:
     Args:
         name: its ONNX name.
         dtype: the IR's, or `string`.
-        shape: extents; a string is a symbol's name. `UNRANKED` where their number is not known.
+        shape: extents; a string is a symbol's name or an expression over symbols. `UNRANKED` where their number is not
+            known.
         form: what it is where it is no tensor, such as `sequence of float32[2]`; it has no dtype and no shape then.
     """
 
@@ -96,10 +97,9 @@ class TensorInfo:
             return self.form
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
 
-    def largest(self, symbols: Mapping[str, int]) -> int:
-        """Bytes of the tensor when every symbol has its upper bound."""
-        extents = (extent if isinstance(extent, int) else symbols[extent] for extent in self.shape)
-        return math.prod(extents) * dtypes.size_of(self.dtype)
+    def largest(self, symbols: Mapping[str, tuple[int, int]]) -> int:
+        """Bytes of the tensor by the bounds of the symbols."""
+        return extents.most_elements(self.shape, symbols) * dtypes.size_of(self.dtype)
 
 
 @frozen
@@ -119,7 +119,7 @@ class Variant:
         decisions: the section that holds the planner's record of it.
         inputs: in the order in which the program takes them, which is the step's.
         outputs: in the order in which it gives them, which is the step's; lengths stand between them.
-        symbols: upper bound of each symbol in a shape.
+        symbols: the smallest and the largest value of each symbol in a shape.
         weights: what each weight that the program asks for is called in the section of weights.
         kernels: number of different kernels in the library.
         lengths: outputs of which the program says how many rows count; see `ir.lengths`.
@@ -130,8 +130,8 @@ class Variant:
     decisions: str
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
-    symbols: Mapping[str, int] = field(
-        factory=dict, validator=deep_mapping(instance_of(str), [ge(0), le(LARGEST_TENSOR)])
+    symbols: Mapping[str, tuple[int, int]] = field(
+        factory=dict, validator=deep_mapping(instance_of(str), deep_iterable([ge(0), le(LARGEST_TENSOR)]))
     )
     weights: Mapping[str, str] = field(factory=dict)
     kernels: int = field(default=0, validator=ge(0))
@@ -140,13 +140,12 @@ class Variant:
 
     def __attrs_post_init__(self) -> None:
         _check_names(self.inputs, self.outputs)
-        known: set[str] = set()
+        given = {extent for info in self.inputs for extent in info.shape}
         for what, tensors in (("input", self.inputs), ("output", self.outputs)):
             for info in tensors:
                 _check_plain(info)
-                used = {extent for extent in info.shape if isinstance(extent, str)}
-                if what == "input":
-                    known |= used & self.symbols.keys()
+                known = self.symbols.keys() & given
+                used = extents.symbols_in(info.shape)
                 if used - known:
                     raise ValueError(f"{what} {info.name!r} depends on {min(used - known)!r}, which nothing gives")
                 if info.largest(self.symbols) > LARGEST_TENSOR:
@@ -335,14 +334,22 @@ class Manifest:
     def examples(self, given: Mapping[str, tuple[int, ...]] | None = None) -> tuple[TensorInfo, ...]:
         """The inputs with shapes that go together: the first such set in which the given shapes are, if one has them.
 
+        A symbol has the value that the given shapes show, or else its largest.
+
         Args:
             given: shapes of some inputs.
         """
         found: dict[str, TensorInfo] = {}
         for step in self.pipeline:
             fitting = [x for x in step.shapes if all(_takes(info, given or {}) for info in x)]
-            for info in (*fitting, *step.shapes)[0]:
-                found.setdefault(info.name, info)
+            chosen = (*fitting, *step.shapes)[0]
+            sizes = {k: high for x in step.variants if x.inputs == chosen for k, (_, high) in x.symbols.items()}
+            for info in chosen:
+                shown = zip(info.shape, (given or {}).get(info.name, ()), strict=False)
+                sizes |= {wanted: extent for wanted, extent in shown if wanted in sizes and isinstance(wanted, str)}
+            for info in chosen:
+                shape = tuple(sizes.get(n, n) if isinstance(n, str) else n for n in info.shape)
+                found.setdefault(info.name, attrs.evolve(info, shape=shape))
         return tuple(found.get(info.name, info) for info in self.inputs)
 
     def to_json(self) -> bytes:

@@ -12,6 +12,7 @@ import click
 from tilewright.bench.measure import Limits
 from tilewright.bench.run import Compilation
 from tilewright.cli.base import Command, threads_option
+from tilewright.cli.options import Shapes
 from tilewright.cli.options import shapes as parse_shapes
 from tilewright.cli.output import Output, table
 from tilewright.config import Config, ConfigError, load_config
@@ -93,7 +94,7 @@ def _settings(
     rounds: int | None,
     seconds: float | None,
     seed: int,
-    shapes: dict[str, list[list[int]]],
+    shapes: Shapes,
     no_cache: bool,
     strict: bool,
     threads: int | None,

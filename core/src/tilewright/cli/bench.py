@@ -10,7 +10,7 @@ import click
 from tilewright.bench.measure import Limits
 from tilewright.bench.run import OURS, Compilation, ModelResult, bench_model
 from tilewright.cli.base import Command, threads_option
-from tilewright.cli.options import compile_options
+from tilewright.cli.options import Shapes, compile_options
 from tilewright.cli.output import Output, size_text, table
 from tilewright.errors import TilewrightError
 from tilewright.threads import thread_count
@@ -44,7 +44,7 @@ def command(
     threads: int | None,
     target: str | None,
     config: str | None,
-    shapes: dict[str, list[list[int]]],
+    shapes: Shapes,
     no_cache: bool,
     strict: bool,
 ) -> int:

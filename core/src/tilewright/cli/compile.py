@@ -10,7 +10,7 @@ import click
 from tilewright.api import compile_artifact, settings_for
 from tilewright.artifact import Artifact
 from tilewright.cli.base import Command, threads_option
-from tilewright.cli.options import compile_options, model_argument, opened_model, value_options
+from tilewright.cli.options import Shapes, compile_options, model_argument, opened_model, value_options
 from tilewright.cli.output import Output, lines, size_text
 from tilewright.cli.tensors import read_arrays
 from tilewright.runtime.executable import Executable, load_artifact
@@ -62,7 +62,7 @@ def compiled_artifact(
     *,
     target: str | None,
     config: str | None,
-    shapes: dict[str, list[list[int]]],
+    shapes: Shapes,
     no_cache: bool,
     strict: bool,
     bound: tuple[str, ...],

@@ -14,18 +14,25 @@ from tilewright.errors import InputError
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+Shapes = dict[str, list[list[int]] | range]
+"""By the name of an input or a dimension, the alternatives that are asked for, or the range of sizes."""
+
 _SHAPE = "NAME=1x3x224x224"
 
 
-def shapes(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, list[list[int]]]:
-    """`NAME=1x3x224x224` or `batch=1,4,16`, several times, as a mapping to the alternatives."""
-    found: dict[str, list[list[int]]] = {}
+def shapes(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> Shapes:
+    """`NAME=1x3x224x224`, `batch=1,4,16` or `seq=1..512`, several times, as a mapping to alternatives or a range."""
+    found: Shapes = {}
     for text in given:
         name, separator, alternatives = text.rpartition("=")
+        low, dots, high = alternatives.partition("..")
+        if separator and dots and low.isdecimal() and high.isdecimal():
+            found[name] = range(int(low), int(high) + 1)
+            continue
         rows = [extents.split("x") if extents else [] for extents in alternatives.split(",")]
         if not separator or not all(part.isdecimal() for row in rows for part in row):
             raise InputError(
-                f"--shape {text!r} is not of the form {_SHAPE} or batch=4.",
+                f"--shape {text!r} is not of the form {_SHAPE}, batch=4 or seq=1..512.",
                 "Give sizes joined by x; several shapes, or sizes of a dimension, are joined by commas.",
             )
         found[name] = [[int(part) for part in row] for row in rows]
@@ -53,8 +60,8 @@ compile_options = _together(
         multiple=True,
         metavar=_SHAPE,
         callback=shapes,
-        help="Shape of an input, or size of a named dimension (batch=4); with commas, a program for each. "
-        "May be repeated.",
+        help="Shape of an input, or size of a named dimension (batch=4); with commas, a program for each; "
+        "seq=1..512: one program for all these sizes. May be repeated.",
     ),
     click.option("--no-cache", is_flag=True, help="Neither read nor fill the cache."),
     click.option("--strict", is_flag=True, help="A broken plugin is an error, not a warning."),

@@ -11,10 +11,11 @@ import onnx
 
 from tilewright.errors import InputError, did_you_mean
 from tilewright.frontend.shapes import Shape
+from tilewright.frontend.symbols import asked_range
 
 Asked = Mapping[str, Shape | Sequence[Sequence[int]]]
 """What `shapes=` of `tilewright.compile` takes: by an input's name its shape or a list of shapes, by a dimension's name
-its size or a list of sizes (each may be a list of one number)."""
+its size, a list of sizes (each may be a list of one number), or a range of sizes for one program."""
 
 MOST_VARIANTS = 64
 """Native programs that one artifact may have."""
@@ -60,7 +61,10 @@ def _dimensions(inputs: Sequence[onnx.ValueInfoProto]) -> list[str]:
 
 
 def _choices(name: str, given: Shape | Sequence[Sequence[int]], inputs: Sequence[onnx.ValueInfoProto]) -> list[Shape]:
-    """The shapes of an input, or the sizes of a dimension."""
+    """The shapes of an input, the sizes of a dimension, or the one range that it keeps."""
+    kept = asked_range(name, given, inputs)
+    if kept is not None:
+        return [kept]
     number = not isinstance(given, Sequence)
     rows = _rows(name, given)
     nested = not number and len(rows) > 0 and isinstance(given[0], Sequence)  # type: ignore[index]

@@ -17,17 +17,21 @@ import numpy.typing as npt
 import onnx
 from onnx import shape_inference
 
-from tilewright.errors import InputError, UnsupportedError
+from tilewright.errors import InputError, SymbolicError, UnsupportedError
 from tilewright.frontend import fold
 from tilewright.frontend.control import CONTROL, add_control
+from tilewright.frontend.extents import Symbolic, is_symbolic, result_shape
 from tilewright.frontend.functions import names_used, plain_domain, resolved, standard_body
 from tilewright.frontend.names import Names
+from tilewright.frontend.numbers import LARGEST, Numbers, evaluate, numbers, operator, plain, settled
 from tilewright.frontend.scope import Scope
 from tilewright.frontend.sequences import add_sequences, takes_sequences
 from tilewright.frontend.shapes import OUTPUT_SHAPES, value_of
 from tilewright.frontend.steering import NeededError, OpenRegion, deciding, explained
-from tilewright.frontend.tensors import element_type, to_array
+from tilewright.frontend.tensors import dtype_of, element_type, to_array
 from tilewright.ir import dtypes
+from tilewright.ir.expr import Expr, as_extent
+from tilewright.ir.module import Symbol
 from tilewright.ir.ops import Location, OnnxNode, Op, Value, value
 
 Array = npt.NDArray[Any]
@@ -44,6 +48,8 @@ class Importer:
         functions: the model's local functions by domain and name.
         is_native: whether an operator (domain, type, opset) needs no expansion by ONNX's function body.
         folder: where external data may lie.
+        names: where names of values come from; those of the symbols are taken.
+        symbols: the module's symbols, by the name of the dimension.
 
     Attributes:
         inputs: ONNX name of each value that is an input of the model.
@@ -55,16 +61,22 @@ class Importer:
         functions: Mapping[tuple[str, str], onnx.FunctionProto],
         is_native: IsNative,
         folder: Path | None,
+        names: Names | None = None,
+        symbols: Mapping[str, Symbol] | None = None,
     ) -> None:
         self.functions = functions
         self.is_native = is_native
         self.folder = folder
-        self.names = Names()
+        self.names = names or Names()
+        self.symbols = symbols or {}
+        self.bounds = {x.name: x.interval for x in self.symbols.values()}
         self.ops: list[Op] = []
         self.constants: dict[str, Array] = {}
         self.inputs: dict[str, str] = {}
         self.open: list[OpenRegion] = []
         self.lengths: dict[str, Value] = {}
+        self._numbers: dict[str, Numbers] = {}
+        self._extents: dict[str, Expr] = {}
         self._types: dict[str, onnx.TypeProto] = {}
         self._calls: list[tuple[str, str]] = []
 
@@ -78,8 +90,36 @@ class Importer:
         """The contents of a value if it is a constant."""
         return None if of is None else self.constants.get(of.name)
 
+    def numbers(self, of: Value | None) -> Numbers | None:
+        """The contents of a small tensor of integers or bools that is known up to symbols."""
+        if of is None or of.name in self._numbers:
+            return None if of is None else self._numbers[of.name]
+        data = self.constants.get(of.name)
+        return None if data is None or data.size > LARGEST or data.dtype.kind not in "ib" else numbers(data)
+
+    def known(self, hint: str, dtype: str, found: Numbers, loc: Location) -> Value:
+        """The value of numbers: a constant, or one that depends on symbols alone."""
+        literal = plain(found, dtype)
+        if literal is not None:
+            return self.constant(hint, literal)
+        made = value(self.names.fresh(hint), dtype, list(found.shape))
+        self._numbers[made.name] = found
+        self.ops.append(operator(made, found, loc))
+        return made
+
     def add(self, node: onnx.NodeProto, scope: Scope) -> None:
-        """Imports one node; its outputs are bound in `scope`."""
+        """Imports one node; its outputs are bound in `scope`.
+
+        Raises:
+            InputError: the model is wrong.
+            UnsupportedError: the node has no meaning here.
+        """
+        try:
+            self._add(node, scope)
+        except SymbolicError as error:
+            raise UnsupportedError(f"{describe(node, scope)}: {error.message}", error.remedy) from None
+
+    def _add(self, node: onnx.NodeProto, scope: Scope) -> None:
         node = resolved(node, scope.attributes, scope.used)
         if not any(node.output):
             return
@@ -113,6 +153,8 @@ class Importer:
         schema = onnx.defs.get_schema(node.op_type, version, domain)
         native = self.is_native(domain, node.op_type, version)
         kinds = self._infer(schema, node, inputs, scope, what)
+        if kinds is not None and self._follow(node, inputs, kinds, scope):
+            return
         if kinds is not None and self._fold(node, inputs, kinds, scope, what):
             return
         if not native:
@@ -141,7 +183,7 @@ class Importer:
                 tuple(inputs),
                 tuple(outputs),
                 {x.name: self._attribute(x, what) for x in node.attribute},
-                Location(scope.path + node.name, node.op_type, tuple(node.output)),
+                _location(node, scope),
             )
         )
 
@@ -199,12 +241,13 @@ class Importer:
             case "Identity":
                 result = first
             case "Shape" if first is not None:
-                shape = np.asarray(first.static_shape(), np.int64)
+                shape = np.asarray(first.extents, object)
                 start = fold.attribute(node, "start", 0)
-                result = self.constant(node.output[0], shape[start : fold.attribute(node, "end")])
+                found = shape[start : fold.attribute(node, "end")]
+                result = self.known(node.output[0], "int64", found, _location(node, scope))
             case "Size" if first is not None:
-                size = int(np.prod(first.static_shape(), dtype=np.int64))
-                result = self.constant(node.output[0], np.asarray(size, np.int64))
+                size = settled(as_extent(first.num_elements()), self.bounds)
+                result = self.known(node.output[0], "int64", size, _location(node, scope))
             case "Range" if all(x is not None and x.name in self.constants for x in inputs):
                 # ONNX's own function bodies pass vectors of one element, which inference refuses.
                 parts = [np.asarray(self.data(x)) for x in inputs]
@@ -283,9 +326,12 @@ class Importer:
             if not name:
                 kinds.append(None)
                 continue
-            kind = value_of("", found[name], f"The result {name!r} of {what}") if name in found else None
+            called = f"The result {name!r} of {what}"
+            kind = value_of("", found[name], called, self._extents) if name in found else None
             if kind is None and node.op_type in OUTPUT_SHAPES:
                 kind = OUTPUT_SHAPES[node.op_type](node, inputs, contents)
+            if self.symbols and name in found:
+                kind = self._symbolic(node, inputs, what, dtype_of(found[name].tensor_type.elem_type, called)) or kind
             if kind is None:
                 return None
             kinds.append(kind)
@@ -314,11 +360,43 @@ class Importer:
 
         return deciding([x for x in inputs if x is not None and x.name not in self.constants and x.rank <= 1], decided)
 
+    def _symbolic(self, node: onnx.NodeProto, inputs: Sequence[Value | None], what: str, dtype: str) -> Value | None:
+        """The type of a result by the rules for symbolic dimensions, or None when there is none for the node."""
+        known = [self.numbers(x) for x in inputs]
+        if not is_symbolic(inputs, known):
+            return None
+        shape = result_shape(Symbolic(node, what, inputs, known, [self.data(x) for x in inputs], self.bounds))
+        return None if shape is None else value("", dtype, shape)
+
+    def _follow(
+        self, node: onnx.NodeProto, inputs: Sequence[Value | None], kinds: Sequence[Value | None], scope: Scope
+    ) -> bool:
+        """Evaluates a node on numbers of which some are symbolic. Returns whether it did."""
+        known = [self.numbers(x) for x in inputs]
+        first = kinds[0] if len(kinds) == 1 else None
+        if first is None or first.dtype not in ("int64", "int32", "bool"):
+            return False
+        if not any(x is not None and x.name in self._numbers for x in inputs):
+            return False
+        if any(x is not None and n is None for x, n in zip(inputs, known, strict=True)):
+            return False
+        integers = all(x is None or (x.dtype != "bool") == (first.dtype != "bool") for x in inputs)
+        result = known[0] if node.op_type == "Cast" and integers else evaluate(node, known, self.bounds)
+        if result is None or result.shape != first.extents:
+            return False
+        scope.values[node.output[0]] = self.known(node.output[0], first.dtype, result, _location(node, scope))
+        return True
+
     def type_of(self, x: Value) -> onnx.TypeProto:
         """The type of a value, as ONNX writes it."""
         found = self._types.get(x.name)
         if found is None:
-            found = onnx.helper.make_tensor_type_proto(element_type(x.dtype), x.static_shape())
+            dims: list[int | str] = []
+            for n in x.extents:
+                if isinstance(n, Expr):
+                    self._extents[repr(n)] = n
+                dims.append(n if isinstance(n, int) else repr(n))
+            found = onnx.helper.make_tensor_type_proto(element_type(x.dtype), dims)
             self._types[x.name] = found
         return found
 
@@ -386,6 +464,10 @@ class Importer:
                 scope.bind(outside, inner.sequences[inside])
             elif outside:
                 scope.bind(outside, self._input(inside, inner, what))
+
+
+def _location(node: onnx.NodeProto, scope: Scope) -> Location:
+    return Location(scope.path + node.name, node.op_type, tuple(node.output))
 
 
 def describe(node: onnx.NodeProto, scope: Scope) -> str:

@@ -15,10 +15,13 @@ from tilewright.frontend.asked import check_names
 from tilewright.frontend.functions import names_used, plain_domain
 from tilewright.frontend.graph import Importer
 from tilewright.frontend.legalize import Table, builtin_table, legalize
+from tilewright.frontend.names import Names
 from tilewright.frontend.scope import Scope
 from tilewright.frontend.shapes import Shape, bind_inputs
 from tilewright.frontend.source import Source, read
+from tilewright.frontend.symbols import asked_range, symbols_of
 from tilewright.ir import dtypes
+from tilewright.ir.expr import Extent
 from tilewright.ir.module import Constant, Function, Module
 from tilewright.ir.ops import Region, Value, value
 from tilewright.rewrites.live import live
@@ -36,7 +39,8 @@ def load(
 
     Args:
         model: a path, the bytes of a file, a parsed model, or what `read` made of one.
-        shapes: shapes of inputs, and sizes of named dimensions, where the model leaves them open.
+        shapes: shapes of inputs, and sizes of named dimensions, where the model leaves them open. A named dimension
+            that is given a range stays a symbol of the module.
         bind: inputs that are fixed to the given arrays at compile time.
         table: the legalisation rules; by default the built-in ones.
 
@@ -58,10 +62,13 @@ def import_model(
     rules = builtin_table() if table is None else table
     source = model if isinstance(model, Source) else read(model)
     functions = {(plain_domain(f.domain), f.name): f for f in source.proto.functions}
-    importer = Importer(functions, rules.covers, source.folder)
     graph = source.proto.graph
+    given = {name: asked_range(name, shape, source.inputs) or shape for name, shape in (shapes or {}).items()}
+    names = Names()
+    symbols = symbols_of(given, names)
+    importer = Importer(functions, rules.covers, source.folder, names, symbols)
     scope = Scope(source.opsets, names_used(graph.node, (x.name for x in graph.output)))
-    params = _inputs(source, importer, scope, shapes or {}, bind or {})
+    params = _inputs(source, importer, scope, given, bind or {})
     for node in graph.node:
         importer.add(node, scope)
     found = {info.name: _result(info.name, scope) for info in graph.output}
@@ -77,6 +84,7 @@ def import_model(
     return Module(
         {"main": Function("main", body)},
         constants,
+        tuple(symbols.values()),
         input_names=tuple(params),
         output_names=tuple(found),
         lengths=lengths,
@@ -101,7 +109,7 @@ def _inputs(
         raise InputError(f"A value is bound to {unknown[0]!r}, which is no input of the model.", "Check the name.")
     check_names(declared, shapes)
     given: dict[str, Shape] = {x: np.shape(bind[x]) for x in bind if x not in source.weights}
-    typed = bind_inputs(declared, given | dict(shapes))
+    typed = bind_inputs(declared, given | dict(shapes), importer.symbols)
     params: dict[str, Value] = {}
     for info in declared:
         dtype, shape = typed[info.name]
@@ -116,7 +124,7 @@ def _inputs(
     return params
 
 
-def bound(name: str, dtype: str, shape: Sequence[int], given: object) -> npt.NDArray[Any]:
+def bound(name: str, dtype: str, shape: Sequence[Extent], given: object) -> npt.NDArray[Any]:
     """The array that is bound to an input. Raises InputError when it is not of the input's type."""
     array = np.asarray(given)
     if array.dtype != dtypes.to_numpy(dtype) or array.shape != tuple(shape):

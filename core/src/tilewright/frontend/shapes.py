@@ -11,34 +11,41 @@ import onnx
 
 from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend.tensors import dtype_of
+from tilewright.ir.expr import Expr, Extent, as_expr, as_extent
+from tilewright.ir.module import Symbol
 from tilewright.ir.ops import Value, value
+from tilewright.ir.polynomial import canonical
 
 Array = npt.NDArray[Any]
 
-Shape = int | Sequence[int]
-"""The size of a named dimension, or the shape of an input."""
+Shape = int | range | Sequence[int]
+"""The size of a named dimension, or the range of sizes that it keeps, or the shape of an input."""
 
 
 def bind_inputs(
-    inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Shape]
-) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Dtype and static shape of each input, by ONNX name.
+    inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Shape], symbols: Mapping[str, Symbol] | None = None
+) -> dict[str, tuple[str, tuple[Extent, ...]]]:
+    """Dtype and shape of each input, by ONNX name.
 
     A symbolic dimension takes its size from `shapes`; one that several inputs share needs to be given only once.
 
     Args:
         shapes: by the name of an input its shape, by the name of a dimension its size (see `asked.combinations`).
+        symbols: the symbol of each named dimension that keeps a range.
 
     Raises:
         InputError: `shapes` contradicts the model or itself, or leaves a dimension open.
         UnsupportedError: an input that is not a tensor.
     """
-    given = {name: tuple(int(x) for x in shape) for name, shape in shapes.items() if not isinstance(shape, int)}
-    symbols = {name: (size, f"given as {size}") for name, size in shapes.items() if isinstance(size, int)}
+    given = {name: tuple(int(x) for x in shape) for name, shape in shapes.items() if not isinstance(shape, int | range)}
+    ranged = symbols or {}
+    sizes = {name: (size, f"given as {size}") for name, size in shapes.items() if isinstance(size, int)}
     for info in inputs:
         if info.name in given:
-            _bind_given(info, given[info.name], symbols)
-    found = {}
+            _bind_given(info, given[info.name], sizes)
+    for name in (x for x in sizes if x in ranged):
+        raise InputError(f"Dimension {name!r} has a range, and is {sizes[name][1]}.", "Give one of the two.")
+    found: dict[str, tuple[str, tuple[Extent, ...]]] = {}
     for info in inputs:
         kind = info.type.tensor_type
         if not info.type.HasField("tensor_type"):
@@ -49,14 +56,16 @@ def bind_inputs(
             )
         dtype = dtype_of(kind.elem_type, f"Input {info.name!r}")
         if info.name in given:
-            shape = given[info.name]
+            shape: tuple[Extent, ...] = given[info.name]
         elif not kind.HasField("shape"):
             raise InputError(
                 f"Input {info.name!r} has no declared shape.",
                 f"Give one: --shape {info.name}=1x3x224x224 for example.",
             )
         else:
-            shape = tuple(_extent(info.name, kind.shape.dim, axis, symbols) for axis in range(len(kind.shape.dim)))
+            dims = kind.shape.dim
+            known = {name: size for name, (size, _) in sizes.items()} | {name: x.var for name, x in ranged.items()}
+            shape = tuple(_extent(info.name, dims, axis, known) for axis in range(len(dims)))
         found[info.name] = dtype, shape
     return found
 
@@ -92,13 +101,16 @@ def _extent(
     name: str,
     dims: Sequence[onnx.TensorShapeProto.Dimension],
     axis: int,
-    symbols: Mapping[str, tuple[int, str]],
-) -> int:
+    known: Mapping[str, Extent],
+) -> Extent:
     dim = dims[axis]
     if dim.HasField("dim_value") and dim.dim_value >= 0:
         return dim.dim_value
-    if dim.dim_param in symbols:
-        return symbols[dim.dim_param][0]
+    if dim.dim_param in known:
+        return known[dim.dim_param]
+    total = _sum(dim.dim_param, known)
+    if total is not None:
+        return total
     example = "x".join(str(d.dim_value) if d.dim_value > 0 else "1" for d in dims)
     whole = f"--shape {name}={example}"
     if dim.dim_param:
@@ -112,16 +124,40 @@ def _extent(
     )
 
 
-def value_of(name: str, info: onnx.TypeProto, what: str) -> Value | None:
-    """The value that a type stands for, or None when its shape is not fully known."""
+def _sum(text: str, known: Mapping[str, Extent]) -> Extent | None:
+    """The extent of a dimension that exporters call by a sum, such as `past + sequence` or `past + 1`.
+
+    None when the text is no sum, or has a name that is not known.
+    """
+    parts = [x.strip() for x in text.split("+")]
+    found = [int(x) if x.isdecimal() else known.get(x) for x in parts]
+    if len(parts) < 2 or any(x is None for x in found):
+        return None
+    return as_extent(canonical(sum((as_expr(x) for x in found if x is not None), as_expr(0))))
+
+
+def value_of(name: str, info: onnx.TypeProto, what: str, symbolic: Mapping[str, Expr]) -> Value | None:
+    """The value that a type stands for, or None when its shape is not fully known.
+
+    Args:
+        symbolic: the extent that each known dimension parameter stands for.
+    """
     kind = info.tensor_type
     if not info.HasField("tensor_type"):
         form = (info.WhichOneof("value") or "value of unknown type").removesuffix("_type")
         raise UnsupportedError(f"{what} is a {form}, not a tensor.", "Tilewright compiles tensors only.")
     dtype = dtype_of(kind.elem_type, what)
-    if not kind.HasField("shape") or any(not d.HasField("dim_value") or d.dim_value < 0 for d in kind.shape.dim):
+    if not kind.HasField("shape"):
         return None
-    return value(name, dtype, [d.dim_value for d in kind.shape.dim])
+    shape: list[Extent] = []
+    for d in kind.shape.dim:
+        if d.HasField("dim_value") and d.dim_value >= 0:
+            shape.append(d.dim_value)
+        elif d.dim_param in symbolic:
+            shape.append(symbolic[d.dim_param])
+        else:
+            return None
+    return value(name, dtype, shape)
 
 
 def _like_first(node: onnx.NodeProto, inputs: Sequence[Value | None], data: Sequence[Array | None]) -> Value | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tilewright.errors import InternalError
+from tilewright.interpret.evaluate import evaluate
 from tilewright.ir import dtypes
 from tilewright.ir.ops import Routine
 
@@ -29,15 +30,16 @@ def meaning(kind: str) -> Callable[[Meaning], Meaning]:
     return register
 
 
-def run(routine: Routine, inputs: Sequence[Array]) -> list[Array]:
+def run(routine: Routine, inputs: Sequence[Array], symbols: Mapping[str, int]) -> list[Array]:
     """The outputs of a routine. Raises InternalError for an unknown kind or a result of the wrong type."""
     function = MEANINGS.get(routine.kind)
     if function is None:
         raise InternalError(f"The routine {routine.name} is of the kind {routine.kind!r}, which has no meaning.")
     results = []
     for value, made in zip(routine.outputs, function(dict(routine.attributes), *inputs), strict=True):
-        if made.shape != value.static_shape():
-            raise InternalError(f"The routine {routine.name} gave shape {made.shape}, not {value.static_shape()}.")
+        wanted = tuple(int(evaluate(x, symbols)) for x in value.shape)
+        if made.shape != wanted:
+            raise InternalError(f"The routine {routine.name} gave shape {made.shape}, not {wanted}.")
         results.append(np.asarray(made))
     return results
 

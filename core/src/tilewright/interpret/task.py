@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tilewright.errors import InputError, InternalError
 from tilewright.interpret.evaluate import evaluate
-from tilewright.interpret.tensor import interpret
+from tilewright.interpret.tensor import interpret, learn
 from tilewright.ir import dtypes
 from tilewright.ir.calls import too_deep
 from tilewright.ir.expr import Expr
@@ -45,6 +45,7 @@ from tilewright.ir.program import (
     next_number,
     spans,
 )
+from tilewright.ir.specialise import specialised
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
@@ -69,7 +70,7 @@ def equal_parts(kernel: Kernel, parameter: int, task: int) -> Sequence[tuple[int
 
 
 def run_tasks(program: Program, inputs: Sequence[Array], seed: int = 0, part: Part = equal_parts) -> tuple[Array, ...]:
-    """The outputs of a program of static shapes.
+    """The outputs of a program. The shapes of the inputs give its symbols their values.
 
     Args:
         inputs: an array per input, of its dtype and shape.
@@ -80,6 +81,11 @@ def run_tasks(program: Program, inputs: Sequence[Array], seed: int = 0, part: Pa
         InputError: an input is of another dtype or shape; more calls are active than the program allows.
         InternalError: all units wait for ever, or a kernel refuses what it reads.
     """
+    if program.symbols:
+        values: dict[str, int] = {}
+        for value, array in zip(program.inputs, inputs, strict=True):
+            learn(value, array.shape, program.symbols, values)
+        program = specialised(program, values)
     machine = _Machine(program, random.Random(seed), part)
     for value, array in zip(program.inputs, inputs, strict=True):
         if array.dtype != dtypes.to_numpy(value.dtype) or array.shape != value.static_shape():

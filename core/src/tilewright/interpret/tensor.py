@@ -23,8 +23,8 @@ from tilewright.interpret.reduction import merge, reduce_states
 from tilewright.interpret.store import Target
 from tilewright.ir import dtypes
 from tilewright.ir.calls import recursive, too_deep
-from tilewright.ir.expr import Expr
-from tilewright.ir.module import Module
+from tilewright.ir.expr import Expr, Var
+from tilewright.ir.module import Module, Symbol
 from tilewright.ir.ops import Axis, Call, If, Loop, Op, Region, Routine, ScanOp, TensorOp, Value
 
 Array = npt.NDArray[Any]
@@ -37,11 +37,16 @@ _FACTOR = 1 << 26
 """Elements of a factor of a contraction that are gathered at once."""
 
 
-def interpret(module: Module, inputs: Mapping[str, Array] | Sequence[Array]) -> tuple[Array, ...]:
+def interpret(
+    module: Module, inputs: Mapping[str, Array] | Sequence[Array], symbols: Mapping[str, int] | None = None
+) -> tuple[Array, ...]:
     """The results of a legalised module.
+
+    The shapes of the inputs give the symbols their values.
 
     Args:
         inputs: an array per parameter, by its name in the ONNX model or in the module, or in order.
+        symbols: values of symbols that are no extent of an input.
 
     Raises:
         InputError: an input is missing, unknown, or of another dtype or shape; calls nest deeper than the module says.
@@ -55,21 +60,38 @@ def interpret(module: Module, inputs: Mapping[str, Array] | Sequence[Array]) -> 
         inputs = dict(zip(names, inputs, strict=True))
     given = dict(inputs)
     frame: dict[str, Array] = {}
+    values = dict(symbols or {})
     for name, param in zip(names, params, strict=True):
         found = given.pop(name, None)
         found = given.pop(param.name, None) if found is None else found
         if found is None:
             raise InputError(f"The input {name!r} is missing.", f"Inputs are {', '.join(map(repr, names))}.")
         array = np.asarray(found)
-        if array.dtype != dtypes.to_numpy(param.dtype) or array.shape != param.static_shape():
-            raise InputError(
-                f"Input {name!r} must be {param.dtype} {list(param.static_shape())}; "
-                f"found {array.dtype} {list(array.shape)}."
-            )
         frame[param.name] = array
+        learn(param, array.shape, module.symbols, values)
     if given:
         raise InputError(f"{sorted(given)[0]!r} is no input.", f"Inputs are {', '.join(map(repr, names))}.")
-    return tuple(_Machine(module).run(frame))
+    for name, param in zip(names, params, strict=True):
+        array = frame[param.name]
+        if array.dtype != dtypes.to_numpy(param.dtype) or not fits(param, array.shape, module.symbols, values):
+            raise InputError(
+                f"Input {name!r} must be {param.dtype} {list(param.extents)}; found {array.dtype} {list(array.shape)}."
+            )
+    return tuple(_Machine(module, values).run(frame))
+
+
+def learn(value: Value, shape: Sequence[int], symbols: Sequence[Symbol], values: dict[str, int]) -> None:
+    """Adds the values of the symbols that an array of `shape` is the first to show as `value`."""
+    names = {x.name for x in symbols}
+    for extent, size in zip(value.shape, shape, strict=False):
+        if isinstance(extent, Var) and extent.name in names:
+            values.setdefault(extent.name, size)
+
+
+def fits(value: Value, shape: Sequence[int], symbols: Sequence[Symbol], values: Mapping[str, int]) -> bool:
+    """Whether an array of `shape` can be `value` for the values of the symbols, within their bounds."""
+    inside = all(x.lower <= values[x.name] <= x.upper for x in symbols if x.name in values)
+    return inside and shape == tuple(int(evaluate(x, values)) for x in value.shape)
 
 
 @attrs.frozen
@@ -77,7 +99,7 @@ class _Machine:
     """Runs regions. A frame maps the names of values to arrays."""
 
     module: Module
-    symbols: dict[str, int] = attrs.field(factory=dict)
+    symbols: dict[str, int]
 
     def run(self, frame: dict[str, Array]) -> list[Array]:
         """The results of the entry."""
@@ -137,7 +159,7 @@ class _Machine:
             case ScanOp():
                 return _scan_op(op, {x.name: self._find(x, frame) for x in op.inputs}, self.symbols)
             case Routine():
-                return list(routines.run(op, [self._find(x, frame) for x in op.inputs]))
+                return list(routines.run(op, [self._find(x, frame) for x in op.inputs], self.symbols))
             case If():
                 taken = op.then if bool(self._find(op.condition, frame)) else op.orelse
                 return (yield from self._region(taken, dict(frame)))

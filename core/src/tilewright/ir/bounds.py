@@ -11,6 +11,7 @@ import attrs
 
 from tilewright.ir import dtypes
 from tilewright.ir.expr import Apply, Const, Expr, Var, apply, const, rebuild
+from tilewright.ir.polynomial import polynomial, term_of
 
 INFINITY = 1 << 62
 
@@ -159,7 +160,7 @@ def _divide(node: Apply, bounds: Bounds) -> Expr:
 
 
 def linear_terms(expr: Expr) -> list[tuple[int, Expr]]:
-    """`expr` as Σ factor·term with literal factors; the constant part is the term `1`."""
+    """`expr` as Σ factor·term with literal factors; the constant part is the term `1`. Products are multiplied out."""
     terms: dict[Expr, int] = {}
 
     def add(node: Expr, factor: int) -> None:
@@ -173,6 +174,10 @@ def linear_terms(expr: Expr) -> list[tuple[int, Expr]]:
             add(node.args[0], -factor)
         elif isinstance(node, Apply) and node.op == "mul" and isinstance(node.args[1], Const):
             add(node.args[0], factor * int(node.args[1].value))
+        elif isinstance(node, Apply) and node.op == "mul":
+            for monomial, inner in polynomial(node).items():
+                term = term_of(monomial, node.dtype)
+                terms[term] = terms.get(term, 0) + factor * inner
         else:
             terms[node] = terms.get(node, 0) + factor
 

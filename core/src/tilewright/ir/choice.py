@@ -67,6 +67,7 @@ class TileChoice:
             thread roles. Which ones there are, the recipe's match says.
         resources: what a task occupies.
         packings: constant operands that are stored in another layout.
+        count: number of tasks by the values of the symbols; None when no extent is symbolic.
         cost: predicted seconds of the whole kernel on the device planned for.
         why: one line for `explain`.
     """
@@ -77,6 +78,7 @@ class TileChoice:
     packings: tuple[Packing, ...] = ()
     cost: float = 0.0
     why: str = ""
+    count: Expr | None = None
 
     def __getitem__(self, parameter: str) -> int:
         for name, size in self.params:

@@ -11,11 +11,12 @@ Python's operators build expressions. `==` compares structure (use `eq` for the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 import numpy as np
 
+from tilewright.errors import SymbolicError
 from tilewright.ir import dtypes
 
 Scalar = bool | int | float
@@ -86,6 +87,9 @@ class Expr:
 
     __slots__ = ()
     dtype: str
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"whether {self!r} holds is not known while compiling")
 
     def __add__(self, other: Expr | Scalar) -> Expr:
         return apply("add", self, other)
@@ -471,9 +475,29 @@ def loads(*exprs: Expr | None) -> frozenset[int]:
 
 
 def static(expr: Expr, what: str = "extent") -> int:
-    """The value of a literal integer expression. Raises TypeError when it still holds a symbol."""
+    """The value of a literal integer expression. Raises SymbolicError when it still holds a symbol."""
     if isinstance(expr, Const) and isinstance(expr.value, int):
         return int(expr.value)
-    raise TypeError(f"{what} {expr!r} is not a literal")
+    raise SymbolicError(
+        f"The {what} is {expr!r}, and a fixed number is needed here.",
+        f"Fix it when compiling, for example --shape {min(variables(expr), default='seq')}=128.",
+    )
+
+
+Extent = Expr | int
+"""A number of positions: an integer, or an expression over symbols."""
+
+
+def number_of(extents: Iterable[Extent]) -> Expr:
+    """The number of points of a domain."""
+    total: Expr = const(1)
+    for n in extents:
+        total = total * n
+    return total
+
+
+def as_extent(expr: Expr) -> Extent:
+    """The integer that a literal holds, any other expression as it is."""
+    return int(expr.value) if isinstance(expr, Const) else expr
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import Interval
-from tilewright.ir.expr import const
+from tilewright.ir.expr import Var, const
 from tilewright.ir.ops import Region, Value
 
 
@@ -54,6 +54,11 @@ class Symbol:
     name: str
     lower: int
     upper: int
+
+    @property
+    def var(self) -> Var:
+        """The variable that stands for it in extents."""
+        return Var(self.name)
 
     @property
     def interval(self) -> Interval:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import attrs
 
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Const, Expr, Var, apply, as_expr, const, static
+from tilewright.ir.expr import Const, Expr, Extent, Var, apply, as_expr, as_extent, const, number_of, static
 
 
 @attrs.frozen(cache_hash=True)
@@ -28,14 +28,21 @@ class Value:
         return len(self.shape)
 
     def static_shape(self) -> tuple[int, ...]:
-        """The shape as integers. Raises TypeError when an extent still holds a symbol."""
+        """The shape as integers. Raises SymbolicError when an extent holds a symbol."""
         return tuple(static(x, f"extent of {self.name}") for x in self.shape)
 
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """The shape, with an integer for every literal extent."""
+        return tuple(map(as_extent, self.shape))
+
+    @property
+    def is_static(self) -> bool:
+        """Whether every extent is a literal."""
+        return all(isinstance(x, Const) for x in self.shape)
+
     def num_elements(self) -> Expr:
-        total: Expr = const(1)
-        for extent in self.shape:
-            total = total * extent
-        return total
+        return number_of(self.shape)
 
 
 def value(name: str, dtype: str, shape: tuple[Expr | int, ...] | list[Expr | int] | list[int]) -> Value:

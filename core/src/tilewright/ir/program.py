@@ -33,6 +33,7 @@ class Kernel:
         params: the values that the code takes pointers to, inputs before outputs. A packed operand stands in
             place of the value it was packed from.
         packed: (slot of the kernel's specification, parameter) for each packed operand.
+        symbols: those whose values the code takes, after the pointers.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Kernel:
     choice: TileChoice
     params: tuple[Value, ...]
     packed: tuple[tuple[int, Value], ...] = ()
+    symbols: tuple[Symbol, ...] = ()
 
 
 @attrs.frozen

@@ -6,9 +6,11 @@ from tilewright.ir.choice import TileChoice
 from tilewright.ir.expr import loads, variables
 from tilewright.ir.group import Group
 from tilewright.ir.keys import Canonical, packing_key
+from tilewright.ir.module import Symbol
 from tilewright.ir.ops import Access, Value
 from tilewright.ir.program import Kernel, PackedConstant
 from tilewright.views.kernel import KernelSpec
+from tilewright.views.symbols import group_symbols
 
 
 class KernelTable:
@@ -20,7 +22,12 @@ class KernelTable:
         self._by_key: dict[tuple[object, ...], Kernel] = {}
 
     def bind(
-        self, group: Group, spec: KernelSpec | None, canonical: Canonical, choice: TileChoice
+        self,
+        group: Group,
+        spec: KernelSpec | None,
+        canonical: Canonical,
+        choice: TileChoice,
+        symbols: tuple[Symbol, ...] = (),
     ) -> tuple[Kernel, tuple[str, ...]]:
         """The kernel for a group and a choice, and the names of the group's values in the order of its parameters."""
         packed = [(p.slot, self._pack(spec, p.slot, choice)) for p in choice.packings if spec is not None]
@@ -29,7 +36,8 @@ class KernelTable:
         key = (canonical.key, choice.recipe, choice.params)
         kernel = self._by_key.get(key)
         if kernel is None:
-            kernel = Kernel(self._name(group, choice), group, choice, params, tuple(packed))
+            used = group_symbols(group, symbols)
+            kernel = Kernel(self._name(group, choice), group, choice, params, tuple(packed), used)
             self._by_key[key] = kernel
             self.kernels[kernel.name] = kernel
         return kernel, tuple(v.name for v in params)

@@ -13,7 +13,7 @@ from tilewright.errors import UnsupportedError
 from tilewright.ir.choice import TileChoice
 from tilewright.ir.group import Cover, Group
 from tilewright.ir.keys import Canonical, canonical
-from tilewright.ir.module import Module
+from tilewright.ir.module import Module, Symbol
 from tilewright.ir.ops import Region
 from tilewright.ir.program import HostStep, Launch
 from tilewright.planning import trial
@@ -24,6 +24,7 @@ from tilewright.planning.requests import Cost, Decision, Planned, Request
 from tilewright.planning.trial import CodeFacts, Failure, Samples
 from tilewright.recipes import Columns, Match, Recipe
 from tilewright.views.kernel import KernelSpec, normalise, subject_of
+from tilewright.views.symbols import group_symbols
 
 _T = TypeVar("_T")
 _S = TypeVar("_S")
@@ -39,6 +40,7 @@ class Session:
         services: the chosen value of each slot, made by its factory.
         constants: names of the values known at compile time.
         passes: what configuration puts at each point ("after.connect"), as functions of (IR, session).
+        symbols: the module's.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class Session:
         services: Mapping[str, Any],
         constants: frozenset[str],
         passes: Mapping[str, Sequence[Callable[[Any, Any], Any]]] | None = None,
+        symbols: tuple[Symbol, ...] = (),
     ) -> None:
         self.target = target
         self.device = device
         self.recipes = tuple(sorted(recipes, key=lambda r: (-r.priority, r.name)))
         self.constants = constants
+        self.symbols = symbols
         self.record = Record()
         self.table = KernelTable()
         self.aliases: dict[str, str] = {}
@@ -90,6 +94,12 @@ class Session:
             choices = self.analysis("propose", self.canonical(group).key, ask)
         if not choices:
             where = ", ".join(str(op.loc) for op in group.ops)
+            symbolic = ", ".join(repr(x.name) for x in group_symbols(group, self.symbols))
+            if symbolic:
+                raise UnsupportedError(
+                    f"No recipe for {self.device.kind} can run {where or group.name} with the range of {symbolic}.",
+                    "Give the dimension one size when compiling, for example --shape seq=128.",
+                )
             raise UnsupportedError(
                 f"No recipe for {self.device.kind} can run {where or group.name}.",
                 "Check with `tilewright plugins list` that the target's backend is installed.",
@@ -103,7 +113,7 @@ class Session:
         """
         choices = self.propose(group)
         chosen = choice or choices[0]
-        kernel, args = self.table.bind(group, self.spec(group), self.canonical(group), chosen)
+        kernel, args = self.table.bind(group, self.spec(group), self.canonical(group), chosen, self.symbols)
         self.record.choice(group, kernel, chosen, choices)
         return Planned(group, choices, kernel, tuple(map(self.place_of, args)))
 
@@ -185,7 +195,7 @@ class Session:
         """How the target's recipes see the group: every recipe of non-negative priority, or else the fallbacks."""
 
         def find() -> tuple[Match, ...]:
-            subject = subject_of(group, self.constants)
+            subject = subject_of(group, self.constants, self.symbols)
             if subject is None:
                 return ()
             found = [(r, m) for r in self.recipes if (m := r.see(subject, self.device)) is not None]
@@ -196,7 +206,7 @@ class Session:
 
     def spec(self, group: Group) -> KernelSpec | None:
         """The group as one loop nest, or None when it is none."""
-        return self.analysis("spec", group, lambda: normalise(group, self.constants))
+        return self.analysis("spec", group, lambda: normalise(group, self.constants, self.symbols))
 
     def canonical(self, group: Group) -> Canonical:
         """Structural key of the group, and its values in the key's order."""

@@ -109,7 +109,8 @@ def _program(
     packed = {name: p for name, p in session.table.packed.items() if name in used}
     plain = [name for name in module.constants if name in used]
     weights = [module.constants[name].value(name) for name in plain] + [p.value for p in packed.values()]
-    storage = allocate(steps, values, body.params, body.results, weights, tuple(procedures.values()))
+    bounds = {x.name: x.interval for x in module.symbols}
+    storage = allocate(steps, values, body.params, body.results, weights, tuple(procedures.values()), bounds)
     session.record.storage(storage, WORKSPACE)
     needed = {*plain, *(p.access.value.name for p in packed.values())}
     program = Program(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import attrs
 
 from tilewright.ir import dtypes
-from tilewright.ir.expr import static
+from tilewright.ir.bounds import Bounds, bounds_of
 from tilewright.ir.ops import Value
 from tilewright.ir.program import (
     Buffer,
@@ -36,9 +36,9 @@ WORKSPACE = "workspace"
 FRAMES = "frames"
 
 
-def byte_size(value: Value) -> int:
-    """Bytes of a value of static shape."""
-    return static(value.num_elements(), f"size of {value.name}") * dtypes.size_of(value.dtype)
+def byte_size(value: Value, symbols: Bounds) -> int:
+    """Bytes of a value by the bounds of the symbols."""
+    return bounds_of(value.num_elements(), symbols).high * dtypes.size_of(value.dtype)
 
 
 @attrs.define
@@ -56,6 +56,7 @@ def allocate(
     outputs: Sequence[Value],
     weights: Iterable[Value],
     procedures: Sequence[Procedure] = (),
+    symbols: Bounds | None = None,
 ) -> Storage:
     """Places inputs, outputs and weights in buffers of their own, and everything else in one workspace.
 
@@ -65,7 +66,11 @@ def allocate(
     Args:
         steps: the host tree.
         values: every value that a task or a copy names.
+        symbols: intervals of the symbols in their shapes.
     """
+    weights = list(weights)
+    known = (*values.values(), *inputs, *outputs, *weights)
+    sizes = {x.name: byte_size(x, symbols or {}) for x in known}
     buffers: dict[str, Buffer] = {}
     placements: dict[str, Placement] = {}
     lives = lifetimes(steps)
@@ -73,7 +78,7 @@ def allocate(
     end = max([next_number(steps) - 1, 0, *(last for _, last in where.values())])
     for kind, group in (("input", inputs), ("output", outputs), ("weight", weights)):
         for value in group:
-            size = byte_size(value)
+            size = sizes[value.name]
             buffers[value.name] = Buffer(value.name, kind, size)  # type: ignore[arg-type]
             placements[value.name] = Placement(value, value.name, 0, size, 0, end)
     framed: list[_Placed] = []
@@ -82,23 +87,23 @@ def allocate(
         own = procedure_lifetimes(procedure, where[procedure.name])
         own = {name: life for name, life in own.items() if name not in placements and name not in lives}
         kept = {*procedure.params, *procedure.results, *_across(procedure, where[procedure.name][0], own)}
-        framed.append(_pack({name: life for name, life in own.items() if name in kept}, values, FRAME_ALIGNMENT))
-        shared.append(_pack({name: life for name, life in own.items() if name not in kept}, values, ALIGNMENT))
+        framed.append(_pack({name: life for name, life in own.items() if name in kept}, sizes, FRAME_ALIGNMENT))
+        shared.append(_pack({name: life for name, life in own.items() if name not in kept}, sizes, ALIGNMENT))
     temporary = {name: life for name, life in lives.items() if name not in placements}
     called = [step for step, _ in numbered_calls(steps)]
-    items = [(byte_size(values[name]), life.first, life.last) for name, life in temporary.items()]
+    items = [(sizes[name], life.first, life.last) for name, life in temporary.items()]
     if called:
         items.append((max(x.bytes for x in shared), called[0], called[-1]))
     offsets, total = pack_by_lifetime(items)
     buffers[WORKSPACE] = Buffer(WORKSPACE, "workspace", total)
     for (name, life), offset in zip(temporary.items(), offsets, strict=False):
-        placements[name] = _placement(values[name], WORKSPACE, offset, life)
+        placements[name] = _placement(values[name], WORKSPACE, offset, sizes[name], life)
     if called:
         buffers[FRAMES] = Buffer(FRAMES, "workspace", max(x.bytes for x in framed), owner="frame")
         for buffer, first, parts in ((FRAMES, 0, framed), (WORKSPACE, offsets[-1], shared)):
             for part in parts:
                 for name, (offset, life) in part.offsets.items():
-                    placements[name] = _placement(values[name], buffer, first + offset, life)
+                    placements[name] = _placement(values[name], buffer, first + offset, sizes[name], life)
     return Storage(buffers, placements)
 
 
@@ -110,14 +115,14 @@ class _Placed:
     bytes: int
 
 
-def _pack(lives: Mapping[str, _Life], values: Mapping[str, Value], alignment: int) -> _Placed:
-    items = [(byte_size(values[name]), life.first, life.last) for name, life in lives.items()]
+def _pack(lives: Mapping[str, _Life], sizes: Mapping[str, int], alignment: int) -> _Placed:
+    items = [(sizes[name], life.first, life.last) for name, life in lives.items()]
     offsets, total = pack_by_lifetime(items, alignment)
     return _Placed({name: (offset, x) for (name, x), offset in zip(lives.items(), offsets, strict=True)}, total)
 
 
-def _placement(value: Value, buffer: str, offset: int, life: _Life) -> Placement:
-    return Placement(value, buffer, offset, byte_size(value), life.first, life.last)
+def _placement(value: Value, buffer: str, offset: int, size: int, life: _Life) -> Placement:
+    return Placement(value, buffer, offset, size, life.first, life.last)
 
 
 def _across(procedure: Procedure, first: int, lives: Mapping[str, _Life]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.artifact.extents import value_of
 from tilewright.artifact.manifest import UNRANKED, TensorInfo
 from tilewright.errors import InputError, did_you_mean
 from tilewright.ir import dtypes
@@ -56,17 +57,18 @@ def _prepare(info: TensorInfo, given: object) -> Array:
 
 
 def symbols_of(
-    arrays: Sequence[Array], inputs: Sequence[TensorInfo], bounds: Mapping[str, int] | None = None
+    arrays: Sequence[Array], inputs: Sequence[TensorInfo], bounds: Mapping[str, tuple[int, int]] | None = None
 ) -> dict[str, int]:
     """The extent of each symbol in the shapes of `inputs` for arrays that were given for them.
 
     Args:
-        bounds: upper bound of each symbol that has one.
+        bounds: the smallest and the largest value of each symbol that has them.
 
     Raises:
         InputError: a shape is not the declared one.
     """
     symbols: dict[str, int] = {}
+    computed: list[tuple[TensorInfo, Array, int]] = []
     for info, array in zip(inputs, arrays, strict=True):
         if info.shape == UNRANKED:
             continue
@@ -77,11 +79,19 @@ def symbols_of(
                 if extent != declared:
                     raise _wrong_shape(info, array, f"dimension {axis} must be {declared}")
                 continue
+            if bounds is not None and declared not in bounds:
+                computed.append((info, array, axis))
+                continue
             if symbols.setdefault(declared, extent) != extent:
                 known = symbols[declared]
                 raise _wrong_shape(info, array, f"dimension {axis} is {declared!r}, which is {known} elsewhere")
-            if bounds is not None and extent > bounds[declared]:
-                raise _wrong_shape(info, array, f"dimension {axis} ({declared!r}) may be at most {bounds[declared]}")
+            low, high = (extent, extent) if bounds is None else bounds[declared]
+            if not low <= extent <= high:
+                raise _wrong_shape(info, array, f"dimension {axis} ({declared!r}) may be {low} to {high}")
+    for info, array, axis in computed:
+        wanted = value_of(info.shape[axis], symbols)
+        if array.shape[axis] != wanted:
+            raise _wrong_shape(info, array, f"dimension {axis} ({info.shape[axis]}) must be {wanted} here")
     return symbols
 
 

@@ -16,6 +16,9 @@ from attrs import field, frozen
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+NO_SYMBOLS: Mapping[str, int] = {}
+"""The symbols of a program of fixed shapes."""
+
 
 @frozen
 class Weight:
@@ -91,8 +94,8 @@ class NativeProgram(Protocol):
     input_bytes: Sequence[int]
     output_bytes: Sequence[int]
 
-    def run(self, inputs: Sequence[Array], outputs: Sequence[Array]) -> None:
-        """Computes `outputs` from `inputs`, both in the manifest's order.
+    def run(self, inputs: Sequence[Array], outputs: Sequence[Array], symbols: Mapping[str, int] = NO_SYMBOLS) -> None:
+        """Computes `outputs` from `inputs`, both in the manifest's order, for the given values of the symbols.
 
         Inputs are aligned as NumPy happened to align them, outputs to 64 bytes. Every array is a C-contiguous
         host array of the declared dtype and of the actual shape. Outputs are allocated by the caller and hold

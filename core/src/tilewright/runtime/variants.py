@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from tilewright.artifact.extents import value_of
 from tilewright.artifact.manifest import Step, TensorInfo, Variant
 from tilewright.errors import InputError
 from tilewright.ir import dtypes
@@ -52,7 +53,7 @@ class NativeStep:
         number, symbols = self._choose(arrays)
         variant = self._variants[number]
         results = [_empty(info, symbols) for info in variant.outputs]
-        self._program(number).run(arrays, results)
+        self._program(number).run(arrays, results, symbols)
         self._stats.native_runs += 1
         return delivered([info.name for info in variant.outputs], variant.lengths, results)
 
@@ -110,7 +111,7 @@ def _text(shape: Sequence[int | str]) -> str:
 def _empty(info: TensorInfo, symbols: Mapping[str, int]) -> Array:
     """An uninitialised array for an output, its first byte on a 64-byte boundary."""
     dtype = dtypes.to_numpy(info.dtype)
-    shape = [extent if isinstance(extent, int) else symbols[extent] for extent in info.shape]
+    shape = [value_of(extent, symbols) for extent in info.shape]
     size = math.prod(shape) * dtype.itemsize
     try:
         raw = np.empty(size + _ALIGNMENT, np.uint8)

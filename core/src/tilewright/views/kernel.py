@@ -28,8 +28,10 @@ from tilewright.ir.expr import (
     walk,
 )
 from tilewright.ir.group import Group
+from tilewright.ir.module import Symbol
 from tilewright.ir.ops import Access, Axis, Combiner, Location, Routine, ScanOp, TensorOp, Value, Write
 from tilewright.views.maps import axis_bounds, invert
+from tilewright.views.symbols import group_symbols
 
 
 @attrs.frozen(cache_hash=True)
@@ -54,6 +56,7 @@ class KernelSpec:
         combiner: None when there are no reduce axes; then the states are the body's values.
         stores: what is written at each spatial point, in order.
         constants: names of the values that are known at compile time.
+        symbols: those that extents, indices or values use.
         locations: the ONNX nodes that went in.
     """
 
@@ -65,6 +68,7 @@ class KernelSpec:
     combiner: Combiner | None
     stores: tuple[Store, ...]
     constants: frozenset[str] = frozenset()
+    symbols: tuple[Symbol, ...] = ()
     locations: tuple[Location, ...] = attrs.field(default=(), eq=False)
 
     @property
@@ -88,19 +92,38 @@ class KernelSpec:
         """The variable that stands for state `number` in the stores."""
         return Var(f"s{number}", self.body[number].dtype)
 
+    @property
+    def symbol_bounds(self) -> Bounds:
+        return {x.name: x.interval for x in self.symbols}
+
     def bounds(self) -> Bounds:
-        return axis_bounds(self.axes)
+        """The interval of every axis and symbol."""
+        return axis_bounds(self.axes, self.symbol_bounds)
 
 
 Subject = KernelSpec | ScanOp | Routine
 """What a recipe matches: a loop nest, or an operator that is never joined with others."""
 
 
-def spec_of(op: TensorOp) -> KernelSpec:
-    """The specification of one operator alone."""
+def spec_of(op: TensorOp, symbols: tuple[Symbol, ...] = ()) -> KernelSpec:
+    """The specification of one operator alone.
+
+    Args:
+        symbols: those of the module; without them extents that use them count as unbounded.
+    """
     states = [Var(f"s{i}", x.dtype) for i, x in enumerate(op.body)]
     stores = tuple(Store(write, cast(states[i], write.value.dtype)) for i, write in enumerate(op.writes))
-    return KernelSpec(op.name, op.axes, op.reads, len(op.reads), op.body, op.combiner, stores, locations=(op.loc,))
+    return KernelSpec(
+        op.name,
+        op.axes,
+        op.reads,
+        len(op.reads),
+        op.body,
+        op.combiner,
+        stores,
+        symbols=symbols,
+        locations=(op.loc,),
+    )
 
 
 def inline_producer(spec: KernelSpec, slot: int, producer: TensorOp) -> KernelSpec | None:
@@ -115,7 +138,7 @@ def inline_producer(spec: KernelSpec, slot: int, producer: TensorOp) -> KernelSp
     if not written or producer.writes[written[0]].guard is not None:
         return None
     write = producer.writes[written[0]]
-    bounds = {**axis_bounds(producer.axes), **spec.bounds()}
+    bounds = {**axis_bounds(producer.axes, spec.symbol_bounds), **spec.bounds()}
     at = invert(producer.spatial, write.index, write.value.shape, access.index, bounds)
     if at is None:
         return None
@@ -224,7 +247,7 @@ def append_consumer(spec: KernelSpec, consumer: TensorOp, keep: frozenset[str]) 
     if consumer.combiner is not None or consumer.is_scatter:
         return None
     stored = {s.write.value: s for s in spec.stores}
-    bounds: Bounds = {**axis_bounds(consumer.axes), **spec.bounds()}
+    bounds: Bounds = {**axis_bounds(consumer.axes, spec.symbol_bounds), **spec.bounds()}
     at: dict[str, Expr] | None = None
     replaced: dict[int, Expr] = {}
     for slot, access in enumerate(consumer.reads):
@@ -283,13 +306,16 @@ def is_elementwise(op: object) -> bool:
     return isinstance(op, TensorOp) and op.combiner is None and not op.is_scatter
 
 
-def normalise(group: Group, constants: Container[str] = ()) -> KernelSpec | None:
+def normalise(
+    group: Group, constants: Container[str] = (), symbols: tuple[Symbol, ...] = ()
+) -> KernelSpec | None:
     """The specification of a group of TensorOps, or None when it is not of the default kind (one main operator).
 
     Producers before the main operator are inlined into its reads; consumers after it become stores.
 
     Args:
         constants: names of the values that are known at compile time.
+        symbols: those of the module, or of the group.
     """
     if not group.ops or not all(isinstance(op, TensorOp) for op in group.ops):
         return None
@@ -303,21 +329,23 @@ def normalise(group: Group, constants: Container[str] = ()) -> KernelSpec | None
         # they do not follow from there (two outputs of one inner value), the first operator does.
         starts = [next(i for i, op in enumerate(ops) if any(v.name in outside for v in op.outputs)), 0]
     for start in dict.fromkeys(starts):
-        spec = _around(ops, start, outside)
+        spec = _around(ops, start, outside, group_symbols(group, symbols))
         if spec is not None:
             known = frozenset(v.name for v in spec.inputs if v.name in constants)
             return attrs.evolve(spec, name=group.name, constants=known)
     return None
 
 
-def _around(ops: Sequence[TensorOp], position: int, outside: frozenset[str]) -> KernelSpec | None:
+def _around(
+    ops: Sequence[TensorOp], position: int, outside: frozenset[str], symbols: tuple[Symbol, ...]
+) -> KernelSpec | None:
     """The specification of operators of which the one at `position` carries the nest, or None.
 
     Args:
         outside: names of the values to store.
     """
     main = ops[position]
-    spec: KernelSpec | None = spec_of(main)
+    spec: KernelSpec | None = spec_of(main, symbols)
     pending = list(range(position + 1, len(ops)))
     for i in pending:
         assert spec is not None
@@ -344,15 +372,18 @@ def _around(ops: Sequence[TensorOp], position: int, outside: frozenset[str]) -> 
     return spec if {v.name for v in spec.outputs} == outside else None
 
 
-def subject_of(group: Group, constants: Container[str] = ()) -> Subject | None:
+def subject_of(
+    group: Group, constants: Container[str] = (), symbols: tuple[Symbol, ...] = ()
+) -> Subject | None:
     """What recipes see of a group: its loop nest, or the scan or routine that it holds; None for other groups.
 
     Args:
         constants: names of the values that are known at compile time.
+        symbols: those of the module, or of the group.
     """
     if len(group.ops) == 1 and isinstance(group.ops[0], ScanOp | Routine):
         return group.ops[0]
-    return normalise(group, constants)
+    return normalise(group, constants, symbols)
 
 
 def flops_per_point(spec: KernelSpec) -> int:

@@ -29,7 +29,7 @@ from tilewright_backends.build.llvm import c_compiler
 from tilewright_backends.emit.cuda import copy
 from tilewright_backends.emit.cuda.body import i32
 from tilewright_backends.host.cuda import READ_BACK, CudaHost, capturable, copied, emit_launch, reads_back, sets_of
-from tilewright_backends.host.function import buffer_table, recursion
+from tilewright_backends.host.function import buffer_table, ranges, recursion
 from tilewright_backends.lower.types import Prim
 
 
@@ -48,7 +48,7 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
         for name, kernel in program.kernels.items()
     }
     places = program.storage.placements
-    sizes = {byte_size(places[name].value) for name in copied(program.steps)} - {0}
+    sizes = {byte_size(places[name].value, {}) for name in copied(program.steps)} - {0}
     copies = {size: copy_kernel(size, arch) for size in sorted(sizes)}
     scalars = {places[x.target].value.dtype for x in sets_of(program.steps)}
     sets = {dtype: set_kernel(dtype, arch) for dtype in sorted(scalars)}
@@ -62,7 +62,8 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
     host = CudaHost(program, device, copies, sets)
     host.run(emit_launch)
     described = {k.name: _described(k, facts.get(k.name)) for k in kernels}
-    told = {"arch": arch, "capturable": capturable(program.body), "kernels": described, **recursion(program)}
+    told = {"arch": arch, "capturable": capturable(program.body), "kernels": described}
+    told |= {**recursion(program), **ranges(program)}
     data = buffers.described(buffer_table(program), told, target)
     library = workdir / "library.so"
     helper = READ_BACK if reads_back(program.steps) else ""
@@ -75,9 +76,10 @@ def device_kernel(kernel: Kernel, program: Program, emitter: Callable[..., Any],
     resources = kernel.choice.resources
     # A result may be placed over an operand that dies here only when the operator allows it in place.
     inplace = any(getattr(op, "inplace", "") for op in kernel.group.ops)
-    shell = KernelShell(f"tw_{kernel.name}", kernel.params, resources.threads, resources.tasks, inplace)
+    shape = (resources.threads, resources.tasks)
+    shell = KernelShell(f"tw_{kernel.name}", kernel.params, *shape, inplace, (), kernel.symbols)
     if any(x.num_elements() != const(0) for x in kernel.group.outputs):
-        subject = subject_of(kernel.group, program.constants)
+        subject = subject_of(kernel.group, program.constants, kernel.symbols)
         if subject is None:
             raise InternalError(f"kernel {kernel.name} is nothing that recipe {kernel.choice.recipe} could emit.")
         emitter(shell.body, kernel, subject)

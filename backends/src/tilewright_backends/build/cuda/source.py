@@ -13,6 +13,7 @@ from tvm.ir import PointerType, PrimType, Range
 
 from tilewright.errors import InternalError
 from tilewright.ir.expr import Const
+from tilewright.ir.module import Symbol
 from tilewright.ir.ops import Value
 from tilewright_backends.emit.cuda.body import Body, TensorMap, i32
 from tilewright_backends.lower.types import Prim, storage
@@ -81,6 +82,7 @@ class KernelShell:
         tasks: number of blocks; each runs one task.
         aliased: whether two of the pointers may overlap (an output that replaces an input).
         numbers: names of int64 arguments that follow the pointers.
+        symbols: whose values follow these, as int64.
     """
 
     def __init__(
@@ -91,13 +93,16 @@ class KernelShell:
         tasks: int,
         aliased: bool = False,
         numbers: Sequence[str] = (),
+        symbols: Sequence[Symbol] = (),
     ) -> None:
         self.name = name
         self.params = tuple(params)
         self.aliased = aliased
         self.body = Body(threads, tasks)
         self._pointers: list[Prim] = []
-        self.numbers = {x: tirx.Var(x, "int64") for x in numbers}
+        self.numbers = {x: tirx.Var(x, "int64") for x in (*numbers, *(s.name for s in symbols))}
+        for symbol in symbols:
+            self.body.enter(symbol, self.numbers[symbol.name])
         for number, value in enumerate(self.params):
             pointer = tirx.Var(f"p{number}", PointerType(PrimType(storage(value.dtype)), "global"))
             elements = value.num_elements()

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from tvm import tirx
 
 from tilewright.errors import InternalError
-from tilewright.ir.expr import Const, Expr, const, minimum
+from tilewright.ir.expr import Const, Expr, ceil_div, const, minimum, number_of
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cpu.function import CpuFunction
@@ -19,7 +19,6 @@ from tilewright_backends.lower import types
 from tilewright_backends.lower.code import span
 from tilewright_backends.lower.flat import split_number
 from tilewright_backends.lower.types import Prim, broadcast, literal
-from tilewright_backends.recipes.cpu.common import extents
 from tilewright_backends.recipes.cpu.contraction import packing_of
 from tilewright_backends.recipes.cpu.roles import COL, ROW, FedContraction, Side, fed_contraction_of
 
@@ -60,26 +59,26 @@ class _Emitter:
         found, code = self.found, self.code
         blocked, other = found.blocked, found.other
         counts = (
-            found.batch_points,
-            -(-other.points // self.other_block),
-            -(-blocked.outer_points // self.outer),
-            -(-blocked.last // self.inner),
+            number_of(found.batch_counts),
+            ceil_div(other.count, self.other_block),
+            ceil_div(blocked.outer_count, self.outer),
+            ceil_div(blocked.last_count, self.inner),
         )
-        digits = [code.simplify(x) for x in split_number(self.function.task, counts)]
+        digits = [code.once(x) for x in split_number(self.function.task, counts)]
         self.batch = digits[0]
         names = found.batch
-        batch_digits = split_number(self.batch, extents(found.spec, names))
-        self.batch_at = {n: code.simplify(x) for n, x in zip(names, batch_digits, strict=True)}
+        batch_digits = split_number(self.batch, found.batch_counts)
+        self.batch_at = {n: code.once(x) for n, x in zip(names, batch_digits, strict=True)}
         first_outer, first_inner = digits[2] * self.outer, digits[3] * self.inner
-        width = code.simplify(minimum(const(blocked.last) - first_inner, const(self.inner)))
+        width = code.simplify(minimum(blocked.last_count - first_inner, const(self.inner)))
         block = Block(code.simplify(first_outer), code.simplify(first_inner), self.outer, self.inner, width)
         start = {
-            id(blocked): code.simplify(first_outer * blocked.last + first_inner),
+            id(blocked): code.simplify(first_outer * blocked.last_count + first_inner),
             id(other): code.simplify(digits[1] * self.other_block),
         }
         here = {
             id(blocked): code.simplify(width * self.outer),
-            id(other): code.simplify(minimum(const(other.points) - start[id(other)], const(self.other_block))),
+            id(other): code.simplify(minimum(other.count - start[id(other)], const(self.other_block))),
         }
         steps = -(-found.depth_extents[0] // self.depth_block)
         if blocked.feed == "panel":
@@ -92,15 +91,15 @@ class _Emitter:
         acc = code.local("acc", found.dtype, self.mr * self.nr)
         if steps == 1:
             if self.panel is not None:
-                self._fill(self.panel, const(0), const(found.depth_extents[0]))
+                self._fill(self.panel, const(0), found.depth_count)
             with self._tiles(here) as tiles:
                 self._zero(acc)
-                self._accumulate(acc, tiles, start, const(found.depth_points))
+                self._accumulate(acc, tiles, start, code.simplify(found.depth_count * self.depth_inner))
                 self._store(acc, tiles, start, here)
             return
-        self._in_steps(acc, steps, start, here)
+        self._in_steps(acc, start, here)
 
-    def _in_steps(self, acc: Prim, steps: int, start: dict[int, Expr], here: dict[int, Expr]) -> None:
+    def _in_steps(self, acc: Prim, start: dict[int, Expr], here: dict[int, Expr]) -> None:
         """The depth in several steps, the sums kept beside the panel in between."""
         found, code = self.found, self.code
         blocked, other = found.blocked, found.other
@@ -119,10 +118,10 @@ class _Emitter:
         with code.loop("z", total) as z:
             index = tirx.Ramp(code.index(z * self.lanes), tirx.const(1, "int32"), self.lanes)
             code.emit(tirx.BufferStore(sums, literal(0, found.dtype, self.lanes), [index]))
-        with code.loop("step", steps) as step:
+        with code.loop("step", code.simplify(ceil_div(found.depth_count, self.depth_block))) as step:
             self.depth_start = code.simplify(step * self.depth_block)
             depth_here = code.simplify(
-                minimum(const(found.depth_extents[0]) - self.depth_start, const(self.depth_block))
+                minimum(found.depth_count - self.depth_start, const(self.depth_block))
             )
             if self.panel is not None:
                 self._fill(self.panel, self.depth_start, depth_here)
@@ -205,9 +204,9 @@ class _Emitter:
             index = self.code.simplify(self._packed_index(side, tiles, start, k, m))
             return self._unpacked(side, self.code.index(index), 1)
         row = start[id(side)] + tiles[id(side)] * self.mr + m
-        row = self.code.simplify(minimum(row, const(side.points - 1)))  # rows past the end repeat the last one
+        row = self.code.simplify(minimum(row, side.count - 1))  # rows past the end repeat the last one
         (depth,) = self.found.depth
-        at = dict(zip(side.axes, split_number(row, side.extents), strict=True))
+        at = dict(zip(side.axes, split_number(row, side.counts), strict=True))
         at = {name: self.code.simplify(x) for name, x in at.items()} | self.batch_at
         at[depth] = self.depth_start + k
         return self.function.point(self.found.spec, at).value(side.expr)

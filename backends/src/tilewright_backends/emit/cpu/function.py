@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from tvm import tirx
 from tvm.ir import PointerType, PrimType
 
-from tilewright.ir.bounds import Interval
-from tilewright.ir.expr import Expr, Var, const, static
+from tilewright.ir.bounds import Interval, bounds_of
+from tilewright.ir.expr import Expr, Var, const
 from tilewright.ir.ops import Value
 from tilewright.ir.program import Kernel
-from tilewright_backends.lower.code import Code, span
+from tilewright_backends.lower.code import Code, span, symbol_dtype
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.lanes import LANE
 from tilewright_backends.lower.point import Point
@@ -20,7 +20,7 @@ from tilewright_backends.lower.types import Prim, storage
 
 
 class CpuFunction:
-    """A kernel function under construction.
+    """A kernel function under construction. It takes the task's number, the pointers, then the kernel's symbols.
 
     Attributes:
         code: its statements.
@@ -35,16 +35,20 @@ class CpuFunction:
         task = tirx.Var("task", "int32")
         self._params = [task]
         tasks = kernel.choice.resources.tasks
+        self.bounds = {x.name: x.interval for x in kernel.symbols}
         self.task: Expr = const(0)
         if tasks > 1:
             self.task = self.code.define("task", task, Interval(0, tasks - 1))
         for number, value in enumerate(kernel.params):
             self._pointer(f"p{number}", value)
+        for symbol in kernel.symbols:
+            self._params.append(tirx.Var(symbol.name, symbol_dtype(symbol)))
+            self.code.enter(symbol, self._params[-1])
 
     def _pointer(self, name: str, value: Value) -> None:
         dtype = storage(value.dtype)
         pointer = tirx.Var(name, PointerType(PrimType(dtype)))
-        elements = static(value.num_elements(), f"size of {value.name}")
+        elements = bounds_of(value.num_elements(), self.bounds).high
         # Callers' arrays are aligned to their elements only.
         buffer = tirx.decl_buffer((max(elements, 1),), dtype, f"{name}_data", data=pointer, layout=None)
         self._params.append(pointer)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from tvm import tirx
 
 from tilewright.errors import InternalError
-from tilewright.ir.expr import Expr, const, minimum
+from tilewright.ir.expr import Const, Expr, ceil_div, const, maximum, minimum, static
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cpu.function import CpuFunction, tail_mask
@@ -17,7 +17,7 @@ from tilewright_backends.lower.flat import split_number
 from tilewright_backends.lower.point import combine
 from tilewright_backends.lower.semantics import Semantics
 from tilewright_backends.lower.types import Prim, broadcast, carrier, literal
-from tilewright_backends.recipes.cpu.common import Loops, extent, extents
+from tilewright_backends.recipes.cpu.common import Loops, axis_extents
 from tilewright_backends.recipes.cpu.nest import MAX_UNROLLED, nest_of
 
 
@@ -45,24 +45,35 @@ class _Emitter:
 
     def run(self) -> None:
         """Task number -> block of outer points and block of inner points."""
-        inner_tasks = -(-self.nest.inner_points // self.inner_block)
+        inner_tasks = maximum(ceil_div(self.nest.inner_count, self.inner_block), 1)
         task = self.function.task
-        first = self.code.simplify((task // inner_tasks) * self.outer_block)
-        start = self.code.simplify((task % inner_tasks) * self.inner_block)
-        remaining = minimum(const(self.nest.outer_points) - first, const(self.outer_block))
+        block = self._outer_block()
+        first = self.code.once((task // inner_tasks) * block)
+        start = self.code.once((task % inner_tasks) * self.inner_block)
+        remaining = minimum(self.nest.outer_count - first, block)
         with self.code.loop("q", self.code.simplify(remaining)) as q:
-            digits = split_number(first + q, extents(self.spec, self.nest.outer))
-            at = dict(zip(self.nest.outer, (self.code.simplify(x) for x in digits), strict=True))
+            digits = split_number(first + q, axis_extents(self.spec, self.nest.outer))
+            at = dict(zip(self.nest.outer, map(self.code.once, digits), strict=True))
             if self.nest.inner and self.lanes > 1:
-                self._vectors(at, start)
+                if isinstance(self.nest.inner_count, Const):
+                    self._vectors(at, start)
+                else:
+                    self._some_vectors(at, start)
             else:
                 self._scalars(at, start)
+
+    def _outer_block(self) -> Expr:
+        """Outer points per task. There are as many tasks whatever the symbols are, so they share the points evenly."""
+        if isinstance(self.nest.outer_count, Const):
+            return const(self.outer_block)
+        tasks = -(-self.nest.outer_points // self.outer_block)
+        return self.code.simplify(ceil_div(self.nest.outer_count, tasks))
 
     def _scalars(self, at: dict[str, Expr], start: Expr) -> None:
         if not self.nest.inner:
             self._points([at], None)
             return
-        count = minimum(const(self.nest.inner_points) - start, const(self.inner_block))
+        count = minimum(self.nest.inner_count - start, const(self.inner_block))
         with self.code.loop("i", self.code.simplify(count)) as i:
             self._points([at | {self.nest.inner: start + i}], None)
 
@@ -83,6 +94,23 @@ class _Emitter:
             for first in range(whole, points, lanes):
                 mask = tail_mask(first, points, lanes)
                 self._points([at | {self.nest.inner: const(first) + lane}], mask)
+
+    def _some_vectors(self, at: dict[str, Expr], start: Expr) -> None:
+        """The same for a number of points that is known while running only."""
+        code, lanes, group, inner = self.code, self.lanes, self.group, self.nest.inner
+        lane = self.function.lane(lanes)
+        here = code.simplify(minimum(self.nest.inner_count - start, const(self.inner_block)))
+        with code.loop("g", here // group) as g:
+            base = start + g * group
+            self._points([at | {inner: base + u * lanes + lane} for u in range(self.unroll)], None)
+        begun = (here // group) * group
+        if self.unroll > 1:
+            with code.loop("g", (here - begun) // lanes) as g:
+                self._points([at | {inner: start + begun + g * lanes + lane}], None)
+        left = here % lanes
+        with code.when(code.index(const(0) < left)):
+            mask = code.index(lane < left)
+            self._points([at | {inner: start + (here - left) + lane}], mask)
 
     def _points(self, where: list[dict[str, Expr]], mask: Prim) -> None:
         """One vector (or scalar) of points for each entry of `where`, side by side."""
@@ -107,9 +135,10 @@ class _Emitter:
         names = tuple(x.name for x in self.spec.reduce)
         kinds = [carrier(x) for x in combiner.dtypes]
         start = [literal(x.value, kind, lanes) for x, kind in zip(combiner.identity, kinds, strict=True)]
-        if self.nest.reduce_points <= MAX_UNROLLED:
+        counts = dict(zip(names, axis_extents(self.spec, names), strict=True))
+        if self.nest.reduce_points <= MAX_UNROLLED and all(isinstance(x, Const) for x in counts.values()):
             states = [list(start) for _ in where]
-            for digits in itertools.product(*(range(x) for x in extents(self.spec, names))):
+            for digits in itertools.product(*(range(static(x)) for x in counts.values())):
                 reduced: dict[str, Expr] = dict(zip(names, map(const, digits), strict=True))
                 for number, at in enumerate(where):
                     point = self.function.point(self.spec, at | reduced, lanes, mask)
@@ -121,7 +150,7 @@ class _Emitter:
         for row in cells:
             for cell, value in zip(row, start, strict=True):
                 self.code.emit(tirx.BufferStore(cell, value, [index]))
-        with self.code.loops("r", {x: extent(self.spec, x) for x in names}) as reduced:
+        with self.code.loops("r", counts) as reduced:
             for row, at in zip(cells, where, strict=True):
                 point = self.function.point(self.spec, at | reduced, lanes, mask)
                 values = [point.value(x) for x in self.spec.body]

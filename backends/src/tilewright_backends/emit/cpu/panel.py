@@ -76,8 +76,8 @@ class Panel:
             at = {**batch, first: code.simplify(depth_start + d), **inner}
             self._clear(code.simplify(step))
             with code.loop("row", block.outer) as row:
-                digits = split_number(block.first_outer + row, side.extents[:-1])
-                at |= {n: code.simplify(x) for n, x in zip(side.axes[:-1], digits, strict=True)}
+                digits = split_number(block.first_outer + row, side.counts[:-1])
+                at |= {n: code.once(x) for n, x in zip(side.axes[:-1], digits, strict=True)}
                 target = code.simplify(self.index(step, row * block.inner))
                 self._row(side, at, target, lane)
 

@@ -15,7 +15,7 @@ from tvm.tirx import op as tir_op
 
 from tilewright.errors import InternalError
 from tilewright.ir.bounds import Interval, bounds_of
-from tilewright.ir.expr import Const, Expr, Var, const
+from tilewright.ir.expr import Const, Expr, Extent, Var, const
 from tilewright_backends.lower.code import Code, sequence
 from tilewright_backends.lower.types import Prim
 
@@ -80,7 +80,7 @@ class Body(Code):
         self.task: Expr = self.define("task", self.task_var, Interval(0, tasks - 1))
         self._shared = tirx.Var("shared", PointerType(PrimType("uint8"), SHARED))
 
-    def below(self, number: Expr, total: int) -> Prim | None:
+    def below(self, number: Expr, total: Extent) -> Prim | None:
         """The condition `number < total`, or None where it always holds."""
         condition = self.simplify(number < total)
         if isinstance(condition, Const) and condition.value:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 
-from tilewright.errors import InternalError
 from tilewright.ir.expr import Expr
 from tilewright.ir.ops import Axis
 from tilewright.ir.program import Kernel
@@ -13,26 +12,23 @@ from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.points import (
     contiguous,
-    count,
     decompose,
     load_words,
     point_at,
-    size,
+    points_in,
     store_words,
     varies,
+    whole,
 )
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cuda.common import flat_spec
+from tilewright_backends.recipes.cuda.common import symbolic_spec
 
 
 def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
     """The code of one task of a kernel."""
-    flat = flat_spec(spec)
-    if flat is None:
-        raise InternalError(f"cuda.map does not take kernel {kernel.name}.")
-    statements(body, flat, kernel.choice["vector"])
+    statements(body, symbolic_spec(spec), kernel.choice["vector"])
 
 
 def statements(body: Body, spec: FlatSpec, vector: int) -> None:
@@ -41,9 +37,9 @@ def statements(body: Body, spec: FlatSpec, vector: int) -> None:
     Args:
         vector: points per thread along the innermost axis, which it divides.
     """
-    total = count(spec.spatial)
+    total = points_in(spec.spatial)
     first = body.hold((body.task * body.threads + body.thread) * vector, "first")
-    edge = total % (body.threads * vector) != 0
+    edge = not whole(total, body.threads * vector)
     with body.when(body.index(first < total)) if edge else nullcontext():
         at = decompose(first, spec.spatial, body)
         if vector == 1:
@@ -54,7 +50,7 @@ def statements(body: Body, spec: FlatSpec, vector: int) -> None:
                 final.store(store)
             return
         inner = spec.spatial[-1]
-        assert size(inner) % vector == 0
+        assert whole(inner.extent, vector)
         _vector(body, spec, at, inner, vector)
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import linear_terms, simplify
-from tilewright.ir.expr import Const, Expr, Var, loads, variables
+from tilewright.ir.expr import Const, Expr, Extent, Var, as_expr, as_extent, loads, maximum, number_of, variables
 from tilewright.ir.ops import Axis
+from tilewright.ir.polynomial import canonical, literal_factor
 from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.semantics import CudaSemantics
 from tilewright_backends.lower import types
@@ -45,16 +46,27 @@ def count(axes: Sequence[Axis]) -> int:
     return total
 
 
-def decompose(number: Expr, axes: Sequence[Axis], body: Body) -> dict[str, Expr]:
-    """The axis values of point `number` of fused axes, innermost last, each computed once."""
+def points_in(axes: Sequence[Axis]) -> Extent:
+    """Number of points of fused axes by the values of the symbols."""
+    return as_extent(canonical(number_of(x.extent for x in axes)))
+
+
+def whole(total: Extent, block: int) -> bool:
+    """Whether blocks of a size cover a number of points exactly, whatever the values of the symbols."""
+    return literal_factor(as_expr(total)) % block == 0
+
+
+def decompose(at: Expr, axes: Sequence[Axis], body: Body) -> dict[str, Expr]:
+    """The axis values of point number `at` of fused axes, innermost last, each computed once."""
     found: dict[str, Expr] = {}
-    rest = body.hold(number, "at")
+    rest = body.hold(at, "at")
     for position, axis in reversed(list(enumerate(axes))):
         if position == 0:
             found[axis.name] = rest
             break
-        found[axis.name] = body.hold(rest % size(axis), "at")
-        rest = body.hold(rest // size(axis), "rest")
+        radix = axis.extent if isinstance(axis.extent, Const) else maximum(axis.extent, 1)
+        found[axis.name] = body.hold(rest % radix, "at")
+        rest = body.hold(rest // radix, "rest")
     return found
 
 
@@ -70,7 +82,7 @@ def contiguous(spec: FlatSpec, access: FlatAccess | FlatStore, axis: Axis, lanes
     """Whether `lanes` neighbours along `axis` (from a multiple of `lanes`) are one aligned vector, always read."""
     if access.guard is not None or loads(access.address) or dtypes.size_of(access.value.dtype) * lanes % 4:
         return False
-    if size(axis) % lanes:
+    if literal_factor(axis.extent) % lanes:
         return False
     for factor, term in linear_terms(simplify(access.address, spec.bounds())):
         if term == Var(axis.name):

@@ -13,11 +13,11 @@ from contextlib import nullcontext
 from tvm import tirx
 
 from tilewright.errors import InternalError
-from tilewright.ir.expr import Expr, minimum
+from tilewright.ir.expr import Expr, as_expr, ceil_div, minimum
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body
-from tilewright_backends.emit.cuda.points import SEMANTICS, count, decompose, point_at, size
+from tilewright_backends.emit.cuda.points import SEMANTICS, decompose, point_at, points_in, whole
 from tilewright_backends.emit.cuda.states import States, cell, exchanged, from_cell
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
@@ -44,16 +44,16 @@ def statements(body: Body, spec: FlatSpec, points: int, lanes: int, along_reduct
         lanes: a power of two; 1 unless the combiner is associative and commutative.
         along_reduction: neighbouring threads are lanes of one point, otherwise the same lane of neighbouring points.
     """
-    total = count(spec.spatial)
+    total = points_in(spec.spatial)
     if along_reduction:
         lane, which = body.hold(body.thread % lanes, "lane"), body.hold(body.thread // lanes, "which")
     else:
         lane, which = body.hold(body.thread // points, "lane"), body.hold(body.thread % points, "which")
     number = body.hold(body.task * points + which, "point")
-    edge = total % points != 0
+    edge = not whole(total, points)
     inside = body.bind(body.index(number < total), "inside") if edge else None
     if edge:
-        number = body.hold(minimum(number, total - 1), "point")
+        number = body.hold(minimum(number, as_expr(total) - 1), "point")
     at = decompose(number, spec.spatial, body)
     states = _accumulate(body, spec, at, lane, lanes)
     if lanes > 1:
@@ -85,13 +85,13 @@ def _accumulate(body: Body, spec: FlatSpec, at: dict[str, Expr], lane: Expr, lan
         new = [point.value(x) for x in spec.body]
         states.write(combine(body, SEMANTICS, combiner, states.read(), new))
 
+    total = points_in(spec.reduce)
     if lanes == 1:
-        _nest(body, spec, {}, step, count(spec.reduce) <= _UNROLL)
+        _nest(body, spec, {}, step, isinstance(total, int) and total <= _UNROLL)
         return states
-    total = count(spec.reduce)
-    with body.loop("step", -(-total // lanes)) as trip:
+    with body.loop("step", body.simplify(ceil_div(total, lanes))) as trip:
         number = body.hold(trip * lanes + lane, "r")
-        if total % lanes:
+        if not whole(total, lanes):
             with body.when(body.index(number < total)):
                 step(decompose(number, spec.reduce, body))
         else:
@@ -107,7 +107,7 @@ def _nest(
     if not rest:
         step(done)
         return
-    with body.loop("r", size(rest[0]), "unrolled" if unroll else "serial") as index:
+    with body.loop("r", rest[0].extent, "unrolled" if unroll else "serial") as index:
         _nest(body, spec, {**done, rest[0].name: index}, step, unroll)
 
 

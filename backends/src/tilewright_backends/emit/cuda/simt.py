@@ -11,12 +11,12 @@ from tvm import tirx
 from tvm.tirx import op as tir_op
 
 from tilewright.errors import InternalError
-from tilewright.ir.expr import Expr, const
+from tilewright.ir.expr import Expr, Extent, as_expr, as_extent, ceil_div, const, maximum
 from tilewright.ir.ops import Axis
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.cuda.points import count, decompose, point_at
+from tilewright_backends.emit.cuda.points import decompose, point_at, points_in
 from tilewright_backends.emit.cuda.tiles import Team, TileLoader, plan_tile
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
@@ -54,9 +54,9 @@ class SimtTiles:
     def threads(self) -> int:
         return self.team * self.slices
 
-    def trips(self, k_total: int) -> int:
+    def trips(self, k_total: Extent) -> Extent:
         """Shared tiles that each slice goes through."""
-        return -(-k_total // (self.k_step * self.slices))
+        return as_extent(ceil_div(k_total, self.k_step * self.slices))
 
 
 def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
@@ -80,43 +80,46 @@ def statements(
         packed: buffers of the operands that are stored as [outer tile][k][outer point], zero-padded.
     """
     c = contraction
-    m_tiles, n_tiles = -(-count(c.m) // tiles.m_block), -(-count(c.n) // tiles.n_block)
+    # There is no task where a side has no points; the divisions must be harmless all the same.
+    m_tiles = maximum(ceil_div(points_in(c.m), tiles.m_block), 1)
+    n_tiles = maximum(ceil_div(points_in(c.n), tiles.n_block), 1)
     m_tile = body.hold(body.task % m_tiles, "m_tile")
     rest = body.hold(body.task // m_tiles, "rest")
     n_tile = body.hold(rest % n_tiles, "n_tile")
     batch = decompose(body.hold(rest // n_tiles, "b"), c.batch, body) if c.batch else {}
     team = Team(tiles.team, body.hold(body.thread % tiles.team, "member"))
     slice_ = body.hold(body.thread // tiles.team, "slice")
-    trips = tiles.trips(count(c.k))
+    trips = tiles.trips(points_in(c.k))
     loaders: list[TileLoader] = []
     for operand, extent, tile, buffer in (
         (c.rows, tiles.m_block, m_tile, packed[0]),
         (c.columns, tiles.n_block, n_tile, packed[1]),
     ):
-        padded = trips * tiles.slices * tiles.k_step
+        padded = trips * (tiles.slices * tiles.k_step)
         plan = plan_tile(spec, operand, c.k, extent, tiles.k_step, padded, team.threads, buffer)
         loaders.append(TileLoader(body, spec, team, plan, c.k, tile * extent, batch, tile, c.state))
     stages = _Stages(body, tiles, loaders, slice_, types.carrier(c.state))
     register_tile = _RegisterTile(body, tiles, stages, team.thread)
     first = body.hold(slice_ * trips, "first")
+    several = not isinstance(trips, int) or trips > 1
     stages.fetch(first)
     stages.put(const(0))
     body.sync()
     with body.loop("trip", trips) as trip:
-        more = body.index(trip < trips - 1)
-        if trips > 1:
+        more = body.index(trip < as_expr(trips) - 1)
+        if several:
             with body.when(more):
                 stages.fetch(first + trip + 1)
         here = body.hold(trip % 2, "here")
         register_tile.multiply(here)
-        if trips > 1:
+        if several:
             with body.when(more):
                 stages.put(body.hold(1 - here, "there"))
             body.sync()
     if tiles.slices == 1:
         _store(body, spec, c, tiles, register_tile, m_tile, n_tile, batch)
         return
-    if trips == 1:
+    if trips == 1 or not isinstance(trips, int):
         body.sync()
     register_tile.add_slices(slice_)
     with body.when(body.index(slice_ < 1)):
@@ -256,10 +259,10 @@ def _outer(
     body: Body, axes: tuple[Axis, ...], base: Expr, who: Expr, runs: list[tuple[int, int]]
 ) -> list[tuple[dict[str, Expr], Prim | None]]:
     """Axis values of each point that a thread owns along one side, and whether it is inside."""
-    total = count(axes)
+    total = points_in(axes)
     found: list[tuple[dict[str, Expr], Prim | None]] = []
     for first, width in runs:
         for i in range(width):
-            number = body.hold(base + (first + i) + who * width, "at")
-            found.append((decompose(number, axes, body), body.below(number, total)))
+            at = body.hold(base + (first + i) + who * width, "at")
+            found.append((decompose(at, axes, body), body.below(at, total)))
     return found

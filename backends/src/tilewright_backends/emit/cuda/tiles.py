@@ -9,10 +9,10 @@ import attrs
 from tvm import tirx
 from tvm.tirx import op as tir_op
 
-from tilewright.ir.expr import Expr, const
+from tilewright.ir.expr import Expr, Extent, const
 from tilewright.ir.ops import Axis
 from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.cuda.points import contiguous, count, decompose, load_words, point_at, size
+from tilewright_backends.emit.cuda.points import contiguous, decompose, load_words, point_at, points_in, whole
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
@@ -37,7 +37,7 @@ class TilePlan:
     operand: Operand
     extent: int
     step: int
-    padded: int
+    padded: Extent
     lanes: int
     along_k: bool
     packed: Prim | None = None
@@ -53,7 +53,7 @@ def plan_tile(
     k: tuple[Axis, ...],
     extent: int,
     step: int,
-    padded: int,
+    padded: Extent,
     threads: int,
     packed: Prim | None,
 ) -> TilePlan:
@@ -72,7 +72,7 @@ def plan_tile(
         axis = k[-1] if along_k else operand.outer[-1] if operand.outer else None
         reach = step if along_k else extent
         for wide in (4, 2):
-            if axis is None or size(axis) % wide or reach % wide or extent * step % (threads * wide):
+            if axis is None or not whole(axis.extent, wide) or reach % wide or extent * step % (threads * wide):
                 continue
             if contiguous(spec, access, axis, wide):
                 lanes = wide
@@ -141,12 +141,12 @@ class TileLoader:
         return [self._place(x) for x in firsts]
 
     def _place(self, x: Expr) -> tuple[Expr, dict[str, Expr], Prim]:
-        total = count(self.plan.operand.outer)
-        number = self.body.hold(self._base + x, "outer")
+        total = points_in(self.plan.operand.outer)
+        at = self.body.hold(self._base + x, "outer")
         inside = None
-        if total % self.plan.extent:
-            inside = self.body.bind(self.body.index(number < total), "in_range")
-        return x, decompose(number, self.plan.operand.outer, self.body), inside
+        if not whole(total, self.plan.extent):
+            inside = self.body.bind(self.body.index(at < total), "in_range")
+        return x, decompose(at, self.plan.operand.outer, self.body), inside
 
     def fetch(self, trip: Expr) -> None:
         """Loads tile `trip` into registers."""
@@ -175,7 +175,7 @@ class TileLoader:
 
     def _fetch_one(self, load: int, x: Expr, kk: Expr, trip: Expr) -> None:
         plan, body, spec = self.plan, self.body, self.spec
-        total = count(self.k)
+        total = points_in(self.k)
         if plan.packed is not None:
             address = body.index(body.simplify((self.tile * plan.padded + trip * plan.step + kk) * plan.extent + x))
             dtype = self._packed_dtype()
@@ -185,11 +185,11 @@ class TileLoader:
             _, outer, inside = self._place(x)
         else:
             _, outer, inside = self._fixed[load % len(self._fixed)]
-        number = body.hold(trip * plan.step + kk, "k")
+        depth = body.hold(trip * plan.step + kk, "k")
         if total != plan.padded:
-            good = body.index(number < total)
+            good = body.index(depth < total)
             inside = good if inside is None else tirx.And(inside, good)
-        at = {**self._batch, **outer, **decompose(number, self.k, body)}
+        at = {**self._batch, **outer, **decompose(depth, self.k, body)}
         if plan.lanes > 1:
             self._fetch_vector(load, at, inside)
             return

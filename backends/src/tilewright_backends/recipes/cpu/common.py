@@ -8,7 +8,8 @@ import attrs
 
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Apply, Const, Expr, Load, apply, const, walk
+from tilewright.ir.bounds import bounds_of
+from tilewright.ir.expr import Apply, Const, Expr, Load, apply, const, number_of, walk
 from tilewright.ir.ops import Value
 from tilewright_backends.lower.flat import FlatSpec, coefficient
 
@@ -35,16 +36,28 @@ class Loops:
 
     @property
     def outer_points(self) -> int:
-        return math.prod(extents(self.spec, self.outer))
+        """Points of the outer axes by the bounds of the symbols."""
+        return largest(self.spec, self.outer_count)
 
     @property
     def inner_points(self) -> int:
-        return extent(self.spec, self.inner) if self.inner else 1
+        """Points of the inner axis by the bounds of the symbols."""
+        return largest(self.spec, self.inner_count)
 
     @property
     def reduce_points(self) -> int:
-        """Points of the reduce axes, the axis of a scan among them."""
-        return math.prod(extents(self.spec, tuple(x.name for x in self.spec.reduce)))
+        """Points of the reduce axes, the axis of a scan among them, by the bounds of the symbols."""
+        return largest(self.spec, number_of(x.extent for x in self.spec.reduce))
+
+    @property
+    def outer_count(self) -> Expr:
+        """Points of the outer axes by the values of the symbols."""
+        return number_of(axis_extents(self.spec, self.outer))
+
+    @property
+    def inner_count(self) -> Expr:
+        """Points of the inner axis by the values of the symbols."""
+        return number_of(axis_extents(self.spec, (self.inner,) if self.inner else ()))
 
     def roles(self, reduce: str) -> dict[str, tuple[str, ...]]:
         """The axes by role, the reduce axes under the name `reduce`."""
@@ -62,6 +75,22 @@ def extent(spec: FlatSpec, name: str) -> int:
     (axis,) = (x for x in spec.axes if x.name == name)
     assert isinstance(axis.extent, Const)
     return int(axis.extent.value)
+
+
+def axis_extents(spec: FlatSpec, names: tuple[str, ...]) -> tuple[Expr, ...]:
+    """The extents of axes as expressions."""
+    known = {x.name: x.extent for x in spec.axes}
+    return tuple(known[x] for x in names)
+
+
+def largest(spec: FlatSpec, count: Expr) -> int:
+    """The largest value of a number of points."""
+    return bounds_of(count, spec.symbol_bounds).high
+
+
+def bounds(spec: FlatSpec, names: tuple[str, ...]) -> tuple[int, ...]:
+    """The largest extents of axes."""
+    return tuple(largest(spec, x) for x in axis_extents(spec, names))
 
 
 def extents(spec: FlatSpec, names: tuple[str, ...]) -> tuple[int, ...]:
@@ -128,10 +157,7 @@ def memory_bytes(spec: FlatSpec) -> int:
     values: set[Value] = {*(x.value for x in spec.reads), *(x.value for x in spec.stores)}
     total = 0
     for value in values:
-        count = 1
-        for size in value.shape:
-            count *= int(size.value) if isinstance(size, Const) else 1
-        total += count * dtypes.size_of(value.dtype)
+        total += largest(spec, value.num_elements()) * dtypes.size_of(value.dtype)
     return total
 
 

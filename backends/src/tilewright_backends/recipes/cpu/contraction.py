@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.choice import Packing
-from tilewright.ir.expr import Const, Expr, Var, const, maximum, minimum, select, variables
+from tilewright.ir.expr import Const, Expr, Var, const, maximum, minimum, number_of, select, variables
 from tilewright.recipes import Constraint, Match, Parameter, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import split_number
-from tilewright_backends.recipes.cpu.common import ceil_div, memory_bytes, sizes
+from tilewright_backends.recipes.cpu.common import ceil_div, is_static, memory_bytes, sizes
 from tilewright_backends.recipes.cpu.roles import FedContraction, Side, fed_contraction_of
 from tilewright_backends.recipes.operands import operands_of
 
@@ -91,8 +91,15 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
             "l2": {blocked_role: block, other_role: other_block.var, "depth": steps},
         },
         packings=_packings(found),
+        count=None if is_static(found.spec) else _count(found, inner, outer, other_block),
         detail=found,
     )
+
+
+def _count(found: FedContraction, inner: Parameter, outer: Parameter, other_block: Parameter) -> Expr:
+    """The number of tasks by the values of the symbols."""
+    blocks = ceil_div(found.blocked.outer_count, outer.var) * ceil_div(found.blocked.last_count, inner.var)
+    return blocks * ceil_div(found.other.count, other_block.var) * number_of(found.batch_counts)
 
 
 def _wide(kernel: KernelSpec) -> bool:
@@ -111,7 +118,8 @@ def _cache_share(device: DeviceModel) -> int:
 def _block_sizes(side: Side, role: str, step: int) -> tuple[Parameter, Parameter]:
     """Points of the innermost axis and of the others in a block. Either whole rows, or a piece of one."""
     last = side.last
-    if side.feed == "panel" and last <= MAX_INNER and side.outer_points > 1:
+    fixed = all(isinstance(x, Const) for x in side.counts)
+    if fixed and side.feed == "panel" and last <= MAX_INNER and side.outer_points > 1:
         rows = Parameter("block.outer", _divisors(side.outer_points), role=role, level="l2")
         return Parameter("block.inner", (last,)), rows
     multiples = sizes(last, step if last >= step else 1)
@@ -175,7 +183,8 @@ def packing_of(found: FedContraction, side: Side, tile: int) -> Packing:
         ("i", tile),
     )
     at: dict[str, Expr] = {}
-    at |= _digits(found, found.batch, Var("b"))
+    if all(isinstance(x, Const) for x in found.batch_counts):  # otherwise the operand varies with none of these
+        at |= _digits(found, found.batch, Var("b"))
     at |= _digits(found, side.axes, Var("t") * tile + Var("i"))
     at |= _digits(found, found.depth, Var("k"))
     return Packing(side.slot, dims, tuple((name, expr) for name, expr in at.items()))

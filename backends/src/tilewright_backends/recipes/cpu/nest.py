@@ -16,10 +16,10 @@ from tilewright_backends.lower.flat import flatten, merge_axes
 from tilewright_backends.recipes.cpu.common import (
     Loops,
     ceil_div,
-    extent,
     full_lanes,
     is_static,
     lanes_for,
+    largest,
     memory_bytes,
     operations,
     sizes,
@@ -33,14 +33,15 @@ MAX_UNROLLED = 32
 
 
 def nest_of(kernel: KernelSpec) -> Loops | None:
-    """The loops of a kernel, lanes along the inner one, or None when the kernel scatters or has symbolic extents."""
+    """The loops of a kernel, lanes along the inner one, or None when the kernel scatters."""
     spec = merge_axes(flatten(kernel))
-    if not is_static(spec) or spec.scatters:
+    if spec.scatters:
         return None
     names = [x.name for x in spec.spatial]
     if not names:
         return Loops(spec, (), "")
-    inner = max(names, key=lambda name: (vector_score(spec, name), min(extent(spec, name), 16), names.index(name)))
+    sizes_ = {x.name: largest(spec, x.extent) for x in spec.spatial}
+    inner = max(names, key=lambda name: (vector_score(spec, name), min(sizes_[name], 16), names.index(name)))
     return Loops(spec, tuple(x for x in names if x != inner), inner)
 
 
@@ -72,6 +73,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         serial=tasks * 2,
     )
     roles = nest.roles("reduce")
+    count = ceil_div(nest.outer_points, outer_block) * ceil_div(nest.inner_count, inner_block)
     return Match(
         recipe=NAME,
         roles=roles,
@@ -85,6 +87,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
             "register": {"inner": parameters[1].var * lanes},
             "block": {"outer": outer_block, "inner": inner_block, "reduce": const(nest.reduce_points)},
         },
+        count=None if is_static(spec) else count,
         detail=nest,
     )
 

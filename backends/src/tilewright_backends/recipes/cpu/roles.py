@@ -8,11 +8,11 @@ from typing import Literal
 import attrs
 
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Expr, loads, variables
+from tilewright.ir.expr import Const, Expr, const, loads, number_of, variables
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.lower.flat import FlatSpec, coefficient, flatten, fuse, merge_axes
+from tilewright_backends.lower.flat import FlatAccess, FlatSpec, coefficient, flatten, fuse, merge_axes, stride_of
 from tilewright_backends.recipes.contraction import Operand, contraction_of
-from tilewright_backends.recipes.cpu.common import extents
+from tilewright_backends.recipes.cpu.common import axis_extents, bounds
 
 Feed = Literal["packed", "direct", "panel"]
 """Where the inner loop reads an operand: a constant packed beforehand, memory as it is, or a panel packed per task."""
@@ -25,7 +25,8 @@ class Side:
     Args:
         expr: the operand at a point.
         axes: its own axes, outermost first.
-        extents: their extents.
+        extents: their extents by the bounds of the symbols.
+        counts: their extents by the values of the symbols.
         feed: where the inner loop reads it.
         slot: the read of the kernel's specification that is packed, for the feed "packed".
     """
@@ -33,6 +34,7 @@ class Side:
     expr: Expr
     axes: tuple[str, ...]
     extents: tuple[int, ...]
+    counts: tuple[Expr, ...]
     feed: Feed
     slot: int = -1
 
@@ -49,6 +51,21 @@ class Side:
     def outer_points(self) -> int:
         """Points of the axes around the innermost one."""
         return math.prod(self.extents[:-1])
+
+    @property
+    def last_count(self) -> Expr:
+        """Extent of the innermost axis by the values of the symbols."""
+        return self.counts[-1] if self.counts else const(1)
+
+    @property
+    def outer_count(self) -> Expr:
+        """Points of the axes around the innermost one by the values of the symbols."""
+        return number_of(self.counts[:-1])
+
+    @property
+    def count(self) -> Expr:
+        """Points by the values of the symbols."""
+        return number_of(self.counts)
 
 
 @attrs.frozen
@@ -73,11 +90,21 @@ class FedContraction:
 
     @property
     def batch_points(self) -> int:
-        return math.prod(extents(self.spec, self.batch))
+        return math.prod(bounds(self.spec, self.batch))
+
+    @property
+    def batch_counts(self) -> tuple[Expr, ...]:
+        """Extents of the batch axes by the values of the symbols."""
+        return axis_extents(self.spec, self.batch)
 
     @property
     def depth_extents(self) -> tuple[int, ...]:
-        return extents(self.spec, self.depth)
+        return bounds(self.spec, self.depth)
+
+    @property
+    def depth_count(self) -> Expr:
+        """Extent of the first depth axis by the values of the symbols. Those of the others are literals."""
+        return axis_extents(self.spec, self.depth)[0]
 
     @property
     def depth_points(self) -> int:
@@ -108,12 +135,14 @@ def fed_contraction_of(kernel: KernelSpec, lanes: int) -> FedContraction | None:
     batch, depth = (tuple(x.name for x in axes) for axes in (roles.batch, roles.k))
     if not all(set(depth) <= x.axes for x in (roles.rows, roles.columns)):
         return None
+    if not all(isinstance(x, Const) for x in axis_extents(spec, depth)[1:]):
+        return None
     found: list[tuple[float, FedContraction]] = []
     for way in (roles, roles.swapped()):
         if not way.n:
             continue
-        rows = _side(kernel, spec, way.rows, depth, as_rows=True)
-        cols = _side(kernel, spec, way.columns, depth, as_rows=False)
+        rows = _side(kernel, spec, way.rows, batch, depth, as_rows=True)
+        cols = _side(kernel, spec, way.columns, batch, depth, as_rows=False)
         if rows.feed == "panel" and cols.feed == "panel":
             continue
         tail = fuse(fuse(spec, rows.axes, ROW), cols.axes, COL)
@@ -122,20 +151,35 @@ def fed_contraction_of(kernel: KernelSpec, lanes: int) -> FedContraction | None:
     return min(found, key=lambda item: item[0])[1] if found else None
 
 
-def _side(kernel: KernelSpec, spec: FlatSpec, operand: Operand, depth: tuple[str, ...], as_rows: bool) -> Side:
+def _side(
+    kernel: KernelSpec,
+    spec: FlatSpec,
+    operand: Operand,
+    batch: tuple[str, ...],
+    depth: tuple[str, ...],
+    as_rows: bool,
+) -> Side:
     expr, axes = operand.value, tuple(x.name for x in operand.outer)
-    sizes = extents(spec, axes)
+    sizes, counts = bounds(spec, axes), axis_extents(spec, axes)
     slots = loads(expr)
     if len(slots) == 1 and not variables(expr):
         (slot,) = slots
         access = spec.reads[slot]
         steered = loads(access.address, access.guard)
-        if access.value.name in kernel.constants and not steered:
-            return Side(expr, axes, sizes, "packed", slot)
+        if access.value.name in kernel.constants and not steered and _is_fixed(spec, access, batch):
+            return Side(expr, axes, sizes, counts, "packed", slot)
         plain = as_rows and access.guard is None and len(depth) == 1 and not steered
-        if plain and all(coefficient(access.address, x) is not None for x in (*axes, *depth)):
-            return Side(expr, axes, sizes, "direct")
-    return Side(expr, axes, sizes, "panel")
+        if plain and all(stride_of(access.address, x, spec.symbol_bounds) is not None for x in (*axes, *depth)):
+            return Side(expr, axes, sizes, counts, "direct")
+    return Side(expr, axes, sizes, counts, "panel")
+
+
+def _is_fixed(spec: FlatSpec, access: FlatAccess, batch: tuple[str, ...]) -> bool:
+    """Whether an operand does not depend on symbols, by the extents that it ranges over or by its addresses."""
+    used = variables(access.address, access.guard)
+    if used & set(batch):
+        used |= set(batch)  # they are numbered together
+    return all(isinstance(x.extent, Const) for x in spec.axes if x.name in used) and not used & set(spec.symbol_bounds)
 
 
 def _cycles(contraction: FedContraction, lanes: int) -> float:

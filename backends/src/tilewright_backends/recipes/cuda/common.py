@@ -9,8 +9,10 @@ import attrs
 
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Apply, Const, Expr, apply, const, walk
+from tilewright.ir.bounds import bounds_of
+from tilewright.ir.expr import Apply, Const, Expr, apply, const, number_of, walk
 from tilewright.ir.ops import Axis
+from tilewright.ir.polynomial import canonical
 from tilewright.recipes import Constraint, Parameter
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec, coefficient, flatten, merge_axes
@@ -40,15 +42,18 @@ _SLOW = frozenset(
 
 
 def flat_spec(kernel: KernelSpec) -> FlatSpec | None:
-    """The kernel with merged axes, the axis along the result's memory last; None when an extent is not a literal."""
+    """The kernel with merged axes, the axis along the result's memory last; None when it depends on symbols."""
+    return arranged(flatten(kernel)) if not kernel.symbols else None
+
+
+def symbolic_spec(kernel: KernelSpec) -> FlatSpec:
+    """The same of any kernel."""
     return arranged(flatten(kernel))
 
 
-def arranged(spec: FlatSpec) -> FlatSpec | None:
+def arranged(spec: FlatSpec) -> FlatSpec:
     """A flat specification likewise."""
     spec = merge_axes(spec)
-    if not all(isinstance(x.extent, Const) for x in spec.axes):
-        return None
     along = [x for x in spec.spatial if spec.stores and coefficient(spec.stores[0].address, x.name) == 1]
     if not along:
         return spec
@@ -74,13 +79,23 @@ def operations(*exprs: Expr) -> int:
     return sum(10 if node.op in _SLOW else 1 for node in nodes)
 
 
+def counted(axes: Sequence[Axis]) -> Expr:
+    """Number of points of fused axes by the values of the symbols."""
+    return canonical(number_of(x.extent for x in axes))
+
+
+def most(spec: FlatSpec, axes: Sequence[Axis]) -> int:
+    """Number of points of fused axes by the bounds of the symbols."""
+    return bounds_of(number_of(x.extent for x in axes), spec.symbol_bounds).high
+
+
 def memory_bytes(spec: FlatSpec) -> int:
     """Bytes of all operands and results, each counted once, and of a large table no more than can be read of it."""
-    most = points(spec.axes)
+    readable = most(spec, spec.axes)
     total = 0
     for value in {x.value for x in spec.reads} | {x.value for x in spec.stores}:
-        count = math.prod(int(x.value) if isinstance(x, Const) else 1 for x in value.shape)
-        total += min(count, most) * dtypes.size_of(value.dtype)
+        count = bounds_of(value.num_elements(), spec.symbol_bounds).high
+        total += min(count, readable) * dtypes.size_of(value.dtype)
     return total
 
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.expr import const
+from tilewright.ir.polynomial import literal_factor
 from tilewright.recipes import Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec, coefficient
 from tilewright_backends.recipes.cuda.common import (
     block_limits,
     ceil_div,
+    counted,
     divides,
-    extent,
-    flat_spec,
     memory_bytes,
+    most,
     operations,
     parameter,
-    points,
     powers,
+    symbolic_spec,
 )
 from tilewright_backends.recipes.operands import operands_of
 
@@ -27,10 +28,10 @@ NAME = "cuda.map"
 
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     """The kernel as this recipe sees it, or None when it is not of its kind."""
-    spec = flat_spec(kernel)
-    if spec is None or spec.combiner is not None or spec.scatters:
+    spec = symbolic_spec(kernel)
+    if spec.combiner is not None or spec.scatters:
         return None
-    inner = extent(spec.spatial[-1]) if spec.spatial else 1
+    inner = literal_factor(spec.spatial[-1].extent) if spec.spatial else 1
     narrowest = min(dtypes.size_of(s.value.dtype) for s in spec.stores)
     widest = max(device.vector_bytes // narrowest, 1)
     parameters = (
@@ -38,7 +39,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         parameter("vector", [v for v in powers(1, widest) if inner % v == 0], role="x", level="register"),
     )
     threads, vector = (p.var for p in parameters)
-    total = points(spec.spatial)
+    total = most(spec, spec.spatial)
     registers = const(24) + vector * (2 * len(spec.reads) + 2)
     work = operations(*spec.body, *(s.expr for s in spec.stores)) + len(spec.reads) + len(spec.stores)
     roles = {"x": tuple(x.name for x in spec.spatial)}
@@ -62,6 +63,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         ),
         operands=operands_of(spec, roles),
         tiles={"register": {"x": vector}, "block": {"x": threads * vector}},
+        count=ceil_div(counted(spec.spatial), threads * vector) if spec.symbols else None,
         detail=spec,
     )
 

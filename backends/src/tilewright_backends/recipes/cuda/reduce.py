@@ -6,21 +6,22 @@ import attrs
 
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
-from tilewright.ir.bounds import linear_terms
-from tilewright.ir.expr import Const, Var, const, select
+from tilewright.ir.bounds import bounds_of, linear_terms
+from tilewright.ir.expr import Var, const, select
 from tilewright.recipes import Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatAccess, FlatSpec
 from tilewright_backends.recipes.cuda.common import (
     block_limits,
     ceil_div,
+    counted,
     divides,
-    flat_spec,
     memory_bytes,
+    most,
     operations,
     parameter,
-    points,
     powers,
+    symbolic_spec,
 )
 from tilewright_backends.recipes.operands import operands_of
 
@@ -37,8 +38,8 @@ class Teams:
 
 def teams_of(kernel: KernelSpec) -> Teams | None:
     """The specification and thread order for a reduction, or None when the kernel is none."""
-    spec = flat_spec(kernel)
-    if spec is None or spec.combiner is None or spec.scatters:
+    spec = symbolic_spec(kernel)
+    if spec.combiner is None or spec.scatters:
         return None
     return Teams(spec, _along_reduction(spec))
 
@@ -51,12 +52,12 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     spec = teams.spec
     combiner = spec.combiner
     assert combiner is not None
-    steps, total = points(spec.reduce), points(spec.spatial)
+    steps, total = most(spec, spec.reduce), most(spec, spec.spatial)
     shareable = combiner.associative and combiner.commutative
-    most = min(device.max_threads_per_block, 1 << max(steps - 1, 0).bit_length()) if shareable else 1
+    widest = min(device.max_threads_per_block, 1 << max(steps - 1, 0).bit_length()) if shareable else 1
     parameters = (
         parameter("x.block", powers(1, 256), role="x", level="block"),
-        parameter("lanes", powers(1, most), role="k", level="block"),
+        parameter("lanes", powers(1, widest), role="k", level="block"),
     )
     block, lanes = (p.var for p in parameters)
     warp = device.warp
@@ -91,6 +92,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         ),
         operands=operands_of(spec, roles),
         tiles={"block": {"x": block, "k": lanes}},
+        count=ceil_div(counted(spec.spatial), block) if spec.symbols else None,
         detail=teams,
     )
 
@@ -106,17 +108,12 @@ def _along_reduction(spec: FlatSpec) -> bool:
         return True
     if not spec.spatial:
         return True
-    access = max(reads, key=lambda r: _elements(r))
+    access = max(reads, key=lambda r: bounds_of(r.value.num_elements(), spec.symbol_bounds).high)
     inner_k, inner_x = spec.reduce[-1].name, spec.spatial[-1].name
     of_k, of_x = _step(access, inner_k), _step(access, inner_x)
     if of_x == 1:
         return False
     return of_k == 1 or of_x == 0 or (of_k != 0 and abs(of_k) < abs(of_x))
-
-
-def _elements(access: FlatAccess) -> int:
-    total = access.value.num_elements()
-    return int(total.value) if isinstance(total, Const) else 0
 
 
 def _step(access: FlatAccess, axis: str) -> int:

@@ -6,7 +6,7 @@ import attrs
 
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Apply, Expr, Var, const, select, variables
+from tilewright.ir.expr import Apply, Const, Expr, Var, const, select, variables
 from tilewright.ir.ops import ScanOp
 from tilewright.recipes import Match, Recipe, Usage, Work
 from tilewright_backends.lower.flat import FlatSpec, coefficient, flatten_scan
@@ -50,7 +50,8 @@ class Scan:
 def scan_of(op: ScanOp) -> Scan | None:
     """The scan of an operator, or None when it has symbolic extents."""
     spec = arranged(flatten_scan(op))
-    return None if spec is None else Scan(spec, len(op.init), _term(spec.body[len(op.init) :]))
+    fixed = all(isinstance(x.extent, Const) for x in spec.axes)
+    return None if not fixed else Scan(spec, len(op.init), _term(spec.body[len(op.init) :]))
 
 
 def _term(step: tuple[Expr, ...]) -> Expr | None:

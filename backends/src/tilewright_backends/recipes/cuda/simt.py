@@ -9,20 +9,21 @@ import attrs
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.choice import Packing
-from tilewright.ir.expr import Expr, const, maximum
+from tilewright.ir.expr import Const, Expr, const, maximum
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec
-from tilewright_backends.recipes.contraction import Contraction
+from tilewright_backends.recipes.contraction import Contraction, Operand
 from tilewright_backends.recipes.cuda.common import (
     block_limits,
     ceil_div,
+    counted,
     divides,
-    flat_spec,
     memory_bytes,
+    most,
     parameter,
-    points,
     powers,
+    symbolic_spec,
 )
 from tilewright_backends.recipes.cuda.packing import pack_operand
 from tilewright_backends.recipes.cuda.roles import roles_of
@@ -42,11 +43,11 @@ class SimtDetail:
 
 def detail_of(kernel: KernelSpec) -> SimtDetail | None:
     """The roles of a contraction, or None when the kernel is none or sums in a type that tiles cannot hold."""
-    spec = flat_spec(kernel)
-    roles = roles_of(spec) if spec is not None else None
-    if spec is None or roles is None or roles.state not in ("float32", "float64", "int32", "int64"):
+    spec = symbolic_spec(kernel)
+    roles = roles_of(spec)
+    if roles is None or roles.state not in ("float32", "float64", "int32", "int64"):
         return None
-    constants = tuple(x.constant_slot(spec, kernel.constants) for x in (roles.rows, roles.columns))
+    constants = tuple(_constant(kernel, spec, roles, x) for x in (roles.rows, roles.columns))
     return SimtDetail(spec, roles, (constants[0], constants[1]))
 
 
@@ -56,7 +57,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     if detail is None:
         return None
     roles = detail.roles
-    m, n, k, batch = (points(x) for x in (roles.m, roles.n, roles.k, roles.batch))
+    m, n, k, batch = (most(detail.spec, x) for x in (roles.m, roles.n, roles.k, roles.batch))
     if min(m, n) < 4:
         return None
     size = dtypes.size_of(roles.state)
@@ -94,14 +95,27 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         operands=operands_of(detail.spec, axes, padding=4, packed=packed),
         tiles={"register": {"m": mt, "n": nt}, "shared": {"m": mb, "n": nb, "k": ks * slices}},
         packings=_Packings(kernel, detail),
+        count=_count(roles, mb, nb) if detail.spec.symbols else None,
         detail=detail,
     )
+
+
+def _count(roles: Contraction, m_block: Expr, n_block: Expr) -> Expr:
+    """The number of tasks by the values of the symbols."""
+    return ceil_div(counted(roles.m), m_block) * ceil_div(counted(roles.n), n_block) * counted(roles.batch)
+
+
+def _constant(kernel: KernelSpec, spec: FlatSpec, roles: Contraction, operand: Operand) -> int | None:
+    """The slot of a constant operand whose shape has no symbols."""
+    own = (*operand.outer, *roles.k)
+    fixed = all(isinstance(x.extent, Const) for x in own)
+    return operand.constant_slot(spec, kernel.constants) if fixed else None
 
 
 def _work(detail: SimtDetail, tasks: Expr, trips: Expr, sizes: tuple[Expr, ...], size: int) -> Work:
     mb, nb, ks, mt, nt, slices = sizes
     padded = trips * slices * ks
-    out = sum(points(detail.spec.spatial) * dtypes.size_of(s.value.dtype) for s in detail.spec.stores)
+    out = sum(most(detail.spec, detail.spec.spatial) * dtypes.size_of(s.value.dtype) for s in detail.spec.stores)
     products = mt * nt
     guarded = any(x.guard is not None for x in detail.spec.reads[: detail.spec.body_reads])
     return Work(

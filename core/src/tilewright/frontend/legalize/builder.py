@@ -18,11 +18,12 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from tilewright.errors import InternalError
+from tilewright.errors import InternalError, UnsupportedError
 from tilewright.frontend.names import Names
+from tilewright.frontend.numbers import Numbers, contents, settle
 from tilewright.ir import dtypes
-from tilewright.ir.bounds import Interval, simplify
-from tilewright.ir.expr import Const, Expr, Load, Scalar, Var, as_expr, cast, const
+from tilewright.ir.bounds import Bounds, Interval, bounds_of, simplify
+from tilewright.ir.expr import Apply, Const, Expr, Extent, Load, Scalar, Var, as_expr, as_extent, cast, const
 from tilewright.ir.module import Constant
 from tilewright.ir.ops import (
     Access,
@@ -43,7 +44,7 @@ from tilewright.ir.ops import (
 
 Index = Expr | int
 Body = Callable[..., Any]
-Shape = Sequence[int]
+Shape = Sequence[Extent]
 
 
 class Tensor:
@@ -62,7 +63,13 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The extents as integers. Raises SymbolicError when one is symbolic."""
         return self.value.static_shape()
+
+    @property
+    def extents(self) -> tuple[Extent, ...]:
+        """The extents, each an integer or an expression over symbols."""
+        return self.value.extents
 
     @property
     def rank(self) -> int:
@@ -70,8 +77,17 @@ class Tensor:
 
     @property
     def size(self) -> int:
-        """Number of elements."""
+        """Number of elements. Raises SymbolicError when it is symbolic."""
         return math.prod(self.shape)
+
+    @property
+    def numbers(self) -> Numbers | None:
+        """The contents of a small integer tensor that depends on symbols alone."""
+        return self._builder.numbers.get(self.value.name)
+
+    def fewest(self, extent: Extent) -> int:
+        """The smallest value of an extent."""
+        return bounds_of(as_expr(extent), self._builder.symbols).low
 
     def scalar(self) -> Scalar | None:
         """The value of a constant with one element."""
@@ -82,7 +98,7 @@ class Tensor:
 
     def __getitem__(self, index: Index | tuple[Index, ...]) -> Expr:
         """The element at `index`; a literal when the tensor is a constant with one element."""
-        if self.size == 1:
+        if self.data is not None and self.data.size == 1:
             known = self.scalar()
             if known is not None:
                 return const(known, self.dtype)
@@ -97,16 +113,23 @@ class Tensor:
         return self._builder.read(self.value, index, guard, const(fill, self.dtype))
 
     def at(self, index: Sequence[Index]) -> Expr:
-        """The element at the point `index` of a domain that this tensor broadcasts to."""
+        """The element at the point `index` of a domain that this tensor broadcasts to.
+
+        Raises:
+            UnsupportedError: whether it broadcasts there depends on the value of a symbol.
+        """
         mine = index[len(index) - self.rank :]
-        return self[tuple(const(0) if extent == 1 else i for extent, i in zip(self.shape, mine, strict=True))]
+        for extent, i in zip(self.extents, mine, strict=True):
+            self._builder.expect(extent, i)
+        return self[tuple(const(0) if extent == 1 else i for extent, i in zip(self.extents, mine, strict=True))]
 
 
 @attrs.define
 class _Recording:
-    """The reads of the operator under construction, and the bounds of its axes."""
+    """The reads of the operator under construction, the extents of its axes, and the bounds of axes and symbols."""
 
-    bounds: dict[str, Interval]
+    extents: Mapping[str, Expr]
+    bounds: Mapping[str, Interval]
     slots: dict[Access, int] = attrs.field(factory=dict)
 
 
@@ -116,11 +139,17 @@ class Builder:
     Args:
         names: where names of values come from.
         constants: the module's constants; the builder adds those that rules compute.
+        symbols: intervals of the module's symbols.
+
+    Attributes:
+        numbers: contents of the integer tensors that depend on symbols alone, by name.
     """
 
-    def __init__(self, names: Names, constants: dict[str, Constant]) -> None:
+    def __init__(self, names: Names, constants: dict[str, Constant], symbols: Bounds | None = None) -> None:
         self.names = names
         self.constants = constants
+        self.symbols: Bounds = symbols or {}
+        self.numbers: dict[str, Numbers] = {}
         self.ops: list[Op] = []
         self.loc = Location()
         self.hint = "v"
@@ -138,6 +167,43 @@ class Builder:
         name = self.names.fresh(f"{self.hint}_{hint or 'const'}")
         self.constants[name] = Constant(array)
         return self.tensor(self.constants[name].value(name))
+
+    def append(self, op: Op) -> None:
+        """Adds a finished operator."""
+        self.ops.append(op)
+        found = contents(op) if isinstance(op, TensorOp) else None
+        if found is not None:
+            self.numbers[op.name] = found
+
+    def settled(self, extent: Extent) -> Extent:
+        """An extent in the one way to write it, so that equal ones are equal."""
+        return settle(extent, self.symbols) if isinstance(extent, Expr) else extent
+
+    def same(self, *extents: Extent) -> Extent:
+        """The one extent that all are.
+
+        Raises:
+            UnsupportedError: they differ for some values of the symbols.
+        """
+        first = self.settled(extents[0])
+        for other in map(self.settled, extents[1:]):
+            if other != first and (isinstance(first, Expr) or isinstance(other, Expr)):
+                raise self.unfit(first, other)
+        return first
+
+    def unfit(self, found: Extent, needed: Extent) -> UnsupportedError:
+        """An error that names the node and two extents that are equal for some sizes only."""
+        return UnsupportedError(
+            f"{self.loc} needs the extent {needed!r} where it finds {found!r}; that does not fit for every size.",
+            "Fix the dimension when compiling, for example --shape seq=128, or narrow its range.",
+        )
+
+    def expect(self, extent: Extent, at: Index) -> None:
+        """Refuses to broadcast a dimension of `extent` along an axis of which it is not known to have the extent."""
+        axis = at.name if isinstance(at, Var) and self._recording is not None else ""
+        needed = None if self._recording is None else self._recording.extents.get(axis)
+        if needed is not None and extent != 1:
+            self.same(extent, as_extent(needed))
 
     # Operators.
 
@@ -243,7 +309,7 @@ class Builder:
         """
         spatial = [x for d, x in enumerate(shape) if d != axis]
         axes, points = self._axes("i", spatial, "spatial")
-        along = Axis("t", const(shape[axis]))
+        along = Axis("t", as_expr(shape[axis]))
         index: list[Expr] = [*points[:axis], along.var, *points[axis:]]
 
         before, after = Var("p0", init.dtype), Var("s0", init.dtype)
@@ -288,7 +354,7 @@ class Builder:
         after, rows = body(self.tensor(number), [self.tensor(x) for x in params])
         made, self.ops = tuple(self.ops), outside
         ends = [attrs.evolve(x, name=self.names.fresh(f"{self.hint}_end")) for x in params]
-        stacks = [value(self.names.fresh(f"{self.hint}_rows"), x.dtype, [count, *x.shape]) for x in rows]
+        stacks = [value(self.names.fresh(f"{self.hint}_rows"), x.dtype, [count, *x.extents]) for x in rows]
         results = (going, *(x.value for x in (*after, *rows)))
         region = Region((number, going, *params), made, results)
         carried = tuple(x.value for x in states)
@@ -329,6 +395,11 @@ class Builder:
             raise InternalError(f"{of.name} of rank {of.rank} is read with {len(index)} indices ({self.loc}).")
         bounds = self._recording.bounds
         where = tuple(simplify(as_expr(x), bounds) for x in index)
+        for extent, at in zip(of.extents, where, strict=True):
+            axis = self._recording.extents.get(at.name) if isinstance(at, Var) and guard is None else None
+            symbolic = axis is not None and not (isinstance(axis, Const) and isinstance(extent, int))
+            if axis is not None and symbolic and not self._within(axis, as_expr(extent)):
+                raise self.unfit(extent, as_extent(axis))
         if guard is not None:
             guard = simplify(guard, bounds)
             if isinstance(guard, Const):
@@ -337,6 +408,13 @@ class Builder:
                 guard = fill = None
         slots = self._recording.slots
         return Load(slots.setdefault(Access(of, where, guard, fill), len(slots)), of.dtype)
+
+    def _within(self, count: Expr, extent: Expr) -> bool:
+        """Whether a number of positions is at most an extent for every value of the symbols."""
+        room = as_expr(self.settled(extent - count))
+        if bounds_of(room, self.symbols).low >= 0:
+            return True
+        return isinstance(count, Apply) and count.op == "min" and any(self._within(x, extent) for x in count.args)
 
     def simplified(self, expr: Expr) -> Expr:
         """`expr` with what the bounds of the axes decide carried out; inside a body only."""
@@ -347,9 +425,8 @@ class Builder:
         if self._recording is not None:
             raise InternalError(f"An operator is built inside the body of another one ({self.loc}).")
         extents = {x.name: x.extent for x in axes}
-        self._recording = _Recording(
-            {k: Interval(0, max(int(x.value) - 1, 0)) for k, x in extents.items() if isinstance(x, Const)}
-        )
+        ranges = {k: Interval(0, max(bounds_of(x, self.symbols).high - 1, 0)) for k, x in extents.items()}
+        self._recording = _Recording(extents, {**self.symbols, **ranges})
         try:
             yield self._recording
         finally:
@@ -363,7 +440,7 @@ class Builder:
             if extent == 1:
                 index.append(const(0))
             else:
-                axes.append(Axis(f"{prefix}{len(axes)}", const(extent), kind))
+                axes.append(Axis(f"{prefix}{len(axes)}", as_expr(extent), kind))
                 index.append(axes[-1].var)
         return axes, index
 
@@ -373,7 +450,12 @@ def wide(x: Expr) -> Expr:
     return cast(x, dtypes.accumulator(x.dtype))
 
 
-def within(index: Index, extent: int) -> Expr:
+def as_float(count: Expr, dtype: str) -> Expr:
+    """A number of elements, for divisions by it."""
+    return const(float(count.value), dtype) if isinstance(count, Const) else cast(count, dtype)
+
+
+def within(index: Index, extent: Extent) -> Expr:
     """`0 <= index < extent`; the builder drops the half that always holds."""
     point = as_expr(index)
     return (point >= 0) & (point < extent)

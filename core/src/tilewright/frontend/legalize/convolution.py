@@ -9,7 +9,7 @@ from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
 from tilewright.frontend.legalize.windows import Window, window_of
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Expr, as_expr, cast, const, select
+from tilewright.ir.expr import Expr, Extent, as_expr, cast, const, select
 
 rule = Family()
 
@@ -18,9 +18,9 @@ rule = Family()
 def _conv(b: Builder, node: Node) -> Tensor:
     x, w, bias = node[0], node[1], node.get(2)
     out = node.out()
-    window = window_of(node, x.shape[2:], w.shape[2:], out.static_shape()[2:])
+    window = window_of(node, x.extents[2:], w.shape[2:], out.extents[2:])
     stored = out.dtype if bias is None else dtypes.accumulator(out.dtype)
-    product = convolve(b, x, w, window, int(node.attr("group", 1)), out.static_shape(), stored)
+    product = convolve(b, x, w, window, int(node.attr("group", 1)), out.extents, stored)
     return product if bias is None else add_channel_bias(b, product, bias, out.dtype)
 
 
@@ -30,7 +30,7 @@ def convolve(
     w: Tensor,
     window: Window,
     groups: int,
-    shape: tuple[int, ...],
+    shape: tuple[Extent, ...],
     dtype: str,
     multiply: Callable[[Expr, Expr, Expr, Expr], Expr] = lambda pixel, weight, channel, inside: (
         wide(pixel) * wide(weight)
@@ -73,8 +73,8 @@ def integer_convolution(
     b: Builder, node: Node, x: Tensor, w: Tensor, x_zero: Tensor | None, w_zero: Tensor | None, name: str
 ) -> Tensor:
     """int32 convolution of quantised tensors; the padding counts as the zero point of `x`."""
-    shape = node.out().static_shape()
-    window = window_of(node, x.shape[2:], w.shape[2:], shape[2:])
+    shape = node.extents()
+    window = window_of(node, x.extents[2:], w.shape[2:], shape[2:])
 
     def multiply(pixel: Expr, weight: Expr, channel: Expr, inside: Expr) -> Expr:
         left, right = cast(pixel, "int32"), cast(weight, "int32")
@@ -91,4 +91,4 @@ def integer_convolution(
 
 def add_channel_bias(b: Builder, product: Tensor, bias: Tensor, dtype: str) -> Tensor:
     """`product [N, M, …] + bias [M]`, rounded to `dtype` once."""
-    return b.compute(dtype, product.shape, lambda *i: product[i] + cast(bias[i[1]], product.dtype))
+    return b.compute(dtype, product.extents, lambda *i: product[i] + cast(bias[i[1]], product.dtype))

@@ -8,7 +8,7 @@ from tilewright.frontend.legalize.builder import Builder, Tensor, wide
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Expr, as_expr
+from tilewright.ir.expr import Expr, Extent, as_expr
 
 rule = Family()
 
@@ -60,17 +60,18 @@ def _parse(node: Node, operands: list[Tensor]) -> tuple[list[Labels], Labels]:
 
 def _contract(b: Builder, operands: list[tuple[Tensor, Labels]], result: Labels, dtype: str) -> Tensor:
     """Product of the operands summed over every label that the result lacks."""
-    extents: dict[str, int] = {}
+    extents: dict[str, Extent] = {}
     for x, labels in operands:
-        for label, n in zip(labels, x.shape, strict=True):
-            extents[label] = n if extents.get(label, 1) == 1 else extents[label]
+        for label, n in zip(labels, x.extents, strict=True):
+            known = extents.get(label, 1)
+            extents[label] = n if known == 1 else known if n == 1 else b.same(known, n)
     summed = [x for x in extents if x not in result]
 
     def body(*i: Expr) -> Expr:
         at = dict(zip((*result, *summed), i, strict=True))
         total: Expr | None = None
         for x, labels in operands:
-            index = tuple(as_expr(0) if n == 1 else at[k] for k, n in zip(labels, x.shape, strict=True))
+            index = tuple(as_expr(0) if n == 1 else at[k] for k, n in zip(labels, x.extents, strict=True))
             factor = wide(x[index])
             total = factor if total is None else total * factor
         assert total is not None

@@ -22,7 +22,7 @@ def pointwise(
     """`function` at every point of the node's output, on its inputs broadcast to it."""
     out = node.out()
     given = [x for x in (node.inputs if inputs is None else inputs) if x is not None]
-    return b.compute(out.dtype, out.static_shape(), lambda *i: function(*(x.at(i) for x in given)))
+    return b.compute(out.dtype, out.extents, lambda *i: function(*(x.at(i) for x in given)))
 
 
 def _direct(op_type: str, function: Callable[..., Expr], since: int = 1) -> None:
@@ -160,7 +160,7 @@ def _clip(b: Builder, node: Node) -> Tensor:
             result = maximum(result, bound(low))
         return result if high is None else minimum(result, bound(high))
 
-    return x if low is None and high is None else b.compute(x.dtype, x.shape, body)
+    return x if low is None and high is None else b.compute(x.dtype, x.extents, body)
 
 
 @rule("Cast", "CastLike")
@@ -198,7 +198,7 @@ def _dropout(b: Builder, node: Node) -> list[Tensor | None]:
     if not node.wants(1):
         return [x]
     kept = const(1, node.out(1).dtype)
-    return [x, b.compute(kept.dtype, x.shape, lambda *i: kept, "mask")]
+    return [x, b.compute(kept.dtype, x.extents, lambda *i: kept, "mask")]
 
 
 @rule("PRelu")

@@ -11,34 +11,43 @@ from tilewright.errors import InputError
 from tilewright.frontend.legalize.builder import Builder, Tensor
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
-from tilewright.ir.expr import Const, Expr, as_expr, cast, const, eq, select
+from tilewright.ir.expr import Const, Expr, Extent, as_expr, cast, const, eq, select
 from tilewright.ir.ops import Combiner, combiner
 
 rule = Family()
 
 
-def place(node: Node, indices: Tensor, at: Sequence[Expr | int], extent: int) -> Expr:
+def place(node: Node, indices: Tensor, at: Sequence[Expr | int], extent: Extent) -> Expr:
     """The element of `indices` as a position in a dimension; negative ones count from the end.
 
     Raises:
-        InputError: an index that is known now lies outside of the dimension.
+        InputError: an index that is known now lies outside of the dimension, for some of its sizes.
     """
     _check(node, indices, at, extent)
     found = cast(indices[tuple(at)], "int64")
-    if isinstance(found, Const):
+    if isinstance(found, Const) and isinstance(extent, int):
         return as_expr(int(found.value) % extent)
+    if isinstance(found, Const):
+        return found if found.value >= 0 else found + extent
     if indices.data is not None and (indices.data.size == 0 or int(indices.data.min()) >= 0):
         return found
     return select(found < 0, found + extent, found)
 
 
-def _check(node: Node, indices: Tensor, at: Sequence[Expr | int], extent: int) -> None:
-    if indices.size and not extent:
+def _check(node: Node, indices: Tensor, at: Sequence[Expr | int], extent: Extent) -> None:
+    size = indices.fewest(extent)
+    if extent == 0 and 0 not in indices.extents:
         raise InputError(f"{node} has indices for a dimension without elements.", "Repair the model.")
     if indices.data is None:
         return
     used = np.asarray(indices.data)[tuple(slice(None) if isinstance(x, Expr) else x for x in at)]
-    wrong = used[(used < -extent) | (used >= extent)]
+    wrong = used[(used < -size) | (used >= size)]
+    if wrong.size and isinstance(extent, Expr):
+        raise node.unsupported(
+            f"has the index {int(wrong.flat[0])}, which lies outside of a dimension of {extent!r} elements when these "
+            f"are {size}.",
+            "Narrow the range of the dimension, or fix it, for example --shape seq=128.",
+        )
     if wrong.size:
         raise InputError(
             f"{node} has the index {int(wrong.flat[0])}, which lies outside of a dimension of {extent} elements.",
@@ -52,10 +61,10 @@ def _gather(b: Builder, node: Node) -> Tensor:
     axis = node.axis(x.rank, 0)
 
     def body(*i: Expr) -> Expr:
-        at = place(node, indices, i[axis : axis + indices.rank], x.shape[axis])
+        at = place(node, indices, i[axis : axis + indices.rank], x.extents[axis])
         return x[(*i[:axis], at, *i[axis + indices.rank :])]
 
-    return b.compute(x.dtype, out.static_shape(), body)
+    return b.compute(x.dtype, out.extents, body)
 
 
 @rule("GatherElements")
@@ -63,21 +72,21 @@ def _gather_elements(b: Builder, node: Node) -> Tensor:
     x, indices = node[0], node[1]
     axis = node.axis(x.rank, 0)
     return b.compute(
-        x.dtype, indices.shape, lambda *i: x[(*i[:axis], place(node, indices, i, x.shape[axis]), *i[axis + 1 :])]
+        x.dtype, indices.extents, lambda *i: x[(*i[:axis], place(node, indices, i, x.extents[axis]), *i[axis + 1 :])]
     )
 
 
 @rule("GatherND")
 def _gather_nd(b: Builder, node: Node) -> Tensor:
     x, indices = node[0], node[1]
-    batch, depth = int(node.attr("batch_dims", 0)), indices.shape[-1]
+    batch, depth = int(node.attr("batch_dims", 0)), node.fixed(indices, -1, "coordinates")
 
     def body(*i: Expr) -> Expr:
         outer = i[: indices.rank - 1]
-        where = [place(node, indices, (*outer, n), x.shape[batch + n]) for n in range(depth)]
+        where = [place(node, indices, (*outer, n), x.extents[batch + n]) for n in range(depth)]
         return x[(*outer[:batch], *where, *i[indices.rank - 1 :])]
 
-    return b.compute(x.dtype, node.out().static_shape(), body)
+    return b.compute(x.dtype, node.extents(), body)
 
 
 def _merge(node: Node, dtype: str) -> Combiner | None:
@@ -115,7 +124,7 @@ def _scatter_elements(b: Builder, node: Node) -> Tensor:
 @rule("ScatterND")
 def _scatter_nd(b: Builder, node: Node) -> Tensor:
     x, indices, updates = node[0], node[1], node[2]
-    depth, outer = indices.shape[-1], indices.rank - 1
+    depth, outer = node.fixed(indices, -1, "coordinates"), indices.rank - 1
 
     def target(*i: Expr) -> list[Expr]:
         return [*(place(node, indices, (*i[:outer], n), x.shape[n]) for n in range(depth)), *i[outer:]]
@@ -155,7 +164,7 @@ def _one_hot(b: Builder, node: Node) -> Tensor:
         found = select(found < 0, found + depth, found)
         return select(eq(found, i[axis]), values[1], values[0])
 
-    return b.compute(out.dtype, out.static_shape(), body)
+    return b.compute(out.dtype, out.extents, body)
 
 
 @rule("ReverseSequence")
@@ -168,7 +177,7 @@ def _reverse_sequence(b: Builder, node: Node) -> Tensor:
         at = select(i[time] < length, length - 1 - i[time], i[time])
         return x[tuple(at if d == time else here for d, here in enumerate(i))]
 
-    return b.compute(x.dtype, x.shape, body)
+    return b.compute(x.dtype, x.extents, body)
 
 
 @rule("Compress")
@@ -195,7 +204,7 @@ def _compress(b: Builder, node: Node) -> Tensor:
 @rule("MaxUnpool")
 def _max_unpool(b: Builder, node: Node) -> Tensor:
     x, indices, out = node[0], node[1], node.out()
-    shape = out.static_shape()
+    shape = out.extents
     zeros = b.compute(x.dtype, shape, lambda *i: const(0, x.dtype), "zeros")
     # The indices count in the tensor that the pool of this window would have had as its input.
     kernel = node.attr("kernel_shape")

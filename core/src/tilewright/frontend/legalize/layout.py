@@ -7,16 +7,16 @@ sum of axes with strides. `[b, s, h*d] -> [b, s, h, d]` has the axes b, s, h, d 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import attrs
 
-from tilewright.errors import InputError
+from tilewright.errors import InputError, SymbolicError
 from tilewright.frontend.legalize.builder import Builder, Tensor
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
-from tilewright.ir.expr import Expr, as_expr, const
+from tilewright.ir.expr import Expr, Extent, as_expr, as_extent, const, number_of
+from tilewright.ir.polynomial import canonical, exact_quotient
 
 rule = Family()
 
@@ -26,7 +26,7 @@ class Digit:
     """Part of a dimension's index: `(axis // divide % modulo) · stride`; no division for modulo 0."""
 
     axis: int
-    stride: int
+    stride: Extent
     divide: int = 1
     modulo: int = 0
 
@@ -40,7 +40,7 @@ class Refinement:
         source, target: per dimension of either shape the digits of its index.
     """
 
-    extents: tuple[int, ...]
+    extents: tuple[Extent, ...]
     source: tuple[tuple[Digit, ...], ...]
     target: tuple[tuple[Digit, ...], ...]
 
@@ -50,40 +50,81 @@ class Refinement:
         return all(d.modulo == 0 and d.divide == 1 for dim in (*self.source, *self.target) for d in dim)
 
 
-def refine(source: Sequence[int], target: Sequence[int]) -> Refinement:
+def refine(source: Sequence[Extent], target: Sequence[Extent]) -> Refinement:
     """The common refinement of two factorings of one number of elements (more than 0).
 
     Dimensions are matched in blocks of equal size. Inside a block the strides of all dimensions must divide one
     another for the factors to exist; where they do not, the block becomes one axis with divisions in the index.
+
+    Raises:
+        SymbolicError: the strides of a block with symbolic extents do not divide one another.
     """
-    extents: list[int] = []
+    extents: list[Extent] = []
     digits: tuple[list[list[Digit]], list[list[Digit]]] = ([[] for _ in source], [[] for _ in target])
     for dims in _blocks(source, target):
         sizes = [[(source, target)[side][d] for d in dims[side]] for side in (0, 1)]
         strides = [_strides(x) for x in sizes]
-        cuts = sorted({1, math.prod(sizes[0]), *strides[0], *strides[1]})
-        divisible = all(b % a == 0 for a, b in itertools.pairwise(cuts))
-        if divisible:
+        total = _product(sizes[0])
+        cuts = _chain({1, total, *strides[0], *strides[1]})
+        if cuts is not None:
             first = len(extents)
             places = cuts[:-1][::-1]  # stride of each axis, outermost first
-            extents.extend(b // a for a, b in zip(cuts[-2::-1], cuts[:0:-1], strict=True))
+            extents.extend(_ratio(b, a) for a, b in zip(cuts[-2::-1], cuts[:0:-1], strict=True))
             for side in (0, 1):
                 for d, size, stride in zip(dims[side], sizes[side], strides[side], strict=True):
+                    inside = cuts[cuts.index(stride) : cuts.index(_product((stride, size)))]
                     digits[side][d] = [
-                        Digit(first + n, place // stride)
-                        for n, place in enumerate(places)
-                        if stride <= place < stride * size
+                        Digit(first + n, _ratio(place, stride)) for n, place in enumerate(places) if place in inside
                     ]
         else:
-            extents.append(cuts[-1])
+            extents.append(total)
             for side in (0, 1):
                 for d, size, stride in zip(dims[side], sizes[side], strides[side], strict=True):
-                    digits[side][d] = [Digit(len(extents) - 1, 1, stride, size)]
+                    digits[side][d] = [Digit(len(extents) - 1, 1, _number(stride), _number(size))]
     return Refinement(tuple(extents), *(tuple(tuple(x) for x in side) for side in digits))
 
 
-def _blocks(source: Sequence[int], target: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Smallest runs of dimensions with equal products on both sides, without dimensions of extent 1."""
+def _product(extents: Sequence[Extent]) -> Extent:
+    return as_extent(canonical(number_of(extents)))
+
+
+def _divides(a: Extent, b: Extent) -> bool:
+    """Whether `b` is a multiple of `a` for every value of the symbols."""
+    if isinstance(a, int) and isinstance(b, int):
+        return b % a == 0
+    return exact_quotient(as_expr(b), as_expr(a)) is not None
+
+
+def _ratio(a: Extent, b: Extent) -> Extent:
+    """`a / b` of a multiple of `b`."""
+    found = exact_quotient(as_expr(a), as_expr(b))
+    assert found is not None
+    return as_extent(found)
+
+
+def _number(extent: Extent) -> int:
+    if isinstance(extent, int):
+        return extent
+    raise SymbolicError(
+        f"A stride is {extent!r}, which does not divide the others for every size.",
+        "Fix the dimension when compiling, for example --shape seq=128.",
+    )
+
+
+def _chain(strides: set[Extent]) -> list[Extent] | None:
+    """The strides in the order in which each divides the next; None when there is no such order."""
+    found: list[Extent] = []
+    for stride in strides:
+        place = next((n for n, other in enumerate(found) if _divides(stride, other)), len(found))
+        found.insert(place, stride)
+    return found if all(_divides(a, b) for a, b in itertools.pairwise(found)) else None
+
+
+def _blocks(source: Sequence[Extent], target: Sequence[Extent]) -> list[tuple[list[int], list[int]]]:
+    """Smallest runs of dimensions with equal products on both sides, without dimensions of extent 1.
+
+    With symbols, products are compared by which divides the other.
+    """
     left = [d for d, n in enumerate(source) if n != 1]
     right = [d for d, n in enumerate(target) if n != 1]
     blocks = []
@@ -91,18 +132,23 @@ def _blocks(source: Sequence[int], target: Sequence[int]) -> list[tuple[list[int
         dims = ([left.pop(0)], [right.pop(0)])
         products = [source[dims[0][0]], target[dims[1][0]]]
         while products[0] != products[1]:
-            if products[0] < products[1]:
-                dims[0].append(left.pop(0))
-                products[0] *= source[dims[0][-1]]
-            else:
+            if right and (not left or not _smaller(products[0], products[1])):
                 dims[1].append(right.pop(0))
-                products[1] *= target[dims[1][-1]]
+                products[1] = _product((products[1], target[dims[1][-1]]))
+            else:
+                dims[0].append(left.pop(0))
+                products[0] = _product((products[0], source[dims[0][-1]]))
         blocks.append(dims)
     return blocks
 
 
-def _strides(sizes: Sequence[int]) -> list[int]:
-    return [math.prod(sizes[n + 1 :]) for n in range(len(sizes))]
+def _smaller(a: Extent, b: Extent) -> bool:
+    """Which of two products to extend: the smaller one, or the one that divides the other."""
+    return a < b if isinstance(a, int) and isinstance(b, int) else _divides(a, b)
+
+
+def _strides(sizes: Sequence[Extent]) -> list[Extent]:
+    return [_product(sizes[n + 1 :]) for n in range(len(sizes))]
 
 
 def index_of(digits: Sequence[Sequence[Digit]], axes: Sequence[Expr]) -> tuple[Expr, ...]:
@@ -119,13 +165,13 @@ def index_of(digits: Sequence[Sequence[Digit]], axes: Sequence[Expr]) -> tuple[E
     return tuple(found)
 
 
-def reshape(b: Builder, x: Tensor, shape: Sequence[int], name: str = "") -> Tensor:
+def reshape(b: Builder, x: Tensor, shape: Sequence[Extent], name: str = "") -> Tensor:
     """`x` in another shape of the same number of elements, in row-major order."""
-    if tuple(shape) == x.shape:
+    if tuple(shape) == x.extents:
         return x
-    if x.size == 0:
+    if 0 in x.extents:
         return b.compute(x.dtype, shape, lambda *i: const(0, x.dtype), name)
-    axes = refine(x.shape, shape)
+    axes = refine(x.extents, shape)
     return b.domain(
         [(x.dtype, shape)],
         axes.extents,
@@ -138,9 +184,12 @@ def reshape(b: Builder, x: Tensor, shape: Sequence[int], name: str = "") -> Tens
 
 @rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 def _reshape(b: Builder, node: Node) -> Tensor:
-    x, shape = node[0], node.out().static_shape()
-    if math.prod(shape) != x.size:
-        raise InputError(f"{node} gives {x.size} elements the shape {list(shape)}.", "Repair the model.")
+    x, shape = node[0], node.extents()
+    total = _product(x.extents)
+    if _product(shape) != total:
+        raise InputError(
+            f"{node} gives {total!r} elements the shape {list(shape)}.", "Repair the model, or fix the dimensions."
+        )
     return reshape(b, x, shape)
 
 
@@ -151,8 +200,8 @@ def _transpose(b: Builder, node: Node) -> Tensor:
 
 def transpose(b: Builder, x: Tensor, order: Sequence[int], name: str = "") -> Tensor:
     """`out[i…] = x[i permuted]`, dimension k of the result being dimension `order[k]` of `x`."""
-    moving = [d for d in order if x.shape[d] != 1]
-    shape = [x.shape[d] for d in order]
+    moving = [d for d in order if x.extents[d] != 1]
+    shape = [x.extents[d] for d in order]
     if moving == sorted(moving):
         return reshape(b, x, shape, name)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from tilewright.errors import InputError, InternalError, UnsupportedError
+from tilewright.errors import InputError, InternalError, SymbolicError, UnsupportedError
 from tilewright.frontend.legalize.builder import Builder, Tensor
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Table
@@ -33,11 +33,12 @@ def legalize(module: Module, table: Table) -> Module:
     """
     module = expand_calls(module)
     names = Names()
-    for name in (*module.constants, *(x.name for f in module.functions.values() for x in defined(f.body))):
+    reserved = (*(x.name for x in module.symbols), *module.constants)
+    for name in (*reserved, *(x.name for f in module.functions.values() for x in defined(f.body))):
         if not names.reserve(name):
             raise InternalError(f"The module has two values named {name}.")
     constants = dict(module.constants)
-    builder = Builder(names, constants)
+    builder = Builder(names, constants, {x.name: x.interval for x in module.symbols})
     functions: dict[str, Function] = {}
     for name, function in module.functions.items():
         region, values = function.body, dict[str, Value]()
@@ -90,7 +91,7 @@ def legalize_ops(ops: Sequence[Op], table: Table, builder: Builder, values: dict
                 )
                 builder.ops.append(branch)
             case _:
-                builder.ops.append(with_values(op, of))
+                builder.append(with_values(op, of))
 
 
 def _apart(region: Region, values: dict[str, Value], builder: Builder) -> tuple[Value, ...]:
@@ -104,7 +105,7 @@ def _apart(region: Region, values: dict[str, Value], builder: Builder) -> tuple[
         if found in region.params and region.params.index(found) != number + 1:
             source = builder.tensor(found)
             builder.hint = f"{found.name}_moved"
-            found = builder.compute(found.dtype, source.shape, lambda *i, x=source: x.at(i)).value
+            found = builder.compute(found.dtype, source.extents, lambda *i, x=source: x.at(i)).value
         results.append(found)
     return tuple(results)
 
@@ -124,6 +125,8 @@ def _legalize_node(node: Node, table: Table, builder: Builder, values: dict[str,
     builder.hint = op.name
     try:
         made = rule.function(builder, node)
+    except SymbolicError as error:
+        raise UnsupportedError(f"{node}: {error.message}", error.remedy) from None
     except (InputError, MemoryError):
         raise
     except Exception as error:
@@ -139,10 +142,10 @@ def _legalize_node(node: Node, table: Table, builder: Builder, values: dict[str,
         found = tensors[position] if position < len(tensors) else None
         if found is None:
             raise rule.fault(f"The rule for {node} gave no output {position}.")
-        if (found.dtype, found.shape) != (declared.dtype, declared.static_shape()):
+        if (found.dtype, found.extents) != (declared.dtype, declared.extents):
             raise rule.fault(
-                f"The rule for {node} gave {found.dtype} {list(found.shape)} as output {position}; "
-                f"ONNX says {declared.dtype} {list(declared.static_shape())}."
+                f"The rule for {node} gave {found.dtype} {list(found.extents)} as output {position}; "
+                f"ONNX says {declared.dtype} {list(declared.extents)}."
             )
         if found.value.name in new and found.value.name not in renamed:
             renamed[found.value.name] = declared
@@ -167,6 +170,6 @@ def _own_results(
         if found in results or found in params or found.name in builder.constants:
             source = builder.tensor(found)
             builder.hint = f"{declared.name}_result"
-            found = builder.compute(found.dtype, source.shape, lambda *i, x=source: x.at(i)).value
+            found = builder.compute(found.dtype, source.extents, lambda *i, x=source: x.at(i)).value
         results.append(found)
     return tuple(results)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from tilewright.frontend.extents import range_count, slice_bounds
 from tilewright.frontend.fold import slice_range
 from tilewright.frontend.legalize.builder import Builder, Tensor, within
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
-from tilewright.ir.expr import Expr, apply, as_expr, cast, const, maximum, minimum, select
+from tilewright.ir.expr import Expr, Extent, apply, as_expr, as_extent, cast, const, maximum, minimum, select
 
 rule = Family()
 
@@ -18,7 +19,10 @@ rule = Family()
 def _concat(b: Builder, node: Node) -> Tensor:
     parts = [x for x in node.inputs if x is not None]
     axis = node.axis(parts[0].rank, 1)
-    parts = [x for x in parts if x.shape[axis]] or parts[:1]
+    parts = [x for x in parts if x.extents[axis] != 0] or parts[:1]
+    for d in range(parts[0].rank):
+        if d != axis:
+            b.same(*(x.extents[d] for x in parts))
     return concat(b, parts, axis)
 
 
@@ -26,15 +30,18 @@ def concat(b: Builder, parts: Sequence[Tensor], axis: int, name: str = "") -> Te
     """The tensors one after the other along `axis`: one operator whose reads are guarded by their ranges."""
     if len(parts) == 1:
         return parts[0]
-    starts = [sum(x.shape[axis] for x in parts[:n]) for n in range(len(parts) + 1)]
-    shape = [starts[-1] if d == axis else n for d, n in enumerate(parts[0].shape)]
+    starts: list[Extent] = [0]
+    for x in parts:
+        starts.append(b.settled(as_extent(as_expr(starts[-1]) + x.extents[axis])))
+    shape = [starts[-1] if d == axis else n for d, n in enumerate(parts[0].extents)]
 
     def body(*i: Expr) -> Expr:
         at = i[axis]
 
         def part(n: int) -> Expr:
             inside = None
-            for condition in ([at >= starts[n]] if n else []) + ([at < starts[n + 1]] if n + 1 < len(parts) else []):
+            first, last = starts[n], starts[n + 1]
+            for condition in ([at >= first] if n else []) + ([at < last] if n + 1 < len(parts) else []):
                 inside = condition if inside is None else inside & condition
             return parts[n].guarded(inside, (*i[:axis], at - starts[n], *i[axis + 1 :]))
 
@@ -54,8 +61,9 @@ def _split(b: Builder, node: Node) -> list[Tensor | None]:
     sizes = node.ints(1, "sizes") if node.version >= 13 else node.attr("split")
     count = len(node.op.outputs)
     if not sizes:
-        part = math.ceil(x.shape[axis] / count)
-        sizes = [part] * (count - 1) + [x.shape[axis] - part * (count - 1)]
+        extent = node.fixed(x, axis, "elements to split")
+        part = math.ceil(extent / count)
+        sizes = [part] * (count - 1) + [extent - part * (count - 1)]
     starts = [sum(sizes[:n]) for n in range(count)]
     return [
         slice_along(b, x, axis, start, size) if node.wants(n) else None
@@ -65,31 +73,47 @@ def _split(b: Builder, node: Node) -> list[Tensor | None]:
 
 def slice_along(b: Builder, x: Tensor, axis: int, start: int, size: int, step: int = 1, name: str = "") -> Tensor:
     """`size` elements of `x` along `axis` from `start`."""
-    if start == 0 and size == x.shape[axis] and step == 1:
+    if start == 0 and size == x.extents[axis] and step == 1:
         return x
-    shape = [size if d == axis else n for d, n in enumerate(x.shape)]
+    shape = [size if d == axis else n for d, n in enumerate(x.extents)]
     return b.compute(x.dtype, shape, lambda *i: x[(*i[:axis], i[axis] * step + start, *i[axis + 1 :])], name)
 
 
 @rule("Slice")
 def _slice(b: Builder, node: Node) -> Tensor:
     x, out = node[0], node.out()
+    first, stride = _symbolic_starts(b, node) or _starts(node)
+    if out.extents == x.extents and all(s == 1 for s in stride):
+        return x
+
+    def body(*i: Expr) -> Expr:
+        return x[tuple(at * s + f for at, s, f in zip(i, stride, first, strict=True))]
+
+    return b.compute(x.dtype, out.extents, body)
+
+
+def _starts(node: Node) -> tuple[list[Extent], list[int]]:
+    """First position and step of a slice along each dimension."""
+    x = node[0]
     if node.version >= 10:
         starts, ends = node.ints(1, "starts") or [], node.ints(2, "ends") or []
         axes, steps = node.ints(3, "axes"), node.ints(4, "steps")
     else:
         starts, ends, axes, steps = list(node.attr("starts")), list(node.attr("ends")), node.attr("axes"), None
     axes = list(range(len(starts))) if axes is None else [node.normal_axis(a, x.rank) for a in axes]
-    first, stride = [0] * x.rank, [1] * x.rank
+    first: list[Extent] = [0] * x.rank
+    stride = [1] * x.rank
     for start, end, axis, step in zip(starts, ends, axes, steps or [1] * len(starts), strict=True):
         first[axis], stride[axis] = slice_range(start, end, step, x.shape[axis])[0], step
-    if out.static_shape() == x.shape and all(s == 1 for s in stride):
-        return x
+    return first, stride
 
-    def body(*i: Expr) -> Expr:
-        return x[tuple(at * s + f for at, s, f in zip(i, stride, first, strict=True))]
 
-    return b.compute(x.dtype, out.static_shape(), body)
+def _symbolic_starts(b: Builder, node: Node) -> tuple[list[Extent], list[int]] | None:
+    """The same where an extent or a bound is symbolic; None where none is."""
+    if node[0].value.is_static and all(x is None or x.numbers is None for x in node.inputs[1:]):
+        return None
+    found = slice_bounds(node.symbolic(b.symbols))
+    return None if found is None else ([first for first, _, _ in found], [step for _, step, _ in found])
 
 
 @rule("Pad")
@@ -104,7 +128,7 @@ def _pad(b: Builder, node: Node) -> Tensor:
         before[axis] = pads[n]
     if not any(pads):
         return x
-    shape = out.static_shape()
+    shape = out.extents
     if mode != "constant":
 
         def moved(*i: Expr) -> Expr:
@@ -116,7 +140,7 @@ def _pad(b: Builder, node: Node) -> Tensor:
     def body(*i: Expr) -> Expr:
         index = tuple(at - p for at, p in zip(i, before, strict=True))
         inside: Expr = const(True, "bool")
-        for at, n in zip(index, x.shape, strict=True):
+        for at, n in zip(index, x.extents, strict=True):
             inside = inside & within(at, n)
         inside = b.simplified(inside)
         if known is not None or value is None:
@@ -142,7 +166,7 @@ def _outside(at: Expr, extent: int, mode: str) -> Expr:
 @rule("Expand")
 def _expand(b: Builder, node: Node) -> Tensor:
     x, out = node[0], node.out()
-    return x if x.shape == out.static_shape() else b.compute(x.dtype, out.static_shape(), lambda *i: x.at(i))
+    return x if x.extents == out.extents else b.compute(x.dtype, out.extents, lambda *i: x.at(i))
 
 
 @rule("Tile")
@@ -152,13 +176,13 @@ def _tile(b: Builder, node: Node) -> Tensor:
     if all(n == 1 for n in repeats):
         return x
     # An output dimension is a pair of axes: repetition and element.
-    extents = [n for pair in zip(repeats, x.shape, strict=True) for n in pair]
+    extents = [n for pair in zip(repeats, x.extents, strict=True) for n in pair]
     return b.domain(
-        [(x.dtype, out.static_shape())],
+        [(x.dtype, out.extents)],
         extents,
         (),
         lambda *i: x[i[1::2]],
-        index=lambda *i: [r * n + at for r, n, at in zip(i[::2], x.shape, i[1::2], strict=True)],
+        index=lambda *i: [r * n + at for r, n, at in zip(i[::2], x.extents, i[1::2], strict=True)],
     )[0]
 
 
@@ -174,7 +198,7 @@ def _depth_to_space(b: Builder, node: Node) -> Tensor:
         return x[n, channel, h, w]
 
     return b.domain(
-        [(x.dtype, node.out().static_shape())],
+        [(x.dtype, node.shape())],
         (batch, depth, height, size, width, size),
         (),
         source,
@@ -192,7 +216,7 @@ def _space_to_depth(b: Builder, node: Node) -> Tensor:
         return (p * size + q) * channels + c if by_block else (c * size + p) * size + q
 
     return b.domain(
-        [(x.dtype, node.out().static_shape())],
+        [(x.dtype, node.shape())],
         (batch, size, size, channels, height // size, width // size),
         (),
         lambda n, p, q, c, h, w: x[n, c, h * size + p, w * size + q],
@@ -210,7 +234,7 @@ def _trilu(b: Builder, node: Node) -> Tensor:
         kept = distance >= shift if upper else distance <= shift
         return select(kept, x[i], const(0, x.dtype))
 
-    return b.compute(x.dtype, x.shape, body)
+    return b.compute(x.dtype, x.extents, body)
 
 
 @rule("EyeLike")
@@ -220,12 +244,23 @@ def _eye_like(b: Builder, node: Node) -> Tensor:
     def body(i: Expr, j: Expr) -> Expr:
         return select(apply("eq", j - i, shift), const(1, out.dtype), const(0, out.dtype))
 
-    return b.compute(out.dtype, out.static_shape(), body)
+    return b.compute(out.dtype, out.extents, body)
 
 
 @rule("ConstantOfShape")
 def _constant_of_shape(b: Builder, node: Node) -> Tensor:
-    node.ints(0, "shape")
+    if node.numbers(0) is None:
+        node.ints(0, "shape")
     out, given = node.out(), node.attr("value")
     fill = const(0 if given is None else given.reshape(()).item(), out.dtype)
-    return b.compute(out.dtype, out.static_shape(), lambda *i: fill)
+    return b.compute(out.dtype, out.extents, lambda *i: fill)
+
+
+@rule("Range")
+def _range(b: Builder, node: Node) -> Tensor:
+    out = node.out()
+    found = range_count(node.symbolic(b.symbols))
+    if found is None:
+        raise node.unsupported("counts up to what is only known at run time.", "Bind the input that it comes from.")
+    start, step, _ = found
+    return b.compute(out.dtype, out.extents, lambda i: cast(i * step + start, out.dtype))

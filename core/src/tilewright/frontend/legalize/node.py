@@ -6,10 +6,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from tilewright.errors import InputError, UnsupportedError
+from tilewright.frontend.extents import Symbolic
 from tilewright.frontend.legalize.builder import Tensor
+from tilewright.frontend.numbers import LARGEST, Numbers, numbers
 from tilewright.frontend.steering import NeededError
+from tilewright.ir.bounds import Bounds
+from tilewright.ir.expr import Extent
 from tilewright.ir.ops import OnnxNode, Value
 
 Array = npt.NDArray[Any]
@@ -60,6 +65,23 @@ class Node:
             raise InputError(f"{self} lacks its output {position}.", "Repair the model.")
         return found
 
+    def shape(self, position: int = 0) -> tuple[int, ...]:
+        """The declared shape of an output. Raises SymbolicError when an extent is symbolic."""
+        return self.out(position).static_shape()
+
+    def extents(self, position: int = 0) -> tuple[Extent, ...]:
+        """The declared extents of an output, each an integer or an expression over symbols."""
+        return self.out(position).extents
+
+    def fixed(self, x: Tensor, dim: int, what: str) -> int:
+        """An extent of an input that must be an integer. Raises UnsupportedError when it is symbolic."""
+        found = x.extents[dim]
+        if isinstance(found, int):
+            return found
+        raise self.unsupported(
+            f"has a symbolic number of {what}, {found!r}.", "Fix it when compiling, for example --shape seq=128."
+        )
+
     def wants(self, position: int) -> bool:
         """Whether an optional output is asked for."""
         return position < len(self.op.outputs) and self.op.outputs[position] is not None
@@ -87,6 +109,24 @@ class Node:
         """A constant input as a list of integers."""
         found = self.constant(position, what)
         return None if found is None else [int(x) for x in np.asarray(found).reshape(-1)]
+
+    def symbolic(self, symbols: Bounds) -> Symbolic:
+        """The node as the rules for symbolic shapes see it. Attributes are those of the legalised node."""
+        attributes: dict[str, Any] = {
+            k: v for k, v in self._attributes.items() if isinstance(v, (int, float, str, tuple))
+        }
+        proto = onnx.helper.make_node(self.op.op_type, [], [], **attributes)
+        inputs = [None if x is None else x.value for x in self.inputs]
+        known = [self.numbers(n) for n in range(len(self.inputs))]
+        return Symbolic(proto, str(self), inputs, known, [None if x is None else x.data for x in self.inputs], symbols)
+
+    def numbers(self, position: int) -> Numbers | None:
+        """The contents of an integer input that is known up to symbols."""
+        tensor = self.get(position)
+        if tensor is None or tensor.numbers is not None:
+            return None if tensor is None else tensor.numbers
+        small = tensor.data is not None and tensor.data.dtype.kind in "ib" and tensor.data.size <= LARGEST
+        return numbers(tensor.data) if small and tensor.data is not None else None
 
     def axis(self, rank: int, default: int, name: str = "axis") -> int:
         """The attribute `axis` counted from the front."""

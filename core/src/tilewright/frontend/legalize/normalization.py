@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from tilewright.frontend.legalize.builder import Builder, Tensor, wide, within
+from tilewright.frontend.legalize.builder import Builder, Tensor, as_float, wide, within
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.reductions import over
 from tilewright.frontend.legalize.table import Family
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Expr, apply, cast, const, eq, select
+from tilewright.ir.expr import Expr, apply, cast, const, eq, number_of, select
 
 rule = Family()
 
@@ -32,7 +31,7 @@ def _batch_normalization(b: Builder, node: Node) -> list[Tensor | None]:
         factor = s / np.sqrt(v + epsilon)
         f = b.constant(factor.astype(dtypes.to_numpy(carried)), "factor")
         a = b.constant((o - m * factor).astype(dtypes.to_numpy(carried)), "offset")
-        return [b.compute(x.dtype, x.shape, lambda *i: wide(x[i]) * f[i[1]] + a[i[1]])]
+        return [b.compute(x.dtype, x.extents, lambda *i: wide(x[i]) * f[i[1]] + a[i[1]])]
     return [_by_channel(b, x, scale, bias, mean, var, epsilon)]
 
 
@@ -43,7 +42,7 @@ def _by_channel(
     carried = dtypes.accumulator(x.dtype)
     factors = b.compute(
         carried,
-        scale.shape,
+        scale.extents,
         lambda c: cast(scale[c], carried) / apply("sqrt", cast(var[c], carried) + epsilon),
         "factor",
     )
@@ -52,7 +51,7 @@ def _by_channel(
         c = i[1]
         return (wide(x[i]) - cast(mean[c], carried)) * factors[c] + cast(bias[c], carried)
 
-    return b.compute(x.dtype, x.shape, body)
+    return b.compute(x.dtype, x.extents, body)
 
 
 def _in_training(b: Builder, node: Node, epsilon: float) -> list[Tensor | None]:
@@ -60,21 +59,21 @@ def _in_training(b: Builder, node: Node, epsilon: float) -> list[Tensor | None]:
     x, scale, bias, mean, var = (node[i] for i in range(5))
     momentum, carried = float(node.attr("momentum", 0.9)), dtypes.accumulator(x.dtype)
     axes = [d for d in range(x.rank) if d != 1]
-    count = float(math.prod(x.shape[d] for d in axes))
+    count = as_float(number_of([x.extents[d] for d in axes]), carried)
     total = over(b, x, axes, carried, "sum", wide, "total", keep=False)
-    average = b.compute(carried, total.shape, lambda c: total[c] / count, "mean")
+    average = b.compute(carried, total.extents, lambda c: total[c] / count, "mean")
 
     def deviation(*i: Expr) -> Expr:
         difference = wide(x[i]) - average[i[1]]
         return difference * difference
 
     squares = over(b, x, axes, carried, "sum", lambda v: v, "squares", point=deviation, keep=False)
-    variance = b.compute(carried, total.shape, lambda c: squares[c] / count, "variance")
+    variance = b.compute(carried, total.extents, lambda c: squares[c] / count, "variance")
 
     def running(old: Tensor, new: Tensor) -> Tensor:
         return b.compute(
             old.dtype,
-            old.shape,
+            old.extents,
             lambda c: wide(old[c]) * momentum + cast(new[c], dtypes.accumulator(old.dtype)) * (1 - momentum),
         )
 
@@ -87,16 +86,16 @@ def _layer_normalization(b: Builder, node: Node) -> list[Tensor | None]:
     x, scale, bias = node[0], node[1], node.get(2)
     axes = list(range(node.axis(x.rank, -1), x.rank))
     carried, epsilon = dtypes.accumulator(x.dtype), float(node.attr("epsilon", 1e-5))
-    count = float(math.prod(x.shape[d] for d in axes))
+    count = as_float(number_of([x.extents[d] for d in axes]), carried)
     total = over(b, x, axes, carried, "sum", wide, "total")
-    mean = b.compute(carried, total.shape, lambda *i: total[i] / count, "mean")
+    mean = b.compute(carried, total.extents, lambda *i: total[i] / count, "mean")
 
     def deviation(*i: Expr) -> Expr:
         difference = wide(x[i]) - mean.at(i)
         return difference * difference
 
     squares = over(b, x, axes, carried, "sum", lambda v: v, "squares", point=deviation)
-    inverse = b.compute(carried, total.shape, lambda *i: 1.0 / apply("sqrt", squares[i] / count + epsilon), "inverse")
+    inverse = b.compute(carried, total.extents, lambda *i: 1.0 / apply("sqrt", squares[i] / count + epsilon), "inverse")
 
     def body(*i: Expr) -> Expr:
         found = (wide(x[i]) - mean.at(i)) * inverse.at(i) * cast(scale.at(i), carried)
@@ -106,9 +105,9 @@ def _layer_normalization(b: Builder, node: Node) -> list[Tensor | None]:
         if not node.wants(position):
             return None
         dtype = node.out(position).dtype
-        return t if t.dtype == dtype else b.compute(dtype, t.shape, lambda *i: t[i])
+        return t if t.dtype == dtype else b.compute(dtype, t.extents, lambda *i: t[i])
 
-    return [b.compute(x.dtype, x.shape, body), stored(mean, 1), stored(inverse, 2)]
+    return [b.compute(x.dtype, x.extents, body), stored(mean, 1), stored(inverse, 2)]
 
 
 @rule("RMSNormalization")
@@ -116,16 +115,17 @@ def _rms_normalization(b: Builder, node: Node) -> Tensor:
     x, scale = node[0], node[1]
     axes = list(range(node.axis(x.rank, -1), x.rank))
     carried, epsilon = dtypes.accumulator(x.dtype), float(node.attr("epsilon", 1e-5))
-    count = float(math.prod(x.shape[d] for d in axes))
+    count = as_float(number_of([x.extents[d] for d in axes]), carried)
     squares = over(b, x, axes, carried, "sum", lambda v: wide(v) * wide(v), "squares")
-    inverse = b.compute(carried, squares.shape, lambda *i: 1.0 / apply("sqrt", squares[i] / count + epsilon), "inverse")
+    shape = squares.extents
+    inverse = b.compute(carried, shape, lambda *i: 1.0 / apply("sqrt", squares[i] / count + epsilon), "inverse")
     out = node.out()
-    return b.compute(out.dtype, x.shape, lambda *i: wide(x[i]) * inverse.at(i) * cast(scale.at(i), carried))
+    return b.compute(out.dtype, x.extents, lambda *i: wide(x[i]) * inverse.at(i) * cast(scale.at(i), carried))
 
 
 @rule("InstanceNormalization")
 def _instance_normalization(b: Builder, node: Node) -> Tensor:
-    return _by_groups(b, node, node[0].shape[1], by_channel=True)
+    return _by_groups(b, node, node.fixed(node[0], 1, "channels"), by_channel=True)
 
 
 @rule("GroupNormalization")
@@ -137,9 +137,9 @@ def _by_groups(b: Builder, node: Node, groups: int, by_channel: bool) -> Tensor:
     """Normalises `x [N, C, …]` over the channels of a group and all positions; scale and bias per channel or group."""
     x, scale, bias = node[0], node[1], node[2]
     carried, epsilon = dtypes.accumulator(x.dtype), float(node.attr("epsilon", 1e-5))
-    size, positions = x.shape[1] // groups, x.shape[2:]
-    count = float(size * math.prod(positions))
-    statistics, reduced = (x.shape[0], groups), (size, *positions)
+    size, positions = node.fixed(x, 1, "channels") // groups, x.extents[2:]
+    count = as_float(number_of((size, *positions)), carried)
+    statistics, reduced = (x.extents[0], groups), (size, *positions)
 
     def element(n: Expr, g: Expr, c: Expr, at: Sequence[Expr]) -> Expr:
         return wide(x[(n, g * size + c, *at)])
@@ -160,8 +160,8 @@ def _by_groups(b: Builder, node: Node, groups: int, by_channel: bool) -> Tensor:
         return normal * cast(scale[own], carried) + cast(bias[own], carried)
 
     return b.domain(
-        [(x.dtype, x.shape)],
-        (x.shape[0], groups, size, *positions),
+        [(x.dtype, x.extents)],
+        (x.extents[0], groups, size, *positions),
         (),
         body,
         index=lambda n, g, c, *at: (n, g * size + c, *at),
@@ -175,29 +175,29 @@ def _lp_normalization(b: Builder, node: Node) -> Tensor:
     total = over(
         b, x, [axis], carried, "sum", lambda v: apply("abs", wide(v)) if power == 1 else wide(v) * wide(v), "total"
     )
-    norm = total if power == 1 else b.compute(carried, total.shape, lambda *i: apply("sqrt", total[i]), "norm")
+    norm = total if power == 1 else b.compute(carried, total.extents, lambda *i: apply("sqrt", total[i]), "norm")
 
     def body(*i: Expr) -> Expr:
         length = norm.at(i)
         return select(eq(length, 0.0), const(0, carried), wide(x[i]) / length)
 
-    return b.compute(x.dtype, x.shape, body)
+    return b.compute(x.dtype, x.extents, body)
 
 
 @rule("LRN")
 def _lrn(b: Builder, node: Node) -> Tensor:
     x, size = node[0], int(node.attr("size"))
     alpha, beta, bias = node.attr("alpha", 1e-4), node.attr("beta", 0.75), node.attr("bias", 1.0)
-    channels = x.shape[1]
+    channels = x.extents[1]
 
     def square(*i: Expr) -> Expr:
         at = i[1] + i[-1] - (size - 1) // 2
         found = wide(x.guarded(within(at, channels), (i[0], at, *i[2:-1])))
         return found * found
 
-    total = b.reduce(dtypes.accumulator(x.dtype), x.shape, (size,), "sum", square, "squares")
+    total = b.reduce(dtypes.accumulator(x.dtype), x.extents, (size,), "sum", square, "squares")
     return b.compute(
-        x.dtype, x.shape, lambda *i: wide(x[i]) / apply("pow", total[i] * (alpha / size) + bias, float(beta))
+        x.dtype, x.extents, lambda *i: wide(x[i]) / apply("pow", total[i] * (alpha / size) + bias, float(beta))
     )
 
 
@@ -211,10 +211,10 @@ def softmax(b: Builder, x: Tensor, axes: Sequence[int], dtype: str, log: bool = 
 
     if log:
         total = over(b, x, axes, carried, "sum", lambda v: v, "sum", point=lambda *i: apply("exp", shifted(*i)))
-        return b.compute(dtype, x.shape, lambda *i: shifted(*i) - apply("log", total.at(i)))
-    powers = b.compute(carried, x.shape, lambda *i: apply("exp", shifted(*i)), "exp")
+        return b.compute(dtype, x.extents, lambda *i: shifted(*i) - apply("log", total.at(i)))
+    powers = b.compute(carried, x.extents, lambda *i: apply("exp", shifted(*i)), "exp")
     total = over(b, powers, axes, carried, "sum", lambda v: v, "sum")
-    return b.compute(dtype, x.shape, lambda *i: powers[i] / total.at(i))
+    return b.compute(dtype, x.extents, lambda *i: powers[i] / total.at(i))
 
 
 def _softmax_axes(node: Node) -> list[int]:

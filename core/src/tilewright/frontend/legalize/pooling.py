@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tilewright.frontend.legalize.builder import Builder, Tensor, wide
+from tilewright.frontend.legalize.builder import Builder, Tensor, as_float, wide
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.selection import extreme
 from tilewright.frontend.legalize.table import Family
 from tilewright.frontend.legalize.windows import Window, window_of
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Expr, Scalar, apply, as_expr, cast, ceil_div, const, maximum, minimum, select
+from tilewright.ir.expr import Expr, Scalar, apply, as_expr, cast, ceil_div, const, maximum, minimum, number_of, select
 
 rule = Family()
 
@@ -23,12 +23,12 @@ def lowest(dtype: str) -> Scalar:
 
 def _window(node: Node) -> Window:
     x = node[0]
-    return window_of(node, x.shape[2:], node.attr("kernel_shape"), node.out().static_shape()[2:])
+    return window_of(node, x.extents[2:], node.attr("kernel_shape"), node.extents()[2:])
 
 
 @rule("MaxPool")
 def _max_pool(b: Builder, node: Node) -> list[Tensor | None]:
-    x, window, shape = node[0], _window(node), node.out().static_shape()
+    x, window, shape = node[0], _window(node), node.extents()
 
     def place(n: Expr, c: Expr, rest: Sequence[Expr]) -> tuple[Expr, ...]:
         return (n, c, *window.position(rest[: window.rank], rest[window.rank :]))
@@ -46,7 +46,7 @@ def _max_pool(b: Builder, node: Node) -> list[Tensor | None]:
     def both(n: Expr, c: Expr, *rest: Expr) -> tuple[Expr, Expr]:
         at = place(n, c, rest)
         number: Expr = as_expr(0)
-        for extent, here in zip(x.shape, at, strict=True):
+        for extent, here in zip(x.extents, at, strict=True):
             number = number * extent + here
         inside = b.simplified(window.inside(at[2:]))
         return select(inside, number, how.identity[0]), x.guarded(inside, at, lowest(x.dtype))
@@ -71,7 +71,7 @@ def _column_major(number: Expr, shape: Sequence[int]) -> Expr:
 @rule("AveragePool")
 def _average_pool(b: Builder, node: Node) -> Tensor:
     x, window = node[0], _window(node)
-    shape = node.out().static_shape()
+    shape = node.extents()
     padded = bool(node.attr("count_include_pad", 0))
 
     def body(n: Expr, c: Expr, *rest: Expr) -> Expr:
@@ -104,8 +104,8 @@ def _valid(window: Window, dim: int, out: Expr, padded: bool) -> Expr:
 def _global_average_pool(b: Builder, node: Node) -> Tensor:
     x = node[0]
     total = _over_positions(b, x, "sum", dtypes.accumulator(x.dtype), "total", widened=True)
-    count = math.prod(x.shape[2:])
-    return b.compute(x.dtype, total.shape, lambda *i: total[i] / float(count))
+    count = as_float(number_of(x.extents[2:]), total.dtype)
+    return b.compute(x.dtype, total.extents, lambda *i: total[i] / count)
 
 
 @rule("GlobalMaxPool")
@@ -114,8 +114,8 @@ def _global_max_pool(b: Builder, node: Node) -> Tensor:
 
 
 def _over_positions(b: Builder, x: Tensor, how: str, dtype: str, name: str, widened: bool) -> Tensor:
-    positions: Sequence[int] = x.shape[2:]
-    shape = (*x.shape[:2], *(1 for _ in positions))
+    positions = x.extents[2:]
+    shape = (*x.extents[:2], *(1 for _ in positions))
 
     def body(n: Expr, c: Expr, *rest: Expr) -> Expr:
         found = x[(n, c, *rest[len(positions) :])]
@@ -127,7 +127,7 @@ def _over_positions(b: Builder, x: Tensor, how: str, dtype: str, name: str, wide
 @rule("LpPool", "GlobalLpPool")
 def _lp_pool(b: Builder, node: Node) -> Tensor:
     x, power = node[0], float(node.attr("p", 2))
-    shape = node.out().static_shape()
+    shape = node.extents()
     whole = node.op.op_type == "GlobalLpPool"
     rank = x.rank - 2
     window = (

@@ -54,7 +54,7 @@ def _quantize(b: Builder, node: Node) -> Tensor:
         wide = cast(minimum(maximum(cast(quotient, "float32"), -16777216.0), 16777216.0), "int32")
         return saturate(wide if shift is None else wide + cast(decode(shift(i)), "int32"), out.dtype)
 
-    return b.compute(out.dtype, x.shape, body)
+    return b.compute(out.dtype, x.extents, body)
 
 
 @rule("DequantizeLinear")
@@ -69,7 +69,7 @@ def _dequantize(b: Builder, node: Node) -> Tensor:
             value = value - cast(decode(shift(i)), "int32")
         return cast(value, "float32") * cast(decode(factor(i)), "float32")
 
-    return b.compute(out.dtype, x.shape, body)
+    return b.compute(out.dtype, x.extents, body)
 
 
 def _shifted(x: Tensor, zero: Tensor | None, at: Callable[[Point], Point]) -> Callable[[Expr, Point], Expr]:
@@ -127,7 +127,7 @@ def _qlinear_matmul(b: Builder, node: Node) -> Tensor:
         shifted = cast(total[i], "float32") * factor + of(zero, i, -2)
         return saturate(apply("round", shifted), zero.dtype)
 
-    return b.compute(node.out().dtype, total.shape, body)
+    return b.compute(node.out().dtype, total.extents, body)
 
 
 @rule("QLinearConv")
@@ -145,4 +145,4 @@ def _qlinear_conv(b: Builder, node: Node) -> Tensor:
         shifted = cast(found, "float32") * (single(x_scale) * weight / single(scale)) + single(zero)
         return saturate(apply("round", shifted), zero.dtype)
 
-    return b.compute(node.out().dtype, total.shape, body)
+    return b.compute(node.out().dtype, total.extents, body)

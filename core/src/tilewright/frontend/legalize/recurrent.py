@@ -152,7 +152,7 @@ def _build(
                     recurrent = select(own, const(0, carried), recurrent)
                 return total + recurrent
 
-            layer.projected = b.compute(carried, plain.shape, biased, "gates")
+            layer.projected = b.compute(carried, plain.extents, biased, "gates")
         current = [_initial(b, node, d, 5 + n, batch, hidden, carried, batch_first) for n in range(states)]
         backwards = kind == "reverse" or d == 1
 
@@ -193,13 +193,13 @@ def _until(b: Builder, new: Tensor, old: Tensor | None, lengths: Tensor, at: Cal
         otherwise = const(0, new.dtype) if old is None else old[n, j]
         return select(cast(lengths[n], "int64") > at(), new[n, j], otherwise)
 
-    return b.compute(new.dtype, new.shape, body, "masked")
+    return b.compute(new.dtype, new.extents, body, "masked")
 
 
 def _reversed(b: Builder, rows: Tensor) -> Tensor:
     """The rows in the opposite order."""
     steps = rows.shape[0]
-    return b.compute(rows.dtype, rows.shape, lambda t, n, j: rows[const(steps - 1) - t, n, j], "turned")
+    return b.compute(rows.dtype, rows.extents, lambda t, n, j: rows[const(steps - 1) - t, n, j], "turned")
 
 
 def _stack(b: Builder, outputs: Sequence[Tensor], dtype: str, batch_first: bool) -> Tensor:
@@ -234,7 +234,7 @@ def _rnn(b: Builder, node: Node) -> list[Tensor | None]:
         h = states[0]
         share = layer.recurrent(h, 0, 1, "state")
         f = layer.functions[0]
-        return [b.compute(h.dtype, h.shape, lambda n, j: f(layer.entering(n, j) + share[n, j]), "hidden")]
+        return [b.compute(h.dtype, h.extents, lambda n, j: f(layer.entering(n, j) + share[n, j]), "hidden")]
 
     return _build(b, node, 1, ("Tanh",), step, 1)
 
@@ -257,7 +257,7 @@ def _gru(b: Builder, node: Node) -> list[Tensor | None]:
                 own = share[n, j + 2 * size] + layer.bias(2, j, True)
                 return g(layer.entering(n, j + 2 * size) + gate(n, j, 1) * own)
         else:
-            reset = b.compute(h.dtype, h.shape, lambda n, j: gate(n, j, 1) * h[n, j], "reset")
+            reset = b.compute(h.dtype, h.extents, lambda n, j: gate(n, j, 1) * h[n, j], "reset")
             last = layer.recurrent(reset, 2, 1, "candidate")
 
             def candidate(n: Expr, j: Expr) -> Expr:
@@ -267,7 +267,7 @@ def _gru(b: Builder, node: Node) -> list[Tensor | None]:
             z = gate(n, j, 0)
             return (1.0 - z) * candidate(n, j) + z * h[n, j]
 
-        return [b.compute(h.dtype, h.shape, update, "hidden")]
+        return [b.compute(h.dtype, h.extents, update, "hidden")]
 
     return _build(b, node, 3, ("Sigmoid", "Tanh"), step, 1, apart=(2,) if linear else ())
 
@@ -297,8 +297,8 @@ def _lstm(b: Builder, node: Node) -> list[Tensor | None]:
             forgetting = 1.0 - entering if coupled else gate(n, j, 2, 2, c[n, j])
             return forgetting * c[n, j] + entering * g(raw(n, j, 3))
 
-        cell = b.compute(c.dtype, c.shape, memory, "cell")
-        hidden = b.compute(h.dtype, h.shape, lambda n, j: gate(n, j, 1, 1, cell[n, j]) * last(cell[n, j]), "hidden")
+        cell = b.compute(c.dtype, c.extents, memory, "cell")
+        hidden = b.compute(h.dtype, h.extents, lambda n, j: gate(n, j, 1, 1, cell[n, j]) * last(cell[n, j]), "hidden")
         return [hidden, cell]
 
     return _build(b, node, 4, ("Sigmoid", "Tanh", "Tanh"), step, 2)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
-from tilewright.frontend.legalize.builder import Builder, Tensor, wide
+from tilewright.frontend.legalize.builder import Builder, Tensor, as_float, wide
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Expr, apply, cast, select
+from tilewright.ir.expr import Expr, apply, cast, number_of, select
 from tilewright.ir.ops import Combiner
 
 rule = Family()
@@ -35,7 +34,7 @@ def over(
     """
     reduced = sorted(axes)
     kept = [d for d in range(x.rank) if d not in reduced]
-    spatial = [1 if d in reduced else n for d, n in enumerate(x.shape) if keep or d in kept]
+    spatial = [1 if d in reduced else n for d, n in enumerate(x.extents) if keep or d in kept]
 
     def body(*i: Expr) -> Expr:
         index = list(i[: x.rank]) if keep else [i[0]] * x.rank
@@ -48,7 +47,7 @@ def over(
 
     if not reduced:
         return b.compute(dtype, spatial, lambda *i: each(x[i] if point is None else point(*i)), name)
-    return b.reduce(dtype, spatial, [x.shape[d] for d in reduced], how, body, name)
+    return b.reduce(dtype, spatial, [x.extents[d] for d in reduced], how, body, name)
 
 
 def _axes(node: Node, listed_since: int) -> list[int]:
@@ -68,7 +67,7 @@ def _rule(
     op_type: str,
     how: str,
     each: Function | None = None,
-    finish: Callable[[Node, int], Function] | None = None,
+    finish: Callable[[Node, Expr], Function] | None = None,
     *,
     listed_since: int = 18,
     widened: bool = True,
@@ -94,8 +93,8 @@ def _rule(
         result = over(b, x, axes, stored, how, element, "" if finish is None else how, keep=keep)
         if finish is None:
             return result
-        last = finish(node, math.prod(x.shape[d] for d in axes))
-        return b.compute(out.dtype, out.static_shape(), lambda *i: _in_float(last, result[i], out.dtype))
+        last = finish(node, number_of([x.extents[d] for d in axes]))
+        return b.compute(out.dtype, out.extents, lambda *i: _in_float(last, result[i], out.dtype))
 
     rule(op_type)(build)
 
@@ -107,7 +106,7 @@ def _in_float(function: Function, x: Expr, dtype: str) -> Expr:
     return cast(function(cast(x, "float64")), dtype)
 
 
-def _named(op: str) -> Callable[[Node, int], Function]:
+def _named(op: str) -> Callable[[Node, Expr], Function]:
     return lambda node, count: lambda x: apply(op, x)
 
 
@@ -121,7 +120,7 @@ _rule("ReduceL1", "sum", _absolute)
 _rule("ReduceSumSquare", "sum", lambda x: x * x)
 _rule("ReduceL2", "sum", lambda x: x * x, _named("sqrt"))
 _rule("ReduceLogSum", "sum", None, _named("log"))
-_rule("ReduceMean", "sum", None, lambda node, count: lambda x: x / float(count))
+_rule("ReduceMean", "sum", None, lambda node, count: lambda x: x / as_float(count, x.dtype))
 
 
 def _extreme(op_type: str, how: str, logical: str) -> None:
@@ -147,7 +146,7 @@ def _log_sum_exp(b: Builder, node: Node) -> Tensor:
     carried = dtypes.accumulator(x.dtype)
     highest = over(b, x, axes, carried, "max", wide, "max")
     # An infinite maximum is left out of the difference: inf - inf would be NaN.
-    shift = b.compute(carried, highest.shape, lambda *i: _finite(highest[i]), "shift")
+    shift = b.compute(carried, highest.extents, lambda *i: _finite(highest[i]), "shift")
     total = over(
         b,
         x,
@@ -166,7 +165,7 @@ def _log_sum_exp(b: Builder, node: Node) -> Tensor:
             index[d] = at
         return apply("log", total[tuple(index)]) + shift[tuple(index)]
 
-    return b.compute(out.dtype, out.static_shape(), finish)
+    return b.compute(out.dtype, out.extents, finish)
 
 
 def _finite(x: Expr) -> Expr:

@@ -18,7 +18,8 @@ from tilewright.frontend.legalize.builder import Builder, Tensor, wide
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Expr, apply, as_expr, cast, const, select
+from tilewright.ir.expr import Expr, Extent, apply, as_expr, cast, const, select
+from tilewright.ir.ops import Value
 
 rule = Family()
 
@@ -69,14 +70,22 @@ def _resize(b: Builder, node: Node) -> Tensor:
     x, out = node[0], node.out()
     axes = [node.normal_axis(a, x.rank) for a in node.attr("axes", tuple(range(x.rank)))]
     roi, scales = node.constant(1, "region of interest"), node.constant(2, "scales")
-    sizes = node.ints(3, "sizes")
-    factors = _factors(node, axes, sizes, scales)
+    sizes = node.numbers(3)
+    if sizes is None:
+        node.ints(3, "sizes")
+    factors = _factors(node, axes, None if sizes is None else list(sizes.flat), scales)
     mode, transformation = node.attr("mode", "nearest"), node.attr("coordinate_transformation_mode", "half_pixel")
     cropped = transformation == "tf_crop_and_resize" and roi is not None and roi.size > 0
     samplings = {}
     for n, axis in enumerate(axes):
+        if isinstance(x.extents[axis], Expr) or isinstance(out.extents[axis], Expr):
+            if x.extents[axis] != out.extents[axis] or factors[n] != 1.0 or cropped:
+                raise node.unsupported(
+                    f"resizes the symbolic extent {x.extents[axis]!r}.", "Fix it, for example --shape height=224."
+                )
+            continue
         part = (float(roi[n]), float(roi[n + len(axes)])) if cropped and roi is not None else (0.0, 1.0)
-        samplings[axis] = Sampling(x.shape[axis], out.static_shape()[axis], factors[n], part)
+        samplings[axis] = Sampling(_size(x, axis), _size(out, axis), factors[n], part)
     same = [a for a, s in samplings.items() if s.size == s.out and math.isclose(s.scale, 1.0) and s.roi == (0.0, 1.0)]
     active = {a: s for a, s in samplings.items() if a not in same}
     if not active:
@@ -109,7 +118,7 @@ def _resize(b: Builder, node: Node) -> Tensor:
             found = select(table[i[axis]], const(beyond, found.dtype), found)
         return found if dtypes.is_float(out.dtype) else _saturated(found, out.dtype)
 
-    return b.compute(out.dtype, out.static_shape(), finish)
+    return b.compute(out.dtype, out.extents, finish)
 
 
 @rule("Upsample")
@@ -133,10 +142,19 @@ def _upsample(b: Builder, node: Node) -> Tensor:
     return result
 
 
-def _factors(node: Node, axes: list[int], sizes: list[int] | None, scales: Array | None) -> list[float]:
-    shape = node[0].shape
+def _size(of: Tensor | Value, axis: int) -> int:
+    found = of.extents[axis]
+    assert isinstance(found, int)
+    return found
+
+
+def _factors(node: Node, axes: list[int], sizes: list[Extent] | None, scales: Array | None) -> list[float]:
+    shape = node[0].extents
     if sizes:
-        factors = [size / shape[a] for size, a in zip(sizes, axes, strict=True)]
+        factors = [
+            size / extent if isinstance(size, int) and isinstance(extent, int) else float(size == extent)
+            for size, extent in zip(sizes, (shape[a] for a in axes), strict=True)
+        ]
         policy = node.attr("keep_aspect_ratio_policy", "stretch")
         if policy != "stretch":
             factors = [min(factors) if policy == "not_larger" else max(factors)] * len(factors)
@@ -157,23 +175,24 @@ def _saturated(x: Expr, dtype: str) -> Expr:
 
 def _nearest(b: Builder, x: Tensor, active: dict[int, Sampling], transformation: str, rounding: str) -> Tensor:
     """A copy along every resized dimension at once."""
-    shape = [active[d].out if d in active else n for d, n in enumerate(x.shape)]
-    extents: list[int] = []  # the axes of the domain
+    shape = [active[d].out if d in active else n for d, n in enumerate(x.extents)]
+    extents: list[Extent] = []  # the axes of the domain
     parts: list[int] = []  # how many of them each dimension has
     sources: list[Callable[..., Expr]] = []
-    for d, n in enumerate(shape):
+    for d, kept in enumerate(shape):
         if d not in active:
-            extents.append(n)
+            extents.append(kept)
             parts.append(1)
             sources.append(lambda i: i)
             continue
+        n, size = active[d].out, active[d].size
         at = active[d].positions(transformation)
         found = _rounded(at, rounding)
-        table = np.clip(found, 0, x.shape[d] - 1)
-        repeat = n // x.shape[d] if x.shape[d] and n % x.shape[d] == 0 else 0
+        table = np.clip(found, 0, size - 1)
+        repeat = n // size if size and n % size == 0 else 0
         step = int(table[1] - table[0]) if n > 1 else 1
         if repeat > 1 and np.array_equal(table, np.arange(n) // repeat):
-            extents += [x.shape[d], repeat]
+            extents += [size, repeat]
             parts.append(2)
             sources.append(lambda q, p: q)
         elif np.array_equal(table, table[0] + step * np.arange(n)):
@@ -244,7 +263,7 @@ def _weighted(b: Builder, x: Tensor, axis: int, index: Array, weights: Array, dt
     carried = _carried(x.dtype)
     where = b.constant(index, "positions")
     factors = b.constant(weights.astype(dtypes.to_numpy(carried)), "weights")
-    shape = [index.shape[0] if d == axis else n for d, n in enumerate(x.shape)]
+    shape = [index.shape[0] if d == axis else n for d, n in enumerate(x.extents)]
     taps = index.shape[1]
 
     def tap(i: tuple[Expr, ...], k: Expr | int) -> Expr:

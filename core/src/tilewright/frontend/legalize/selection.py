@@ -41,7 +41,7 @@ def arg_extreme(b: Builder, x: Tensor, axes: Sequence[int], how: Combiner, keep:
     """Row-major position inside `axes` of the extreme element of `x` over them, as int64."""
     reduced = sorted(axes)
     kept = [d for d in range(x.rank) if d not in reduced]
-    spatial = [1 if d in reduced else n for d, n in enumerate(x.shape) if keep or d in kept]
+    spatial = [1 if d in reduced else n for d, n in enumerate(x.extents) if keep or d in kept]
 
     def body(*i: Expr) -> tuple[Expr, Expr]:
         index: list[Expr] = [const(0)] * x.rank
@@ -50,12 +50,12 @@ def arg_extreme(b: Builder, x: Tensor, axes: Sequence[int], how: Combiner, keep:
         position: Expr = const(0)
         for d, r in zip(reduced, i[len(spatial) :], strict=True):
             index[d] = r
-            position = position * x.shape[d] + r
+            position = position * x.extents[d] + r
         return position, x[tuple(index)]
 
-    if all(x.shape[d] == 1 for d in reduced):
+    if all(x.extents[d] == 1 for d in reduced):
         return b.compute("int64", spatial, lambda *i: const(0), name)
-    return b.domain([("int64", spatial)], spatial, [x.shape[d] for d in reduced], body, how=how, name=name)[0]
+    return b.domain([("int64", spatial)], spatial, [x.extents[d] for d in reduced], body, how=how, name=name)[0]
 
 
 @rule("ArgMax", "ArgMin")
@@ -75,10 +75,10 @@ def _hardmax(b: Builder, node: Node) -> Tensor:
     def body(*i: Expr) -> Expr:
         position: Expr = const(0)
         for d in axes:
-            position = position * x.shape[d] + i[d]
+            position = position * x.extents[d] + i[d]
         return select(eq(position, found.at(i)), const(1, x.dtype), const(0, x.dtype))
 
-    return b.compute(x.dtype, x.shape, body)
+    return b.compute(x.dtype, x.extents, body)
 
 
 @rule("TopK")

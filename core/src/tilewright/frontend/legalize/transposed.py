@@ -10,7 +10,7 @@ from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
 from tilewright.frontend.legalize.windows import Window
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Expr, as_expr, const, eq, minimum
+from tilewright.ir.expr import Expr, as_expr, const, eq, minimum, static
 
 rule = Family()
 
@@ -18,12 +18,15 @@ rule = Family()
 @rule("ConvTranspose")
 def _conv_transpose(b: Builder, node: Node) -> Tensor:
     x, w, bias, out = node[0], node[1], node.get(2), node.out()
-    shape = out.static_shape()
+    shape = out.extents
+    image, result = (
+        tuple(static(n, f"extent of {of.name}") for n in of.shape[2:]) for of in (x.value, out)
+    )
     groups = int(node.attr("group", 1))
-    window = _transposed_window(node, x.shape[2:], w.shape[2:], shape[2:])
-    depth, per_group = x.shape[1] // groups, w.shape[1]
+    window = _transposed_window(node, image, w.shape[2:], result)
+    depth, per_group = node.fixed(x, 1, "channels") // groups, w.shape[1]
     many = (groups,) if groups > 1 else ()
-    phases = [_Phase.of(window, d, shape[2 + d]) for d in range(window.rank)]
+    phases = [_Phase.of(window, d, result[d]) for d in range(window.rank)]
     extents = [n for p in phases for n in p.extents]
     starts = [sum(len(p.extents) for p in phases[:d]) for d in range(window.rank)]
 

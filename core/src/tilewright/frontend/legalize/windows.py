@@ -8,7 +8,7 @@ import attrs
 
 from tilewright.frontend.legalize.builder import within
 from tilewright.frontend.legalize.node import Node
-from tilewright.ir.expr import Expr
+from tilewright.ir.expr import Expr, Extent
 
 
 @attrs.frozen
@@ -21,7 +21,7 @@ class Window:
         begin, end: padding before and after each dimension.
     """
 
-    extents: tuple[int, ...]
+    extents: tuple[Extent, ...]
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
@@ -48,7 +48,7 @@ class Window:
         return condition
 
 
-def window_of(node: Node, extents: Sequence[int], kernel: Sequence[int], outputs: Sequence[int]) -> Window:
+def window_of(node: Node, extents: Sequence[Extent], kernel: Sequence[int], outputs: Sequence[Extent]) -> Window:
     """The window that a node's attributes describe, for outputs of the inferred sizes."""
     rank = len(extents)
     strides = tuple(node.attr("strides", (1,) * rank))
@@ -58,7 +58,12 @@ def window_of(node: Node, extents: Sequence[int], kernel: Sequence[int], outputs
         begin, end = [], []
         for d in range(rank):
             reach = (kernel[d] - 1) * dilations[d] + 1
-            total = max((outputs[d] - 1) * strides[d] + reach - extents[d], 0)
+            size, count = extents[d], outputs[d]
+            if not isinstance(size, int) or not isinstance(count, int):
+                raise node.unsupported(
+                    "pads a symbolic dimension by auto_pad.", "Fix it when compiling, for example --shape height=224."
+                )
+            total = max((count - 1) * strides[d] + reach - size, 0)
             less, more = total // 2, total - total // 2
             begin.append(less if mode == "SAME_UPPER" else more)
             end.append(more if mode == "SAME_UPPER" else less)

@@ -19,16 +19,18 @@ from tilewright.frontend.graph import Importer, describe
 from tilewright.frontend.legalize import Builder, Table
 from tilewright.frontend.legalize.legalizer import legalize_ops
 from tilewright.frontend.load import bound
+from tilewright.frontend.names import Names
 from tilewright.frontend.partition.meaning import without_meaning
 from tilewright.frontend.partition.types import Open, closed, described, dtype_in, inferred
 from tilewright.frontend.partition.verdict import Verdict
 from tilewright.frontend.reference import captured, reference_node
 from tilewright.frontend.scope import Scope
-from tilewright.frontend.shapes import bind_inputs
+from tilewright.frontend.shapes import Shape, bind_inputs
 from tilewright.frontend.source import Source
 from tilewright.frontend.steering import NeededError, explained
+from tilewright.frontend.symbols import asked_range, symbols_of
 from tilewright.ir import dtypes
-from tilewright.ir.module import Constant
+from tilewright.ir.module import Constant, Symbol
 from tilewright.ir.ops import Value, value
 
 Array = npt.NDArray[Any]
@@ -63,7 +65,7 @@ class Classification:
 def classify(
     source: Source,
     table: Table,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    shapes: Mapping[str, Shape] | None = None,
     bind: Mapping[str, Array] | None = None,
     *,
     lenient: bool = False,
@@ -77,7 +79,8 @@ def classify(
     Raises:
         InputError: an argument or, unless `lenient`, the model cannot be used.
     """
-    return _Classifier(_inlined(source), table, lenient).run(shapes or {}, bind or {})
+    given = {name: asked_range(name, shape, source.inputs) or shape for name, shape in (shapes or {}).items()}
+    return _Classifier(_inlined(source), table, lenient, given).run(given, bind or {})
 
 
 def _inlined(source: Source) -> Source:
@@ -90,20 +93,21 @@ def _inlined(source: Source) -> Source:
 
 
 class _Classifier:
-    def __init__(self, source: Source, table: Table, lenient: bool) -> None:
+    def __init__(self, source: Source, table: Table, lenient: bool, shapes: Mapping[str, Shape]) -> None:
         self.source, self.table, self.lenient = source, table, lenient
         functions = {(plain_domain(x.domain), x.name): x for x in source.proto.functions}
-        self.importer = Importer(functions, table.covers, source.folder)
+        names = Names()
+        self.importer = Importer(functions, table.covers, source.folder, names, symbols_of(shapes, names))
         graph = source.proto.graph
         self.scope = Scope(source.opsets, names_used(graph.node, (x.name for x in graph.output)))
         self.open: dict[str, Open] = {}
         self.steerable: set[str] = set()
         self.cut: set[str] = set()
-        self.builder = Builder(self.importer.names, {})
+        self.builder = Builder(self.importer.names, {}, self.importer.bounds)
         self.values: dict[str, Value] = {}  # what stands for the importer's values after legalisation
         self._shown = 0  # how many of the importer's constants the builder knows
 
-    def run(self, shapes: Mapping[str, Sequence[int]], bind: Mapping[str, Array]) -> Classification:
+    def run(self, shapes: Mapping[str, Shape], bind: Mapping[str, Array]) -> Classification:
         self._inputs(shapes, bind)
         verdicts = [self._node(x) for x in self.source.proto.graph.node if any(y in self.scope.used for y in x.output)]
         names = [*self.scope.values, *self.open]
@@ -139,7 +143,7 @@ class _Classifier:
 
     # Inputs.
 
-    def _inputs(self, shapes: Mapping[str, Sequence[int]], bind: Mapping[str, Array]) -> None:
+    def _inputs(self, shapes: Mapping[str, Shape], bind: Mapping[str, Array]) -> None:
         weights = self.source.weights
         declared = [x for x in self.source.proto.graph.input if x.name not in weights]
         tensors = [x for x in declared if dtype_in(x.type) is not None]
@@ -148,8 +152,8 @@ class _Classifier:
         given = {name: x for name, x in sizes.items() if name not in opaque}
         if self.lenient:
             known = [x for x in tensors if x.name in given]
-            tensors = [x for x in tensors if x.name in given or _has_size(x, known, given)]
-        typed = bind_inputs(tensors, given)
+            tensors = [x for x in tensors if x.name in given or _has_size(x, known, given, self.importer.symbols)]
+        typed = bind_inputs(tensors, given, self.importer.symbols)
         for info in declared:
             if info.name in bind and info.name not in typed:
                 kind = described(info.type)
@@ -162,7 +166,8 @@ class _Classifier:
                     continue
                 made = value(self.importer.names.fresh(info.name), dtype, list(shape))
                 self.scope.values[info.name] = made
-                if len(shape) <= 1 and math.prod(shape) <= (1 if dtypes.is_float(dtype) else MOST_STEERING):
+                small = made.is_static and math.prod(made.static_shape()) <= MOST_STEERING
+                if made.rank <= 1 and small and (not dtypes.is_float(dtype) or math.prod(made.static_shape()) <= 1):
                     self.steerable.add(info.name)
             else:
                 self.open[info.name] = Open(info.type)
@@ -287,11 +292,14 @@ def _why(error: InputError, what: str) -> str:
 
 
 def _has_size(
-    info: onnx.ValueInfoProto, given: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[int]]
+    info: onnx.ValueInfoProto,
+    given: Sequence[onnx.ValueInfoProto],
+    shapes: Mapping[str, Shape],
+    symbols: Mapping[str, Symbol],
 ) -> bool:
     """Whether the shape of an input follows from its declaration and the given shapes of others."""
     try:
-        bind_inputs([*given, info], shapes)
+        bind_inputs([*given, info], shapes, symbols)
     except InputError:
         return False
     return True

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tilewright.errors import SymbolicError
 from tilewright.ir import dtypes
 from tilewright.ir.expr import Const
 from tilewright.ir.module import DEPTH, Constant, Function, Module, Symbol
@@ -118,7 +119,7 @@ class _ModuleReader:
         value = OpReader(s, self.values, tuple(self.symbols)).declaration()
         try:
             shape = value.static_shape()
-        except TypeError as error:
+        except SymbolicError as error:
             raise s.fail("a constant's shape in integers", at, str(error)) from None
         s.expect("=")
         if s.accept("digest"):

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable, Iterator
 
 from tilewright.ir.bounds import INFINITY, Bounds, Interval, bounds_of, linear_terms
-from tilewright.ir.expr import Apply, Const, Expr, Var, const, static
+from tilewright.ir.expr import Apply, Const, Expr, Var, const, loads, static, substitute, variables
 from tilewright.ir.ops import Axis
+from tilewright.ir.polynomial import polynomial
 
 Linear = frozenset[tuple[int, Expr]]
 
@@ -82,15 +83,31 @@ class Ranges:
             elif isinstance(term, (Const, Var)):
                 least = least + term * factor
             elif _divides(term, factor):
-                # d · (x // d) lies between x - (d - 1) and x
-                assert isinstance(term, Apply)
-                x, divisor = term.args
-                times = factor // static(divisor)
-                least = least + (x - (divisor - 1) if factor > 0 else x) * times
+                least = least + _least_quotient(term, factor)
+            elif not variables(term) & self._extents.keys() and not loads(term):
+                least = least + term * factor
+            elif self._steps(term):
+                if factor < 0:
+                    least = least + substitute(term, {n: x - 1 for n, x in self._extents.items()}) * factor
             else:
                 part = self._term(term)
                 least = least + factor * (part.low if factor > 0 else part.high)
-        return self.interval(least).low >= 0
+        return self._proven(least)
+
+    def _proven(self, expr: Expr) -> bool:
+        """Whether `expr >= 0`, looking into quotients, minima that are subtracted and maxima that are added."""
+        if self.interval(expr).low >= 0:
+            return True
+        for factor, term in linear_terms(expr):
+            if _divides(term, factor):
+                return self._proven(expr - term * factor + _least_quotient(term, factor))
+            if isinstance(term, Apply) and term.op == ("max" if factor > 0 else "min"):
+                return any(self._proven(expr - term * factor + x * factor) for x in term.args)
+        return False
+
+    def _steps(self, term: Expr) -> bool:
+        """Whether a term is a product of axes and symbols, so that it is largest at the ends of the axes."""
+        return all(isinstance(x, Var) and bounds_of(x, self._bounds).low >= 0 for x in _factors(term))
 
     def inside(self, index: Expr, extent: Expr) -> bool:
         """Whether `0 <= index < extent` is proven."""
@@ -103,12 +120,25 @@ class Ranges:
         return possible and (found.high < 0 or over.low >= 0)
 
 
+def _factors(term: Expr) -> tuple[Expr, ...]:
+    """The factors of a product; the term itself when it is none."""
+    ((factors, _),) = polynomial(term).items()
+    return factors
+
+
 def _divides(term: Expr, factor: int) -> bool:
     """Whether a term is a quotient by a literal that divides its factor."""
     if not isinstance(term, Apply) or term.op != "floordiv":
         return False
     divisor = term.args[1]
     return isinstance(divisor, Const) and divisor.value > 0 and factor % static(divisor) == 0
+
+
+def _least_quotient(term: Expr, factor: int) -> Expr:
+    """A lower bound of `factor · term` without the division: d · (x // d) lies between x - (d - 1) and x."""
+    assert isinstance(term, Apply)
+    x, divisor = term.args
+    return (x - (divisor - 1) if factor > 0 else x) * (factor // static(divisor))
 
 
 def linear_form(expr: Expr) -> tuple[int, Linear, int]:

@@ -27,7 +27,9 @@ def make() -> Schedule:
 
 def launch_of(item: Planned) -> Launch:
     """One launch for one group: unit i runs task i."""
-    resources = item.kernel.choice.resources
+    choice = item.kernel.choice
+    resources = choice.resources
     envelope = Envelope(resources.tasks, resources.threads, resources.registers, resources.shared_bytes)
     task = Task(item.kernel.name, item.args, Var(UNIT))
-    return Launch(item.group.name, envelope, (Phase((Lane(0, const(resources.tasks), (task,)),)),))
+    units = const(resources.tasks) if choice.count is None else choice.count
+    return Launch(item.group.name, envelope, (Phase((Lane(0, units, (task,)),)),))
