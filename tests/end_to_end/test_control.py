@@ -27,8 +27,11 @@ from tilewright.interpret.tensor import interpret
 from tilewright.ir import serial
 from tilewright.ir.lengths import delivered
 from tilewright.ir.module import Module
+from tilewright.ir.program import HostStep
 from tilewright.ir.text import parse_module, print_module
 from tilewright.ir.verify import verify_module
+from tilewright.planning.place import host
+from tilewright.planning.place.double import doubled
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.immediate import run
 from tilewright.testing.control import control_case
@@ -63,6 +66,22 @@ def check(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(30))
 def test_a_random_model_with_control_flow_agrees(seed: int) -> None:
     check(seed)
+
+
+def test_random_models_agree_with_states_in_two_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for larger states: those of these models are small, and would be copied."""
+    made: list[bool] = []
+
+    def counted(*args: Any) -> tuple[HostStep, ...] | None:
+        found = doubled(*args)
+        made.append(found is not None)
+        return found
+
+    monkeypatch.setattr(host, "SMALLEST", 0)
+    monkeypatch.setattr(host, "doubled", counted)
+    for seed in (19, 31, 43, 57, 70, 84, 101):
+        check(seed)
+    assert sum(made) >= 5
 
 
 CASES = 330

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import attrs
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tilewright.compiler import plan_module
 from tilewright.config.binding import bind
 from tilewright.config.schema import Config
+from tilewright.errors import VerifyError
 from tilewright.frontend import load
+from tilewright.interpret.task import run_tasks
+from tilewright.interpret.tensor import interpret
+from tilewright.ir import dtypes
 from tilewright.ir.expr import Var, const
-from tilewright.ir.program import HostCopy, HostIf, HostLoop, HostSet, HostStep, Program
+from tilewright.ir.module import Module
+from tilewright.ir.program import HostCopy, HostIf, HostLoop, HostSet, HostStep, Program, launches
+from tilewright.ir.verify import verify_program
+from tilewright.ir.verify.tree import tasks_of
+from tilewright.planning.place import host
 from tilewright.plugins.manager import Registry
 
 FLOAT, INT, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -24,11 +34,18 @@ def typed(name: str, dtype: int = FLOAT, shape: Sequence[int] = (4,)) -> onnx.Va
 
 
 def plan(nodes: Sequence[onnx.NodeProto], outputs: Sequence[onnx.ValueInfoProto], **weights: object) -> Program:
+    return planned(nodes, outputs, **weights)[1]
+
+
+def planned(
+    nodes: Sequence[onnx.NodeProto], outputs: Sequence[onnx.ValueInfoProto], **weights: object
+) -> tuple[Module, Program]:
     inputs = [typed("x"), typed("z"), typed("k", INT, ()), typed("flag", BOOL, ())]
     tensors = [numpy_helper.from_array(np.asarray(v), k) for k, v in weights.items()]
     graph = helper.make_graph(nodes, "g", inputs, outputs, tensors)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    return plan_module(load(model), bind(Config(target="cpu"), Registry())).program
+    module = load(model)
+    return module, plan_module(module, bind(Config(target="cpu"), Registry())).program
 
 
 def loop(trip: str, nodes: Sequence[onnx.NodeProto], results: Sequence[str], start: Sequence[str]) -> onnx.NodeProto:
@@ -41,6 +58,77 @@ def loop(trip: str, nodes: Sequence[onnx.NodeProto], results: Sequence[str], sta
 
 def copies(steps: Sequence[HostStep]) -> list[tuple[str, str]]:
     return [(x.source, x.target) for x in steps if isinstance(x, HostCopy)]
+
+
+LATE = [
+    helper.make_node("ReduceMax", ["s0"], ["most"], keepdims=1),
+    helper.make_node("Mul", ["most", "s1"], ["grown"]),
+    helper.make_node("Tanh", ["grown"], ["n0"]),
+    helper.make_node("ReduceMin", ["s0"], ["least"], keepdims=1),
+    helper.make_node("Sub", ["least", "n0"], ["n1"]),
+]
+"""A body that reads its first state when the successor is written: the minimum is of what it was."""
+
+
+def doubling(trip: str, body: Sequence[onnx.NodeProto] = LATE, **weights: object) -> tuple[Module, Program]:
+    nodes = [loop(trip, body, ["n0", "n1"], ["x", "z"])]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "SMALLEST", 0)
+        return planned(nodes, [typed("y0"), typed("y1")], **weights)
+
+
+@pytest.mark.parametrize("trips", [1, 2, 3, 6, 7])
+def test_a_state_that_is_read_late_has_two_places_by_turns(trips: int) -> None:
+    module, program = doubling("trips", trips=np.int64(trips))
+    rng = np.random.default_rng(trips)
+    feeds = [rng.standard_normal(v.static_shape()).astype(dtypes.to_numpy(v.dtype)) for v in module.main.body.params]
+    for ours, theirs in zip(run_tasks(program, feeds, trips), interpret(module, feeds), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+    loops = [x for x in program.body if isinstance(x, HostLoop)]
+    if trips == 1:
+        assert copies(loops[0].body)
+        return
+    (pairs,) = loops
+    assert pairs.trip == const(trips // 2)
+    assert copies(pairs.body) == [], "no state is copied between trips"
+    behind = copies(program.body[program.body.index(pairs) :])
+    assert len(behind) == trips % 2, "after an odd trip the state is in its other place"
+    tasks = [x for launch in launches(pairs.body) for x in tasks_of(launch.body)]
+    assert len(tasks) % 2 == 0
+    half = len(tasks) // 2
+    assert [x.args for x in tasks[:half]] != [x.args for x in tasks[half:]]
+
+
+def test_a_loop_that_data_end_puts_the_state_back_where_it_ends() -> None:
+    on = helper.make_node("Less", ["i", "most_trips"], ["goes_on"])
+    made = loop("", [*LATE, on], ["n0", "n1"], ["x", "z"])
+    made.attribute[0].g.output[0].name = "goes_on"
+    for last in range(4):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(host, "SMALLEST", 0)
+            module, program = planned([made], [typed("y0"), typed("y1")], most_trips=np.int64(last))
+        (trips,) = (x for x in program.body if isinstance(x, HostLoop))
+        (odd,) = (x for x in trips.body if isinstance(x, HostIf))
+        assert copies(odd.orelse)
+        rng = np.random.default_rng(last)
+        feeds = [
+            rng.standard_normal(v.static_shape()).astype(dtypes.to_numpy(v.dtype)) for v in module.main.body.params
+        ]
+        for ours, theirs in zip(run_tasks(program, feeds, last), interpret(module, feeds), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_a_collapsed_double_buffer_is_refused() -> None:
+    """Both places in the same bytes: storage says so before anything runs."""
+    _, program = doubling("trips", trips=np.int64(7))
+    verify_program(program)
+    (pairs,) = (x for x in program.body if isinstance(x, HostLoop))
+    ((other, home),) = copies(program.body[program.body.index(pairs) :])
+    places = program.storage.placements
+    collapsed = attrs.evolve(places[other], buffer=places[home].buffer, offset=places[home].offset)
+    storage = attrs.evolve(program.storage, placements={**places, other: collapsed})
+    with pytest.raises(VerifyError):
+        verify_program(attrs.evolve(program, storage=storage))
 
 
 def test_a_state_that_is_read_first_is_overwritten_without_a_copy() -> None:

@@ -2,12 +2,13 @@
 
 A loop's state lives in the place of the loop's output. The initial value is copied there, and the result of a trip
 after it; where nothing reads the state any more once the result is being written, the result is written in its place
-and needs no copy. A branch writes its results in the place of the outputs.
+and needs no copy; a larger state for which that is not so has two places by turns (`double.py`). A branch writes its
+results in the place of the outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import attrs
 
@@ -15,8 +16,10 @@ from tilewright.ir.expr import Const, Var, const
 from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.ops import Call, If, Loop, Value
 from tilewright.ir.program import HostCopy, HostIf, HostLoop, HostSet, HostStep
+from tilewright.planning.place.double import SMALLEST, doubled
 from tilewright.planning.requests import Context, Place, Planned, Request
 from tilewright.planning.session import Session
+from tilewright.planning.storage import byte_size
 
 
 def make() -> Place:
@@ -101,10 +104,25 @@ class _Placer:
         inner += self.steps(body, attrs.evolve(request, context=context))
         for result, output in zip(rows, op.outputs[len(op.carried) :], strict=True):
             inner.append(attrs.evolve(self._copied(result, output), row=Var(number.name)))
-        for state, result in zip(states, after, strict=True):
-            inner += self._copy(result, state)
         limit = "" if op.trip is None else self._place(op.trip)
+        made = {x.name for item in body.items for x in item.outputs}
+        late = [x for x in zip(states, after, strict=True) if self._place(x[0]) != self._place(x[1])]
+        kept = [(a, b) for a, b in late if a != going and b.name in made and self._place(b) == b.name]
+        pairs = {self._place(a): b.name for a, b in kept}
+        if len(set(pairs.values())) == len(kept) and self._pays(kept):
+            copies = [step for a, b in late if (a, b) not in kept for step in self._copy(b, a)]
+            turns = doubled(HostLoop(number.name, op.count, condition, (*inner, *copies), limit), pairs)
+            if turns is not None:
+                yield from turns
+                return
+        for state, result in late:
+            inner += self._copy(result, state)
         yield HostLoop(number.name, op.count, condition, tuple(inner), limit)
+
+    def _pays(self, late: Sequence[tuple[Value, Value]]) -> bool:
+        """Whether it is worth a second body not to copy these states after each trip."""
+        size = sum(byte_size(state) for state, _ in late)
+        return bool(late) and (self.session.device.kind != "cpu" or size >= SMALLEST)
 
     def _if(self, op: If, then: Cover, orelse: Cover, request: Request) -> Iterator[HostStep]:
         branches: list[tuple[HostStep, ...]] = []
