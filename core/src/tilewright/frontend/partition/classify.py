@@ -19,14 +19,16 @@ from tilewright.frontend.graph import Importer, describe
 from tilewright.frontend.legalize import Builder, Table
 from tilewright.frontend.legalize.legalizer import legalize_ops
 from tilewright.frontend.load import bound
+from tilewright.frontend.partition.levels import without_crossing
 from tilewright.frontend.partition.meaning import without_meaning
 from tilewright.frontend.partition.types import Open, closed, described, dtype_in, inferred
-from tilewright.frontend.partition.verdict import Verdict
+from tilewright.frontend.partition.verdict import Classification, Verdict
 from tilewright.frontend.reference import captured, reference_node
 from tilewright.frontend.scope import Scope
 from tilewright.frontend.shapes import bind_inputs
 from tilewright.frontend.source import Source
 from tilewright.frontend.steering import NeededError, explained
+from tilewright.frontend.tensors import element_type
 from tilewright.ir import dtypes
 from tilewright.ir.module import Constant
 from tilewright.ir.ops import Value, value
@@ -35,29 +37,6 @@ Array = npt.NDArray[Any]
 
 MOST_STEERING = 256
 """Elements up to which an input is taken for one that may steer shapes."""
-
-
-@attrs.frozen
-class Classification:
-    """What becomes of a model's nodes, and what is known of its values.
-
-    Args:
-        source: the model; its own functions are expanded where that can be.
-        verdicts: of each node that computes something, in their order.
-        types: of inputs and results, as far as they are known.
-        open: names of values that are not tensors of known shape and element type.
-        constants: results that are known already, and weights.
-        steerable: inputs that are small enough to be bound to their values.
-        cut: names of results of compiled nodes that are cut to their length when the program that computes them ends.
-    """
-
-    source: Source
-    verdicts: tuple[Verdict, ...]
-    types: Mapping[str, onnx.TypeProto]
-    open: Mapping[str, Open]
-    constants: Mapping[str, Array]
-    steerable: frozenset[str]
-    cut: frozenset[str] = frozenset()
 
 
 def classify(
@@ -106,17 +85,19 @@ class _Classifier:
     def run(self, shapes: Mapping[str, Sequence[int]], bind: Mapping[str, Array]) -> Classification:
         self._inputs(shapes, bind)
         verdicts = [self._node(x) for x in self.source.proto.graph.node if any(y in self.scope.used for y in x.output)]
-        names = [*self.scope.values, *self.open]
+        names = [*self.scope.values, *self.scope.sequences, *self.open]
         known = {name: self._constant(name) for name in names}
-        return Classification(
+        found = Classification(
             self.source,
             tuple(verdicts),
             self._types(names),
             self.open,
             {name: x for name, x in known.items() if x is not None},
             frozenset(self.steerable),
+            frozenset(x for v in verdicts for x in v.node.output if self._is_compound(self.scope, x)),
             frozenset(self.cut),
         )
+        return without_crossing(found)
 
     # What is known of a name.
 
@@ -130,9 +111,12 @@ class _Classifier:
         """The types of names, as far as they are known."""
         found: dict[str, onnx.TypeProto] = {}
         for name in names:
-            of, unknown = self._value(name), self.open.get(name)
+            of, unknown, items = self._value(name), self.open.get(name), self.scope.sequences.get(name)
             if of is not None:
                 found[name] = self.importer.type_of(of)
+            elif items:
+                kind = onnx.helper.make_tensor_type_proto(element_type(items[0].dtype), None)
+                found[name] = onnx.helper.make_sequence_type_proto(kind)
             elif unknown is not None and unknown.type is not None:
                 found[name] = unknown.type
         return found
@@ -188,8 +172,7 @@ class _Classifier:
         """A node of which every input is known."""
         error = self._tried(node, needed, self.scope)
         if error is None:
-            outputs = [x for x in node.output if x in self.scope.values]
-            known = all(self._constant(x) is not None for x in outputs)
+            known = all(self._constant(x) is not None for x in node.output if x and x in self.scope.used)
             return Verdict(node, what, "constant" if known else "native")
         if not isinstance(error, UnsupportedError):
             if not self.lenient:
@@ -212,7 +195,10 @@ class _Classifier:
         if all(x is not None for x in samples.values()):
             values = {x: self.scope.values[x] for x in needed if x not in samples and x in self.scope.values}
             inner = Scope(self.scope.opsets, self.scope.used, self.scope.path, {**values, **samples})
+            inner.sequences |= {x: y for x, y in self.scope.sequences.items() if x in needed}
             tried = self._tried(node, needed, inner)
+            if tried is None and any(self._is_compound(inner, x) for x in node.output):
+                tried = UnsupportedError(f"{what} makes a sequence of what only a run knows.")
         steering: tuple[str, ...] = ()
         match tried:
             case None:
@@ -247,9 +233,6 @@ class _Classifier:
                 builder.constants[name] = Constant(data)
             self._shown = len(importer.constants)
             legalize_ops(importer.ops, self.table, builder, self.values)
-            if any(name in scope.sequences for name in node.output):
-                scope.sequences.clear()
-                return UnsupportedError(f"{describe(node, scope)} gives a sequence, which a part of a model may not.")
             for name in node.output:
                 # Where data decide how many rows count, only a run knows the shape.
                 made = scope.values.get(name)
@@ -265,9 +248,14 @@ class _Classifier:
             builder.ops.clear()
         return None
 
+    def _is_compound(self, scope: Scope, name: str) -> bool:
+        """Whether a result is a sequence or an empty optional, of which nothing is left after the import."""
+        return name in scope.sequences or (name in scope.values and scope.values[name] is None)
+
     def _define(self, node: onnx.NodeProto, needed: Sequence[str]) -> None:
         """Gives the outputs that the import did not define what onnx's inference knows of them."""
-        missing = [x for x in node.output if x and x in self.scope.used and x not in self.scope.values]
+        known_names = self.scope.values.keys() | self.scope.sequences.keys()
+        missing = [x for x in node.output if x and x in self.scope.used and x not in known_names]
         if not missing:
             return
         data = {x: self._constant(x) for x in node.input if x}
