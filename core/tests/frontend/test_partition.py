@@ -290,12 +290,21 @@ def test_sequences_that_leave_a_part_go_to_the_evaluator() -> None:
     assert run((first, second), {"x": X})["y"].shape == X.shape
     assert second.means == "native"
 
+
+def test_sequences_that_wait_for_a_run_stay_compiled_if_they_stay_inside() -> None:
     nodes = [
         node("NonZero", ["x"], ["n"]),
         node("SequenceConstruct", ["n"], ["s"]),
         node("SequenceAt", ["s", "i"], ["y"]),
     ]
     made = model(nodes, {"x": X}, weights={"i": np.array(0)})
+    assert where(made) == {"n": "reference", "s": "specialised", "y": "specialised"}
+    agree(made, {"x": X})
+
+    nodes = [node("SplitToSequence", ["x", "k"], ["s"], axis=1), node("SequenceAt", ["s", "i"], ["y"])]
+    made = model(nodes, {"x": X, "k": np.zeros(2, np.int64)}, weights={"i": np.array(0)})
+    assert set(where(made).values()) == {"specialised"}
+    made.graph.output.append(helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None))
     assert set(where(made).values()) == {"reference"}
 
 

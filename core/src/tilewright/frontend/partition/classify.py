@@ -25,6 +25,7 @@ from tilewright.frontend.partition.types import Open, closed, described, dtype_i
 from tilewright.frontend.partition.verdict import Classification, Verdict
 from tilewright.frontend.reference import captured, reference_node
 from tilewright.frontend.scope import Scope
+from tilewright.frontend.sequences import OPERATORS
 from tilewright.frontend.shapes import bind_inputs
 from tilewright.frontend.source import Source
 from tilewright.frontend.steering import NeededError, explained
@@ -78,6 +79,7 @@ class _Classifier:
         self.open: dict[str, Open] = {}
         self.steerable: set[str] = set()
         self.cut: set[str] = set()
+        self.pending: set[str] = set()  # sequences and optionals that are known once a run knows more
         self.builder = Builder(self.importer.names, {})
         self.values: dict[str, Value] = {}  # what stands for the importer's values after legalisation
         self._shown = 0  # how many of the importer's constants the builder knows
@@ -94,7 +96,7 @@ class _Classifier:
             self.open,
             {name: x for name, x in known.items() if x is not None},
             frozenset(self.steerable),
-            frozenset(x for v in verdicts for x in v.node.output if self._is_compound(self.scope, x)),
+            frozenset(x for v in verdicts for x in v.node.output if x in self.pending or self._is_compound(x)),
             frozenset(self.cut),
         )
         return without_crossing(found)
@@ -166,6 +168,9 @@ class _Classifier:
             except UnsupportedError as error:
                 verdict = attrs.evolve(verdict, where="unsupported", why=f"{verdict.why} {error.message}")
         self._define(node, needed)
+        if verdict.where == "specialised":
+            kinds = ((x, self.open[x].type) for x in node.output if x in self.open)
+            self.pending |= {x for x, kind in kinds if kind is not None and not kind.HasField("tensor_type")}
         return verdict
 
     def _closed(self, node: onnx.NodeProto, what: str, needed: Sequence[str]) -> Verdict:
@@ -185,20 +190,19 @@ class _Classifier:
     def _opened(self, node: onnx.NodeProto, what: str, needed: Sequence[str], missing: Sequence[str]) -> Verdict:
         """A node that reads values of which not all is known; it is tried with what they might be."""
         for name in missing:
-            if self.open[name].is_opaque:
+            waits = name in self.pending and node.op_type in OPERATORS
+            if self.open[name].is_opaque and not waits:
                 kind = described(self.open[name].type)
                 error = UnsupportedError(f"{what} reads {name!r} ({kind}), which is no tensor of numbers.")
                 return Verdict(node, what, "reference", _why(error, what), error=error)
         names = self.importer.names
         samples = {name: self.open[name].sample(names.fresh(name)) for name in missing}
-        tried: InputError | None = InputError("")
+        tried: InputError | None = None if self.pending.intersection(missing) else InputError("")
         if all(x is not None for x in samples.values()):
             values = {x: self.scope.values[x] for x in needed if x not in samples and x in self.scope.values}
             inner = Scope(self.scope.opsets, self.scope.used, self.scope.path, {**values, **samples})
             inner.sequences |= {x: y for x, y in self.scope.sequences.items() if x in needed}
             tried = self._tried(node, needed, inner)
-            if tried is None and any(self._is_compound(inner, x) for x in node.output):
-                tried = UnsupportedError(f"{what} makes a sequence of what only a run knows.")
         steering: tuple[str, ...] = ()
         match tried:
             case None:
@@ -248,9 +252,9 @@ class _Classifier:
             builder.ops.clear()
         return None
 
-    def _is_compound(self, scope: Scope, name: str) -> bool:
+    def _is_compound(self, name: str) -> bool:
         """Whether a result is a sequence or an empty optional, of which nothing is left after the import."""
-        return name in scope.sequences or (name in scope.values and scope.values[name] is None)
+        return name in self.scope.sequences or (name in self.scope.values and self.scope.values[name] is None)
 
     def _define(self, node: onnx.NodeProto, needed: Sequence[str]) -> None:
         """Gives the outputs that the import did not define what onnx's inference knows of them."""

@@ -66,7 +66,7 @@ class Classification:
         open: names of values that are not tensors of known shape and element type.
         constants: results that are known already, and weights.
         steerable: inputs that are small enough to be bound to their values.
-        sequences: names of results that are sequences or empty optionals of the import.
+        sequences: names of results that are sequences or optionals of the import.
         cut: names of results of compiled nodes that are cut to their length when the program that computes them ends.
     """
 
