@@ -254,6 +254,60 @@ def test_strings_sequences_and_optionals() -> None:
         load(made)
 
 
+def where(made: onnx.ModelProto) -> dict[str, str]:
+    return {x.node.output[0]: x.where for x in verdicts(made)}
+
+
+def test_sequences_that_the_import_knows_are_native() -> None:
+    nodes = [
+        node("SplitToSequence", ["x", "one"], ["s"]),
+        node("SequenceAt", ["s", "one"], ["a"]),
+        node("SequenceLength", ["s"], ["n"]),
+        node("NonZero", ["a"], ["z"]),
+    ]
+    made = model(nodes, {"x": X}, weights={"one": np.array(1)}, outputs=["z", "n"])
+    assert where(made) == {"s": "native", "a": "native", "n": "constant", "z": "reference"}
+    found = agree(made, {"x": X})
+    assert [x.means for x in found] == ["native", "reference"]
+
+
+def test_sequences_that_leave_a_part_go_to_the_evaluator() -> None:
+    kind = helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None)
+    made = model([node("Neg", ["x"], ["m"]), node("SequenceConstruct", ["m", "x"], ["s"])], {"x": X}, outputs=["s"])
+    made.graph.output[0].CopyFrom(kind)
+    assert where(made) == {"m": "native", "s": "reference"}
+
+    nodes = [
+        node("SequenceConstruct", ["x"], ["s"]),
+        node("RandomUniformLike", ["x"], ["r"]),
+        node("SequenceInsert", ["s", "r"], ["t"]),
+        node("SequenceAt", ["t", "one"], ["a"]),
+        node("Relu", ["a"], ["y"]),
+    ]
+    made = model(nodes, {"x": X}, weights={"one": np.array(1)})
+    assert where(made) == dict.fromkeys("srta", "reference") | {"y": "native"}
+    (first, second) = parts(made)
+    assert run((first, second), {"x": X})["y"].shape == X.shape
+    assert second.means == "native"
+
+
+def test_sequences_that_wait_for_a_run_stay_compiled_if_they_stay_inside() -> None:
+    nodes = [
+        node("NonZero", ["x"], ["n"]),
+        node("SequenceConstruct", ["n"], ["s"]),
+        node("SequenceAt", ["s", "i"], ["y"]),
+    ]
+    made = model(nodes, {"x": X}, weights={"i": np.array(0)})
+    assert where(made) == {"n": "reference", "s": "specialised", "y": "specialised"}
+    agree(made, {"x": X})
+
+    nodes = [node("SplitToSequence", ["x", "k"], ["s"], axis=1), node("SequenceAt", ["s", "i"], ["y"])]
+    made = model(nodes, {"x": X, "k": np.zeros(2, np.int64)}, weights={"i": np.array(0)})
+    assert set(where(made).values()) == {"specialised"}
+    made.graph.output.append(helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None))
+    assert set(where(made).values()) == {"reference"}
+
+
 def test_missing_shapes_and_wrong_nodes_end_a_strict_classification_only() -> None:
     open_ = model([node("Relu", ["x"], ["r"]), node("NonZero", ["r"], ["y"])], {"x": ("float32", ["n", 3])})
     with pytest.raises(InputError, match="--shape"):

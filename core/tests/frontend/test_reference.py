@@ -73,6 +73,18 @@ def test_loops_stop_where_they_should_and_stack_what_they_collect(trips: int | N
     check(made, {"x": X}, session.run(None, {"x": X}))
 
 
+@pytest.mark.parametrize("at", [-2, -1, 0, 1, 2])
+def test_an_element_is_put_in_front_of_a_position(at: int) -> None:
+    nodes = [
+        node("SequenceConstruct", ["x", "x"], ["s"]),
+        node("SequenceInsert", ["s", "z", "at"], ["t"]),
+        node("ConcatFromSequence", ["t"], ["y"], axis=0),
+    ]
+    made = model(nodes, {"x": X, "z": X}, weights={"at": np.asarray(at)})
+    feeds = {"x": X, "z": X + 10}
+    check(made, feeds, onnxruntime.InferenceSession(made.SerializeToString()).run(None, feeds))
+
+
 def test_a_scan_before_opset_9_is_refused() -> None:
     body = helper.make_graph([node("Neg", ["a"], ["b"])], "body", [info("a", FLOAT, [3])], [info("b", FLOAT, [3])])
     scan = node("Scan", ["", "x"], ["y"], body=body, num_scan_inputs=1)

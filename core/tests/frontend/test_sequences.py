@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -37,13 +38,15 @@ def several(name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_sequence_value_info(name, FLOAT, None)
 
 
-def model(nodes: Sequence[onnx.NodeProto], outputs: Mapping[str, int], **weights: Any) -> onnx.ModelProto:
+def model(
+    nodes: Sequence[onnx.NodeProto], outputs: Mapping[str, int], opset: int = 18, **weights: Any
+) -> onnx.ModelProto:
     """A model of x, y, flag and n; weights are given as int64."""
     inputs = [info("x", FLOAT, [4, 3]), info("y", FLOAT, [4, 3]), info("flag", BOOL, []), info("n", INT, [])]
     results = [info(name, kind, ["a", "b"] if kind == FLOAT else []) for name, kind in outputs.items()]
     constants = [numpy_helper.from_array(np.asarray(v, np.int64), k) for k, v in weights.items()]
     graph = helper.make_graph(list(nodes), "sequences", inputs, results, constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
 
 def check(made: onnx.ModelProto, loops: int = 0) -> Module:
@@ -85,6 +88,29 @@ def test_a_sequence_is_built_changed_and_read() -> None:
     ]
     module = check(model(nodes, {"out": FLOAT, "first": FLOAT, "count": INT}, one=1, zero=0, last=-1))
     assert interpret(module, FEEDS)[2] == 4
+
+
+@pytest.mark.parametrize("at", [-2, -1, 0, 1, 2])
+def test_an_element_is_put_in_front_of_a_position(at: int) -> None:
+    nodes = [
+        N("SequenceConstruct", ["x", "x"], ["s"]),
+        N("SequenceInsert", ["s", "y", "at"], ["t"]),
+        N("ConcatFromSequence", ["t"], ["joined"], axis=0),
+    ]
+    made = model(nodes, {"joined": FLOAT}, at=at)
+    (found,) = interpret(load(made), FEEDS)
+    # Behind the last element the evaluator's own operator puts it in front of the first one.
+    np.testing.assert_array_equal(found, onnxruntime.InferenceSession(made.SerializeToString()).run(None, FEEDS)[0])
+
+
+def test_sequences_before_an_extent_could_be_0() -> None:
+    nodes = [
+        N("SplitToSequence", ["x"], ["s"], keepdims=0),
+        N("ConcatFromSequence", ["s"], ["y2"], axis=1, new_axis=1),
+    ]
+    made = model(nodes, {"y2": FLOAT}, opset=12)
+    (found,) = interpret(load(made), FEEDS)
+    np.testing.assert_array_equal(found, FEEDS["x"].T)
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])

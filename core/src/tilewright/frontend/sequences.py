@@ -41,6 +41,9 @@ OPERATORS = frozenset(
     }
 )
 
+_CHOICE_OF_ZERO = 14
+"""Opset from which on a `Reshape` can give an extent of 0."""
+
 
 def takes_sequences(node: onnx.NodeProto, scope: Scope) -> bool:
     """Whether a node of ONNX's own is about sequences or optionals: by what it is, or by what it reads."""
@@ -90,7 +93,7 @@ class _Sequences(Regions):
                 return [tuple(self._tensor(n) for n in range(len(given)))]
             case "SequenceInsert":
                 items = self._sequence(0)
-                at = self._position(2, len(items) + 1, len(items))
+                at = self._place(len(items))
                 return [(*items[:at], self._tensor(1), *items[at:])]
             case "SequenceErase":
                 items = self._sequence(0)
@@ -149,6 +152,14 @@ class _Sequences(Regions):
             raise InputError(f"{self.what} is given the position {at}, of {count}.", "Repair the model.")
         return at % count
 
+    def _place(self, count: int) -> int:
+        """Where `SequenceInsert` puts its element: from 0 to `count`, which is behind the last one."""
+        known = self._known(2)
+        at = count if known is None else int(known.reshape(()))
+        if not -count <= at <= count:
+            raise InputError(f"{self.what} is given the position {at}, of {count}.", "Repair the model.")
+        return at if at >= 0 else at + count
+
     # Operators.
 
     def _split(self, x: Value) -> tuple[Value, ...]:
@@ -190,7 +201,11 @@ class _Sequences(Regions):
         return axis % rank
 
     def _reshaped(self, x: Value, shape: Sequence[int]) -> Value:
-        return self.emit("Reshape", [x, self.int64(np.asarray(shape, np.int64))], "reshaped", allowzero=1)
+        # A 0 was an extent to be copied before there was a choice.
+        chosen = {"allowzero": 1} if self.scope.opsets.get("", 0) >= _CHOICE_OF_ZERO else {}
+        if not chosen and 0 in shape:
+            raise UnsupportedError(f"{self.what} reshapes an empty tensor.", f"Export it with opset {_CHOICE_OF_ZERO}.")
+        return self.emit("Reshape", [x, self.int64(np.asarray(shape, np.int64))], "reshaped", **chosen)
 
     def _map(self, given: Sequence[Entry]) -> list[Entry]:
         """The body, once for each element."""

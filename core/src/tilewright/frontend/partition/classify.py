@@ -20,15 +20,18 @@ from tilewright.frontend.legalize import Builder, Table
 from tilewright.frontend.legalize.legalizer import legalize_ops
 from tilewright.frontend.load import bound
 from tilewright.frontend.names import Names
+from tilewright.frontend.partition.levels import without_crossing
 from tilewright.frontend.partition.meaning import without_meaning
 from tilewright.frontend.partition.types import Open, closed, described, dtype_in, inferred
-from tilewright.frontend.partition.verdict import Verdict
+from tilewright.frontend.partition.verdict import Classification, Verdict
 from tilewright.frontend.reference import captured, reference_node
 from tilewright.frontend.scope import Scope
+from tilewright.frontend.sequences import OPERATORS
 from tilewright.frontend.shapes import Shape, bind_inputs
 from tilewright.frontend.source import Source
 from tilewright.frontend.steering import NeededError, explained
 from tilewright.frontend.symbols import asked_range, symbols_of
+from tilewright.frontend.tensors import element_type
 from tilewright.ir import dtypes
 from tilewright.ir.module import Constant, Symbol
 from tilewright.ir.ops import Value, value
@@ -37,29 +40,6 @@ Array = npt.NDArray[Any]
 
 MOST_STEERING = 256
 """Elements up to which an input is taken for one that may steer shapes."""
-
-
-@attrs.frozen
-class Classification:
-    """What becomes of a model's nodes, and what is known of its values.
-
-    Args:
-        source: the model; its own functions are expanded where that can be.
-        verdicts: of each node that computes something, in their order.
-        types: of inputs and results, as far as they are known.
-        open: names of values that are not tensors of known shape and element type.
-        constants: results that are known already, and weights.
-        steerable: inputs that are small enough to be bound to their values.
-        cut: names of results of compiled nodes that are cut to their length when the program that computes them ends.
-    """
-
-    source: Source
-    verdicts: tuple[Verdict, ...]
-    types: Mapping[str, onnx.TypeProto]
-    open: Mapping[str, Open]
-    constants: Mapping[str, Array]
-    steerable: frozenset[str]
-    cut: frozenset[str] = frozenset()
 
 
 def classify(
@@ -103,6 +83,7 @@ class _Classifier:
         self.open: dict[str, Open] = {}
         self.steerable: set[str] = set()
         self.cut: set[str] = set()
+        self.pending: set[str] = set()  # sequences and optionals that are known once a run knows more
         self.builder = Builder(self.importer.names, {}, self.importer.bounds)
         self.values: dict[str, Value] = {}  # what stands for the importer's values after legalisation
         self._shown = 0  # how many of the importer's constants the builder knows
@@ -110,17 +91,19 @@ class _Classifier:
     def run(self, shapes: Mapping[str, Shape], bind: Mapping[str, Array]) -> Classification:
         self._inputs(shapes, bind)
         verdicts = [self._node(x) for x in self.source.proto.graph.node if any(y in self.scope.used for y in x.output)]
-        names = [*self.scope.values, *self.open]
+        names = [*self.scope.values, *self.scope.sequences, *self.open]
         known = {name: self._constant(name) for name in names}
-        return Classification(
+        found = Classification(
             self.source,
             tuple(verdicts),
             self._types(names),
             self.open,
             {name: x for name, x in known.items() if x is not None},
             frozenset(self.steerable),
+            frozenset(x for v in verdicts for x in v.node.output if x in self.pending or self._is_compound(x)),
             frozenset(self.cut),
         )
+        return without_crossing(found)
 
     # What is known of a name.
 
@@ -134,9 +117,12 @@ class _Classifier:
         """The types of names, as far as they are known."""
         found: dict[str, onnx.TypeProto] = {}
         for name in names:
-            of, unknown = self._value(name), self.open.get(name)
+            of, unknown, items = self._value(name), self.open.get(name), self.scope.sequences.get(name)
             if of is not None:
                 found[name] = self.importer.type_of(of)
+            elif items:
+                kind = onnx.helper.make_tensor_type_proto(element_type(items[0].dtype), None)
+                found[name] = onnx.helper.make_sequence_type_proto(kind)
             elif unknown is not None and unknown.type is not None:
                 found[name] = unknown.type
         return found
@@ -187,14 +173,16 @@ class _Classifier:
             except UnsupportedError as error:
                 verdict = attrs.evolve(verdict, where="unsupported", why=f"{verdict.why} {error.message}")
         self._define(node, needed)
+        if verdict.where == "specialised":
+            kinds = ((x, self.open[x].type) for x in node.output if x in self.open)
+            self.pending |= {x for x, kind in kinds if kind is not None and not kind.HasField("tensor_type")}
         return verdict
 
     def _closed(self, node: onnx.NodeProto, what: str, needed: Sequence[str]) -> Verdict:
         """A node of which every input is known."""
         error = self._tried(node, needed, self.scope)
         if error is None:
-            outputs = [x for x in node.output if x in self.scope.values]
-            known = all(self._constant(x) is not None for x in outputs)
+            known = all(self._constant(x) is not None for x in node.output if x and x in self.scope.used)
             return Verdict(node, what, "constant" if known else "native")
         if not isinstance(error, UnsupportedError):
             if not self.lenient:
@@ -207,16 +195,18 @@ class _Classifier:
     def _opened(self, node: onnx.NodeProto, what: str, needed: Sequence[str], missing: Sequence[str]) -> Verdict:
         """A node that reads values of which not all is known; it is tried with what they might be."""
         for name in missing:
-            if self.open[name].is_opaque:
+            waits = name in self.pending and node.op_type in OPERATORS
+            if self.open[name].is_opaque and not waits:
                 kind = described(self.open[name].type)
                 error = UnsupportedError(f"{what} reads {name!r} ({kind}), which is no tensor of numbers.")
                 return Verdict(node, what, "reference", _why(error, what), error=error)
         names = self.importer.names
         samples = {name: self.open[name].sample(names.fresh(name)) for name in missing}
-        tried: InputError | None = InputError("")
+        tried: InputError | None = None if self.pending.intersection(missing) else InputError("")
         if all(x is not None for x in samples.values()):
             values = {x: self.scope.values[x] for x in needed if x not in samples and x in self.scope.values}
             inner = Scope(self.scope.opsets, self.scope.used, self.scope.path, {**values, **samples})
+            inner.sequences |= {x: y for x, y in self.scope.sequences.items() if x in needed}
             tried = self._tried(node, needed, inner)
         steering: tuple[str, ...] = ()
         match tried:
@@ -252,9 +242,6 @@ class _Classifier:
                 builder.constants[name] = Constant(data)
             self._shown = len(importer.constants)
             legalize_ops(importer.ops, self.table, builder, self.values)
-            if any(name in scope.sequences for name in node.output):
-                scope.sequences.clear()
-                return UnsupportedError(f"{describe(node, scope)} gives a sequence, which a part of a model may not.")
             for name in node.output:
                 # Where data decide how many rows count, only a run knows the shape.
                 made = scope.values.get(name)
@@ -270,9 +257,14 @@ class _Classifier:
             builder.ops.clear()
         return None
 
+    def _is_compound(self, name: str) -> bool:
+        """Whether a result is a sequence or an empty optional, of which nothing is left after the import."""
+        return name in self.scope.sequences or (name in self.scope.values and self.scope.values[name] is None)
+
     def _define(self, node: onnx.NodeProto, needed: Sequence[str]) -> None:
         """Gives the outputs that the import did not define what onnx's inference knows of them."""
-        missing = [x for x in node.output if x and x in self.scope.used and x not in self.scope.values]
+        known_names = self.scope.values.keys() | self.scope.sequences.keys()
+        missing = [x for x in node.output if x and x in self.scope.used and x not in known_names]
         if not missing:
             return
         data = {x: self._constant(x) for x in node.input if x}

@@ -15,15 +15,13 @@ import attrs
 import numpy.typing as npt
 import onnx
 
-from tilewright.frontend.partition.classify import Classification
-from tilewright.frontend.partition.verdict import Verdict
+from tilewright.frontend.partition.levels import levels
+from tilewright.frontend.partition.verdict import Classification, Verdict
 from tilewright.frontend.reference import reads
 from tilewright.frontend.source import Source
 
 Array = npt.NDArray[Any]
 Means = Literal["native", "specialise", "reference"]
-
-_FROM_SHAPES = ("Shape", "Size")
 
 
 @attrs.frozen
@@ -51,12 +49,12 @@ def cut(found: Classification) -> tuple[Part, ...]:
     """The parts of a model, in the order in which they run. Constant nodes are in none: their results are weights."""
     wanted = _ordered(x.name for x in found.source.proto.graph.output)
     copied = [x for x in wanted if _is_copied(found, x)]
-    levels = _levels(found)
-    if copied:
-        levels.setdefault(0, [])
-    groups = [(level, levels[level]) for level in sorted(levels)]
+    together: dict[int, list[Verdict]] = {0: []} if copied else {}
+    for level, verdict in levels(found):
+        together.setdefault(level, []).append(verdict)
+    groups = [(level, together[level]) for level in sorted(together)]
     if len(groups) > 1:
-        groups = [(level, half) for level, group in groups for half in _halves(group) or [group]]
+        groups = [(level, half) for level, group in groups for half in _halves(group, found.sequences) or [group]]
     read = [frozenset(x for verdict in group for x in reads(verdict.node)) for _, group in groups]
     parts = []
     for place, (level, group) in enumerate(groups):
@@ -73,33 +71,11 @@ def _is_copied(found: Classification, name: str) -> bool:
     return name in found.constants or (name in given and name not in found.open)
 
 
-def _levels(found: Classification) -> dict[int, list[Verdict]]:
-    """The nodes by level, in their order."""
-    at: dict[str, int] = {}
-    levels: dict[int, list[Verdict]] = {}
-    # What follows from shapes and small inputs alone, so that it is known as soon as these are. All else hangs on data.
-    settled = {*found.constants, *found.steerable}
-    for verdict in found.verdicts:
-        if verdict.where == "constant":
-            continue
-        node = verdict.node
-        needed = reads(node)
-        level = max((at[x] for x in needed if x in at), default=0)
-        if verdict.where in ("native", "specialised"):
-            level += level % 2
-            known_first = (at[x] for x in verdict.steering if x in at and x not in settled)
-            level = max(level, max(known_first, default=-2) + 2)
-            if node.op_type in _FROM_SHAPES or needed <= settled:
-                settled.update(node.output)
-        else:
-            level += 1 - level % 2
-        levels.setdefault(level, []).append(verdict)
-        at.update((x, level + 2 if x in found.cut else level) for x in node.output if x)
-    return levels
+def _halves(group: Sequence[Verdict], sequences: frozenset[str]) -> list[list[Verdict]]:
+    """What can be compiled now, and what waits for a run or for something that does; a half of nothing is left out.
 
-
-def _halves(group: Sequence[Verdict]) -> list[list[Verdict]]:
-    """What can be compiled now, and what waits for a run or for something that does; a half of nothing is left out."""
+    Where a sequence would go from the one to the other, there is one half.
+    """
     waiting: set[str] = set()
     now: list[Verdict] = []
     late: list[Verdict] = []
@@ -109,6 +85,9 @@ def _halves(group: Sequence[Verdict]) -> list[list[Verdict]]:
             waiting.update(x for x in verdict.node.output if x)
         else:
             now.append(verdict)
+    made = {x for verdict in now for x in verdict.node.output if x in sequences}
+    if any(not made.isdisjoint(reads(verdict.node)) for verdict in late):
+        return [list(group)]
     return [half for half in (now, late) if half]
 
 

@@ -1,15 +1,20 @@
-"""What becomes of a node of the main graph."""
+"""What becomes of the nodes of a model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import attrs
+import numpy.typing as npt
 import onnx
 
 from tilewright.errors import InputError
+from tilewright.frontend.partition.types import Open
 from tilewright.frontend.reference import graphs
+from tilewright.frontend.source import Source
+
+Array = npt.NDArray[Any]
 
 Where = Literal["native", "constant", "specialised", "reference", "unsupported"]
 
@@ -48,3 +53,28 @@ def _inner(node: onnx.NodeProto) -> Iterator[str]:
         for x in graph.node:
             yield f"{x.op_type} node {x.name or next((y for y in x.output if y), '')!r}"
             yield from _inner(x)
+
+
+@attrs.frozen
+class Classification:
+    """What becomes of a model's nodes, and what is known of its values.
+
+    Args:
+        source: the model; its own functions are expanded where that can be.
+        verdicts: of each node that computes something, in their order.
+        types: of inputs and results, as far as they are known.
+        open: names of values that are not tensors of known shape and element type.
+        constants: results that are known already, and weights.
+        steerable: inputs that are small enough to be bound to their values.
+        sequences: names of results that are sequences or optionals of the import.
+        cut: names of results of compiled nodes that are cut to their length when the program that computes them ends.
+    """
+
+    source: Source
+    verdicts: tuple[Verdict, ...]
+    types: Mapping[str, onnx.TypeProto]
+    open: Mapping[str, Open]
+    constants: Mapping[str, Array]
+    steerable: frozenset[str]
+    sequences: frozenset[str] = frozenset()
+    cut: frozenset[str] = frozenset()

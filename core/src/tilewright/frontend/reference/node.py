@@ -9,27 +9,16 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
-from onnx.reference.op_run import OpRun, RuntimeContextError
+from onnx.reference.op_run import RuntimeContextError
 
 from tilewright.errors import UnsupportedError
 from tilewright.frontend.functions import plain_domain
+from tilewright.frontend.reference.corrected import CORRECTED
 from tilewright.frontend.reference.names import graphs, reads
 from tilewright.values import normal
 
 _MISREAD = {"Softmax": 13, "LogSoftmax": 13, "Hardmax": 13}
 """Operators whose meaning before an opset the evaluator does not have; it takes the later one."""
-
-
-class Optional(OpRun):
-    """`Optional` as ONNX's text has it; the evaluator's puts the value into a list, which nothing takes off again."""
-
-    op_domain = ""
-
-    def _run(self, x: Any = None, type: Any = None) -> tuple[Any]:
-        return (x,)
-
-    def _check_and_fix_outputs(self, res: tuple[Any]) -> tuple[Any]:
-        return res  # None is a result here
 
 
 class PlainNode:
@@ -66,7 +55,7 @@ class PlainNode:
                 raise UnsupportedError(f"ONNX's reference evaluator is wrong about {name} before opset {since}.")
         try:
             self._evaluator = ReferenceEvaluator(
-                graph, opsets=dict(opsets), functions=_callees_first(functions), new_ops=[Optional]
+                graph, opsets=dict(opsets), functions=_callees_first(functions), new_ops=CORRECTED
             )
         except (NotImplementedError, RuntimeContextError, KeyError, RuntimeError) as error:
             raise UnsupportedError(

@@ -121,7 +121,8 @@ class _Placer:
 
     def _pays(self, late: Sequence[tuple[Value, Value]]) -> bool:
         """Whether it is worth a second body not to copy these states after each trip."""
-        size = sum(byte_size(state) for state, _ in late)
+        bounds = {x.name: x.interval for x in self.session.symbols}
+        size = sum(byte_size(state, bounds) for state, _ in late)
         return bool(late) and (self.session.device.kind != "cpu" or size >= SMALLEST)
 
     def _if(self, op: If, then: Cover, orelse: Cover, request: Request) -> Iterator[HostStep]:
