@@ -127,7 +127,7 @@ def _bytes_per_element(operand: Operand, tile: Mapping[str, Array], transaction:
     if not operand.along:
         size = max(operand.size, transaction) if operand.roles else operand.size
         return np.full(_rows(tile), float(size))
-    line = np.minimum(tile[operand.along], operand.run)
+    line = np.minimum(tile[operand.along], max(operand.run, 1))
     span = ((line - 1) * operand.stride + 1) * operand.size
     moved = np.ceil(span / transaction) * transaction
     return np.asarray(np.minimum(moved / line, max(transaction, operand.size)))
