@@ -158,3 +158,13 @@ def test_an_empty_kernel_has_a_choice(size: tuple[int, int, int]) -> None:
     made = construct(product(*size), H200, RollerOptions())
     assert made.visited
     assert np.isfinite(predict(made.match, made.columns(list(made.visited)), H200).total).all()
+
+
+def test_a_recipe_that_describes_no_tiles_has_choices_too() -> None:
+    match = attrs.evolve(product(), tiles={}, operands=())
+    made = construct(match, H200, RollerOptions())
+    assert len(made.visited) == 1
+    found = varied(made, list(made.visited))
+    assert len(found) > 10
+    assert all(not match.refusal(dict(zip((p.name for p in match.parameters), s, strict=True))) for s in found)
+    assert np.isfinite(predict(match, made.columns(found), H200).total).all()
