@@ -11,7 +11,7 @@ import pytest
 from plugins.roller.tests.test_rtile import MB, NB, product
 from tilewright.device import load_device
 from tilewright.ir.expr import const
-from tilewright.recipes import Constraint, Match, Parameter
+from tilewright.recipes import Constraint, Match, Parameter, Usage
 from tilewright_roller.construct import SLACK, Construction
 from tilewright_roller.cost import predict
 from tilewright_roller.options import RollerOptions
@@ -146,3 +146,25 @@ def test_a_choice_has_a_cost_per_level() -> None:
     prediction = predict(made.match, made.columns(list(made.visited)), H200)
     assert set(prediction.parts) == {"compute", "dram", "shared", "l2", "steps", "launch"}
     assert (prediction.total >= max(prediction.parts["compute"].min(), H200.launch_seconds)).all()
+
+
+def test_a_recipe_without_parameters_has_one_choice() -> None:
+    match = attrs.evolve(product(), parameters=(), constraints=(), usage=Usage(const(3)), tiles={})
+    assert list(construct(match, H200, RollerOptions()).visited) == [()]
+
+
+@pytest.mark.parametrize("size", [(0, 8, 8), (8, 8, 0), (0, 0, 0)])
+def test_an_empty_kernel_has_a_choice(size: tuple[int, int, int]) -> None:
+    made = construct(product(*size), H200, RollerOptions())
+    assert made.visited
+    assert np.isfinite(predict(made.match, made.columns(list(made.visited)), H200).total).all()
+
+
+def test_a_recipe_that_describes_no_tiles_has_choices_too() -> None:
+    match = attrs.evolve(product(), tiles={}, operands=())
+    made = construct(match, H200, RollerOptions())
+    assert len(made.visited) == 1
+    found = varied(made, list(made.visited))
+    assert len(found) > 10
+    assert all(not match.refusal(dict(zip((p.name for p in match.parameters), s, strict=True))) for s in found)
+    assert np.isfinite(predict(match, made.columns(found), H200).total).all()

@@ -21,13 +21,15 @@ import numpy.typing as npt
 from tilewright.device import DeviceModel
 from tilewright.recipes import Columns, Match, evaluate
 from tilewright_roller.align import ladder
-from tilewright_roller.rtile import footprint, source_of, traffic
+from tilewright_roller.rtile import footprint, source_of, traffic, transaction_of
 
 State = tuple[int, ...]
 """A value for each parameter of the match, in its order."""
 
 SLACK = 4.0
 """A level is compute-bound when computing takes this many times as long as loading: the two overlap only in part."""
+_NEAR = 1.25
+"""How much longer than at its best computing may take in a compute-bound tile: small ones leave units idle."""
 _AHEAD = 4
 """Sizes of an axis that are tried for the next legal one."""
 _SHELLS = (1, 2, 4, 8, 64)
@@ -106,8 +108,7 @@ class Construction:
     def scores(self, level: str, before: Sequence[State], after: Sequence[State]) -> npt.NDArray[np.float64]:
         """The data-reuse score of each step. A step that takes no room gets infinity, or 0 if it saves nothing."""
         both = self.columns([*before, *after])
-        transaction = source_of(self.match, level, self.device).transaction
-        moved = traffic(self.match, level, both, transaction)
+        moved = traffic(self.match, level, both, transaction_of(self.match, level, self.device))
         held = footprint(self.match, level, both)
         n = len(before)
         saved, taken = moved[:n] - moved[n:], held[n:] - held[:n]
@@ -115,17 +116,26 @@ class Construction:
         return np.where(taken > 0, saved / np.where(taken > 0, taken, 1), free)
 
     def compute_bound(self, level: str, states: Sequence[State]) -> npt.NDArray[np.bool_]:
-        """Whether computing takes `SLACK` times as long as filling the tiles of a level."""
-        source = source_of(self.match, level, self.device)
-        loading = traffic(self.match, level, self.columns(states), source.transaction) / source.bandwidth
-        return np.asarray(loading * SLACK <= self._computing)
+        """Whether computing, near its best, takes `SLACK` times as long as filling the tiles of a level."""
+        columns = self.columns(states)
+        bandwidth = source_of(self.match, level, self.device).bandwidth
+        moved = traffic(self.match, level, columns, transaction_of(self.match, level, self.device))
+        best = self._computing
+        return np.asarray((moved / bandwidth * SLACK <= best) & (self._compute(columns) <= _NEAR * best))
+
+    def _compute(self, columns: Columns) -> npt.NDArray[np.float64]:
+        """Seconds of the arithmetic, with what small tiles waste of it."""
+        work = self.match.work
+        rows = len(next(iter(columns.values()))) if columns else 1
+        peak = self.device.peak.get(work.unit, self.device.peak["fma"])
+        efficiency = np.maximum(evaluate(work.efficiency, columns, rows), 1) / 100
+        return np.asarray(evaluate(work.flops, columns, rows) / (peak * efficiency))
 
     def _least_compute(self) -> float:
-        """Seconds of the arithmetic at its best: recipes count what small tiles waste as operations too."""
-        work, lists = self.match.work, self.ladders
+        """Seconds of the arithmetic at its best: with the smallest, the middle or the largest tiles."""
+        lists = self.ladders
         ends = [tuple(x[0] for x in lists), tuple(x[len(x) // 2] for x in lists), tuple(x[-1] for x in lists)]
-        peak = self.device.peak.get(work.unit, self.device.peak["fma"])
-        return float(evaluate(work.flops, self.columns(ends), len(ends)).min()) / peak
+        return float(self._compute(self.columns(ends)).min())
 
     def _grown(self, level: str, axes: Sequence[int], bases: list[State]) -> list[State]:
         """Grows tiles of a level side by side; the states to go on from, largest first."""
@@ -209,8 +219,7 @@ class Construction:
                 break
         found = [states[i] for i in kept]
         if level:
-            transaction = source_of(self.match, level, self.device).transaction
-            moved = traffic(self.match, level, self.columns(found), transaction)
+            moved = traffic(self.match, level, self.columns(found), transaction_of(self.match, level, self.device))
             found = [found[i] for i in np.argsort(moved, kind="stable")]
         return found[: self.beam]
 

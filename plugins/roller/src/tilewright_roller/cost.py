@@ -17,7 +17,7 @@ from tilewright.device import DeviceModel, MemoryLevel
 from tilewright.planning.cost.occupancy import tasks_per_unit
 from tilewright.planning.requests import Cost
 from tilewright.recipes import Columns, Match, evaluate
-from tilewright_roller.rtile import BLOCK, Array, footprint, points, source_of, traffic
+from tilewright_roller.rtile import BLOCK, REGISTER, Array, footprint, points, source_of, traffic, transaction_of
 
 _SCHEDULERS = 4
 """Warps that a GPU's unit issues from in a cycle."""
@@ -105,7 +105,7 @@ def _moved(
     for level in match.tiles:
         source = source_of(match, level, device)
         if source.name not in found:
-            found[source.name] = traffic(match, level, columns, source.transaction)
+            found[source.name] = traffic(match, level, columns, transaction_of(match, level, device))
     if "dram" in found:
         found["dram"] = _from_memory(match, columns, device, found, tasks, together)
     return found
@@ -155,7 +155,7 @@ def _in_flight(match: Match, columns: Columns, together: Array, rows: int) -> Ar
     """Bytes under way to one unit: the tiles that are being filled, or what the threads read at a time."""
     if not match.tiles:
         return np.full(rows, np.inf)
-    staged = [x for x in match.tiles if x not in ("register", BLOCK)]
+    staged = [x for x in match.tiles if x not in (REGISTER, BLOCK)]
     level = staged[-1] if staged else list(match.tiles)[-1]
     ahead = np.full(rows, 1.0 if staged or not match.reduced else _UNROLLED)
     if _STAGES in columns and staged:

@@ -71,7 +71,8 @@ def _choices(match: Match, session: Session, options: RollerOptions) -> list[Til
     found = []
     for row, i in enumerate(kept):
         params = dict(zip(names, states[i], strict=True))
-        why = _why(match, params, int(tasks[i]), prediction.bound(row), made.visited.get(states[i], ""), session.device)
+        level = made.visited.get(states[i], "near")
+        why = _why(match, params, int(tasks[i]), prediction.bound(row), level, session.device)
         found.append(match.choice(params, float(costs[i]), why))
     return found
 
@@ -108,6 +109,10 @@ def _ranked(choices: Sequence[TileChoice], topk: int) -> tuple[TileChoice, ...]:
 def _why(match: Match, params: dict[str, int], tasks: int, bound: str, level: str, device: DeviceModel) -> str:
     """One line for `explain`."""
     tiles = ", ".join(str(x) for x in rtiles(match, params) if x.shape)
-    how = {"": "aligned", "shrunk": "shrunk until every unit has a task"}.get(level, f"grown by reuse up to {level}")
+    how = {
+        "": "aligned",
+        "near": "better than one grown by reuse beside it",
+        "shrunk": "shrunk until every unit has a task",
+    }.get(level, f"grown by reuse up to {level}")
     waves = tasks / device.units
     return f"{how}: {tiles or 'no tile'}; {tasks} tasks, {waves:.1f} per unit; bound by {bound}"

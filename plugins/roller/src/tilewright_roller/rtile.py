@@ -16,6 +16,7 @@ from tilewright.device import DeviceModel, MemoryLevel
 from tilewright.recipes import Columns, Match, Operand, evaluate
 
 Array = npt.NDArray[np.float64]
+REGISTER = "register"
 BLOCK = "block"
 """The level of what a task works on without staging it."""
 
@@ -59,8 +60,13 @@ def source_of(match: Match, level: str, device: DeviceModel) -> MemoryLevel:
     farther = levels[levels.index(level) + 1 :]
     if farther and farther[0] != BLOCK:
         return device.level(farther[0])
-    caches = [x for x in reversed(device.levels) if x.name not in ("register", "shared")]
+    caches = [x for x in reversed(device.levels) if x.name not in (REGISTER, "shared")]
     return caches[0] if farther else next(x for x in caches if x.shared_by_units)
+
+
+def transaction_of(match: Match, level: str, device: DeviceModel) -> int:
+    """Bytes of the smallest access that fills a tile: registers take single elements, other levels whole lines."""
+    return 1 if level == REGISTER else source_of(match, level, device).transaction
 
 
 def points(match: Match, level: str, columns: Columns) -> dict[str, Array]:
@@ -121,7 +127,7 @@ def _bytes_per_element(operand: Operand, tile: Mapping[str, Array], transaction:
     if not operand.along:
         size = max(operand.size, transaction) if operand.roles else operand.size
         return np.full(_rows(tile), float(size))
-    line = np.minimum(tile[operand.along], operand.run)
+    line = np.minimum(tile[operand.along], max(operand.run, 1))
     span = ((line - 1) * operand.stride + 1) * operand.size
     moved = np.ceil(span / transaction) * transaction
     return np.asarray(np.minimum(moved / line, max(transaction, operand.size)))
