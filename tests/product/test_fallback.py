@@ -201,6 +201,36 @@ def test_a_loop_is_left_whole_and_its_nodes_are_reported() -> None:
         agrees(program, made, {"x": rows()})
 
 
+def test_a_name_inside_a_loop_may_be_one_outside_that_comes_later() -> None:
+    body = helper.make_graph(
+        [
+            helper.make_node("NonZero", ["s"], ["n"]),
+            helper.make_node("Size", ["n"], ["k"]),
+            helper.make_node("Cast", ["k"], ["late"], to=FLOAT),
+            helper.make_node("Sub", ["s", "late"], ["out"]),
+            helper.make_node("Identity", ["c"], ["going"]),
+        ],
+        "body",
+        [tensor("i", INT64, []), tensor("c", BOOL, []), tensor("s", FLOAT, [4, 3])],
+        [tensor("going", BOOL, []), tensor("out", FLOAT, [4, 3])],
+    )
+    made = model(
+        [
+            helper.make_node("Loop", ["trips", "", "x"], ["l"], body=body),
+            helper.make_node("Tanh", ["x"], ["late"]),
+            helper.make_node("RandomUniformLike", ["late"], ["r"]),
+            helper.make_node("Mul", ["r", "zero"], ["z"]),
+            helper.make_node("Add", ["l", "z"], ["y"]),
+        ],
+        [tensor("x", FLOAT, [4, 3])],
+        [tensor("y", FLOAT, [4, 3])],
+        {"trips": np.array(2), "zero": np.array(0, np.float32)},
+    )
+    with tilewright.compile(made, fallback="reference", cache=False) as program:
+        assert [x.kind for x in program.manifest.pipeline][:2] == ["native", "reference"]
+        agrees(program, made, {"x": rows()})
+
+
 def test_a_computed_count_needs_no_fallback() -> None:
     made = model(
         [

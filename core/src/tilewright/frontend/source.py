@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend import wire
 from tilewright.frontend.functions import plain_domain
+from tilewright.frontend.reference import reads
 from tilewright.frontend.tensors import to_array
 
 Array = npt.NDArray[Any]
@@ -99,13 +100,22 @@ def restored(data: bytes, weights: Mapping[str, Array]) -> Source:
         proto = onnx.ModelProto.FromString(data)
     except DecodeError as error:
         raise InputError(f"{what} cannot be read: {error}.", "Compile it again.") from None
-    typed = onnx.ModelProto()
-    typed.CopyFrom(proto)
-    for info in (*typed.graph.input, *typed.graph.output):
-        if info.type.WhichOneof("value") is None:
-            info.type.tensor_type.elem_type = onnx.TensorProto.FLOAT  # a part may have none, the checker wants one
-    _check(typed, weights, what)
+    for node in proto.graph.node:
+        _check(_alone(node, proto), {}, what)
     return Source(proto, weights, {plain_domain(x.domain): x.version for x in proto.opset_import}, None)
+
+
+def _alone(node: onnx.NodeProto, of: onnx.ModelProto) -> onnx.ModelProto:
+    """A node of a model as a model. In a part of one an input may have a name that a graph inside a node has, too."""
+    found = onnx.ModelProto(ir_version=of.ir_version)
+    found.opset_import.MergeFrom(of.opset_import)
+    found.functions.MergeFrom(of.functions)
+    found.graph.name = "node"
+    found.graph.node.append(node)
+    for infos, names in ((found.graph.input, sorted(reads(node))), (found.graph.output, filter(None, node.output))):
+        # The checker wants some type, and does not look at it.
+        infos.extend(onnx.helper.make_tensor_value_info(x, onnx.TensorProto.FLOAT, None) for x in names)
+    return found
 
 
 def _inner_tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
