@@ -354,6 +354,11 @@ def test_several_shapes_are_cut_when_they_come(picks: Path, caplog: pytest.LogCa
         assert len(set(y.tolist())) == 4
 
 
+def test_a_range_of_sizes_is_no_shape_to_cut_by(picks: Path) -> None:
+    with pytest.raises(UnsupportedError, match=r"NonZero node 'where'.*dimension 'rows' is given a range"):
+        tilewright.compile(picks, shapes={"rows": range(1, 5)}, fallback="reference")
+
+
 def test_commands_that_need_numbers_say_so(tw: Tw, tmp_path: Path, cache: Path) -> None:
     nodes = [helper.make_node("StringConcat", ["a", "a"], ["c"])]
     path = tmp_path / "texts.onnx"

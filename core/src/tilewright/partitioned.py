@@ -84,10 +84,13 @@ def partitioned(
     Raises:
         UnsupportedError: a node cannot be compiled and may not fall back, or nothing runs it.
     """
-    if any(isinstance(x, range) for x in shapes.values()):
+    for name in (name for name, x in shapes.items() if isinstance(x, range)):
         if isinstance(error, SteeredError):
             return None
-        raise error  # parts are cut by fixed shapes
+        raise UnsupportedError(
+            f"{error.message} Such a model is cut into parts of fixed shapes, and dimension {name!r} is given a range.",
+            'Give it one size or several, with fallback = "reference" (--fallback reference).',
+        )
     found = classify(source, rules_of(settings), shapes, bind)
     _refuse(found.verdicts, settings.config.fallback, error)
     parts = cut(found)
