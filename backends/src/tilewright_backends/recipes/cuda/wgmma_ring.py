@@ -30,6 +30,11 @@ _REGISTERS = {1: 255, 2: 168}
 
 Where there are two, the warpgroup that fetches keeps `FETCHER_REGISTERS` and they take `MULTIPLIER_REGISTERS` each.
 """
+_LATENCY = 16
+"""Steps (of 30 ns) from a fetch to the products of what it brings; as many stages as the ring has share it.
+
+From an H200: the product of 256 × 3072 and 3072 × 768 takes 14.0 µs with three stages and 10.8 µs with eight.
+"""
 _MOST_SUMS = 128
 """Sums of a thread: beyond, some would be spilled."""
 
@@ -81,8 +86,11 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     tiles = ceil_div(m, mb) * ceil_div(n, nb) * batch
     tasks = minimum(tiles, const(device.units))
     rounds = ceil_div(tiles, device.units)
-    out = sum(points(found.spec.spatial) * dtypes.size_of(s.value.dtype) for s in found.spec.stores)
     half = "fp16" if found.rows.dtype == "float16" else "bf16"
+    # Eighths of a step that the products of a stage take at the peak.
+    pace = mb * nb * STEP * 16 // max(int(device.peak[f"{half}.tensor"] / device.units * 30e-9), 1)
+    waiting = maximum(const(8 * _LATENCY) // stages - pace, const(0))
+    out = sum(points(found.spec.spatial) * dtypes.size_of(s.value.dtype) for s in found.spec.stores)
     axes = tensor.axes_of(found)
     packed = {x.slot: role for x, role, boxes in _sides(detail) if boxes is None}
     return Match(
@@ -109,7 +117,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
             # Small tiles are limited by the loads that feed them.
             efficiency=mb * nb * 85 // (mb * nb + 4096),
             unit=f"{half}.tensor",
-            serial=rounds * 40 + 30,
+            serial=rounds * (trips * waiting // 8 + 40) + trips * 4 // stages + 30,
         ),
         operands=operands_of(found.spec, axes, packed=packed),
         tiles={"register": {"m": group, "n": nb, "k": const(16)}, "shared": {"m": mb, "n": nb, "k": const(STEP)}},
