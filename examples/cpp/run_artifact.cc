@@ -75,6 +75,7 @@ int Run(const std::string& folder, const std::vector<std::string>& input_files) 
   if (steps.size() != 1 || variants.size() != 1) throw std::runtime_error("this example runs artifacts of one program");
   auto variant = variants[0].cast<json::Object>();
   auto data = variant.at(ffi::String("data")).cast<json::Object>();
+  if (data.count(ffi::String("symbols"))) throw std::runtime_error("this example runs programs of fixed shapes");
   auto stored = variant.at(ffi::String("weights")).cast<json::Object>();
   std::string target = manifest.at(ffi::String("target")).cast<ffi::String>();
   Weights weights(folder + "/weights.safetensors");

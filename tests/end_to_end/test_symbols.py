@@ -106,6 +106,14 @@ def test_extents_that_are_computed() -> None:
         agree(program, made, {"x": normal(n, 4), "z": normal(m, 4)})
 
 
+def test_a_product_of_three_extents() -> None:
+    nodes = [node("Tanh", "x", "t"), node("Flatten", "t", "y", axis=0)]
+    made = with_dimensions(case("flat", nodes, {"x": normal(2, 3, 4, 1)}, {}).model, {"x": ("n", "m", "n", "")})
+    program = compiled(made, n=range(1, 9), m=(1, 9))
+    for n, m in ((1, 9), (3, 2), (8, 7)):
+        agree(program, made, {"x": normal(n, m, n, 1)})
+
+
 def test_a_length_as_data() -> None:
     counted = "s = Shape x; n = Gather s one; f = Cast n; r = Range zero n one"
     nodes = steps(f"{counted}; p = Cast r; q = Div p f; y = Add x q")

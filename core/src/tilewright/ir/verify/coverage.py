@@ -114,8 +114,8 @@ def _digit(term: Expr, extents: Mapping[str, Expr]) -> _Digit | None:
         case Apply(op="mul", args=(left, right)):
             for part, stride in ((left, right), (right, left)):
                 inner = _digit(part, extents)
-                if inner is not None and inner.stride == const(1) and not variables(stride) & extents.keys():
-                    return attrs.evolve(inner, stride=stride)
+                if inner is not None and not variables(stride) & extents.keys():
+                    return attrs.evolve(inner, stride=inner.stride * stride)
         case Apply(op="floordiv", args=(Var(name=name), Const(value=int(low)))) if name in extents:
             return _Digit(name, const(1), low, None)
         case Apply(op="floormod", args=(part, Const(value=int(size)))):
