@@ -254,6 +254,45 @@ def test_what_uses_rows_that_data_count_is_compiled_when_it_runs() -> None:
             np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
+def generating(most: int) -> onnx.ModelProto:
+    """Greedy generation: a token per trip is appended, until the token 0 or the largest number."""
+    kind = TensorProto.INT64
+    nodes = [
+        helper.make_node("Mul", ["last", "factor"], ["spread"]),
+        helper.make_node("Mod", ["spread", "size"], ["next"]),
+        helper.make_node("Concat", ["tokens", "next"], ["more"], axis=0),
+        helper.make_node("Squeeze", ["next"], ["scalar"]),
+        helper.make_node("Greater", ["scalar", "zero"], ["on"]),
+    ]
+    params = [typed("i", kind), typed("going", TensorProto.BOOL), typed("last", kind, [1])]
+    params.append(helper.make_tensor_value_info("tokens", kind, ["n"]))
+    results = [typed("on", TensorProto.BOOL), typed("next", kind, [1])]
+    results.append(helper.make_tensor_value_info("more", kind, ["n"]))
+    body = helper.make_graph(nodes, "body", params, results)
+    weights = {"factor": [5], "size": [64], "zero": 0, "most": most, "none": np.zeros(0, np.int64)}
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["most", "", "first", "none"], ["end", "tokens_out"], body=body)],
+        "generating",
+        [typed("first", kind, [1])],
+        [typed("end", kind, [1]), helper.make_tensor_value_info("tokens_out", kind, ["n"])],
+        [numpy_helper.from_array(np.asarray(v), k) for k, v in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def test_tokens_are_generated_until_data_say_stop() -> None:
+    model = generating(200)
+    program = tilewright.compile(model, target="cpu", cache=False)
+    counts = []
+    for first in (0, 1, 16, 32, 24):
+        feeds = {"first": np.asarray([first])}
+        _, tokens = program.run(None, feeds)
+        assert tokens.tolist() == Reference(17).graph(model.graph, feeds)[1].tolist()
+        counts.append(len(tokens))
+    assert min(counts) == 1
+    assert max(counts) == 200
+
+
 def test_a_million_trips_end_right() -> None:
     """The stack and the storage are those of one trip."""
     program = tilewright.compile(counting("k", ""), target="cpu", cache=False)

@@ -150,6 +150,87 @@ def test_more_rows_than_memory_should_hold_are_refused() -> None:
         load(looping(collecting(), 10**9, "going", outputs=["y", "rows"]))
 
 
+def appending(axis: int = 0, piece: str = "d") -> onnx.GraphProto:
+    """A body that doubles one state and appends to another, which nothing else reads."""
+    nodes = [
+        helper.make_node("Add", ["s0", "s0"], ["d"]),
+        helper.make_node("Identity", ["c"], ["on"]),
+        helper.make_node("Unsqueeze", ["d", "axes"], ["row"]),
+        helper.make_node("Concat", ["s1", piece], ["more"], axis=axis),
+    ]
+    return body(nodes, [typed("on", BOOL, ()), typed("d"), helper.make_tensor_value_info("more", FLOAT, None)], 2)
+
+
+def growing(graph: onnx.GraphProto, start: Any, trip: Any, going: bool = False, axes: int = 0) -> onnx.ModelProto:
+    inputs: dict[str, Any] = {"x": ("float32", [3])} | ({"going": ("bool", [])} if going else {})
+    weights = {"trip": np.asarray(trip), "start": np.asarray(start, np.float32), "axes": np.asarray([axes])}
+    loop = node("Loop", ["trip", "going" if going else "", "x", "start"], ["y", "all"], body=graph)
+    made = model([loop], inputs, ["y", "all"], weights)
+    made.graph.output[1].CopyFrom(helper.make_tensor_value_info("all", FLOAT, None))
+    return declared(made)
+
+
+def doubled(trips: int) -> list[Any]:
+    return [2.0**n * X for n in range(1, trips + 1)]
+
+
+@pytest.mark.parametrize("trips", [1, 3, 100])
+def test_a_state_that_only_grows_is_collected(trips: int) -> None:
+    """However many trips there are; along the first dimension or another, from nothing or from something."""
+    for start in (np.zeros((0, 3)), np.ones((2, 3))):
+        module = load(growing(appending(0, "row"), start, trips))
+        verify_module(module)
+        y, found = interpret(module, [X])
+        assert the_loop(module).count == const(trips)
+        np.testing.assert_array_equal(found, np.concatenate([start, *(x[None] for x in doubled(trips))]))
+        assert y.tolist() == doubled(trips)[-1].tolist()
+    (_, found) = interpret(load(growing(appending(0), np.zeros(0), trips)), [X])
+    np.testing.assert_array_equal(found, np.concatenate(doubled(trips)))
+    (_, found) = interpret(load(growing(appending(-1, "row"), np.zeros((3, 1)), trips, axes=1)), [X])
+    np.testing.assert_array_equal(found, np.stack([np.zeros(3), *doubled(trips)], 1))
+
+
+def test_a_state_that_grows_as_far_as_data_say_has_a_length() -> None:
+    for start, piece in ((np.zeros((0, 3)), "row"), (np.zeros(0), "d")):
+        module = load(growing(appending(0, piece), start, 5, going=True))
+        verify_module(module)
+        for going in (True, False):
+            outputs = interpret(module, {"x": X, "going": np.asarray(going)})
+            _, found = delivered(module.output_names, module.lengths, outputs)
+            rows = [x[None] if piece == "row" else x for x in doubled(5 if going else 0)]
+            np.testing.assert_array_equal(found, np.concatenate([start, *rows]))
+    with pytest.raises(UnsupportedError, match=r"state of Loop node .* starts with an extent of 2 and grows as far"):
+        load(growing(appending(0, "row"), np.ones((2, 3)), 5, going=True))
+    with pytest.raises(UnsupportedError, match=r"state of Loop node .* grows along its dimension 1, and data decide"):
+        load(growing(appending(1, "row"), np.zeros((3, 1)), 5, going=True, axes=1))
+
+
+def test_a_state_that_grows_by_more_in_each_trip_is_written_out() -> None:
+    """Two states: one doubles its length, the other takes all of it in."""
+    nodes = [
+        helper.make_node("Identity", ["c"], ["on"]),
+        helper.make_node("Concat", ["s0", "s0"], ["twice"], axis=0),
+        helper.make_node("Concat", ["s1", "twice"], ["more"], axis=0),
+    ]
+    results = [typed("on", BOOL, ()), *(helper.make_tensor_value_info(n, FLOAT, ["n"]) for n in ("twice", "more"))]
+    module = load(growing(body(nodes, results, 2), np.zeros(1), 3))
+    verify_module(module)
+    y, found = interpret(module, [X])
+    assert y.tolist() == [*X] * 8
+    assert found.tolist() == [0, *([*X] * 14)]
+
+
+def test_a_state_that_grows_and_is_read_is_written_out_or_refused() -> None:
+    graph = appending(0, "row")
+    graph.node.append(helper.make_node("ReduceMax", ["s1"], ["m"], keepdims=0))
+    graph.node.append(helper.make_node("Add", ["d", "m"], ["read"]))
+    graph.output[1].name = "read"
+    module = load(growing(graph, np.ones((1, 3)), 3))
+    assert not any(isinstance(op, Loop) for op in module.main.body.ops)
+    with pytest.raises(UnsupportedError, match=r"state of Loop node .* has the shape \[1, 3\] before a trip"):
+        load(growing(graph, np.ones((1, 3)), 100))
+
+
 def test_rows_of_an_unknown_number_of_trips_without_a_bound_are_refused() -> None:
     graph = collecting()
     for trip, going in (("trip", True), (None, "going")):

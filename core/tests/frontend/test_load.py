@@ -431,3 +431,8 @@ def test_a_result_that_nothing_reads_may_be_one_that_the_operator_always_has() -
     top = node("TopK", ["x", "k"], ["y", "indices"], axis=0)
     module = load(model([top], {"x": ("float32", [3])}, ["y"], {"k": np.array([2], np.int64)}))
     assert interpret(module, [x])[0].tolist() == [3, 2]
+    # The first one, and of constants, so that it is evaluated.
+    top = node("TopK", ["w", "k"], ["values", "z"], axis=0)
+    add = node("Add", ["z", "i"], ["y"])
+    module = load(model([top, add], {"i": ("int64", [2])}, ["y"], {"k": np.array([2], np.int64), "w": x}))
+    assert interpret(module, [np.array([10, 20])])[0].tolist() == [10, 22]

@@ -17,7 +17,8 @@ import onnx
 
 from tilewright.errors import InputError
 from tilewright.frontend import fold
-from tilewright.frontend.loops import Loops
+from tilewright.frontend.appends import Append, add_appending, appends
+from tilewright.frontend.loops import Loops, RaggedError
 from tilewright.frontend.regions import Regions, flat
 from tilewright.frontend.scans import Scans
 from tilewright.frontend.scope import Entry, Scope
@@ -44,12 +45,25 @@ def add_control(
         case "If":
             outputs = _Branches(importer, node, scope, what).branch(inputs)
         case "Loop":
+            if (grown := appends(node)) and _appended(importer, node, scope, what, grown):
+                return
             outputs = Loops(importer, node, scope, what).loop(inputs)
         case _:
             outputs = Scans(importer, node, scope, what).scan(inputs)
     for name, found in zip(node.output, outputs, strict=False):
         if name:
             scope.bind(name, found)
+
+
+def _appended(importer: Importer, node: onnx.NodeProto, scope: Scope, what: str, grown: Sequence[Append]) -> bool:
+    """Imports a loop by what its states grow by; False, and nothing is left of it, where that differs between trips."""
+    before = len(importer.ops)
+    try:
+        add_appending(importer, node, scope, what, grown)
+    except RaggedError:
+        del importer.ops[before:]
+        return False
+    return True
 
 
 @attrs.frozen

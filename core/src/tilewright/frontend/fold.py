@@ -47,10 +47,14 @@ def evaluate(
         raise InputError(f"{what} cannot be evaluated on its constant inputs: {error}.", "Check the model.") from error
 
 
+_UNREAD = np.zeros(0)
+"""What stands in the place of an output that nothing reads."""
+
+
 def _reference(node: onnx.NodeProto, inputs: Sequence[Array | None], opsets: Mapping[str, int]) -> list[Array]:
     feeds = {name: x for name, x in zip(node.input, inputs, strict=True) if name}
     found = reference_node(node, opsets).run(feeds)
-    return [np.asarray(x) for x in found.values()]
+    return [np.asarray(found.get(name, _UNREAD)) for name in node.output]
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

@@ -32,6 +32,10 @@ MOST_UNROLLED = 64
 """Trips up to which a loop is written out when its state changes its shape."""
 
 
+class RaggedError(InputError):
+    """What the trips of a loop collect has different shapes."""
+
+
 @attrs.frozen
 class Loops(Regions):
     """A `Loop`, or what becomes one."""
@@ -264,7 +268,7 @@ class Loops(Regions):
         for column in zip(*rows, strict=True):
             shapes = {x.shape for x in column}
             if len(shapes) > 1:
-                raise InputError(f"{self.what} collects tensors of different shapes.", "Repair the model.")
+                raise RaggedError(f"{self.what} collects tensors of different shapes.", "Repair the model.")
             row = self.int64([1, *column[0].static_shape()])
             parts = [self.emit("Reshape", [x, row], "row") for x in column]
             stacked.append(self.emit("Concat", parts, "rows", axis=0))
