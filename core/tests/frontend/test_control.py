@@ -220,6 +220,21 @@ def test_a_state_that_grows_by_more_in_each_trip_is_written_out() -> None:
     assert found.tolist() == [0, *([*X] * 14)]
 
 
+def test_rows_without_elements_are_collected_where_a_loop_is_written_out() -> None:
+    nodes = [
+        helper.make_node("Identity", ["c"], ["on"]),
+        helper.make_node("Concat", ["s0", "s0"], ["twice"], axis=0),
+        helper.make_node("Slice", ["s0", "zero", "zero"], ["none"]),
+    ]
+    results = [typed("on", BOOL, ()), typed("twice", FLOAT, ["n"]), typed("none", FLOAT, [0])]  # type: ignore[list-item]
+    loop = node("Loop", ["trip", "", "x"], ["y", "rows"], body=body(nodes, results))
+    weights = {"trip": np.int64(2), "zero": np.array([0])}
+    made = model([loop], {"x": ("float32", [3])}, ["y", "rows"], weights)
+    made.graph.output[1].CopyFrom(helper.make_tensor_value_info("rows", FLOAT, None))
+    y, rows = interpret(load(declared(made)), [X])
+    assert (y.size, rows.shape) == (12, (2, 0))
+
+
 def test_a_state_that_grows_and_is_read_is_written_out_or_refused() -> None:
     graph = appending(0, "row")
     graph.node.append(helper.make_node("ReduceMax", ["s1"], ["m"], keepdims=0))

@@ -269,8 +269,9 @@ class Loops(Regions):
             shapes = {x.shape for x in column}
             if len(shapes) > 1:
                 raise RaggedError(f"{self.what} collects tensors of different shapes.", "Repair the model.")
-            row = self.int64([1, *column[0].static_shape()])
-            parts = [self.emit("Reshape", [x, row], "row") for x in column]
+            axes = [self.int64([0])] if self.scope.opsets[""] >= 13 else []
+            first: dict[str, object] = {} if axes else {"axes": [0]}
+            parts = [self.emit("Unsqueeze", [x, *axes], "row", **first) for x in column]
             stacked.append(self.emit("Concat", parts, "rows", axis=0))
         return stacked
 
