@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -183,9 +184,21 @@ def _unpooled(node: onnx.NodeProto, inputs: Sequence[Value | None], data: Sequen
     return None if x is None or shape is None else value("", x.dtype, [int(n) for n in shape])
 
 
+def _ranged(node: onnx.NodeProto, inputs: Sequence[Value | None], known: Sequence[Array | None]) -> Value | None:
+    """ONNX's inference knows some element types only."""
+    parts = [None if x is None else np.asarray(x, np.float64).reshape(-1) for x in known]
+    if inputs[0] is None or any(x is None or x.size != 1 for x in parts):
+        return None
+    start, limit, delta = (float(x[0]) for x in parts if x is not None)
+    if not delta:
+        return None
+    return value("", inputs[0].dtype, [max(math.ceil((limit - start) / delta), 0)])
+
+
 OUTPUT_SHAPES: dict[str, Callable[[onnx.NodeProto, Sequence[Value | None], Sequence[Array | None]], Value | None]] = {
     "GroupNormalization": _like_first,
     "Compress": _compressed,
     "MaxUnpool": _unpooled,
+    "Range": _ranged,
 }
 """Type of the first output where onnx's inference does not find it, from the node, its inputs and what is constant."""
