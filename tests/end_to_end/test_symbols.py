@@ -114,6 +114,14 @@ def test_a_product_of_three_extents() -> None:
         agree(program, made, {"x": normal(n, m, n, 1)})
 
 
+def test_equal_parts_of_what_is_a_multiple() -> None:
+    nodes = [node("Concat", "x x x x", "c", axis=0), node("Split", "c", "y z", axis=0, num_outputs=2)]
+    made = with_dimensions(case("halves", nodes, {"x": normal(3, 4)}, {}, ("y", "z")).model, {"x": ("n", "")})
+    program = compiled(made, n=range(1, 9))
+    for n in (1, 5, 8):
+        agree(program, made, {"x": normal(n, 4)})
+
+
 def test_a_length_as_data() -> None:
     counted = "s = Shape x; n = Gather s one; f = Cast n; r = Range zero n one"
     nodes = steps(f"{counted}; p = Cast r; q = Div p f; y = Add x q")

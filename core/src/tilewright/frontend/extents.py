@@ -16,9 +16,9 @@ import onnx
 
 from tilewright.errors import UnsupportedError
 from tilewright.frontend import fold
-from tilewright.frontend.numbers import Numbers, settle
+from tilewright.frontend.numbers import Numbers, fixing, settle, shown
 from tilewright.ir.bounds import Bounds, bounds_of
-from tilewright.ir.expr import Expr, Extent, as_expr, as_extent, ceil_div, maximum, minimum, number_of
+from tilewright.ir.expr import Expr, Extent, as_expr, as_extent, ceil_div, const, maximum, minimum, number_of
 from tilewright.ir.ops import Value
 from tilewright.ir.polynomial import exact_quotient
 
@@ -66,8 +66,9 @@ class Symbolic:
 
     def refused(self, why: str) -> UnsupportedError:
         """An error that names the node."""
+        option = fixing(*(n for x in self.inputs if x is not None for n in x.extents))
         return UnsupportedError(
-            f"{self.what} {why}.", "Fix a dimension when compiling, for example --shape seq=128, or narrow its range."
+            f"{self.what} {why}.", f"Fix a dimension when compiling, for example {option}, or narrow its range."
         )
 
     def interval(self, extent: Extent) -> tuple[int, int]:
@@ -98,7 +99,8 @@ def _reshape(of: Symbolic) -> Shape | None:
         total, rest = number_of(source), number_of([n for d, n in enumerate(found) if d != open_])
         quotient = exact_quotient(total, rest)
         if quotient is None:
-            raise of.refused(f"divides {total!r} elements by {rest!r}, which is not exact for every size")
+            count = shown(of.settled(total))
+            raise of.refused(f"divides {count} elements by {shown(rest)}, which is not exact for every size")
         found[open_] = as_extent(quotient)
     return found
 
@@ -117,7 +119,7 @@ def broadcast(of: Symbolic, a: Sequence[Extent], b: Sequence[Extent]) -> Shape:
     found: Shape = []
     for x, y in zip(left, right, strict=True):
         if x != y and 1 not in (x, y):
-            raise of.refused(f"broadcasts {x!r} against {y!r}, which does not fit for every size")
+            raise of.refused(f"broadcasts {shown(x)} against {shown(y)}, which does not fit for every size")
         found.append(y if x == 1 else x)
     return found
 
@@ -161,7 +163,7 @@ def slice_extent(of: Symbolic, start: Extent, end: Extent, step: int, extent: Ex
 def _from_front(of: Symbolic, position: Extent, extent: Expr) -> Expr:
     low, high = of.interval(position)
     if low < 0 <= high:
-        raise of.refused(f"slices from or to {position!r}, which counts from the front or from the end")
+        raise of.refused(f"slices from or to {shown(position)}, which counts from the front or from the end")
     return as_expr(position) + extent if high < 0 else as_expr(position)
 
 
@@ -256,12 +258,28 @@ def _resize(of: Symbolic) -> Shape | None:
         elif isinstance(extent, int):
             found[axis] = math.floor(extent * float(scales[n]))
         elif float(scales[n]) != 1.0:
-            raise of.refused(f"scales the symbolic extent {extent!r}")
+            raise of.refused(f"scales the symbolic extent {shown(extent)}")
     return found
 
 
 def _filled(of: Symbolic) -> Shape | None:
     return of.known(0)
+
+
+def _split(of: Symbolic) -> Shape | None:
+    """The extents of each part, where a symbolic dimension is split into equal ones."""
+    found = of.shape()
+    axis = int(fold.attribute(of.node, "axis", 0)) % len(found)
+    extent, count = found[axis], len(of.node.output)
+    if isinstance(extent, int):
+        return None
+    if len(of.node.input) > 1 or fold.attribute(of.node, "split") is not None:
+        raise of.refused(f"splits {shown(extent)} elements into parts of given sizes")
+    part = exact_quotient(extent, const(count))
+    if part is None:
+        raise of.refused(f"splits {shown(extent)} elements into {count} parts, which are not equal for every size")
+    found[axis] = part
+    return found
 
 
 _BROADCASTING = (
@@ -274,6 +292,7 @@ _RULES: Mapping[str, Callable[[Symbolic], Shape | None]] = {
     "Expand": _expand,
     "Concat": _concat,
     "Slice": _slice,
+    "Split": _split,
     "Range": _range,
     "Tile": _tile,
     "Pad": _pad,

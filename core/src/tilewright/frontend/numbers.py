@@ -18,9 +18,24 @@ import onnx
 from tilewright.frontend import fold
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import Bounds, bounds_of, simplify
-from tilewright.ir.expr import Apply, Const, Expr, apply, as_expr, as_extent, cast, const, eq, select, substitute
+from tilewright.ir.expr import (
+    Apply,
+    Const,
+    Expr,
+    Extent,
+    apply,
+    as_expr,
+    as_extent,
+    cast,
+    const,
+    eq,
+    select,
+    substitute,
+    variables,
+)
 from tilewright.ir.ops import Axis, Location, TensorOp, Value, Write
 from tilewright.ir.polynomial import canonical
+from tilewright.ir.text import print_expr
 
 Numbers = npt.NDArray[Any]
 """An array of Python integers and expressions."""
@@ -69,6 +84,17 @@ def _compared(expr: Expr, bounds: Bounds) -> Expr:
             case "eq" | "ne" if inside.is_point() or inside.low > 0 or inside.high < 0:
                 return const((inside.low == inside.high == 0) == (expr.op == "eq"), "bool")
     return cast(args[0], expr.dtype) if expr.op == "cast" else apply(expr.op, *args)
+
+
+def shown(extent: Extent) -> str:
+    """An extent for a message."""
+    return print_expr(extent) if isinstance(extent, Expr) else str(extent)
+
+
+def fixing(*extents: Extent) -> str:
+    """The option, as an example, that fixes a dimension which the extents depend on."""
+    names = sorted(variables(*(x for x in extents if isinstance(x, Expr))))
+    return f"--shape {names[0] if names else 'seq'}=128"
 
 
 def plain(found: Numbers, dtype: str) -> npt.NDArray[Any] | None:

@@ -94,11 +94,12 @@ class Session:
             choices = self.analysis("propose", self.canonical(group).key, ask)
         if not choices:
             where = ", ".join(str(op.loc) for op in group.ops)
-            symbolic = ", ".join(repr(x.name) for x in group_symbols(group, self.symbols))
+            symbolic = [x.name for x in group_symbols(group, self.symbols)]
             if symbolic:
+                ranges = ", ".join(map(repr, symbolic))
                 raise UnsupportedError(
-                    f"No recipe for {self.device.kind} can run {where or group.name} with the range of {symbolic}.",
-                    "Give the dimension one size when compiling, for example --shape seq=128.",
+                    f"No recipe for {self.device.kind} can run {where or group.name} with the range of {ranges}.",
+                    f"Give the dimension one size when compiling, for example --shape {symbolic[0]}=128.",
                 )
             raise UnsupportedError(
                 f"No recipe for {self.device.kind} can run {where or group.name}.",

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from tilewright.errors import InternalError, UnsupportedError
 from tilewright.frontend.names import Names
-from tilewright.frontend.numbers import Numbers, contents, settle
+from tilewright.frontend.numbers import Numbers, contents, fixing, settle, shown
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import Bounds, Interval, bounds_of, simplify
 from tilewright.ir.expr import Apply, Const, Expr, Extent, Load, Scalar, Var, as_expr, as_extent, cast, const
@@ -194,8 +194,9 @@ class Builder:
     def unfit(self, found: Extent, needed: Extent) -> UnsupportedError:
         """An error that names the node and two extents that are equal for some sizes only."""
         return UnsupportedError(
-            f"{self.loc} needs the extent {needed!r} where it finds {found!r}; that does not fit for every size.",
-            "Fix the dimension when compiling, for example --shape seq=128, or narrow its range.",
+            f"{self.loc} needs the extent {shown(needed)} where it finds {shown(found)}; "
+            "that does not fit for every size.",
+            f"Fix the dimension when compiling, for example {fixing(found, needed)}, or narrow its range.",
         )
 
     def expect(self, extent: Extent, at: Index) -> None:

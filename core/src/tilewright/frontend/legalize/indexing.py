@@ -11,6 +11,7 @@ from tilewright.errors import InputError
 from tilewright.frontend.legalize.builder import Builder, Tensor
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
+from tilewright.frontend.numbers import fixing, shown
 from tilewright.ir.expr import Const, Expr, Extent, as_expr, cast, const, eq, select
 from tilewright.ir.ops import Combiner, combiner
 
@@ -44,9 +45,9 @@ def _check(node: Node, indices: Tensor, at: Sequence[Expr | int], extent: Extent
     wrong = used[(used < -size) | (used >= size)]
     if wrong.size and isinstance(extent, Expr):
         raise node.unsupported(
-            f"has the index {int(wrong.flat[0])}, which lies outside of a dimension of {extent!r} elements when these "
-            f"are {size}.",
-            "Narrow the range of the dimension, or fix it, for example --shape seq=128.",
+            f"has the index {int(wrong.flat[0])}, which lies outside of a dimension of {shown(extent)} elements when "
+            f"these are {size}.",
+            f"Narrow the range of the dimension, or fix it, for example {fixing(extent)}.",
         )
     if wrong.size:
         raise InputError(

@@ -15,6 +15,7 @@ from tilewright.errors import InputError, SymbolicError
 from tilewright.frontend.legalize.builder import Builder, Tensor
 from tilewright.frontend.legalize.node import Node
 from tilewright.frontend.legalize.table import Family
+from tilewright.frontend.numbers import fixing, shown
 from tilewright.ir.expr import Expr, Extent, as_expr, as_extent, const, number_of
 from tilewright.ir.polynomial import canonical, exact_quotient
 
@@ -106,8 +107,8 @@ def _number(extent: Extent) -> int:
     if isinstance(extent, int):
         return extent
     raise SymbolicError(
-        f"A stride is {extent!r}, which does not divide the others for every size.",
-        "Fix the dimension when compiling, for example --shape seq=128.",
+        f"A stride is {shown(extent)}, which does not divide the others for every size.",
+        f"Fix the dimension when compiling, for example {fixing(extent)}.",
     )
 
 
@@ -188,7 +189,8 @@ def _reshape(b: Builder, node: Node) -> Tensor:
     total = _product(x.extents)
     if _product(shape) != total:
         raise InputError(
-            f"{node} gives {total!r} elements the shape {list(shape)}.", "Repair the model, or fix the dimensions."
+            f"{node} gives {shown(total)} elements the shape [{', '.join(map(shown, shape))}].",
+            "Repair the model, or fix the dimensions.",
         )
     return reshape(b, x, shape)
 

@@ -61,9 +61,12 @@ def _split(b: Builder, node: Node) -> list[Tensor | None]:
     sizes = node.ints(1, "sizes") if node.version >= 13 else node.attr("split")
     count = len(node.op.outputs)
     if not sizes:
-        extent = node.fixed(x, axis, "elements to split")
-        part = math.ceil(extent / count)
-        sizes = [part] * (count - 1) + [extent - part * (count - 1)]
+        extent = x.extents[axis]
+        if isinstance(extent, Expr):
+            sizes = [node.extents(0)[axis]] * count
+        else:
+            part = math.ceil(extent / count)
+            sizes = [part] * (count - 1) + [extent - part * (count - 1)]
     starts = [sum(sizes[:n]) for n in range(count)]
     return [
         slice_along(b, x, axis, start, size) if node.wants(n) else None
@@ -71,7 +74,7 @@ def _split(b: Builder, node: Node) -> list[Tensor | None]:
     ]
 
 
-def slice_along(b: Builder, x: Tensor, axis: int, start: int, size: int, step: int = 1, name: str = "") -> Tensor:
+def slice_along(b: Builder, x: Tensor, axis: int, start: Extent, size: Extent, step: int = 1, name: str = "") -> Tensor:
     """`size` elements of `x` along `axis` from `start`."""
     if start == 0 and size == x.extents[axis] and step == 1:
         return x

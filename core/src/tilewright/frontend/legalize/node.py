@@ -11,7 +11,7 @@ import onnx
 from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend.extents import Symbolic
 from tilewright.frontend.legalize.builder import Tensor
-from tilewright.frontend.numbers import LARGEST, Numbers, numbers
+from tilewright.frontend.numbers import LARGEST, Numbers, fixing, numbers, shown
 from tilewright.frontend.steering import NeededError
 from tilewright.ir.bounds import Bounds
 from tilewright.ir.expr import Extent
@@ -79,7 +79,7 @@ class Node:
         if isinstance(found, int):
             return found
         raise self.unsupported(
-            f"has a symbolic number of {what}, {found!r}.", "Fix it when compiling, for example --shape seq=128."
+            f"has a symbolic number of {what}, {shown(found)}.", f"Fix it when compiling, for example {fixing(found)}."
         )
 
     def wants(self, position: int) -> bool:
