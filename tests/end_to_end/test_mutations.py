@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import pytest
 
-from tilewright import api
+from tilewright import api, assemble
 from tilewright.cli.app import cli
 from tilewright.cli.base import run
 from tilewright.compiler import Plan
+from tilewright.frontend.source import Source
 from tilewright.planning import weights
 
 MODEL = "light:squeezenet"
@@ -42,18 +43,19 @@ def shifted_index(patch: pytest.MonkeyPatch) -> None:
     """One 3×3 convolution reads one row too high."""
     load = api.load_module
 
-    def mutated(model: Any, *args: Any, **options: Any) -> Any:
-        proto = onnx.load(model)
+    def mutated(source: Source, *args: Any, **options: Any) -> Any:
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source.proto)
         pads = next(a for n in proto.graph.node for a in n.attribute if a.name == "pads" and list(a.ints) == [1] * 4)
         pads.ints[:] = [2, 1, 0, 1]
-        return load(proto, *args, **options)
+        return load(attrs.evolve(source, proto=proto), *args, **options)
 
     patch.setattr(api, "load_module", mutated)
 
 
 def skipped_kernel(patch: pytest.MonkeyPatch) -> None:
     """One launch in the middle is left out."""
-    plan = api.plan_module
+    plan = assemble.plan_module
 
     def mutated(*args: Any) -> Plan:
         made = plan(*args)
@@ -61,7 +63,7 @@ def skipped_kernel(patch: pytest.MonkeyPatch) -> None:
         middle = len(body) // 2
         return attrs.evolve(made, program=attrs.evolve(made.program, body=(*body[:middle], *body[middle + 1 :])))
 
-    patch.setattr(api, "plan_module", mutated)
+    patch.setattr(assemble, "plan_module", mutated)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 
+from tilewright.device import load_device
 from tilewright.frontend import load
 from tilewright.interpret.evaluate import evaluate
 from tilewright.ir import dtypes
@@ -17,6 +18,7 @@ from tilewright.ir.expr import Expr
 from tilewright.ir.group import Group
 from tilewright.ir.ops import Access
 from tilewright.planning.connect import epilogue
+from tilewright.planning.session import Session
 from tilewright.views.kernel import KernelSpec, normalise
 
 Arrays = Mapping[str, Any]
@@ -218,7 +220,8 @@ def test_the_specifications_mean_what_the_model_means(name: str) -> None:
     feeds = {x.name: rand(*(d.dim_value for d in x.type.tensor_type.shape.dim)) for x in proto.graph.input}
     expected = ReferenceEvaluator(proto).run(None, feeds)
     module = load(proto)
-    cover = epilogue.make()(module.main.body, None)  # type: ignore[arg-type]
+    session = Session("cuda:h200", load_device("h200"), [], {}, frozenset(module.constants))
+    cover = epilogue.make()(module.main.body, session.request())
     values: dict[str, Any] = {k: v.data for k, v in module.constants.items()}
     values |= dict(zip((v.name for v in module.main.body.params), feeds.values(), strict=True))
     assert len(cover.items) == groups

@@ -34,7 +34,7 @@ def match(routine: Routine, device: DeviceModel) -> Match | None:
         parameter("threads", powers(device.warp, device.max_threads_per_block), role="length", level="block"),
     )
     piece, threads = (p.var for p in parameters)
-    registers, shared = const(40), piece * slot_bytes + _ALIGNMENT
+    registers, shared = const(48), piece * slot_bytes + _ALIGNMENT
     fresh = select(const(found.length) <= piece, piece, piece - found.count)
     rounds = const(1) + ceil_div(select(piece < found.length, const(found.length) - piece, const(0)), fresh)
     doublings = _doublings(candidates[-1], piece)
