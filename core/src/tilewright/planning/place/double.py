@@ -47,7 +47,8 @@ def doubled(loop: HostLoop, pairs: Mapping[str, str]) -> tuple[HostStep, ...] | 
     swapped = {**pairs, **{b: a for a, b in pairs.items()}}
     back = tuple(HostCopy(b, a) for a, b in pairs.items())
     even = tuple(_Turned({}, {loop.counter: number * 2}, "").steps(loop.body))
-    odd = tuple(_Turned(swapped, {loop.counter: number * 2 + 1}, ".odd").steps(loop.body))
+    # The counter tells the copies of a loop from those of a loop around it.
+    odd = tuple(_Turned(swapped, {loop.counter: number * 2 + 1}, f".odd.{loop.counter}").steps(loop.body))
     if loop.condition:
         if loop.trip is not None:
             return None
@@ -59,7 +60,7 @@ def doubled(loop: HostLoop, pairs: Mapping[str, str]) -> tuple[HostStep, ...] | 
     over = attrs.evolve(loop, trip=const(trips // 2), body=(*even, *odd))
     if trips % 2 == 0:
         return (over,)
-    last = tuple(_Turned({}, {loop.counter: const(trips - 1)}, ".last").steps(loop.body))
+    last = tuple(_Turned({}, {loop.counter: const(trips - 1)}, f".last.{loop.counter}").steps(loop.body))
     return (over, *last, *back)
 
 
