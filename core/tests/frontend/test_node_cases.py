@@ -30,6 +30,12 @@ def test_no_node_test_of_onnx_gets_a_wrong_answer(
     assert counts["specialised"] >= LEAST_SPECIALISED
 
 
+def test_a_loop_whose_shapes_follow_from_the_trip_needs_its_trip_count_alone() -> None:
+    """The state stays open: that its values decide no shape is known once the number of the trip is."""
+    case = next(c for c in cases() if c.name == "test_loop11")
+    assert run_case(case, interpret).kind == "specialised"
+
+
 def test_a_declined_case_names_its_node_and_a_remedy() -> None:
     case = next(c for c in cases() if c.name == "test_nonmaxsuppression_suppress_by_IOU")
     outcome = run_case(case, interpret)

@@ -56,7 +56,12 @@ class Loops(Regions):
             if found is not None:
                 return found
         params = self._params(graph, carried)
-        region = self.region(params, lambda: self.tensors(self.inline(graph, params)))
+        try:
+            region = self.region(params, lambda: self.tensors(self.inline(graph, params)))
+        except UnsupportedError:
+            if not self._follows_from_number(graph, carried):
+                raise
+            return [*self.tensors(self._numbered(graph, carried, trip, condition))]
         self.check_results(region, len(carried))
         if self.changes(region, len(carried)):
             if going and trips is not None and trips <= MOST_UNROLLED:
@@ -231,6 +236,35 @@ class Loops(Regions):
             f"Let it run a constant number of times, {MOST_UNROLLED} at most.",
             [x for x in (trip, condition) if x is not None],
         )
+
+    def _follows_from_number(self, graph: onnx.GraphProto, carried: Sequence[Value]) -> bool:
+        """Whether the shapes in the body are known once it is known which trip it is."""
+        step = [self.int64(0), self.importer.constant("condition", np.asarray(True)), *carried]
+        try:
+            self.region((), lambda: self.tensors(self.inline(graph, step)))
+        except UnsupportedError:
+            return False
+        return True
+
+    def _numbered(
+        self, graph: onnx.GraphProto, carried: Sequence[Value], trip: Value | None, condition: Value | None
+    ) -> list[Entry]:
+        """A loop in whose body a shape follows from the number of the trip, written out."""
+        trips = self._number(trip)
+        unknown = [x for x in (trip, condition) if x is not None and self.importer.data(x) is None]
+        if trips is None or unknown:
+            raise self.importer.needed(
+                f"A shape in the body of {self.what} follows from the number of the trip, and data decide how many "
+                "there are.",
+                "Give the loop a constant as its trip count when exporting.",
+                unknown,
+            )
+        if trips > MOST_UNROLLED:
+            raise UnsupportedError(
+                f"A shape in the body of {self.what} follows from the number of the trip, and it has {trips} of them.",
+                f"Up to {MOST_UNROLLED} are written out; give the loop fewer, or its body fixed shapes.",
+            )
+        return self._unroll(graph, carried, trips)
 
     def _unroll(self, graph: onnx.GraphProto, carried: Sequence[Entry], trips: int) -> list[Entry]:
         """The loop written out."""
