@@ -314,6 +314,7 @@ INSIDE: dict[str, tuple[tuple[Axis, ...], Access]] = {
     "strided and guarded": (axes("i j", 8, 3), Access(value("v", "float32", [8]), ((i + 1 - j) // 2,), all_of(i + 1 - j >= 0, i + 1 - j < 16), const(0.0, "float32"))),
     "clamped": (axes("i", 8), Access(value("v", "float32", [4]), (maximum(apply("min", i - 2, const(3)), const(0)),))),
     "modulo": (axes("i", 100), Access(value("v", "float32", [7]), (i % 7,))),
+    "guard that is false": (axes("i", 4), Access(value("v", "float32", [4]), (const(-2),), const(False, "bool"), const(0.0, "float32"))),
     "guard that never holds": (axes("i", 4), Access(value("v", "float32", [4]), (i + 9,), i < 0, const(0.0, "float32"))),
 }  # fmt: skip
 
