@@ -162,7 +162,7 @@ def constructed(one: Cell, target: str) -> None:
         choices = session.propose(group)
         assert 1 <= len(choices) <= 10
         if one.kind in ("conv", "gemm"):
-            assert choices[0].recipe.partition(".")[2] in ("simt", "mma", "wgmma", "contraction")
+            assert choices[0].recipe.partition(".")[2] in ("simt", "mma", "wgmma", "wgmma_ring", "contraction")
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda:h200"])
