@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import attrs
@@ -105,8 +104,3 @@ def _dimensions(spec: FlatSpec, slot: int, axes: Sequence[Axis]) -> tuple[Dimens
         else:
             found.append(Dimension((axis,), extent(axis), stride))
     return tuple(found)
-
-
-def batch_points(boxes: Boxes) -> int:
-    """Number of different matrices of an operand."""
-    return math.prod(x.extent for x in boxes.batch)
