@@ -20,6 +20,7 @@ T = TypeVar("T")
 
 _BIG_CORES = 1  # TVM's AffinityMode; without binding it only means "no list of processors"
 _PATIENCE = 2.0
+_LOOK = 0.25  # how often a caller looks up from its waiting
 _setting_up = threading.Lock()
 _idle: dict[int, list[_Runner]] = {}
 _busy: set[_Call] = set()
@@ -60,7 +61,9 @@ class _Runner(threading.Thread):
     def call(self, function: Callable[[], T]) -> T:
         waiting = _Call(function)
         self._calls.put(waiting)
-        waiting.running.acquire()
+        # A signal that comes just before the waiting begins does not end it: hence more than one.
+        while not waiting.running.acquire(timeout=_LOOK):
+            pass
         if waiting.error is not None:
             try:
                 raise waiting.error
