@@ -198,6 +198,32 @@ def test_data_decide_how_often_a_loop_runs(condition: str, limit: int | None) ->
             assert (int(total), int(count)) == (10 + sum(range(trips)), trips)
 
 
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_scalars_that_decide_may_have_axes_of_one_element(rank: int) -> None:
+    model = counting("k", "go")
+    go, k = helper.make_node("Squeeze", ["go_given"], ["go"]), helper.make_node("Squeeze", ["k_given"], ["k"])
+    branch = [
+        helper.make_graph([helper.make_node(x, ["start"], ["y"])], x, [], [typed("y", TensorProto.INT64)])
+        for x in ("Neg", "Abs")
+    ]
+    either = helper.make_node("If", ["go_given"], ["branch"], then_branch=branch[0], else_branch=branch[1])
+    model.graph.node.insert(0, go)
+    model.graph.node.insert(0, k)
+    model.graph.node.append(either)
+    model.graph.output.append(typed("branch", TensorProto.INT64))
+    for value in model.graph.input[1:]:
+        value.name += "_given"
+        value.type.tensor_type.shape.ClearField("dim")
+        for _ in range(rank):
+            value.type.tensor_type.shape.dim.add().dim_value = 1
+    program = tilewright.compile(model, target="cpu", cache=False)
+    for trips, goes in ((3, True), (3, False), (0, True)):
+        feeds = {"start": np.asarray(10, np.int64), "k_given": np.full((1,) * rank, trips, np.int64)}
+        total, count, signed = program.run(None, {**feeds, "go_given": np.full((1,) * rank, goes)})
+        done = trips if goes else 0
+        assert (int(total), int(count), int(signed)) == (10 + sum(range(done)), done, -10 if goes else 10)
+
+
 def test_the_largest_integer_is_no_limit() -> None:
     """What PyTorch's exporter writes for `while`."""
     model = counting("most", "", 5)

@@ -220,7 +220,7 @@ class _Machine:
                 case HostCall():
                     yield step
                 case HostLoop():
-                    limit = int(self.memory.load(step.limit)) if step.limit else None
+                    limit = self.memory.load(step.limit).item() if step.limit else None
                     for trip in self._trips(step.trip, step.condition, env):
                         if limit is not None and trip >= limit:
                             break

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from tilewright.ir.bounds import Bounds
 from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.ops import Region, Routine, ScanOp, TensorOp, Value, bodies
-from tilewright.ir.verify.laws import Place
+from tilewright.ir.verify.laws import Place, show_value
 from tilewright.ir.verify.module import check_routine
 from tilewright.ir.verify.operators import check_scan, check_tensor
 
@@ -106,7 +106,7 @@ def _check_outputs(group: Group, made: Mapping[str, Value], region: Region | Non
         if made.get(output.name) != output:
             raise place.broken(OUTPUTS, f"{output.name!r} is not made by it")
         if wanted.get(output.name, output) != output:
-            raise place.broken(OUTPUTS, f"{output.name!r} is {output.dtype}{list(output.shape)}, not as in the region")
+            raise place.broken(OUTPUTS, f"{output.name!r} is {show_value(output)}, not as in the region")
 
 
 def _check_covered(cover: Cover, place: Place) -> None:

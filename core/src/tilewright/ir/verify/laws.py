@@ -6,6 +6,7 @@ import attrs
 
 from tilewright.errors import VerifyError
 from tilewright.ir.expr import Apply, Expr, walk
+from tilewright.ir.ops import Value
 from tilewright.ir.text.exprs import print_expr
 
 _SHOWN = 64
@@ -40,3 +41,8 @@ def show(expr: Expr | None) -> str:
     if sizes[expr] > _SHOWN:
         return f"an expression of {len(sizes)} distinct nodes"
     return print_expr(expr)
+
+
+def show_value(value: Value) -> str:
+    """Dtype and shape of a value for a message: `float32[2, n]`."""
+    return f"{value.dtype}[{', '.join(map(show, value.shape))}]"

@@ -8,7 +8,7 @@ from tilewright.ir.bounds import Bounds
 from tilewright.ir.module import Module
 from tilewright.ir.ops import Call, If, Loop, OnnxNode, Op, Region, Routine, ScanOp, TensorOp, Value
 from tilewright.ir.verify.exprs import ExprChecker, check_extent
-from tilewright.ir.verify.laws import Place, show
+from tilewright.ir.verify.laws import Place, show, show_value
 from tilewright.ir.verify.operators import check_scan, check_tensor
 
 SINGLE = "every value of a function is defined once, every operator and symbol has a name of its own"
@@ -115,7 +115,7 @@ class _Function:
         if found is None:
             raise place.broken(DEFINED, f"value {value.name!r} is not defined here")
         if found != value:
-            shown = [f"{x.dtype}{list(x.shape)}" for x in (value, found)]
+            shown = [show_value(x) for x in (value, found)]
             raise place.broken(DEFINED, f"value {value.name!r} is used as {shown[0]} but defined as {shown[1]}")
 
     def _op(self, op: Op, scope: Mapping[str, Value], place: Place) -> None:
@@ -210,7 +210,7 @@ def _agree(given: Sequence[Value], wanted: Sequence[Value], law: str, what: str,
         raise place.broken(law, f"{len(given)} {what}s for {len(wanted)}")
     for number, (a, b) in enumerate(zip(given, wanted, strict=True)):
         if (a.dtype, a.shape) != (b.dtype, b.shape):
-            found = f"{a.dtype}{list(a.shape)} for {b.dtype}{list(b.shape)}"
+            found = f"{show_value(a)} for {show_value(b)}"
             raise place.broken(law, f"{what} {number}, {a.name!r}, is {found}")
 
 

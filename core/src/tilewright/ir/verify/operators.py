@@ -12,7 +12,7 @@ from tilewright.ir.verify.accesses import check_in_range
 from tilewright.ir.verify.combiners import check_combiner
 from tilewright.ir.verify.coverage import check_coverage
 from tilewright.ir.verify.exprs import ExprChecker, check_extent
-from tilewright.ir.verify.laws import Place, show
+from tilewright.ir.verify.laws import Place, show, show_value
 
 AXES = "the names of axes are unique and differ from those of symbols"
 ORDER = "spatial axes stand before reduce axes"
@@ -140,7 +140,7 @@ def _check_write(
     if write.base is None:
         check_coverage(write, axes, symbols, place)
     elif (write.base.dtype, write.base.shape) != (write.value.dtype, write.value.shape):
-        raise place.broken(BASE, f"base {write.base.name!r} is {write.base.dtype}{list(write.base.shape)}")
+        raise place.broken(BASE, f"base {write.base.name!r} is {show_value(write.base)}")
 
 
 def _check_inplace(op: TensorOp, place: Place) -> None:

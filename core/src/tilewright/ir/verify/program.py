@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import INFINITY, Interval, bounds_of
 from tilewright.ir.expr import variables
+from tilewright.ir.ops import Value
 from tilewright.ir.program import (
     UNIT,
     GridControl,
@@ -27,7 +28,7 @@ from tilewright.ir.program import (
 )
 from tilewright.ir.verify.choice import check_resources
 from tilewright.ir.verify.groups import check_group
-from tilewright.ir.verify.laws import Place, show
+from tilewright.ir.verify.laws import Place, show, show_value
 from tilewright.ir.verify.ordering import Footprint, accesses, whole
 from tilewright.ir.verify.phases import WRITTEN, Run, run_phase
 from tilewright.ir.verify.storage import check_storage
@@ -50,8 +51,8 @@ CALL = (
     "a call names a procedure, with an argument per parameter and a place of its own per result, of their dtypes and "
     "numbers of elements; a program with procedures says how many calls may be active"
 )
-SCALARS = "the host sets scalars of integers and bools; a loop's limit is an int64 scalar"
-NAMES = "launches have names of their own; a condition names a bool scalar"
+SCALARS = "the host sets single integers and bools; a loop's limit is a single int64"
+NAMES = "launches have names of their own; a condition names a single bool"
 
 
 def verify_program(program: Program, device: DeviceModel | None = None, footprint: Footprint = whole) -> None:
@@ -125,8 +126,8 @@ def _check_call(task: Task, program: Program, place: Place) -> None:
             continue  # refused by the laws of storage
         same_size = found.value.shape == param.shape or found.value.num_elements() == param.num_elements()
         if found.value.dtype != param.dtype or not same_size:
-            shown = f"{found.value.dtype}{list(found.value.shape)} for {param.dtype}{list(param.shape)}"
-            raise place.broken(CALLS, f"{name!r} as parameter {param.name!r} of {kernel.name} is {shown}")
+            what = f"{show_value(found.value)} for {show_value(param)}"
+            raise place.broken(CALLS, f"{name!r} as parameter {param.name!r} of {kernel.name} is {what}")
 
 
 def _check_signature(call: HostCall, program: Program, place: Place) -> None:
@@ -168,8 +169,8 @@ class _Checker:
                 case HostSet():
                     self._write(step.target, place.at("set"))
                     value = self._program.storage.placements[step.target].value
-                    if value.rank or dtypes.is_float(value.dtype):
-                        raise place.at("set").broken(SCALARS, f"{step.target!r} is {value.dtype} of rank {value.rank}")
+                    if not self._single(value) or dtypes.is_float(value.dtype):
+                        raise place.at("set").broken(SCALARS, f"{step.target!r} is {show_value(value)}")
                     written = written | {step.target}
                 case HostCall():
                     there = place.at(f"call {step.procedure}")
@@ -212,8 +213,8 @@ class _Checker:
         source, target = placements[copy.source].value, placements[copy.target].value
         fits = source.num_elements() == target.num_elements() or copy.row is not None
         if source.dtype != target.dtype or not fits:
-            shown = f"{source.dtype}{list(source.shape)} into {target.dtype}{list(target.shape)}"
-            raise place.broken(COPIES, f"{copy.source!r} to {copy.target!r}: {shown}")
+            what = f"{show_value(source)} into {show_value(target)}"
+            raise place.broken(COPIES, f"{copy.source!r} to {copy.target!r}: {what}")
         rows = None if copy.row is None else bounds_of(copy.row * source.num_elements() + source.num_elements(), bounds)
         if rows is not None and (rows.high > bounds_of(target.num_elements(), bounds).high or rows.low < 0):
             raise place.broken(COPIES, f"{copy.source!r} goes past the end of {copy.target!r}")
@@ -228,20 +229,24 @@ class _Checker:
             for a, b in zip(given, wanted, strict=True):
                 x, y = placements[a].value, placements[b].value
                 if x.dtype != y.dtype or x.num_elements() != y.num_elements():
-                    shown = f"{x.dtype}{list(x.shape)} for {y.dtype}{list(y.shape)}"
-                    raise place.broken(CALL, f"{what} {a!r} is {shown}")
+                    raise place.broken(CALL, f"{what} {a!r} is {show_value(x)} for {show_value(y)}")
 
     def _limit(self, name: str, written: frozenset[str], place: Place) -> None:
         value = self._program.storage.placements[name].value
-        if value.dtype != "int64" or value.rank != 0:
-            raise place.broken(SCALARS, f"the limit {name!r} is {value.dtype} of rank {value.rank}")
+        if value.dtype != "int64" or not self._single(value):
+            raise place.broken(SCALARS, f"the limit {name!r} is {show_value(value)}")
         self._read(name, written, place)
 
     def _condition(self, name: str, written: frozenset[str], place: Place) -> None:
         value = self._program.storage.placements[name].value
-        if value.dtype != "bool" or value.rank != 0:
-            raise place.broken(NAMES, f"the condition {name!r} is {value.dtype} of rank {value.rank}")
+        if value.dtype != "bool" or not self._single(value):
+            raise place.broken(NAMES, f"the condition {name!r} is {show_value(value)}")
         self._read(name, written, place)
+
+    def _single(self, value: Value) -> bool:
+        """Whether it has one element. A scalar may stand in the place of what it is a view of, of any rank."""
+        count = bounds_of(value.num_elements(), self._bounds)
+        return count.low == count.high == 1
 
     def _launch(self, launch: Launch, written: frozenset[str], env: Mapping[str, int], place: Place) -> frozenset[str]:
         if launch.name in self._names:
