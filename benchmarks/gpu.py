@@ -76,7 +76,7 @@ class Worker:
     def __init__(
         self, engine: str, folder: Path, program: tuple[str, ...] = (str(HERE / "worker.py"),), threads: int = 2
     ) -> None:
-        self.engine, self.error, self.samples = engine, "", list[float]()
+        self.engine, self.error, self.samples, self.rounds = engine, "", list[float](), 1
         log = (folder / f"{engine}.log").open("w")
         command = [sys.executable, *program, engine, str(folder)]
         count = {x: str(threads) for x in ("OMP_NUM_THREADS", "TILEWRIGHT_NUM_THREADS")}
@@ -101,7 +101,13 @@ class Worker:
         self.error = answer.get("error", "")
         return answer.get("ok")
 
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self._process.poll() is not None
+
     def close(self) -> None:
+        """Ends the process."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -132,21 +138,23 @@ def measure(cell: dict[str, str], folder: Path, workers: list[Worker], turns: in
     for _ in range(turns):
         for worker in workers:
             worker.samples += worker.ask(do="measure", rounds=rounds) or []
-    engines: dict[str, Any] = {}
     for worker in workers:
         worker.close()
-        if worker.error:
-            engines[worker.engine] = {"error": worker.error}
-            continue
-        error = norm_error(folder, worker.engine)
-        low, _, high = statistics.quantiles(worker.samples, n=4)
-        engines[worker.engine] = {
-            "median_us": statistics.median(worker.samples) * 1e6,
-            "quartiles_us": [low * 1e6, high * 1e6],
-            "norm_error": error,
-            "agrees": error <= TOLERANCE[cell["dtype"]],
-        }
-    return {**cell, "engines": engines}
+    return {**cell, "engines": {w.engine: summary(w, folder, TOLERANCE[cell["dtype"]]) for w in workers}}
+
+
+def summary(worker: Worker, folder: Path, tolerance: float) -> dict[str, Any]:
+    """What was measured of an engine, and whether its outputs agree with the reference in `folder`; or its error."""
+    if worker.error:
+        return {"error": worker.error}
+    error = norm_error(folder, worker.engine)
+    low, _, high = statistics.quantiles(worker.samples, n=4)
+    return {
+        "median_us": statistics.median(worker.samples) * 1e6,
+        "quartiles_us": [low * 1e6, high * 1e6],
+        "norm_error": error,
+        "agrees": error <= tolerance,
+    }
 
 
 def table(results: list[dict[str, Any]], engines: list[str]) -> str:

@@ -1,11 +1,13 @@
 """One engine with one model in a process of its own: `worker.py ENGINE FOLDER`, commands as lines of JSON on stdin.
 
-FOLDER holds model.onnx, feeds.npz and, for tilewright, program.tw. Every engine keeps inputs and outputs on the device
-and is timed by device events around each run, the runs queued back to back.
+FOLDER holds model.onnx, feeds.npz and, for tilewright, program.tw; a request to prepare may name another, with which
+the worker goes on. Every engine keeps inputs and outputs on the device and is timed by device events around each run,
+the runs queued back to back.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -28,7 +30,8 @@ class Tilewright:
             self._program.run(None, self._feeds)
 
     def outputs(self) -> list[Any]:
-        return self._program.run(None, self._feeds)
+        self._kept = self._program.run(None, self._feeds)  # what is measured writes there again
+        return self._kept
 
     def measure(self, rounds: int) -> list[float]:
         # Not part of the public interface: a run without transfers, of a program that is one native step.
@@ -52,6 +55,8 @@ class Torch:
         torch.backends.cudnn.benchmark = True
         torch.set_grad_enabled(False)
         self._torch = torch
+        torch.compiler.reset()  # nothing of a function compiled before in this process
+        torch.cuda.empty_cache()
         run, self._inputs = make()
         self._run = torch.compile(run, mode=mode, fullgraph=True) if compiled else run
         self._run(*self._inputs)
@@ -118,7 +123,7 @@ def serve(
     """Answers for the engine and the folder named by the command line, until stdin ends.
 
     Args:
-        make: the engine, asked for once.
+        make: the engine for a folder.
         kept: what of its outputs is written for comparison.
     """
     name, folder = sys.argv[1], Path(sys.argv[2])
@@ -129,6 +134,9 @@ def serve(
         reply: Any = None
         try:
             if request["do"] == "prepare":
+                engine = None  # what the last one holds is free before the next is made
+                gc.collect()
+                folder = Path(request.get("folder", folder))
                 engine = make(name, folder)
             elif request["do"] == "warm":
                 engine.warm()

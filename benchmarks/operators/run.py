@@ -11,18 +11,20 @@ import importlib.metadata as metadata
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.gpu import Worker, measure
-from benchmarks.operators.cells import FILE, Cell, arrays, cells, model, sample, selected, work
+from benchmarks.gpu import TOLERANCE, Worker, summary
+from benchmarks.operators.cells import FILE, Cell, cells, selected, work
+from benchmarks.operators.prepare import OURS, prepared
 from benchmarks.operators.report import merged, report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +32,7 @@ ENGINES = {
     "cpu": ("tilewright-roller", "tilewright-divisors", "onnxruntime"),
     "cuda": ("tilewright-roller", "tilewright-divisors", "torch-eager", "torch-compile"),
 }
+_TURN, _LEAST = 0.05, 5  # seconds of a turn, rounds of one
 _PACKAGES = ("apache-tvm", "numpy", "onnx", "onnxruntime", "torch", "triton")
 
 
@@ -64,57 +67,22 @@ def key(of: Any) -> str:
     return hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def prepare(cell: Cell, folder: Path, engines: Sequence[str], target: str) -> dict[str, dict[str, Any]]:
-    """Writes what workers read, and our programs; facts about these by engine."""
-    given = arrays(cell)
-    content = {"suite": cell.suite, "kind": cell.kind, "dtype": cell.dtype, "shape": cell.shape}
-    (folder / "cell.json").write_text(json.dumps(content))
-    places, wanted = sample(cell, given)
-    np.save(folder / "places.npy", places)
-    np.savez(folder / "reference.npz", wanted)
-    made = model(cell, {name: given[name] for name in cell.weights()})
-    ours = [x for x in engines if x.startswith("tilewright")]
-    return {name: _compiled(made, folder / f"{name}.tw", name.partition("-")[2], target) for name in ours}
+def measured(cell: Cell, folder: Path, workers: Sequence[Worker], options: argparse.Namespace) -> dict[str, Any]:
+    """All engines of one prepared cell, in turns."""
 
+    def prepare(worker: Worker) -> None:
+        worker.ask(do="prepare", folder=str(folder))
+        worker.ask(do="warm")
+        once = worker.ask(do="measure", rounds=3)
+        if once:
+            worker.rounds = min(max(int(_TURN / min(once)), _LEAST), options.rounds)
 
-def _compiled(made: Any, path: Path, proposer: str, target: str) -> dict[str, Any]:
-    from tilewright.api import compile_artifact, settings_for
-
-    slots = {"propose": proposer} if proposer else {}
-    settings = settings_for(None, {"target": target, "slots": slots})
-    start = time.perf_counter()
-    try:
-        artifact, _ = compile_artifact(made, settings, cache=False)
-    except Exception as error:  # noqa: BLE001 - one cell's failure is a result
-        return {"error": f"{type(error).__name__}: {error}"[:2000]}
-    seconds = time.perf_counter() - start
-    with artifact:
-        artifact.copy_to(path)
-        (variant,) = artifact.manifest.variants
-        decisions = [x for x in artifact.decisions(variant) if x["slot"] == "propose"]
-    return {
-        "compile_seconds": seconds,
-        "predicted_us": sum(x["costs"][0] for x in decisions) * 1e6,
-        "choices": [x["chosen"] for x in decisions],
-    }
-
-
-def run_cell(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
-    """All engines of one cell, in turns."""
-    with tempfile.TemporaryDirectory(prefix="tilewright-operators-") as temporary:
-        folder = Path(temporary)
-        facts = prepare(cell, folder, options.engines, options.target)
-        failed = {name: x for name, x in facts.items() if "error" in x}
-        running = [x for x in options.engines if x not in failed]
-        program = ("-m", "benchmarks.operators.worker")
-        workers = [Worker(x, folder, program, options.threads) for x in running]
+    with ThreadPoolExecutor(len(workers)) as pool:
+        list(pool.map(prepare, workers))
+    for _ in range(options.turns):
         for worker in workers:
-            worker.ask(do="prepare")
-        found = measure({"dtype": cell.dtype}, folder, workers, options.turns, options.rounds)["engines"]
-    flops, moved = work(cell)
-    engines = {name: {**facts.get(name, {}), **found.get(name, {})} for name in options.engines}
-    about = {"suite": cell.suite, "kind": cell.kind, "dtype": cell.dtype, "shape": dict(cell.shape)}
-    return {"cell": cell.name, **about, "flops": flops, "bytes": moved, "engines": engines}
+            worker.samples += worker.ask(do="measure", rounds=worker.rounds) or []
+    return {worker.engine: summary(worker, folder, TOLERANCE[cell.dtype]) for worker in workers}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -125,29 +93,58 @@ def run(options: argparse.Namespace) -> int:
         raise SystemExit(f"no cell's name holds any of {options.only}, or shard {options.shard} is empty")
     about = environment(options.target, options.threads)
     made, where = options.commit or commit(), key(about)
-    folder = options.out / f"{made}.{where}"
-    folder.mkdir(parents=True, exist_ok=True)
+    out = options.out / f"{made}.{where}"
+    out.mkdir(parents=True, exist_ok=True)
+    known = {c.name: json.loads(p.read_text())["engines"] for c in chosen if (p := out / f"{c.name}.json").exists()}
+    if options.resume:
+        chosen = [c for c in chosen if not set(options.engines) <= set(known.get(c.name, {}))]
+    if not chosen:
+        return 0
     wrong = 0
-    for number, cell in enumerate(chosen, 1):
-        path = folder / f"{cell.name}.json"
-        known = json.loads(path.read_text())["engines"] if path.exists() else {}
-        if options.resume and set(options.engines) <= set(known):
-            sys.stderr.write(f"{number}/{len(chosen)} {cell.name}: known\n")
-            continue
+    with tempfile.TemporaryDirectory(prefix="tilewright-operators-") as temporary, ExitStack() as stack:
+        folders = [Path(temporary, c.name) for c in chosen]
         start = time.perf_counter()
-        found = {"commit": made, "environment": about, **run_cell(cell, options)}
-        found["engines"] = {**known, **found["engines"]} if options.resume else found["engines"]
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(found, indent=1))
-        partial.replace(path)
-        ours = {k: v for k, v in found["engines"].items() if k.startswith("tilewright")}
-        wrong += any(not x.get("agrees") for x in ours.values())
-        said = ", ".join(
-            f"{k} {x['median_us']:.1f} µs{'' if x.get('agrees') else ' WRONG'}" if "median_us" in x else f"{k} failed"
-            for k, x in found["engines"].items()
-        )
-        sys.stderr.write(f"{number}/{len(chosen)} {cell.name}: {said} ({time.perf_counter() - start:.0f} s)\n")
+        given = (options.engines, options.target, options.threads, options.jobs)
+        facts = prepared(chosen, folders, *given)
+        sys.stderr.write(f"{len(chosen)} cells prepared ({time.perf_counter() - start:.0f} s)\n")
+        workers = {x: stack.enter_context(closing(_worker(x, Path(temporary), options))) for x in options.engines}
+        for number, (cell, folder, ours) in enumerate(zip(chosen, folders, facts, strict=True), 1):
+            start = time.perf_counter()
+            failed = [x for x, found in ours.items() if "error" in found]
+            for name in workers:
+                if workers[name].ended:
+                    workers[name] = stack.enter_context(closing(_worker(name, Path(temporary), options)))
+            running = [w for name, w in workers.items() if name not in failed]
+            for worker in running:
+                worker.error, worker.samples = "", []
+            found = measured(cell, folder, running, options) if running else {}
+            engines = {x: {**ours.get(x, {}), **found.get(x, {})} for x in options.engines}
+            wrong += any(not x.get("agrees") for name, x in engines.items() if name.startswith(OURS))
+            before = known.get(cell.name, {}) if options.resume else {}
+            _write(out / f"{cell.name}.json", made, about, cell, {**before, **engines})
+            shutil.rmtree(folder)
+            said = ", ".join(f"{name} {_said(x)}" for name, x in engines.items())
+            sys.stderr.write(f"{number}/{len(chosen)} {cell.name}: {said} ({time.perf_counter() - start:.1f} s)\n")
     return 1 if wrong else 0
+
+
+def _worker(engine: str, folder: Path, options: argparse.Namespace) -> Worker:
+    return Worker(engine, folder, ("-m", "benchmarks.operators.worker"), options.threads)
+
+
+def _said(one: dict[str, Any]) -> str:
+    if "median_us" not in one:
+        return f"failed: {one.get('error', '').splitlines()[0][:200]}" if one.get("error") else "failed"
+    return f"{one['median_us']:.1f} µs{'' if one.get('agrees') else ' WRONG'}"
+
+
+def _write(path: Path, commit: str, about: dict[str, Any], cell: Cell, engines: dict[str, Any]) -> None:
+    flops, moved = work(cell)
+    what = {"cell": cell.name, "suite": cell.suite, "kind": cell.kind, "dtype": cell.dtype, "shape": dict(cell.shape)}
+    content = {"commit": commit, "environment": about, **what, "flops": flops, "bytes": moved, "engines": engines}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1))
+    partial.replace(path)
 
 
 def merge(options: argparse.Namespace) -> int:
@@ -167,19 +164,20 @@ def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.operators.run", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    measured = commands.add_parser("run", help="measure cells")
-    measured.add_argument("--cells", type=Path, default=FILE, help="table of cells")
-    measured.add_argument("--only", nargs="*", default=[], help="words, one of which a cell's name must hold")
-    measured.add_argument("--shard", default="1/1", metavar="I/N", help="every N-th of these cells, from the I-th on")
-    measured.add_argument("--resume", action="store_true", help="leave out what is measured already")
-    measured.add_argument("--target", default="cuda:h200")
-    measured.add_argument("--engines", nargs="*", help="by default those for the target's kind")
-    measured.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of engines on the host")
-    measured.add_argument("--turns", type=int, default=3)
-    measured.add_argument("--rounds", type=int, default=30, help="timed runs in a turn")
-    measured.add_argument("--commit", help="what is measured, where there is no git")
-    measured.add_argument("--out", type=Path, default=Path("reports/operators"))
-    measured.set_defaults(command=run)
+    runs = commands.add_parser("run", help="measure cells")
+    runs.add_argument("--cells", type=Path, default=FILE, help="table of cells")
+    runs.add_argument("--only", nargs="*", default=[], help="words, one of which a cell's name must hold")
+    runs.add_argument("--shard", default="1/1", metavar="I/N", help="every N-th of these cells, from the I-th on")
+    runs.add_argument("--resume", action="store_true", help="leave out what is measured already")
+    runs.add_argument("--target", default="cuda:h200")
+    runs.add_argument("--engines", nargs="*", help="by default those for the target's kind")
+    runs.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of engines on the host")
+    runs.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="cells prepared side by side")
+    runs.add_argument("--turns", type=int, default=3)
+    runs.add_argument("--rounds", type=int, default=30, help="most timed runs in a turn")
+    runs.add_argument("--commit", help="what is measured, where there is no git")
+    runs.add_argument("--out", type=Path, default=Path("reports/operators"))
+    runs.set_defaults(command=run)
     joined = commands.add_parser("merge", help="make one table of several folders of results")
     joined.add_argument("folders", nargs="+", type=Path)
     joined.add_argument("--out", type=Path, default=Path("reports/operators"))

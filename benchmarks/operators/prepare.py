@@ -1,0 +1,78 @@
+"""What the engines of a cell need, made before any is measured: our programs, and a sample of the right result."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.operators.cells import Cell, arrays, model, sample
+
+OURS = "tilewright"
+Facts = dict[str, dict[str, Any]]
+
+
+def prepared(
+    chosen: Sequence[Cell], folders: Sequence[Path], engines: Sequence[str], target: str, threads: int, jobs: int
+) -> list[Facts]:
+    """`prepare` for many cells, `jobs` of them side by side, each in a process that prepares several."""
+    one = partial(prepare, engines=engines, target=target, threads=threads)
+    # Not forked: a compiler's threads do not survive that.
+    with ProcessPoolExecutor(min(jobs, len(chosen)), multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(one, chosen, folders))
+
+
+def prepare(cell: Cell, folder: Path, engines: Sequence[str], target: str, threads: int) -> Facts:
+    """Writes what workers read, and our programs; facts about these by engine."""
+    folder.mkdir(parents=True, exist_ok=True)
+    given = arrays(cell)
+    content = {"suite": cell.suite, "kind": cell.kind, "dtype": cell.dtype, "shape": cell.shape}
+    (folder / "cell.json").write_text(json.dumps(content))
+    places, wanted = sample(cell, given)
+    np.save(folder / "places.npy", places)
+    np.savez(folder / "reference.npz", wanted)
+    made = model(cell, {name: given[name] for name in cell.weights()})
+    del given
+    ours = [x for x in engines if x.startswith(OURS)]
+    return {name: _compiled(made, folder / f"{name}.tw", slots(name), target, threads) for name in ours}
+
+
+def slots(engine: str) -> dict[str, Any]:
+    """The configuration of an engine of ours: `tilewright`, or `tilewright-` and a proposer.
+
+    A number after the proposer's name is how many choices it measures: `tilewright-roller10`.
+    """
+    name = engine.partition("-")[2]
+    proposer = name.rstrip("0123456789")
+    config: dict[str, Any] = {"slots": {"propose": proposer} if proposer else {}}
+    if name != proposer:
+        config["options"] = {proposer: {"measure": int(name[len(proposer) :])}}
+    return config
+
+
+def _compiled(made: Any, path: Path, config: dict[str, Any], target: str, threads: int) -> dict[str, Any]:
+    from tilewright.api import compile_artifact, settings_for
+
+    settings = settings_for(None, {"target": target, **config}, threads=threads)
+    start = time.perf_counter()
+    try:
+        artifact, _ = compile_artifact(made, settings, cache=False)
+    except Exception as error:  # noqa: BLE001 - one cell's failure is a result
+        return {"error": f"{type(error).__name__}: {error}"[:2000]}
+    seconds = time.perf_counter() - start
+    with artifact:
+        artifact.copy_to(path)
+        (variant,) = artifact.manifest.variants
+        decisions = [x for x in artifact.decisions(variant) if x["slot"] == "propose"]
+    return {
+        "compile_seconds": seconds,
+        "predicted_us": sum(x["costs"][0] for x in decisions) * 1e6,
+        "choices": [x["chosen"] for x in decisions],
+    }
