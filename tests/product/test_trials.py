@@ -199,6 +199,13 @@ def test_roller_measures_nothing_where_the_device_is_not(dense: Path, asked: lis
     assert not asked
 
 
+def test_roller_goes_by_the_model_where_shapes_are_open(symbolic: Path, asked: list[str]) -> None:
+    settings = settings_for("cpu", ROLLER)
+    found = plan_module(load_module(str(symbolic), settings, {"rows": range(1, 9)}), settings)
+    assert [x.slot for x in found.decisions].count("propose") == 1
+    assert not asked
+
+
 def test_compiling_keeps_trials_unless_the_cache_is_off(
     dense: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
