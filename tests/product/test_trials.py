@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -16,6 +17,7 @@ import pytest
 from tilewright.api import compile_artifact, settings_for
 from tilewright.compiler import load_module, plan_module
 from tilewright.config.binding import Settings
+from tilewright.errors import InputError
 from tilewright.planning import trial
 from tilewright.planning.session import Session
 from tilewright.planning.trial import CodeFacts, Failure, Samples
@@ -127,6 +129,81 @@ def test_a_failure_is_not_kept(plan: Plan, cache: Path, asked: list[str], monkey
     assert not entries(cache)
     assert all(isinstance(x, CodeFacts) for x in plan("build"))
     assert asked == ["build"] * 4
+
+
+def planted_compiler(monkeypatch: pytest.MonkeyPatch, path: Path, lines: str) -> None:
+    """A stand-in for the C compiler that runs some shell before it becomes the real one."""
+    real = shutil.which(os.environ.get("CC", "cc"))
+    path.write_text(f'#!/bin/sh\n{lines}\nexec {real} "$@"\n')
+    path.chmod(0o755)
+    monkeypatch.setenv("CC", str(path))
+
+
+def test_builders_work_side_by_side(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither compiler goes on before that of another worker is there."""
+    there = tmp_path / "there"
+    there.mkdir()
+    meet = f"touch {there}/$PPID\nwhile [ $(ls {there} | wc -l) -lt 2 ]; do sleep 0.05; done"
+    planted_compiler(monkeypatch, tmp_path / "compiler", meet)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    assert [type(x) for x in plan("build")] == [CodeFacts, CodeFacts]
+    assert len(list(there.iterdir())) == 2
+
+
+def test_a_builder_that_dies_costs_one_choice(plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first compiler ends the worker that started it; what is left is built and measured."""
+    die = f"mkdir {tmp_path}/once 2> {tmp_path}/said && kill -9 $PPID && sleep 600"
+    planted_compiler(monkeypatch, tmp_path / "compiler", die)
+    answers = plan("measure")
+    assert sorted(type(x).__name__ for x in answers) == ["Failure", "Samples"]
+    assert any("SIGKILL" in x.reason for x in answers if isinstance(x, Failure))
+
+
+ROLLER = {"slots": {"propose": "roller"}, "options": {"roller": {"measure": 2}}}
+
+
+def test_roller_takes_the_quickest_that_it_measured(
+    dense: Path, cache: Path, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[Any]] = {}
+
+    def measure(self: Session, group: Any, choices: Any) -> Any:
+        seen[group.name] = real(self, group, choices)
+        return seen[group.name]
+
+    real = Session.measure
+    monkeypatch.setattr(Session, "measure", measure)
+    monkeypatch.setenv("TILEWRIGHT_NUM_THREADS", "1")
+    settings = attrs.evolve(settings_for("cpu", ROLLER), keep_trials=True)
+    module = load_module(str(dense), settings)
+    first = plan_module(module, settings)
+    decisions = {x.subject: x for x in first.decisions if x.slot == "propose"}
+    assert set(seen) == set(decisions)
+    assert len(asked) == sum(map(len, seen.values())) > len(seen)
+    for name, samples in seen.items():
+        medians = sorted(x.median for x in samples)
+        assert list(decisions[name].costs[: len(samples)]) == medians
+        assert decisions[name].why.startswith(f"measured {medians[0] * 1e6:.1f} µs, predicted ")
+    # Another compilation takes what the cache has.
+    known = len(asked)
+    assert plan_module(module, settings).program == first.program
+    assert len(asked) == known
+
+
+def test_roller_measures_nothing_where_the_device_is_not(dense: Path, asked: list[str]) -> None:
+    settings = settings_for("cuda:v100", ROLLER)
+    module = load_module(str(dense), settings)
+    with pytest.raises(InputError, match=r"measurements on cuda:v100.* sm_70.*Set measure = 0") as caught:
+        plan_module(module, settings)
+    assert caught.value.exit_code == 2
+    assert not asked
+
+
+def test_roller_goes_by_the_model_where_shapes_are_open(symbolic: Path, asked: list[str]) -> None:
+    settings = settings_for("cpu", ROLLER)
+    found = plan_module(load_module(str(symbolic), settings, {"rows": range(1, 9)}), settings)
+    assert [x.slot for x in found.decisions].count("propose") == 1
+    assert not asked
 
 
 def test_compiling_keeps_trials_unless_the_cache_is_off(

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tilewright.errors import InputError
-from tilewright.workers import run_tool
+from tilewright.workers import run_tool, turn
 
 
 def echo(argument: Any) -> Callable[[Any], Any]:
@@ -43,6 +44,24 @@ def act(argument: Any) -> Callable[[Any], Any]:
         return None
 
     return handle
+
+
+def meet(folder: str) -> Callable[[Any], Any]:
+    """Answers once as many workers as the request says have got one."""
+
+    def handle(number: int) -> int:
+        Path(folder, str(os.getpid())).touch()
+        while len(os.listdir(folder)) < number:  # noqa: PTH208 - how many
+            time.sleep(0.01)
+        return os.getpid()
+
+    return handle
+
+
+def hold(kind: str) -> Callable[[Any], Any]:
+    """Holds a device from its first request to its end."""
+    held = turn(kind, 60)
+    return lambda request: held.__enter__()
 
 
 def broken(argument: Any) -> Callable[[Any], Any]:

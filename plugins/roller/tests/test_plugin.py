@@ -40,7 +40,9 @@ def test_the_proposer_brings_its_cost_model_unless_another_is_named() -> None:
     assert bind(Config(target="cpu"), registry).slots["cost"].name == "roofline"
 
 
-@pytest.mark.parametrize("table", [{"topk": 0}, {"topk": "ten"}, {"beam": -1}, {"top": 1}])
+@pytest.mark.parametrize(
+    "table", [{"topk": 0}, {"topk": "ten"}, {"beam": -1}, {"measure": -1}, {"measure": 1.5}, {"top": 1}]
+)
 def test_options_that_are_none_are_told(table: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=r"options\.roller"):
         bind(Config(target="cpu", slots={"propose": NAME}, options={NAME: table}), Registry(strict=True))

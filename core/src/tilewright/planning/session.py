@@ -167,11 +167,16 @@ class Session:
         return service(match, columns, self.device)
 
     def build(self, group: Group, choices: Sequence[TileChoice]) -> list[CodeFacts | Failure]:
-        """Compiles choices for a group in an isolated worker; needs no device. Each is compiled once."""
+        """Compiles choices for a group in isolated workers, side by side; needs no device. Each is compiled once."""
         return self._try(trial.BUILD, group, choices)
 
     def measure(self, group: Group, choices: Sequence[TileChoice]) -> list[Samples | Failure]:
-        """Runs choices for a group on random operands in an isolated worker. Each is run once."""
+        """Measures choices for a group on random operands in an isolated worker. Each is measured once.
+
+        They are built side by side, then measured one after the other. Processes that measure on one device take turns.
+        """
+        if self.device.plan_only:
+            return [Failure(f"No code can be generated for {self.target}: {self.device.plan_only}.")] * len(choices)
         return self._try(trial.MEASURE, group, choices)
 
     def _try(self, kind: trial.Kind[_T], group: Group, choices: Sequence[TileChoice]) -> list[_T | Failure]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 
+from tilewright.errors import InputError
 from tilewright.ir import dtypes, serial
 from tilewright.ir.choice import TileChoice
 from tilewright.ir.group import Group
@@ -21,7 +25,7 @@ from tilewright.planning.requests import Planned
 from tilewright.planning.schedule.one_kernel import launch_of
 from tilewright.planning.storage import allocate
 from tilewright.views.kernel import normalise
-from tilewright.workers import Worker, WorkerError
+from tilewright.workers import BusyError, Worker, WorkerError, replies, turn
 
 T = TypeVar("T")
 
@@ -68,14 +72,19 @@ class Failure:
 
 @attrs.frozen
 class Limits:
-    """What one trial may use: seconds, bytes of memory of its process, and worker threads.
+    """What trials may use.
 
-    By default the threads are those of `tilewright.threads.thread_count`.
+    Args:
+        seconds: for one build, one measurement, or waiting for the device.
+        memory: bytes of each process.
+        threads: of the program; by default those of `tilewright.threads.thread_count`.
+        builders: processes that build side by side; by default the processors that this process may use.
     """
 
     seconds: float = 120.0
     memory: int | None = 8 << 30
     threads: int | None = None
+    builders: int = attrs.field(factory=lambda: len(os.sched_getaffinity(0)))
 
 
 @attrs.frozen
@@ -111,9 +120,10 @@ def ask(
     constants: frozenset[str],
     limits: Limits = Limits(),
 ) -> list[Any]:
-    """The worker's answer for each choice, in their order, or a `Failure`.
+    """A worker's answer for each choice, in their order, or a `Failure`.
 
-    A worker that dies or hangs costs one choice; the next gets a fresh one.
+    Choices are built side by side. Then, for a measurement, one worker runs them one after the other. A worker that
+    dies or hangs costs one choice; the next gets a fresh one.
 
     Args:
         action: name of a `Kind`.
@@ -126,17 +136,51 @@ def ask(
         "constants": sorted(constants),
         "threads": limits.threads,
     }
+    build = [{"action": BUILD.name, "choice": serial.dump(choice)} for choice in choices]
+    if action == BUILD.name:
+        return _built(argument, build, limits)
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as temporary:
+        folders = [Path(temporary) / str(number) for number in range(len(choices))]
+        for folder in folders:
+            folder.mkdir()
+        placed = [{**request, "folder": str(folder)} for request, folder in zip(build, folders, strict=True)]
+        facts = _built(argument, placed, limits)
+        programs = [x if isinstance(x, Failure) else folder for x, folder in zip(facts, folders, strict=True)]
+        return _measured(argument, programs, limits)
+
+
+def _built(argument: Mapping[str, Any], requests: Sequence[Mapping[str, Any]], limits: Limits) -> list[Any]:
+    answers = replies(
+        _WORKER, argument, requests, limits.builders, time_limit=limits.seconds, memory_limit=limits.memory
+    )
+    return [Failure(str(x)) if isinstance(x, WorkerError) else x for x in answers]
+
+
+def _measured(argument: Mapping[str, Any], programs: Sequence[Path | Failure], limits: Limits) -> list[Any]:
+    """The answer for each folder of a program; a failure stands for itself.
+
+    This process takes the turn at the device, so that waiting for it takes nothing from the time of the measurement.
+    """
+    kind = argument["target"].partition(":")[0]
     answers: list[Any] = []
     worker: Worker | None = None
     try:
-        for choice in choices:
+        for program in programs:
+            if isinstance(program, Failure):
+                answers.append(program)
+                continue
             try:
                 if worker is None:
                     worker = Worker(_WORKER, argument, time_limit=limits.seconds, memory_limit=limits.memory)
-                answers.append(worker.call({"action": action, "choice": serial.dump(choice)}).value)
+                worker.call({"action": "load", "folder": str(program)})
+                with turn(kind, limits.seconds):
+                    answers.append(worker.call({"action": MEASURE.name}).value)
+            except BusyError as error:
+                answers.append(Failure(str(error)))
             except WorkerError as error:
                 answers.append(Failure(str(error)))
-                if error.kind != "error" and worker is not None:
+                # What the worker refused does it no harm; any other error may have left the device unusable to it.
+                if worker is not None and error.exit_code != InputError.exit_code:
                     worker.close()
                     worker = None
     finally:

@@ -15,22 +15,17 @@ from tilewright.compiler import build_program
 from tilewright.config.binding import Settings
 from tilewright.ir import dtypes
 from tilewright.ir.program import Program
-from tilewright.plugins.records import Backend
+from tilewright.runtime.built import bound
 from tilewright.runtime.native import NativeProgram
 
 
 @contextmanager
 def loaded(program: Program, settings: Settings, threads: int = 1) -> Iterator[NativeProgram]:
     """The program, built for the configured target and loaded in this process."""
-    registry = settings.registry
-    backend = registry.get(Backend, settings.target.backend)
     with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
         output = build_program(program, settings, Path(folder))
         weights = {w.name: w.load() for w in output.weights}
-        loader = registry.code(backend, backend.loader)
-        native: NativeProgram = loader(
-            output.library, weights, output.data, target=str(settings.target), threads=threads
-        )
+        native = bound(output.library, weights, output.data, settings, threads)
     try:
         yield native
     finally:

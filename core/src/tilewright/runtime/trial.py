@@ -5,53 +5,97 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tilewright.compiler import build_program
-from tilewright.config.binding import bind
+from tilewright.config.binding import Settings, bind
 from tilewright.config.schema import Config
 from tilewright.ir import serial
 from tilewright.ir.choice import TileChoice
 from tilewright.ir.group import Group
 from tilewright.planning.trial import random_array, trial_program
 from tilewright.plugins.manager import Registry
-from tilewright.runtime.immediate import loaded, poisoned
+from tilewright.runtime import built
+from tilewright.runtime.immediate import poisoned
+from tilewright.runtime.native import Array, NativeProgram
 
 _LEAST_SECONDS = 0.05
 _ROUNDS = (5, 1000)
 
 
 def start(argument: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
-    """Answers requests `{"action": "build" | "measure", "choice": …}` about one group and target."""
+    """Answers requests about one group and target, each with its `action`.
+
+    - `build`, with a `choice`: compiles it; facts about the code. With a `folder` the program is left there.
+    - `load`, with such a folder: loads the program and runs it once.
+    - `measure`: seconds of further runs of what was loaded.
+    """
     settings = bind(Config(target=argument["target"]), Registry(), argument["threads"])
     group = serial.load(argument["group"], Group)
     constants = frozenset(argument["constants"])
+    bench = _Bench(settings, group, constants)
 
-    def build(choice: TileChoice) -> dict[str, Any]:
+    def build(choice: TileChoice, kept: str | None) -> dict[str, Any]:
         program = trial_program(group, choice, constants)
-        with tempfile.TemporaryDirectory(prefix="tilewright-") as folder:
+        place: AbstractContextManager[str] = (
+            tempfile.TemporaryDirectory(prefix="tilewright-") if kept is None else nullcontext(kept)
+        )
+        with place as folder:
             began = time.perf_counter()
             output = build_program(program, settings, Path(folder))
+            seconds = time.perf_counter() - began
+            if kept is not None:
+                built.save(output, Path(folder))
             (name,) = program.kernels
             facts: Mapping[str, Any] = output.data.get("facts", {}).get(name, {})
-            return {"seconds": time.perf_counter() - began, **facts}
-
-    def measure(choice: TileChoice) -> dict[str, Any]:
-        program = trial_program(group, choice, constants)
-        rng = np.random.default_rng(1)
-        inputs = [random_array(v, rng) for v in program.inputs]
-        outputs = [poisoned(v.static_shape(), v.dtype) for v in program.outputs]
-        with loaded(program, settings, settings.threads) as native:
-            native.run(inputs, outputs)
-            once = min(native.measure(2))
-            rounds = min(max(int(_LEAST_SECONDS / max(once, 1e-7)), _ROUNDS[0]), _ROUNDS[1])
-            return {"seconds": list(native.measure(rounds))}
+            return {"seconds": seconds, **facts}
 
     def answer(request: Mapping[str, Any]) -> Any:
-        choice = serial.load(request["choice"], TileChoice)
-        return build(choice) if request["action"] == "build" else measure(choice)
+        match request["action"]:
+            case "build":
+                return build(serial.load(request["choice"], TileChoice), request.get("folder"))
+            case "load":
+                return bench.load(Path(request["folder"]))
+            case _:
+                return bench.measure()
 
     return answer
+
+
+class _Bench:
+    """Runs one program after the other on operands that are made once."""
+
+    def __init__(self, settings: Settings, group: Group, constants: frozenset[str]) -> None:
+        self._settings = settings
+        self._group = group
+        self._constants = constants
+        self._native: NativeProgram | None = None
+
+    @cached_property
+    def _inputs(self) -> list[Array]:
+        rng = np.random.default_rng(1)
+        return [random_array(v, rng) for v in self._group.inputs if v.name not in self._constants]
+
+    @cached_property
+    def _outputs(self) -> list[Array]:
+        return [poisoned(v.static_shape(), v.dtype) for v in self._group.outputs]
+
+    def load(self, folder: Path) -> None:
+        """Loads a program in place of the one before, and runs it once."""
+        if self._native is not None:
+            before, self._native = self._native, None
+            before.close()
+        self._native = built.load(folder, self._settings, self._settings.threads)
+        self._native.run(self._inputs, self._outputs)
+
+    def measure(self) -> dict[str, Any]:
+        """Seconds of further runs."""
+        assert self._native is not None
+        once = min(self._native.measure(2))
+        rounds = min(max(int(_LEAST_SECONDS / max(once, 1e-7)), _ROUNDS[0]), _ROUNDS[1])
+        return {"seconds": list(self._native.measure(rounds))}

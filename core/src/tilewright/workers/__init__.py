@@ -3,6 +3,8 @@ it.
 """
 
 from tilewright.workers.client import Reply, Worker, WorkerError
+from tilewright.workers.side import replies
 from tilewright.workers.tool import run_tool
+from tilewright.workers.turns import BusyError, turn
 
-__all__ = ["Reply", "Worker", "WorkerError", "run_tool"]
+__all__ = ["BusyError", "Reply", "Worker", "WorkerError", "replies", "run_tool", "turn"]

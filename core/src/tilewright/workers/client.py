@@ -132,6 +132,10 @@ class Worker:
         _log.debug("worker %d for %s is ended", self._process.pid, self.task)
         self._log.close()
 
+    def kill(self) -> None:
+        """Ends the worker's process, from any thread: whoever waits for its reply is told, and closes it."""
+        self._process.kill()
+
     def __enter__(self) -> Worker:
         return self
 

@@ -1,4 +1,4 @@
-"""`propose = "roller"`: rTiles by construction, ranked by the cost slot; nothing is measured or compiled."""
+"""`propose = "roller"`: rTiles by construction, ranked by the cost slot and, where options say so, measured."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from tilewright.ir.group import Group
 from tilewright.planning.requests import Propose, Request
 from tilewright.planning.session import Session
 from tilewright.recipes import Match
+from tilewright.views.symbols import group_symbols
 from tilewright_roller.construct import Construction, State
 from tilewright_roller.cost import predict
+from tilewright_roller.measure import measured
 from tilewright_roller.options import RollerOptions
 from tilewright_roller.rtile import rtiles
 from tilewright_roller.scale import polished, shrunk, varied
@@ -33,7 +35,12 @@ def make(options: RollerOptions) -> Propose:
     def propose(group: Group, request: Request) -> tuple[TileChoice, ...]:
         session = request.session
         found = [x for match in session.matches(group) for x in _choices(match, session, options)]
-        return _ranked(found, options.topk)
+        choices = _ranked(found, options.topk)
+        # A trial knows nothing of limits, and needs fixed shapes.
+        if choices and options.measure and request == session.request() and not group_symbols(group, session.symbols):
+            best = sorted(_distinct(found), key=lambda c: (c.cost, c.resources.tasks))[: options.measure]
+            return (*measured(best, group, session), *(c for c in choices if c not in best))
+        return choices
 
     return propose
 
@@ -65,7 +72,7 @@ def _choices(match: Match, session: Session, options: RollerOptions) -> list[Til
     columns = made.columns(states)
     costs = cost(states)
     tasks = made.tasks(states)
-    kept = _front(costs, tasks.astype(np.float64), 2 * options.topk)
+    kept = _front(costs, tasks.astype(np.float64), 2 * max(options.topk, options.measure))
     names = [p.name for p in match.parameters]
     prediction = predict(match, {name: column[kept] for name, column in columns.items()}, session.device)
     found = []
@@ -98,12 +105,16 @@ def _front(costs: npt.NDArray[np.float64], tasks: npt.NDArray[np.float64], count
 
 def _ranked(choices: Sequence[TileChoice], topk: int) -> tuple[TileChoice, ...]:
     """The best undominated choices: half of them the quickest, the others those that are quick with few tasks."""
-    known: dict[tuple[str, tuple[tuple[str, int], ...]], TileChoice] = {(c.recipe, c.params): c for c in choices}
-    kept = undominated(list(known.values()))
+    kept = undominated(_distinct(choices))
     costs = np.asarray([c.cost for c in kept])
     tasks = np.asarray([float(c.resources.tasks) for c in kept])
     picked = [kept[i] for i in sorted(_front(costs, tasks, topk))]
     return tuple(picked)
+
+
+def _distinct(choices: Sequence[TileChoice]) -> list[TileChoice]:
+    known: dict[tuple[str, tuple[tuple[str, int], ...]], TileChoice] = {(c.recipe, c.params): c for c in choices}
+    return list(known.values())
 
 
 def _why(match: Match, params: dict[str, int], tasks: int, bound: str, level: str, device: DeviceModel) -> str:

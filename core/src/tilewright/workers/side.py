@@ -1,0 +1,77 @@
+"""Several workers side by side, for a list of requests that do not depend on each other."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any
+
+from tilewright.workers.client import Worker, WorkerError
+
+
+def replies(
+    task: str,
+    argument: Any,
+    requests: Sequence[Any],
+    count: int,
+    *,
+    time_limit: float = 600.0,
+    memory_limit: int | None = None,
+) -> list[Any | WorkerError]:
+    """The reply to each request, in their order, or the error that stands for it.
+
+    Each worker takes the next request that nobody has taken. One that dies or hangs costs the request that it had; a
+    fresh one goes on. All are ended when the call ends, an interrupt included.
+
+    Args:
+        task: see `Worker`, as `argument`, `time_limit` and `memory_limit`.
+        count: of workers, at most; there are never more than requests.
+    """
+    answers: list[Any] = [None] * len(requests)
+    left = deque(enumerate(requests))
+    running: set[Worker] = set()
+    ended = Event()
+
+    def serve() -> None:
+        # A worker belongs to the thread that started it: the kernel ends it with that thread.
+        worker: Worker | None = None
+        try:
+            while left:
+                try:
+                    number, request = left.popleft()
+                except IndexError:  # another thread was quicker
+                    return
+                try:
+                    if worker is None:
+                        worker = Worker(task, argument, time_limit=time_limit, memory_limit=memory_limit)
+                        running.add(worker)
+                    if ended.is_set():
+                        return
+                    answers[number] = worker.call(request).value
+                except WorkerError as error:
+                    answers[number] = error
+                    if error.kind != "error" and worker is not None:
+                        running.discard(worker)
+                        worker.close()
+                        worker = None
+        finally:
+            if worker is not None:
+                running.discard(worker)
+                worker.close()
+
+    if not requests:
+        return answers
+    with ThreadPoolExecutor(min(count, len(requests))) as threads:
+        serving = [threads.submit(serve) for _ in range(min(count, len(requests)))]
+        try:
+            for one in serving:
+                one.result()
+        except BaseException:
+            ended.set()
+            left.clear()
+            for worker in tuple(running):
+                worker.kill()
+            raise
+    return answers
