@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import attrs
 
 from tilewright.ir.expr import Expr
 from tilewright_backends.emit.cuda.body import Body
-from tilewright_backends.emit.cuda.points import contiguous, count, decompose, point_at, store_words, varies
-from tilewright_backends.lower import types
+from tilewright_backends.emit.cuda.neighbours import store_neighbours
+from tilewright_backends.emit.cuda.points import count, decompose, point_at
 from tilewright_backends.lower.flat import FlatSpec
+from tilewright_backends.lower.point import Point
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.contraction import Contraction
 
@@ -52,7 +54,8 @@ def store_pieces(body: Body, spec: FlatSpec, c: Contraction, batch: Mapping[str,
                 if paired:
                     with _inside(body, first, n_total):
                         at = {**batch, **at_row, **decompose(first, c.n, body)}
-                        _pair(body, spec, c, at, piece, place)
+                        assert inner is not None
+                        store_neighbours(body, spec, at, inner, 2, partial(_sums, body, piece, place), spec.body_reads)
                 else:
                     for lane in range(2):
                         column = body.hold(first + lane, "n")
@@ -70,27 +73,5 @@ def _inside(body: Body, number: Expr, total: int) -> AbstractContextManager[None
     return nullcontext() if inside is None else body.when(inside)
 
 
-def _pair(body: Body, spec: FlatSpec, c: Contraction, at: Mapping[str, Expr], piece: Piece, place: Expr) -> None:
-    """Two neighbouring columns: reads that the column does not change once, stores as one word where they can."""
-    inner = c.n[-1]
-    start = point_at(body, spec, at)
-    used = range(spec.body_reads, len(spec.reads))
-    common = {slot: start.load(slot) for slot in used if not varies(spec, slot, inner.name)}
-    wide = [
-        body.registers(types.storage(s.value.dtype), 2, "out") if contiguous(spec, s, inner, 2) else None
-        for s in spec.stores
-    ]
-    for lane in range(2):
-        value = piece.sums[body.index(body.simplify(place + lane))]
-        here = {**at, inner.name: body.simplify(at[inner.name] + lane)}
-        point = point_at(body, spec, here, [value], common)
-        for store, registers in zip(spec.stores, wide, strict=True):
-            if registers is None:
-                point.store(store)
-            else:
-                stored = types.to_storage(point.value(store.expr), store.value.dtype)
-                body.store(registers, types.literal(lane, "int32"), stored)
-    for store, registers in zip(spec.stores, wide, strict=True):
-        if registers is not None:
-            target = body.params[store.value.name]
-            store_words(body, store.value.dtype, 2, registers, target, start.index(store.address))
+def _sums(body: Body, piece: Piece, place: Expr, lane: int, point: Point) -> list[Prim]:
+    return [piece.sums[body.index(body.simplify(place + lane))]]

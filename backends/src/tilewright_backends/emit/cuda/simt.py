@@ -6,9 +6,9 @@ functions with their guards, so nothing is unfolded in memory.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import attrs
-from tvm import tirx
-from tvm.tirx import op as tir_op
 
 from tilewright.errors import InternalError
 from tilewright.ir.expr import Expr, Extent, as_expr, as_extent, ceil_div, const, maximum
@@ -16,10 +16,12 @@ from tilewright.ir.ops import Axis
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.cuda.points import decompose, point_at, points_in
+from tilewright_backends.emit.cuda.neighbours import store_neighbours
+from tilewright_backends.emit.cuda.points import decompose, points_in, whole
 from tilewright_backends.emit.cuda.tiles import Team, TileLoader, plan_tile
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
+from tilewright_backends.lower.point import Point
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.contraction import Contraction
 from tilewright_backends.recipes.cuda.simt import detail_of
@@ -151,10 +153,11 @@ class _Stages:
         self._slice_size = slice_size
         self._sizes = sizes
 
-    def offset(self, operand: int, stage: Expr) -> Expr:
-        """First element of an operand's tile in this thread's slice."""
+    def offset(self, operand: int, stage: Expr, unit: int = 1) -> Expr:
+        """Where an operand's tile starts in this thread's slice, in units of so many elements, a divisor of 4."""
         before = 2 * self._sizes[0] if operand else 0
-        return self._slice * self._slice_size + before + stage * self._sizes[operand]
+        parts = (self._slice_size // unit, before // unit, self._sizes[operand] // unit)
+        return self._slice * parts[0] + parts[1] + stage * parts[2]
 
     def fetch(self, trip: Expr) -> None:
         for loader in self.loaders:
@@ -165,46 +168,82 @@ class _Stages:
             loader.put(self.buffer, self.rows[number], self.offset(number, stage))
 
 
+@attrs.frozen
+class _Runs:
+    """How a thread reads its points of a row of a shared tile: runs of `width` neighbours at `firsts`.
+
+    Args:
+        tile: the tile's memory in units of `unit` elements.
+        row: units from row to row.
+    """
+
+    firsts: tuple[int, ...]
+    width: int
+    unit: int
+    tile: Prim
+    row: int
+
+
 class _RegisterTile:
     """The part of a block's result that one thread computes."""
 
     def __init__(self, body: Body, tiles: SimtTiles, stages: _Stages, member: Expr) -> None:
         self.body, self.tiles, self.stages, self.member = body, tiles, stages, member
-        across = tiles.n_block // tiles.n_thread
-        self.tx = body.hold(member % across, "tx")
-        self.ty = body.hold(member // across, "ty")
+        across, down = tiles.n_block // tiles.n_thread, tiles.m_block // tiles.m_thread
+        self.tx, self.ty = _places(body, member, across, down)
         self.m_runs = _groups(tiles.m_block, tiles.m_thread)
         self.n_runs = _groups(tiles.n_block, tiles.n_thread)
         self.sums = body.registers(stages.cell, tiles.m_thread * tiles.n_thread, "sum")
         with body.repeat(tiles.m_thread * tiles.n_thread, "clear") as i:
             body.store(self.sums, i, types.literal(0, stages.cell))
-        self._a = body.registers(stages.cell, tiles.m_thread, "a")
-        self._b = body.registers(stages.cell, tiles.n_thread, "b")
+        # Two of each: while one is multiplied, the other is filled.
+        self._a = [body.registers(stages.cell, tiles.m_thread, "a") for _ in range(2)]
+        self._b = [body.registers(stages.cell, tiles.n_thread, "b") for _ in range(2)]
+        self._runs = [self._seen(0, self.m_runs), self._seen(1, self.n_runs)]
+
+    def _seen(self, operand: int, runs: list[tuple[int, int]]) -> _Runs:
+        width, stages = runs[0][1], self.stages
+        whole = width in (2, 4) and all(first % width == 0 for first, _ in runs)
+        unit = width if whole and stages.cell in ("float32", "int32") else 1
+        tile = self.body.vectors(stages.buffer, unit)
+        return _Runs(tuple(first // unit for first, _ in runs), width, unit, tile, stages.rows[operand] // unit)
 
     def multiply(self, stage: Expr) -> None:
         """Adds the products of the shared tiles of a stage."""
         body, tiles = self.body, self.tiles
-        bases = [body.hold(self.stages.offset(i, stage), "base") for i in (0, 1)]
-        with body.loop("kk", tiles.k_step, "unrolled") as kk:
-            self._pick(bases[0] + kk * self.stages.rows[0], self.ty, self.m_runs, self._a)
-            self._pick(bases[1] + kk * self.stages.rows[1], self.tx, self.n_runs, self._b)
-            with body.repeat(tiles.m_thread, "i") as i, body.repeat(tiles.n_thread, "j") as j:
-                at = i * tiles.n_thread + j
-                body.store(self.sums, at, self.sums[at] + self._a[i] * self._b[j])
+        # All that varies from thread to thread is in one number for each operand, the rest is known to the compiler.
+        bases = [
+            body.hold(self.stages.offset(i, stage, x.unit) + who * (x.width // x.unit), "base")
+            for i, (x, who) in enumerate(zip(self._runs, (self.ty, self.tx), strict=True))
+        ]
 
-    def _pick(self, row: Expr, who: Expr, runs: list[tuple[int, int]], into: Prim) -> None:
-        """Loads a thread's elements of one row of a shared tile."""
-        body, tile = self.body, self.stages.buffer
-        at = 0
-        for first, width in runs:
-            place = body.index(body.simplify(row + first + who * width))
-            if width in (2, 4) and first % width == 0 and self.stages.cell in ("float32", "int32"):
-                near, far = body.vectors(into, width), body.vectors(tile, width)
-                body.store(near, i32(at // width), far[tir_op.truncdiv(place, i32(width))])
-            else:
-                for i in range(width):
-                    body.store(into, i32(at + i), tile[place + i])
-            at += width
+        def pick(kk: Expr, half: int) -> None:
+            self._pick(self._runs[0], bases[0], kk, self._a[half])
+            self._pick(self._runs[1], bases[1], kk, self._b[half])
+
+        pick(const(0), 0)
+        with body.loop("kk", tiles.k_step // 2, "unrolled") as pair:
+            pick(pair * 2 + 1, 1)
+            self._products(0)
+            with body.when(body.index(pair < tiles.k_step // 2 - 1)) if tiles.k_step > 2 else nullcontext():
+                pick(pair * 2 + 2, 0)
+            self._products(1)
+
+    def _products(self, half: int) -> None:
+        body, tiles = self.body, self.tiles
+        a, b = self._a[half], self._b[half]
+        with body.repeat(tiles.m_thread, "i") as i, body.repeat(tiles.n_thread, "j") as j:
+            at = i * tiles.n_thread + j
+            body.store(self.sums, at, self.sums[at] + a[i] * b[j])
+
+    def _pick(self, runs: _Runs, base: Expr, kk: Expr, into: Prim) -> None:
+        """Loads a thread's points of row `kk` of a shared tile."""
+        body = self.body
+        near = body.vectors(into, runs.unit)
+        for number, first in enumerate(runs.firsts):
+            for i in range(runs.width // runs.unit):
+                place = body.index(body.simplify(base + kk * runs.row + (first + i)))
+                body.store(near, i32(number * (runs.width // runs.unit) + i), runs.tile[place])
 
     def add_slices(self, slice_: Expr) -> None:
         """Adds the sums of all slices to those of the first, through the tiles' memory."""
@@ -221,6 +260,22 @@ class _RegisterTile:
                 body.store(self.sums, i, self.sums[i] + pool[place + i * tiles.team])
 
 
+def _places(body: Body, member: Expr, across: int, down: int) -> tuple[Expr, Expr]:
+    """Column and row of a thread among the `down` x `across` of a team.
+
+    A warp takes 8 columns and 4 rows where that goes up: then it reads least of the shared tiles.
+    """
+    wide, high = 8, 4
+    if across % wide or down % high:
+        return body.hold(member % across, "tx"), body.hold(member // across, "ty")
+    lane, warp = body.hold(member % (wide * high), "lane"), body.hold(member // (wide * high), "warp")
+    warps = across // wide
+    return (
+        body.hold(warp % warps * wide + lane % wide, "tx"),
+        body.hold(warp // warps * high + lane // wide, "ty"),
+    )
+
+
 def _store(
     body: Body,
     spec: FlatSpec,
@@ -231,38 +286,31 @@ def _store(
     n_tile: Expr,
     batch: dict[str, Expr],
 ) -> None:
-    """Runs the epilogue at every point of the register tile."""
-    columns = _outer(body, c.n, n_tile * tiles.n_block, register_tile.tx, register_tile.n_runs)
-    for i, (row, row_inside) in enumerate(
-        _outer(body, c.m, m_tile * tiles.m_block, register_tile.ty, register_tile.m_runs)
-    ):
-        for j, (column, column_inside) in enumerate(columns):
-            conditions = [x for x in (row_inside, column_inside) if x is not None]
-            inside = None
-            for condition in conditions:
-                inside = condition if inside is None else tirx.And(inside, condition)
-            value = register_tile.sums[i32(i * tiles.n_thread + j)]
-            if inside is None:
-                _point(body, spec, {**batch, **row, **column}, value)
-            else:
-                with body.when(inside):
-                    _point(body, spec, {**batch, **row, **column}, value)
+    """Runs the epilogue at every point of the register tile, at neighbouring columns together."""
+    inner = c.n[-1]
+    lanes = next(x for x in (4, 2, 1) if register_tile.n_runs[0][1] % x == 0 and whole(inner.extent, x))
+    columns = _outer(body, c.n, n_tile * tiles.n_block, register_tile.tx, register_tile.n_runs, lanes)
+    rows = _outer(body, c.m, m_tile * tiles.m_block, register_tile.ty, register_tile.m_runs, 1)
+    for i, (row, row_inside) in enumerate(rows):
+        with nullcontext() if row_inside is None else body.when(row_inside):
+            for j, (column, column_inside) in enumerate(columns):
+                first = i * tiles.n_thread + j * lanes
 
+                def states(lane: int, point: Point, first: int = first) -> list[Prim]:
+                    return [register_tile.sums[i32(first + lane)]]
 
-def _point(body: Body, spec: FlatSpec, at: dict[str, Expr], value: Prim) -> None:
-    point = point_at(body, spec, at, [value])
-    for store in spec.stores:
-        point.store(store)
+                with nullcontext() if column_inside is None else body.when(column_inside):
+                    store_neighbours(body, spec, {**batch, **row, **column}, inner, lanes, states, spec.body_reads)
 
 
 def _outer(
-    body: Body, axes: tuple[Axis, ...], base: Expr, who: Expr, runs: list[tuple[int, int]]
+    body: Body, axes: tuple[Axis, ...], base: Expr, who: Expr, runs: list[tuple[int, int]], lanes: int
 ) -> list[tuple[dict[str, Expr], Prim | None]]:
-    """Axis values of each point that a thread owns along one side, and whether it is inside."""
+    """Axis values of every `lanes`-th point that a thread owns along one side, and whether these are inside."""
     total = points_in(axes)
     found: list[tuple[dict[str, Expr], Prim | None]] = []
     for first, width in runs:
-        for i in range(width):
+        for i in range(0, width, lanes):
             at = body.hold(base + (first + i) + who * width, "at")
             found.append((decompose(at, axes, body), body.below(at, total)))
     return found
