@@ -37,7 +37,7 @@ from tilewright.testing.seeded import light_model
 
 QUICK_BLOCKS = ("conformer", "gpt")
 LIGHT = ("squeezenet", "shufflenet")
-RECIPES = ("map", "mma", "reduce", "scan", "scatter", "simt", "topk", "topk_sort", "wgmma", "wgmma_ring")
+RECIPES = ("map", "mma", "reduce", "scan", "scatter", "simt", "thin", "topk", "topk_sort", "wgmma", "wgmma_ring")
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ def corpus(dtype: str = "float32") -> tuple[Case, ...]:
     writer = _Writer(dtype)
     for family in (
         _matrix_products,
+        _thin_products,
         _convolutions,
         _reductions,
         _pools,
@@ -110,6 +111,30 @@ def _matrix_products(w: _Writer) -> None:
         {"x": w.rand(2, 9, 24), "s": w.rand(2, 9, 38)},
         weights={"w": w.rand(24, 38), "b": w.rand(38), "r": w.scalar(2**0.5)}
         | {"one": w.scalar(1.0), "half": w.scalar(0.5)},
+    )
+
+
+def _thin_products(w: _Writer) -> None:
+    """Few rows, and a reduction long enough to be shared out, in whole pieces of eight or not."""
+    for m, k, n in ((1, 512, 70), (5, 264, 96), (16, 1040, 33), (40, 96, 130), (9, 300, 48)):
+        nodes = [node("MatMul", "x w", "m"), node("Add", "m b", "a"), node("Relu", "a", "y")]
+        weights = {"w": w.rand(k, n) / w.scalar(k**0.5), "b": w.rand(n)}
+        w.add(f"thin matmul {m}x{k}x{n}", nodes, {"x": w.rand(m, k)}, weights=weights)
+    w.add(
+        "thin product of two inputs",
+        [node("Gemm", "x w", "y", transB=1)],
+        {"x": w.rand(3, 328), "w": w.rand(50, 328) / w.scalar(328**0.5)},
+    )
+    w.add(
+        "wide by thin",
+        [node("Gemm", "w x", "y", transB=1)],
+        {"x": w.rand(11, 136)},
+        weights={"w": w.rand(75, 136) / w.scalar(136**0.5)},
+    )
+    w.add(
+        "scores of one token",
+        [node("Transpose", "k", "t", perm=[0, 1, 3, 2]), node("MatMul", "q t", "y")],
+        {"q": w.rand(2, 3, 1, 64), "k": w.rand(2, 3, 37, 64) / w.scalar(8.0)},
     )
 
 

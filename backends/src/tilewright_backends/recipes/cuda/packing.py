@@ -11,7 +11,7 @@ from tilewright.ir.ops import Axis
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.recipes.cuda.common import extent, points
 
-TILE, STEP, POINT = "tile", "step", "point"
+TILE, GROUP, STEP, POINT = "tile", "group", "step", "point"
 
 
 def pack_operand(
@@ -28,7 +28,36 @@ def pack_operand(
     tiles = -(-points(outer) // block)
     padded = -(-points(k) // step) * step
     dims = ((TILE, tiles), (STEP, padded), (POINT, block))
-    at = _split(Var(TILE) * block + Var(POINT), _originals(kernel, outer)) | _split(Var(STEP), _originals(kernel, k))
+    return _packing(kernel, slot, dims, (outer, Var(TILE) * block + Var(POINT)), (k, Var(STEP)))
+
+
+def pack_pieces(
+    kernel: KernelSpec,
+    slot: int,
+    outer: Sequence[Axis],
+    k: Sequence[Axis],
+    tiles: tuple[int, int],
+    groups: tuple[int, int],
+) -> Packing:
+    """The operand as [outer tile][group of k][point of the tile][k in the group], padded with zeros.
+
+    Args:
+        outer, k: see `pack_operand`.
+        tiles: number of outer tiles, and points of one.
+        groups: number of groups, and reduction points of one.
+    """
+    dims = ((TILE, tiles[0]), (GROUP, groups[0]), (POINT, tiles[1]), (STEP, groups[1]))
+    places = Var(TILE) * tiles[1] + Var(POINT), Var(GROUP) * groups[1] + Var(STEP)
+    return _packing(kernel, slot, dims, (outer, places[0]), (k, places[1]))
+
+
+def _packing(
+    kernel: KernelSpec, slot: int, dims: tuple[tuple[str, int], ...], *sides: tuple[Sequence[Axis], Expr]
+) -> Packing:
+    """The packing whose fused axes have these values in terms of the dims."""
+    at: dict[str, Expr] = {}
+    for fused, number in sides:
+        at |= _split(number, _originals(kernel, fused))
     access = kernel.reads[slot]
     axes: list[tuple[str, Expr]] = []
     for axis in kernel.axes:
