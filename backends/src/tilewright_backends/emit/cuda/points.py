@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tvm.tirx import op as tir_op
+
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import linear_terms, simplify
 from tilewright.ir.expr import Const, Expr, Extent, Var, as_expr, as_extent, loads, maximum, number_of, variables
@@ -123,8 +125,14 @@ def store_words(body: Body, dtype: str, lanes: int, registers: Prim, target: Pri
         body.store(far, first + i, near[i])
 
 
-def _word_index(address: Prim, lanes: int, number: int) -> Prim:
-    from tvm.tirx import op as tir_op
+def in_vectors(address: Prim, lanes: int) -> Prim:
+    """A number of elements, a multiple of `lanes` (a power of two), as a number of vectors.
 
-    index = tir_op.truncdiv(address, types.literal(lanes, types.element(address)))
+    Addresses are not negative, which a division would have to assume that they may be.
+    """
+    return tir_op.shift_right(address, types.literal(lanes.bit_length() - 1, types.element(address)))
+
+
+def _word_index(address: Prim, lanes: int, number: int) -> Prim:
+    index = in_vectors(address, lanes)
     return index * number if number > 1 else index

@@ -21,7 +21,7 @@ from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda import ptx
 from tilewright_backends.emit.cuda.body import Body, i32
 from tilewright_backends.emit.cuda.neighbours import store_neighbours
-from tilewright_backends.emit.cuda.points import count, decompose, point_at
+from tilewright_backends.emit.cuda.points import count, decompose, in_vectors, point_at
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.cuda.thin import GROUP, PAD, ROWS, WIDE, ThinDetail, detail_of, padded_groups
@@ -118,8 +118,7 @@ class _Task:
         near = body.view(into.data, "uint32x4", int(into.shape[0]) // _WORDS)
         far = body.view(source.data, "uint32x4", 1)
         with body.branches(inside) if inside is not None else nullcontext(_nothing) as otherwise:
-            at = address()
-            body.store(near, i32(place), far[tir_op.truncdiv(at, types.literal(_PIECE, types.element(at)))])
+            body.store(near, i32(place), far[in_vectors(address(), _PIECE)])
             if inside is not None:
                 otherwise()
                 for word in range(_WORDS):

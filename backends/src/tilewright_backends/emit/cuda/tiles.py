@@ -7,12 +7,19 @@ from contextlib import nullcontext
 
 import attrs
 from tvm import tirx
-from tvm.tirx import op as tir_op
 
 from tilewright.ir.expr import Expr, Extent, const
 from tilewright.ir.ops import Axis
 from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.cuda.points import contiguous, decompose, load_words, point_at, points_in, whole
+from tilewright_backends.emit.cuda.points import (
+    contiguous,
+    decompose,
+    in_vectors,
+    load_words,
+    point_at,
+    points_in,
+    whole,
+)
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
@@ -239,7 +246,7 @@ class TileLoader:
             with body.when(guard) if guard is not None else nullcontext():
                 if wide:
                     place = body.index(body.simplify(offset + kk * row + x))
-                    body.store(far, tir_op.truncdiv(place, i32(lanes)), near[i32(load)])
+                    body.store(far, in_vectors(place, lanes), near[i32(load)])
                     continue
                 for lane in range(lanes):
                     at = offset + (kk + lane) * row + x if plan.along_k else offset + kk * row + x + lane
