@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,17 +17,34 @@ import numpy as np
 from benchmarks.operators.cells import Cell, arrays, model, sample
 
 OURS = "tilewright"
+_MEASURING = 4
 Facts = dict[str, dict[str, Any]]
 
 
 def prepared(
     chosen: Sequence[Cell], folders: Sequence[Path], engines: Sequence[str], target: str, threads: int, jobs: int
 ) -> list[Facts]:
-    """`prepare` for many cells, `jobs` of them side by side, each in a process that prepares several."""
+    """`prepare` for many cells, `jobs` of them side by side, each in a process that prepares several.
+
+    What measures its choices builds them side by side itself, so then there are fewer, with a share of the processors;
+    on the host, which it would not have for itself, one.
+    """
     one = partial(prepare, engines=engines, target=target, threads=threads)
+    if any(slots(x).get("options") for x in engines if x.startswith(OURS)):
+        jobs = 1 if target.startswith("cpu") else min(jobs, _MEASURING)
+    jobs = min(jobs, len(chosen))
     # Not forked: a compiler's threads do not survive that.
-    with ProcessPoolExecutor(min(jobs, len(chosen)), multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, spawn, _share, (spawn.Value("i", 0), jobs)) as pool:
         return list(pool.map(one, chosen, folders))
+
+
+def _share(number: Any, jobs: int) -> None:
+    """Gives this process its share of the processors."""
+    with number.get_lock():
+        mine, number.value = number.value, number.value + 1
+    processors = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, processors[mine % jobs :: jobs] or processors)
 
 
 def prepare(cell: Cell, folder: Path, engines: Sequence[str], target: str, threads: int) -> Facts:

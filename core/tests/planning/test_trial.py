@@ -41,7 +41,7 @@ class Fakes:
         self.started = 0
         self.loaded = -1
 
-    def replies(self, task: str, argument: Any, requests: Any, count: int, **limits: Any) -> list[Any]:
+    def replies(self, post: Any, requests: Any, count: int) -> list[Any]:
         self.told.append(f"build {len(requests)} by {count}")
         return [self.wrong.get(("build", n), {"folder": x.get("folder")}) for n, x in enumerate(requests)]
 
@@ -53,9 +53,16 @@ class Fakes:
         yield
         self.told.append(f"leave {kind}")
 
-    def worker(self, *_: Any, **__: Any) -> Any:
+    def post(self, *_: Any) -> Any:
+        return self
+
+    def take(self) -> Any:
         self.started += 1
         return self
+
+    def keep(self, worker: Any) -> None:
+        assert worker is self
+        self.told.append("keep")
 
     def call(self, request: Any) -> Any:
         action = request["action"]
@@ -75,7 +82,7 @@ class Fakes:
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
     found = Fakes()
     monkeypatch.setattr(trial, "replies", found.replies)
-    monkeypatch.setattr(trial, "Worker", found.worker)
+    monkeypatch.setattr(trial, "Post", found.post)
     monkeypatch.setattr(trial, "turn", found.turn)
     return found
 
@@ -87,7 +94,7 @@ def measured(choices: list[TileChoice]) -> list[Any]:
 def test_all_are_built_before_one_worker_measures_them_in_turns(fakes: Fakes) -> None:
     assert [x["seconds"] for x in measured(CHOICES[:2])] == [[0.0], [1.0]]
     rounds = [[f"load {n}", "take cuda", f"measure {n}", "leave cuda"] for n in range(2)]
-    assert fakes.told == ["build 2 by 3", *rounds[0], *rounds[1], "close"]
+    assert fakes.told == ["build 2 by 3", *rounds[0], *rounds[1], "rest 1", "keep"]
     assert fakes.started == 1
 
 
@@ -114,7 +121,15 @@ def test_what_fails_costs_one_choice(fakes: Fakes, action: str, error: Exception
     answers = measured(CHOICES)
     assert answers[1] == Failure(str(error))
     assert [x["seconds"] for n, x in enumerate(answers) if n != 1] == [[0.0], [2.0], [3.0]]
-    assert fakes.started == fakes.told.count("close") == workers
+    assert fakes.started == workers
+    assert fakes.told.count("close") == workers - 1
+    assert fakes.told.count("keep") == 1
+
+
+def test_a_worker_that_cannot_rest_is_not_kept(fakes: Fakes) -> None:
+    fakes.wrong["rest", 0] = WorkerError("gone", kind="died")
+    assert [x["seconds"] for x in measured(CHOICES[:1])] == [[0.0]]
+    assert fakes.told[-1] == "close"
 
 
 def test_where_nothing_is_built_nothing_is_measured(fakes: Fakes) -> None:

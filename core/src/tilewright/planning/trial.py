@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -25,7 +26,7 @@ from tilewright.planning.requests import Planned
 from tilewright.planning.schedule.one_kernel import launch_of
 from tilewright.planning.storage import allocate
 from tilewright.views.kernel import normalise
-from tilewright.workers import BusyError, Worker, WorkerError, replies, turn
+from tilewright.workers import BusyError, Post, Worker, WorkerError, replies, turn
 
 T = TypeVar("T")
 
@@ -130,38 +131,37 @@ def ask(
         target: canonical target string.
         constants: names of the values known at compile time.
     """
-    argument = {
-        "target": target,
-        "group": serial.dump(group),
-        "constants": sorted(constants),
-        "threads": limits.threads,
-    }
-    build = [{"action": BUILD.name, "choice": serial.dump(choice)} for choice in choices]
+    post = Post(_WORKER, {"target": target, "threads": limits.threads}, limits.seconds, limits.memory)
+    about = {"group": serial.dump(group), "constants": sorted(constants)}
+    build = [{"action": BUILD.name, **about, "choice": serial.dump(choice)} for choice in choices]
     if action == BUILD.name:
-        return _built(argument, build, limits)
+        return _built(post, build, limits)
     with tempfile.TemporaryDirectory(prefix="tilewright-") as temporary:
         folders = [Path(temporary) / str(number) for number in range(len(choices))]
         for folder in folders:
             folder.mkdir()
         placed = [{**request, "folder": str(folder)} for request, folder in zip(build, folders, strict=True)]
-        facts = _built(argument, placed, limits)
+        facts = _built(post, placed, limits)
         programs = [x if isinstance(x, Failure) else folder for x, folder in zip(facts, folders, strict=True)]
-        return _measured(argument, programs, limits)
+        return _measured(post, about, programs, target.partition(":")[0], limits)
 
 
-def _built(argument: Mapping[str, Any], requests: Sequence[Mapping[str, Any]], limits: Limits) -> list[Any]:
-    answers = replies(
-        _WORKER, argument, requests, limits.builders, time_limit=limits.seconds, memory_limit=limits.memory
-    )
+def _built(post: Post, requests: Sequence[Mapping[str, Any]], limits: Limits) -> list[Any]:
+    answers = replies(post, requests, limits.builders)
     return [Failure(str(x)) if isinstance(x, WorkerError) else x for x in answers]
 
 
-def _measured(argument: Mapping[str, Any], programs: Sequence[Path | Failure], limits: Limits) -> list[Any]:
+def _measured(
+    post: Post, about: Mapping[str, Any], programs: Sequence[Path | Failure], kind: str, limits: Limits
+) -> list[Any]:
     """The answer for each folder of a program; a failure stands for itself.
 
     This process takes the turn at the device, so that waiting for it takes nothing from the time of the measurement.
+
+    Args:
+        about: what a request says of the group.
+        kind: of the target.
     """
-    kind = argument["target"].partition(":")[0]
     answers: list[Any] = []
     worker: Worker | None = None
     try:
@@ -171,8 +171,8 @@ def _measured(argument: Mapping[str, Any], programs: Sequence[Path | Failure], l
                 continue
             try:
                 if worker is None:
-                    worker = Worker(_WORKER, argument, time_limit=limits.seconds, memory_limit=limits.memory)
-                worker.call({"action": "load", "folder": str(program)})
+                    worker = post.take()
+                worker.call({"action": "load", **about, "folder": str(program)})
                 with turn(kind, limits.seconds):
                     answers.append(worker.call({"action": MEASURE.name}).value)
             except BusyError as error:
@@ -183,6 +183,11 @@ def _measured(argument: Mapping[str, Any], programs: Sequence[Path | Failure], l
                 if worker is not None and error.exit_code != InputError.exit_code:
                     worker.close()
                     worker = None
+        if worker is not None:
+            with suppress(WorkerError):
+                worker.call({"action": "rest"})
+                post.keep(worker)
+                worker = None
     finally:
         if worker is not None:
             worker.close()

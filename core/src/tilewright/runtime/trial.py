@@ -29,52 +29,79 @@ _ROUNDS = (5, 1000)
 
 
 def start(argument: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
-    """Answers requests about one group and target, each with its `action`.
+    """Answers requests for one target, each with its `action`; the first two with the `group` and its `constants`.
 
     - `build`, with a `choice`: compiles it; facts about the code. With a `folder` the program is left there.
     - `load`, with such a folder: loads the program and runs it once.
     - `measure`: seconds of further runs of what was loaded.
+    - `rest`: gives back what it holds of the device, and the operands.
     """
     settings = bind(Config(target=argument["target"]), Registry(), argument["threads"])
-    group = serial.load(argument["group"], Group)
-    constants = frozenset(argument["constants"])
-    bench = _Bench(settings, group, constants)
-
-    def build(choice: TileChoice, kept: str | None) -> dict[str, Any]:
-        program = trial_program(group, choice, constants)
-        place: AbstractContextManager[str] = (
-            tempfile.TemporaryDirectory(prefix="tilewright-") if kept is None else nullcontext(kept)
-        )
-        with place as folder:
-            began = time.perf_counter()
-            output = build_program(program, settings, Path(folder))
-            seconds = time.perf_counter() - began
-            if kept is not None:
-                built.save(output, Path(folder))
-            (name,) = program.kernels
-            facts: Mapping[str, Any] = output.data.get("facts", {}).get(name, {})
-            return {"seconds": seconds, **facts}
+    bench: _Bench | None = None
 
     def answer(request: Mapping[str, Any]) -> Any:
+        nonlocal bench
         match request["action"]:
             case "build":
-                return build(serial.load(request["choice"], TileChoice), request.get("folder"))
+                return _build(settings, request)
             case "load":
+                if bench is None or not bench.serves(request):
+                    _dismiss(bench)
+                    bench = _Bench(settings, request)
                 return bench.load(Path(request["folder"]))
+            case "rest":
+                _dismiss(bench)
+                bench = None
+                return None
             case _:
+                assert bench is not None
                 return bench.measure()
 
     return answer
 
 
-class _Bench:
-    """Runs one program after the other on operands that are made once."""
+def _build(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
+    group, choice = serial.load(request["group"], Group), serial.load(request["choice"], TileChoice)
+    program = trial_program(group, choice, frozenset(request["constants"]))
+    kept = request.get("folder")
+    place: AbstractContextManager[str] = (
+        tempfile.TemporaryDirectory(prefix="tilewright-") if kept is None else nullcontext(kept)
+    )
+    with place as folder:
+        began = time.perf_counter()
+        output = build_program(program, settings, Path(folder))
+        seconds = time.perf_counter() - began
+        if kept is not None:
+            built.save(output, Path(folder))
+        (name,) = program.kernels
+        facts: Mapping[str, Any] = output.data.get("facts", {}).get(name, {})
+        return {"seconds": seconds, **facts}
 
-    def __init__(self, settings: Settings, group: Group, constants: frozenset[str]) -> None:
+
+def _dismiss(bench: _Bench | None) -> None:
+    if bench is not None:
+        bench.close()
+
+
+class _Bench:
+    """Runs one program of a group after the other, on operands that are made once."""
+
+    def __init__(self, settings: Settings, request: Mapping[str, Any]) -> None:
         self._settings = settings
-        self._group = group
-        self._constants = constants
+        self._about = (request["group"], request["constants"])
+        self._group = serial.load(request["group"], Group)
+        self._constants = frozenset(request["constants"])
         self._native: NativeProgram | None = None
+
+    def serves(self, request: Mapping[str, Any]) -> bool:
+        """Whether a request is about the same group."""
+        return self._about == (request["group"], request["constants"])
+
+    def close(self) -> None:
+        """Unloads the program."""
+        if self._native is not None:
+            before, self._native = self._native, None
+            before.close()
 
     @cached_property
     def _inputs(self) -> list[Array]:
@@ -87,9 +114,7 @@ class _Bench:
 
     def load(self, folder: Path) -> None:
         """Loads a program in place of the one before, and runs it once."""
-        if self._native is not None:
-            before, self._native = self._native, None
-            before.close()
+        self.close()
         self._native = built.load(folder, self._settings, self._settings.threads)
         self._native.run(self._inputs, self._outputs)
 

@@ -15,8 +15,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +28,8 @@ from tilewright.errors import TilewrightError
 
 _log = logging.getLogger(__name__)
 _TAIL = 2000
+_starter: ThreadPoolExecutor | None = None
+_starting = threading.Lock()
 
 
 class WorkerError(TilewrightError):
@@ -83,7 +87,7 @@ class Worker:
         self._buffer = b""
         try:
             # -P: a file in the working folder must not stand in for a module of the same name.
-            self._process = subprocess.Popen(
+            self._process = _started(
                 [sys.executable, "-P", "-m", "tilewright.workers.server", str(requests), str(replies)],
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
@@ -188,6 +192,32 @@ class Worker:
         if self._memory_limit is not None and not said:
             remedy = f"It may have wanted more than {self._memory_limit / 2**30:g} GiB."
         return WorkerError(f"{self.task} ended {how}.", remedy, kind="died")
+
+
+def _started(command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    """A process, started by a thread that does not end before the interpreter.
+
+    Workers ask the kernel to end them when what started them ends, and to the kernel that is a thread.
+    """
+    global _starter
+    with _starting:
+        if _starter is None:
+            _starter = ThreadPoolExecutor(1, "tilewright-starter")
+        process: Future[subprocess.Popen[bytes]] = _starter.submit(lambda: subprocess.Popen(command, **options))
+    try:
+        return process.result()
+    except BaseException:  # an interrupt: nobody will know of it
+        process.add_done_callback(lambda x: None if x.exception() else x.result().kill())
+        raise
+
+
+def _forget() -> None:
+    """After a fork: the child has none of its parent's threads."""
+    global _starter, _starting
+    _starter, _starting = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget)
 
 
 def _end_session(leader: int) -> None:

@@ -9,24 +9,17 @@ from threading import Event
 from typing import Any
 
 from tilewright.workers.client import Worker, WorkerError
+from tilewright.workers.idle import Post
 
 
-def replies(
-    task: str,
-    argument: Any,
-    requests: Sequence[Any],
-    count: int,
-    *,
-    time_limit: float = 600.0,
-    memory_limit: int | None = None,
-) -> list[Any | WorkerError]:
+def replies(post: Post, requests: Sequence[Any], count: int) -> list[Any | WorkerError]:
     """The reply to each request, in their order, or the error that stands for it.
 
     Each worker takes the next request that nobody has taken. One that dies or hangs costs the request that it had; a
-    fresh one goes on. All are ended when the call ends, an interrupt included.
+    fresh one goes on. An interrupt ends them all; otherwise they are kept for the next call.
 
     Args:
-        task: see `Worker`, as `argument`, `time_limit` and `memory_limit`.
+        post: the task of the workers.
         count: of workers, at most; there are never more than requests.
     """
     answers: list[Any] = [None] * len(requests)
@@ -35,17 +28,16 @@ def replies(
     ended = Event()
 
     def serve() -> None:
-        # A worker belongs to the thread that started it: the kernel ends it with that thread.
         worker: Worker | None = None
         try:
             while left:
                 try:
                     number, request = left.popleft()
                 except IndexError:  # another thread was quicker
-                    return
+                    break
                 try:
                     if worker is None:
-                        worker = Worker(task, argument, time_limit=time_limit, memory_limit=memory_limit)
+                        worker = post.take()
                         running.add(worker)
                     if ended.is_set():
                         return
@@ -56,6 +48,10 @@ def replies(
                         running.discard(worker)
                         worker.close()
                         worker = None
+            if worker is not None and not ended.is_set():
+                running.discard(worker)
+                post.keep(worker)
+                worker = None
         finally:
             if worker is not None:
                 running.discard(worker)

@@ -129,10 +129,8 @@ def statements(
 
 
 def _groups(whole: int, part: int) -> list[tuple[int, int]]:
-    """(first point, points) of the runs that one thread owns: runs of at most four, spread over the tile."""
-    width = min(part, 4)
-    while part % width:
-        width -= 1
+    """(first point, points) of the runs that one thread owns: of a vector's length, spread over the tile."""
+    width = next(x for x in (4, 2, 1) if part % x == 0)
     runs = part // width
     return [(run * (whole // runs), width) for run in range(runs)]
 

@@ -9,7 +9,7 @@ import attrs
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.choice import Packing
-from tilewright.ir.expr import Const, Expr, const, maximum
+from tilewright.ir.expr import Const, Expr, apply, const, maximum, select
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec
@@ -117,6 +117,8 @@ def _work(detail: SimtDetail, tasks: Expr, trips: Expr, sizes: tuple[Expr, ...],
     padded = trips * slices * ks
     out = sum(most(detail.spec, detail.spec.spatial) * dtypes.size_of(s.value.dtype) for s in detail.spec.stores)
     products = mt * nt
+    # Runs of four points are loaded at once, others in pairs.
+    loads = sum((x // select(apply("floormod", x, const(4)) < 1, const(4), const(2)) for x in (mt, nt)), const(0))
     guarded = any(x.guard is not None for x in detail.spec.reads[: detail.spec.body_reads])
     return Work(
         flops=tasks * mb * nb * padded * 2,
@@ -127,7 +129,7 @@ def _work(detail: SimtDetail, tasks: Expr, trips: Expr, sizes: tuple[Expr, ...],
             "shared": tasks * (mb * nb) * padded * size // (mt * 4) + tasks * (mb * nb) * padded * size // (nt * 4),
         },
         # Loads and addresses compete with the products for issue slots, guarded ones more.
-        efficiency=products * (72 if guarded else 85) // (products + 12),
+        efficiency=products * (72 if guarded else 85) // (products + loads * 2 + 4),
         # One tile is loaded ahead, which hides about half of the latency of the loads.
         serial=trips * 10 + 8 + slices * 2,
     )
