@@ -114,7 +114,8 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
             traffic={"dram": const(memory_bytes(spec)), "l2": tasks * (wb + thin * ROWS) * (k * 2) + out},
             efficiency=const(30),
             unit=f"{half}.mma",
-            serial=trips * 4 + warps // 4 + 12,
+            # A trip waits for memory; nothing of the next is under way meanwhile.
+            serial=trips * 8 + warps // 4 + 12,
         ),
         operands=operands_of(spec, axes, packed={many.slot: "k"} if many.constant else {}),
         tiles={"block": {detail.wide: wb, "k": warps * ahead * GROUP}},
