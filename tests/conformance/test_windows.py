@@ -71,3 +71,22 @@ def test_long_rows_are_split_over_lanes_and_columns_are_not(proposer: str) -> No
     assert best(mean(512, 1024, 1), proposer, "cuda.reduce").as_dict()["lanes"] >= 64
     columns = best(mean(1024, 65536, 0), proposer, "cuda.reduce").as_dict()
     assert columns["x.block"] >= 8
+
+
+@pytest.mark.parametrize("proposer", PROPOSERS)
+@pytest.mark.parametrize(
+    "window",
+    [
+        depthwise(84, 83, 5, 2),
+        depthwise(84, 83, 7, 2),
+        depthwise(96, 165, 5, 2),
+        depthwise(84, 42, 5, 1),
+        depthwise(672, 11, 7, 1),
+        average(84, 83, 3, 2),
+    ],
+    ids=["5x5 stride 2", "7x7 stride 2", "5x5 of large images", "5x5", "7x7 of small images", "pooling"],
+)
+def test_windows_that_overlap_are_computed_in_tiles(window: Case, proposer: str) -> None:
+    choice = best(window, proposer)
+    assert choice.recipe == "cuda.window"
+    assert choice.as_dict()["y.thread"] >= 3

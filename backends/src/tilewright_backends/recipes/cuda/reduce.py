@@ -24,7 +24,7 @@ from tilewright_backends.recipes.cuda.common import (
     powers,
     symbolic_spec,
 )
-from tilewright_backends.recipes.cuda.sectors import SECTOR, WARP, WAVEFRONT, by_power, digits, sampled, touched
+from tilewright_backends.recipes.cuda.sectors import SECTOR, WARP, by_step, delivered, digits, sampled, touched
 from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.reduce"
@@ -122,8 +122,8 @@ def _cached(spec: FlatSpec, total: int, steps: int, along_reduction: bool, near:
             # Only neighbours read an element again, and find it in the first-level cache.
             once = bounds_of(access.value.num_elements(), spec.symbol_bounds).high * dtypes.size_of(access.value.dtype)
             moved = {n: min(x, once) for n, x in moved.items()}
-        far = far + by_power(near, moved)
-        close = close + by_power(near, {n: int(issued * max(x, WAVEFRONT) * SECTOR) for n, x in sectors.items()})
+        far = far + by_step(near, moved)
+        close = close + by_step(near, {n: delivered(issued, x) for n, x in sectors.items()})
     return {"l2": far, "shared": close}
 
 
