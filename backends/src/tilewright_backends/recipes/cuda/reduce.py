@@ -28,6 +28,8 @@ from tilewright_backends.recipes.cuda.sectors import SECTOR, WARP, by_step, deli
 from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.reduce"
+_DIVISION = 6
+"""Operations of a division by a literal and of its remainder."""
 
 
 @attrs.frozen
@@ -72,6 +74,8 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     per_point = operations(*spec.body) + operations(*combiner.combine) + len(spec.reads)
     per_step = select(const(1) < lanes, const(per_point + _splitting(spec)), const(per_point + _guarded(spec)))
     per_thread = ceil_div(steps, lanes)
+    splitting = _DIVISION * max(len(spec.spatial) - 1, 0)
+    finish = 2 * operations(*(s.expr for s in spec.stores))
     roles = {"x": tuple(x.name for x in spec.spatial), "k": tuple(x.name for x in spec.reduce)}
     return Match(
         recipe=NAME,
@@ -84,12 +88,12 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         ),
         usage=Usage(ceil_div(total, block), threads, registers, shared),
         work=Work(
-            flops=ceil_div(total, block) * threads * per_thread * per_step,
+            flops=ceil_div(total, block) * threads * (per_thread * per_step + splitting) + total * finish,
             traffic={"dram": const(memory_bytes(spec)), **_cached(spec, total, steps, teams.along_reduction, near)},
             efficiency=const(25),
             serial=per_thread // 4 + select(const(1) < lanes, const(8), const(1)),
         ),
-        operands=operands_of(spec, roles),
+        operands=operands_of(spec, roles, windows=_windows(spec)),
         tiles={"block": {"x": block, "k": lanes}},
         count=ceil_div(counted(spec.spatial), block) if spec.symbols else None,
         detail=teams,
@@ -107,7 +111,7 @@ def _splitting(spec: FlatSpec) -> int:
         return _guarded(spec)
     reads = spec.reads[: spec.body_reads]
     placed = operations(*(x.address for x in reads), *(x.guard for x in reads if x.guard is not None))
-    return 6 * (len(spec.reduce) - 1) + placed
+    return _DIVISION * (len(spec.reduce) - 1) + placed
 
 
 def _cached(spec: FlatSpec, total: int, steps: int, along_reduction: bool, near: Expr) -> dict[str, Expr]:
@@ -115,16 +119,25 @@ def _cached(spec: FlatSpec, total: int, steps: int, along_reduction: bool, near:
     issued = -(-total * steps // WARP)
     far: Expr = const(0)
     close: Expr = const(0)
-    for access in spec.reads[: spec.body_reads]:
+    reads = spec.reads[: spec.body_reads]
+    windows = _windows(spec)
+    for slot, access in enumerate(reads):
         sectors = {n: _sectors(spec, access, n, along_reduction) for n in powers(1, WARP)}
-        moved = {n: int(issued * x * SECTOR) for n, x in sectors.items()}
-        if _is_window(spec, access):
+        # What many points share is evicted between their reads, unless they are neighbours' windows.
+        least = 0 if windows else WARP * dtypes.size_of(access.value.dtype)
+        moved = {n: int(issued * max(x * SECTOR, least)) for n, x in sectors.items()}
+        if slot in windows:
             # Only neighbours read an element again, and find it in the first-level cache.
             once = bounds_of(access.value.num_elements(), spec.symbol_bounds).high * dtypes.size_of(access.value.dtype)
             moved = {n: min(x, once) for n, x in moved.items()}
         far = far + by_step(near, moved)
         close = close + by_step(near, {n: delivered(issued, x) for n, x in sectors.items()})
     return {"l2": far, "shared": close}
+
+
+def _windows(spec: FlatSpec) -> tuple[int, ...]:
+    """The reads of the body whose elements only neighbouring points share."""
+    return tuple(i for i, x in enumerate(spec.reads[: spec.body_reads]) if _is_window(spec, x))
 
 
 def _is_window(spec: FlatSpec, access: FlatAccess) -> bool:

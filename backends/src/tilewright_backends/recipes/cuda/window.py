@@ -72,6 +72,12 @@ class Window:
         return tuple(a for a in self.spec.reduce if a not in (self.over_x, self.over_y))
 
     @property
+    def sliding(self) -> tuple[int, ...]:
+        """The reads that move along both axes, or the one that there is."""
+        slides = zip(self.slides_y, self.slides_x, strict=True)
+        return tuple(i for i, (y, x) in enumerate(slides) if x.stride and (y.stride or self.y is None))
+
+    @property
     def rows(self) -> int:
         """Extent of `y`."""
         return 1 if self.y is None else points((self.y,))
@@ -143,15 +149,16 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         states = states * 5 // 2  # what an update needs besides, of several outputs at a time
     registers = 28 + rows * columns * states + _held(window, rows, columns)
     tasks = ceil_div(each * planes, threads)
-    kept = {
+    axes = {
         "p": tuple(a.name for a in window.planes),
         "y": () if window.y is None else (window.y.name,),
         "x": (window.x.name,),
+        "k": tuple(a.name for a in spec.reduce),
     }
     along_y = maximum(minimum(threads // per_row, per_plane), const(1))
     return Match(
         recipe=NAME,
-        roles=kept | {"k": tuple(a.name for a in spec.reduce)},
+        roles=axes,
         extents={"p": planes, "y": window.rows, "x": window.columns, "k": steps},
         parameters=parameters,
         constraints=(
@@ -162,8 +169,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         ),
         usage=Usage(tasks, threads, registers),
         work=_work(window, tasks * threads, (rows, columns, threads, per_row, per_plane)),
-        # Windows overlap: a tile of points has about as many elements of the input, whatever the window's size.
-        operands=operands_of(spec, kept),
+        operands=operands_of(spec, axes, windows=window.sliding),
         tiles={
             "register": {"y": rows, "x": columns},
             "block": {
