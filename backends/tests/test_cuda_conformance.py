@@ -14,7 +14,7 @@ from tilewright.testing import conformance
 from tilewright.testing.cases import Case
 from tilewright.testing.corpus import corpus
 
-RECIPES = ("map", "mma", "reduce", "scan", "scatter", "simt", "thin", "topk", "topk_sort", "wgmma", "wgmma_ring")
+RECIPES = tuple(sorted("map mma reduce scan scatter simt thin topk topk_sort wgmma wgmma_ring window".split()))
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ import pytest
 
 import tilewright
 from backends.tests.cuda_on_cpu.emulator import emulate
+from backends.tests.test_cuda_conformance import RECIPES
 from tilewright.api import compile_artifact, settings_for
 from tilewright.compare import compare_outputs
 from tilewright.compiler import build_program, plan_model, plan_module
@@ -37,7 +38,6 @@ from tilewright.testing.seeded import light_model
 
 QUICK_BLOCKS = ("conformer", "gpt")
 LIGHT = ("squeezenet", "shufflenet")
-RECIPES = ("map", "mma", "reduce", "scan", "scatter", "simt", "thin", "topk", "topk_sort", "wgmma", "wgmma_ring")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,20 @@ from tilewright_backends import cpus, gpus
 TILEWRIGHT_API = 1
 
 _CPU_RECIPES = ("contraction", "nest", "scan", "scatter", "topk")
-_CUDA_RECIPES = ("map", "mma", "reduce", "scan", "scatter", "simt", "thin", "topk", "topk_sort", "wgmma", "wgmma_ring")
+_CUDA_RECIPES = (
+    "map",
+    "mma",
+    "reduce",
+    "scan",
+    "scatter",
+    "simt",
+    "thin",
+    "topk",
+    "topk_sort",
+    "wgmma",
+    "wgmma_ring",
+    "window",
+)
 
 
 @hookimpl

@@ -94,6 +94,7 @@ class Operand:
         outside: moved once per point of the result, outside of the reduction: a result, or an operand of the epilogue.
             Roles that nothing outside varies with are the ones reduced over.
         padding: elements that a staged tile leaves free behind each of its lines, so that lines start in other banks.
+        shared: points of its roles that read the same element, because windows of neighbours overlap.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Operand:
     run: int = 1
     outside: bool = False
     padding: int = 0
+    shared: int = 1
 
 
 @attrs.frozen

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+
+import attrs
 
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import Bounds, bounds_of
@@ -17,13 +19,18 @@ _LINE = 64
 
 
 def operands_of(
-    spec: FlatSpec, roles: Mapping[str, Sequence[str]], padding: int = 0, packed: Mapping[int, str] | None = None
+    spec: FlatSpec,
+    roles: Mapping[str, Sequence[str]],
+    padding: int = 0,
+    packed: Mapping[int, str] | None = None,
+    windows: Container[int] = (),
 ) -> tuple[Operand, ...]:
     """The operands of a kernel whose axes play `roles` (role -> names of its axes, outermost first).
 
     Args:
         padding: elements left free behind each line of a staged tile.
         packed: reads that are stored in another order, with the role that lies innermost there.
+        windows: reads whose elements only neighbouring points share.
     """
     packed = packed or {}
     bounds = spec.symbol_bounds
@@ -33,6 +40,9 @@ def operands_of(
         names = _varying(spec, read.address, read.guard)
         outside = slot >= spec.body_reads and spec.combiner is not None
         made = _operand(read.value, read.address, names, roles, extents, bounds, outside, padding, packed.get(slot, ""))
+        if slot in windows:
+            touched = math.prod(extents[x] for x in names if x in extents)
+            made = attrs.evolve(made, shared=max(touched // max(made.elements, 1), 1))
         found.setdefault((read.value, read.address, outside), made)
     for store in spec.stores:
         names = _varying(spec, store.address, store.guard)

@@ -136,6 +136,7 @@ def _from_memory(
         inside = np.ones_like(wave)
         for role in operand.roles:
             inside = inside * reached[role]
+        inside = inside / operand.shared
         per_wave = per_wave + np.minimum(inside, operand.elements) * operand.size
     again = np.maximum(per_wave * np.ceil(tasks / wave) - once, 0)
     missing = np.clip(1 - cache.bytes / np.maximum(once, 1), 0, 1)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import attrs
+import numpy as np
 
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
-from tilewright.ir.bounds import bounds_of, linear_terms
-from tilewright.ir.expr import Var, const, select
+from tilewright.ir.bounds import bounds_of
+from tilewright.ir.expr import Expr, const, loads, select, variables
 from tilewright.recipes import Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatAccess, FlatSpec
@@ -23,9 +24,12 @@ from tilewright_backends.recipes.cuda.common import (
     powers,
     symbolic_spec,
 )
+from tilewright_backends.recipes.cuda.sectors import SECTOR, WARP, by_step, delivered, digits, sampled, touched
 from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.reduce"
+_DIVISION = 6
+"""Operations of a division by a literal and of its remainder."""
 
 
 @attrs.frozen
@@ -61,14 +65,17 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     )
     block, lanes = (p.var for p in parameters)
     warp = device.warp
+    near = lanes if teams.along_reduction else block
     state_bytes = sum(max(dtypes.size_of(d), 4) for d in combiner.dtypes)
     rows = select(const(warp) < lanes, lanes // warp, const(0)) if teams.along_reduction else lanes
     shared = select(const(1) < lanes, block * rows * state_bytes + 16 * len(combiner.dtypes), const(0))
     registers = const(40 + 4 * len(spec.reads) + 2 * len(combiner.dtypes))
     threads = block * lanes
     per_point = operations(*spec.body) + operations(*combiner.combine) + len(spec.reads)
+    per_step = select(const(1) < lanes, const(per_point + _splitting(spec)), const(per_point + _guarded(spec)))
     per_thread = ceil_div(steps, lanes)
-    near = lanes if teams.along_reduction else block
+    splitting = _DIVISION * max(len(spec.spatial) - 1, 0)
+    finish = 2 * operations(*(s.expr for s in spec.stores))
     roles = {"x": tuple(x.name for x in spec.spatial), "k": tuple(x.name for x in spec.reduce)}
     return Match(
         recipe=NAME,
@@ -81,44 +88,85 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         ),
         usage=Usage(ceil_div(total, block), threads, registers, shared),
         work=Work(
-            flops=ceil_div(total, block) * threads * per_thread * per_point,
-            traffic={
-                "dram": const(memory_bytes(spec)),
-                # Loads of fewer than eight neighbouring threads waste part of each sector.
-                "l2": const(_read_bytes(spec, total * steps)) * select(near < 8, ceil_div(8, near), const(1)),
-            },
+            flops=ceil_div(total, block) * threads * (per_thread * per_step + splitting) + total * finish,
+            traffic={"dram": const(memory_bytes(spec)), **_cached(spec, total, steps, teams.along_reduction, near)},
             efficiency=const(25),
             serial=per_thread // 4 + select(const(1) < lanes, const(8), const(1)),
         ),
-        operands=operands_of(spec, roles),
+        operands=operands_of(spec, roles, windows=_windows(spec)),
         tiles={"block": {"x": block, "k": lanes}},
         count=ceil_div(counted(spec.spatial), block) if spec.symbols else None,
         detail=teams,
     )
 
 
-def _read_bytes(spec: FlatSpec, steps: int) -> int:
-    return sum(dtypes.size_of(x.value.dtype) for x in spec.reads[: spec.body_reads]) * steps
+def _guarded(spec: FlatSpec) -> int:
+    """Operations per step for guards, of which unrolled loops share the rest."""
+    return sum(x.guard is not None for x in spec.reads[: spec.body_reads])
+
+
+def _splitting(spec: FlatSpec) -> int:
+    """Operations per step where lanes split several axes: divisions of the step's number, addresses and guards anew."""
+    if len(spec.reduce) < 2:
+        return _guarded(spec)
+    reads = spec.reads[: spec.body_reads]
+    placed = operations(*(x.address for x in reads), *(x.guard for x in reads if x.guard is not None))
+    return _DIVISION * (len(spec.reduce) - 1) + placed
+
+
+def _cached(spec: FlatSpec, total: int, steps: int, along_reduction: bool, near: Expr) -> dict[str, Expr]:
+    """Bytes through both caches; `near` threads lie along the reduction, or along the points."""
+    issued = -(-total * steps // WARP)
+    far: Expr = const(0)
+    close: Expr = const(0)
+    reads = spec.reads[: spec.body_reads]
+    windows = _windows(spec)
+    for slot, access in enumerate(reads):
+        sectors = {n: _sectors(spec, access, n, along_reduction) for n in powers(1, WARP)}
+        # What many points share is evicted between their reads, unless they are neighbours' windows.
+        least = 0 if windows else WARP * dtypes.size_of(access.value.dtype)
+        moved = {n: int(issued * max(x * SECTOR, least)) for n, x in sectors.items()}
+        if slot in windows:
+            # Only neighbours read an element again, and find it in the first-level cache.
+            once = bounds_of(access.value.num_elements(), spec.symbol_bounds).high * dtypes.size_of(access.value.dtype)
+            moved = {n: min(x, once) for n, x in moved.items()}
+        far = far + by_step(near, moved)
+        close = close + by_step(near, {n: delivered(issued, x) for n, x in sectors.items()})
+    return {"l2": far, "shared": close}
+
+
+def _windows(spec: FlatSpec) -> tuple[int, ...]:
+    """The reads of the body whose elements only neighbouring points share."""
+    return tuple(i for i, x in enumerate(spec.reads[: spec.body_reads]) if _is_window(spec, x))
+
+
+def _is_window(spec: FlatSpec, access: FlatAccess) -> bool:
+    """Whether neighbouring points share elements of an access, and distant ones share none."""
+    moving = variables(access.address)
+    if loads(access.address) or not all(x.name in moving for x in spec.spatial):
+        return False
+    return most(spec, spec.axes) > bounds_of(access.value.num_elements(), spec.symbol_bounds).high
+
+
+def _sectors(spec: FlatSpec, access: FlatAccess, near: int, along_reduction: bool) -> float:
+    """Sectors per load of a warp of which `near` threads lie along the reduction, or along the points."""
+    thread = np.arange(WARP)
+    inner, outer = thread % near, thread // near
+    step, point = (inner, outer) if along_reduction else (outer, inner)
+    first = sampled(most(spec, spec.spatial))[:, None]
+    points, steps = first + point[None, :], np.broadcast_to(step, (len(first), WARP))
+    return touched(spec, access, digits(spec, spec.spatial, points) | digits(spec, spec.reduce, steps))
 
 
 def _along_reduction(spec: FlatSpec) -> bool:
-    """Whether neighbouring reduction steps lie closer in memory than neighbouring points, for the largest operand."""
+    """Whether a warp's loads touch fewer sectors along the reduction than along the points."""
     reads = spec.reads[: spec.body_reads]
-    if not reads or not spec.reduce:
+    if not reads or not spec.reduce or not spec.spatial:
         return True
-    if not spec.spatial:
-        return True
-    access = max(reads, key=lambda r: bounds_of(r.value.num_elements(), spec.symbol_bounds).high)
-    inner_k, inner_x = spec.reduce[-1].name, spec.spatial[-1].name
-    of_k, of_x = _step(access, inner_k), _step(access, inner_x)
-    if of_x == 1:
-        return False
-    return of_k == 1 or of_x == 0 or (of_k != 0 and abs(of_k) < abs(of_x))
-
-
-def _step(access: FlatAccess, axis: str) -> int:
-    """Elements per step along an axis, as far as the address is linear in it."""
-    return sum(factor for factor, term in linear_terms(access.address) if term == Var(axis))
+    steps = most(spec, spec.reduce)
+    lanes = min(WARP, 1 << max(steps.bit_length() - 1, 0))
+    along = sum(_sectors(spec, x, lanes, True) for x in reads)
+    return along < sum(_sectors(spec, x, WARP, False) for x in reads)
 
 
 RECIPE = Recipe(NAME, "cuda", match, priority=0)
