@@ -10,7 +10,7 @@ import math
 
 from tilewright.device import DeviceModel
 from tilewright.ir.expr import const
-from tilewright.recipes import Match, Parameter, Recipe, Usage, Work
+from tilewright.recipes import Constraint, Match, Parameter, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import flatten, merge_axes
 from tilewright_backends.recipes.cpu.common import (
@@ -60,7 +60,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         Parameter("outer.block", sizes(nest.outer_points), role="outer", level="block"),
         Parameter("inner.block", sizes(nest.inner_points, 4 * lanes), align=4 * lanes, role="inner", level="block"),
     )
-    outer_block, inner_block = parameters[2].var, parameters[3].var
+    unroll, outer_block, inner_block = (p.var for p in parameters[1:])
     tasks = ceil_div(nest.outer_points, outer_block) * ceil_div(nest.inner_points, inner_block)
     padded = nest.outer_points * math.ceil(nest.inner_points / lanes) * lanes
     per_point = operations(*spec.body) + len(spec.reads) + (2 * len(spec.body) if reducing else 0)
@@ -69,7 +69,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     work = Work(
         flops=const(flops),
         traffic={"dram": const(memory_bytes(spec))},
-        efficiency=const(25 if vectorised else 5) + parameters[1].var * (2 if vectorised else 0),
+        efficiency=const(25 if vectorised else 5) + unroll * (2 if vectorised else 0),
         serial=tasks * 2,
     )
     roles = nest.roles("reduce")
@@ -79,12 +79,12 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         roles=roles,
         extents={"outer": nest.outer_points, "inner": nest.inner_points, "reduce": nest.reduce_points},
         parameters=parameters,
-        constraints=(),
+        constraints=(Constraint(inner_block % (unroll * lanes), const(0), "the block in whole groups of vectors"),),
         usage=Usage(tasks=tasks),
         work=work,
         operands=operands_of(spec, roles),
         tiles={
-            "register": {"inner": parameters[1].var * lanes},
+            "register": {"inner": unroll * lanes},
             "block": {"outer": outer_block, "inner": inner_block, "reduce": const(nest.reduce_points)},
         },
         count=None if is_static(spec) else count,
