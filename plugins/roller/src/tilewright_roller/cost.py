@@ -27,6 +27,8 @@ _SHARE = 2.0
 """How many times its even share of a common level's bandwidth one unit can draw."""
 _UNROLLED = 4
 """Steps of a reduction whose loads a thread has under way together, where no tile is staged."""
+_STAGED_DEPTH = 2.0
+"""Pieces of work that a block with staged tiles has under way, as if they were stages."""
 _STAGES = "stages"
 
 
@@ -88,7 +90,8 @@ def _compute(
     pace = np.ones(rows)
     if device.kind != "cpu":
         warps = together * np.maximum(evaluate(match.usage.threads, columns, rows), 1) / device.warp
-        pace = np.minimum(1, warps / _SCHEDULERS)
+        each = np.maximum(warps / _SCHEDULERS, 1 / _SCHEDULERS)
+        pace = each / np.ceil(each)  # the scheduler with the most warps ends last
     return np.asarray(evaluate(work.flops, columns, rows) * share / (peak * efficiency * pace))
 
 
@@ -171,5 +174,9 @@ def _depth(match: Match, columns: Columns, device: DeviceModel, together: Array,
     if device.kind == "cpu":
         return np.full(rows, _CPU_DEPTH)
     stages = columns[_STAGES].astype(np.float64) if _STAGES in columns else np.ones(rows)
+    staged = [x for x in match.tiles if x not in (REGISTER, BLOCK)]
+    if staged:
+        # The warps of a block wait for each other at every tile; those of another block go on meanwhile.
+        return np.asarray(stages * _STAGED_DEPTH * np.clip(together, 1, 2))
     warps = together * np.maximum(evaluate(match.usage.threads, columns, rows), 1) / device.warp
     return np.asarray(stages * np.maximum(warps / _SCHEDULERS, 1))

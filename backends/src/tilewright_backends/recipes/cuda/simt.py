@@ -10,10 +10,11 @@ from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.choice import Packing
 from tilewright.ir.expr import Const, Expr, apply, const, maximum, select
+from tilewright.ir.polynomial import literal_factor
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec
-from tilewright_backends.recipes.contraction import Contraction, Operand
+from tilewright_backends.recipes.contraction import Contraction, Operand, plain_slot
 from tilewright_backends.recipes.cuda.common import (
     block_limits,
     ceil_div,
@@ -26,7 +27,7 @@ from tilewright_backends.recipes.cuda.common import (
     symbolic_spec,
 )
 from tilewright_backends.recipes.cuda.packing import pack_operand
-from tilewright_backends.recipes.cuda.roles import roles_of
+from tilewright_backends.recipes.cuda.roles import roles_of, stride
 from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.simt"
@@ -119,7 +120,9 @@ def _work(detail: SimtDetail, tasks: Expr, trips: Expr, sizes: tuple[Expr, ...],
     products = mt * nt
     # Runs of four points are loaded at once, others in pairs.
     loads = sum((x // select(apply("floormod", x, const(4)) < 1, const(4), const(2)) for x in (mt, nt)), const(0))
-    guarded = any(x.guard is not None for x in detail.spec.reads[: detail.spec.body_reads])
+    sides = zip((mb, nb), (detail.roles.rows, detail.roles.columns), detail.constants, strict=True)
+    filled = sum((block * _filling(detail, operand, slot) for block, operand, slot in sides), const(0))
+    filling = filled // maximum((mb // mt) * (nb // nt), 1)
     return Work(
         flops=tasks * mb * nb * padded * 2,
         traffic={
@@ -128,11 +131,26 @@ def _work(detail: SimtDetail, tasks: Expr, trips: Expr, sizes: tuple[Expr, ...],
             # A quarter of what the threads read: neighbours read the same words.
             "shared": tasks * (mb * nb) * padded * size // (mt * 4) + tasks * (mb * nb) * padded * size // (nt * 4),
         },
-        # Loads and addresses compete with the products for issue slots, guarded ones more.
-        efficiency=products * (72 if guarded else 85) // (products + loads * 2 + 4),
+        # Loads and what fills the tiles compete with the products for issue slots.
+        efficiency=products * 85 // (products + loads * 2 + 4 + filling),
         # One tile is loaded ahead, which hides about half of the latency of the loads.
         serial=trips * 10 + 8 + slices * 2,
     )
+
+
+def _filling(detail: SimtDetail, operand: Operand, constant: int | None) -> int:
+    """Instructions, about, that bring an element of an operand into a shared tile."""
+    if constant is not None:
+        return 1
+    slot = plain_slot(operand.value)
+    if slot is None or detail.spec.reads[slot].guard is not None:
+        return 9
+    vectors = [
+        stride(detail.spec, slot, axes[-1]) == 1 and literal_factor(axes[-1].extent) % 4 == 0
+        for axes in (detail.roles.k, operand.outer)
+        if axes
+    ]
+    return 2 if any(vectors) else 5
 
 
 @attrs.frozen
