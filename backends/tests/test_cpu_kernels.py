@@ -15,6 +15,7 @@ from tilewright.config.schema import Config
 from tilewright.frontend import load
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.immediate import run
+from tilewright.testing import conformance
 from tilewright.testing.cases import case, node
 
 LENGTHS = (1, 7, 16, 37)
@@ -124,3 +125,26 @@ def test_a_constant_is_packed_along_an_axis_that_it_does_not_have() -> None:
     nodes = [node("Expand", "x shape", "e"), node("Gemm", "e w b", "y")]
     (found,) = outputs(nodes, {"x": x}, shape=np.array([2, 3]), w=w, b=b)
     np.testing.assert_allclose(found, np.broadcast_to(x, (2, 3)).astype(np.float64) @ w + b, rtol=1e-5)
+
+
+def test_any_number_of_vectors_side_by_side_covers_every_point() -> None:
+    """Blocks that are no whole number of groups of vectors would leave points out."""
+    settings = bind(Config(target="cpu"), Registry())
+    rng = np.random.default_rng(0)
+    nodes = [node("ReduceSum", "x axes", "y", keepdims=0)]
+    feeds = {"x": rng.standard_normal((5, 301)).astype(np.float32)}
+    one = case("columns", nodes, feeds, weights={"axes": np.asarray([0])})
+    module = load(one.model)
+    session = conformance.session_of(settings, module)
+    (group,) = session.connect(module.main.body).groups
+    match = next(m for m in session.matches(group) if m.recipe == "cpu.nest")
+    lanes = match.parameters[0].candidates[0]
+    params = [
+        {"lanes": lanes, "unroll": unroll, "outer.block": 1, "inner.block": 4 * lanes * blocks}
+        for unroll in (1, 2, 3, 4)
+        for blocks in (1, 2, 3, 6)
+    ]
+    columns = {name: np.asarray([x[name] for x in params]) for name in params[0]}
+    allowed = [x for x, good in zip(params, match.allowed(columns), strict=True) if good]
+    assert {x["unroll"] for x in allowed} == {1, 2, 3, 4}
+    assert not conformance.wrong(one, module, [(group, match.choice(x)) for x in allowed], settings)
