@@ -18,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from benchmarks.operators import run as benchmark
 from benchmarks.operators import tvm_engines
 from benchmarks.operators.cells import FILE, Cell, arrays, cells, model, result_shape, sample, selected, work
+from benchmarks.operators.prepare import prepared
 from benchmarks.operators.report import merged, rank_correlation, report
 from tilewright.config import Config
 from tilewright.config.binding import bind
@@ -296,6 +297,14 @@ def test_what_tvm_cannot_make_is_an_error_of_the_cell(engine: str, tmp_path: Pat
     found = tvm_engines.made(cell("softmax", "n=2 c=3 h=4"), engine, tmp_path / "x.so", "cpu", 1, 1)
     assert list(found) == ["error"]
     assert "not written in TE" in found["error"]
+
+
+def test_a_process_that_tvm_ends_is_an_error_of_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tvm_engines, "environment", os._exit)  # what the process starts with
+    folders = [tmp_path / c.name for c in TINY]
+    for facts in prepared(TINY, folders, tvm_engines.NAMES, "cpu", 1, 1):
+        assert list(facts) == list(tvm_engines.NAMES)
+        assert all("ended the process" in x["error"] for x in facts.values())
 
 
 @pytest.mark.parametrize("one", SMALL, ids=lambda c: c.name)
