@@ -106,7 +106,7 @@ def _tuned(module: Any, device: Any, threads: int, trials: int) -> tuple[Any, di
             folder,
             max_trials_global=trials,
             num_trials_per_iter=min(trials, _BATCH),
-            builder=meta_schedule.builder.LocalBuilder(max_workers=workers, f_build=_build),
+            builder=meta_schedule.builder.LocalBuilder(max_workers=workers, f_build=_build, timeout_sec=120),
             runner=meta_schedule.runner.LocalRunner(),
             database="memory",
             cost_model=model,
