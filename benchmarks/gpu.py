@@ -79,7 +79,7 @@ class Worker:
         self.engine, self.error, self.samples, self.rounds = engine, "", list[float](), 1
         log = (folder / f"{engine}.log").open("w")
         command = [sys.executable, *program, engine, str(folder)]
-        count = {x: str(threads) for x in ("OMP_NUM_THREADS", "TILEWRIGHT_NUM_THREADS")}
+        count = {x: str(threads) for x in ("OMP_NUM_THREADS", "TILEWRIGHT_NUM_THREADS", "TVM_NUM_THREADS")}
         environment = {**os.environ, **count, "TORCHINDUCTOR_COMPILE_THREADS": "2"}
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,11 @@ class Torch:
         torch.cuda.empty_cache()
         run, self._inputs = make()
         self._run = torch.compile(run, mode=mode, fullgraph=True) if compiled else run
+        start = time.perf_counter()
         self._run(*self._inputs)
         torch.cuda.synchronize()
+        # Nothing of it where nothing is compiled: the first run chooses kernels.
+        self.compile_seconds = time.perf_counter() - start if compiled else None
 
     def warm(self) -> None:
         torch = self._torch
@@ -143,6 +147,7 @@ def serve(
                 gc.collect()
                 folder = Path(request.get("folder", folder))
                 engine = make(name, folder)
+                reply = getattr(engine, "compile_seconds", None)
             elif request["do"] == "warm":
                 engine.warm()
                 np.savez(folder / f"{name}.npz", *kept(folder, engine.outputs()))

@@ -23,7 +23,7 @@ PROJECTS = (
     "plugins/welder",
     "plugins/grinder",
     "plugins/rammer",
-    ".",
+    ".[benchmarks]",
 )
 HEADER = """\
 # The exact versions that `make setup` installs. Written by tools/pin.py; do not edit by hand.

@@ -93,7 +93,7 @@ pip=("$venv/bin/python" -m pip --disable-pip-version-check install --quiet -c "$
 "${pip[@]}" pip # first: older ones know no dependency groups
 "${pip[@]}" --group build
 "${pip[@]}" --no-build-isolation --group dev \
-    -e core -e "$backends" -e plugins/roller -e plugins/welder -e plugins/grinder -e plugins/rammer -e .
+    -e core -e "$backends" -e plugins/roller -e plugins/welder -e plugins/grinder -e plugins/rammer -e '.[benchmarks]'
 "$venv/bin/python" -m pip check >/dev/null || fail "$("$venv/bin/python" -m pip check)"
 touch "$venv/.ready"
 echo "setup: done; activate it with  . $venv/bin/activate"

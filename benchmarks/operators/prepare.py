@@ -1,19 +1,22 @@
-"""What the engines of a cell need, made before any is measured: our programs, and a sample of the right result."""
+"""What the engines of a cell need, made before any is measured: programs, and a sample of the right result."""
 
 from __future__ import annotations
 
 import json
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.operators import tvm_engines
 from benchmarks.operators.cells import Cell, arrays, model, sample
 
 OURS = "tilewright"
@@ -22,12 +25,19 @@ Facts = dict[str, dict[str, Any]]
 
 
 def prepared(
-    chosen: Sequence[Cell], folders: Sequence[Path], engines: Sequence[str], target: str, threads: int, jobs: int
+    chosen: Sequence[Cell],
+    folders: Sequence[Path],
+    engines: Sequence[str],
+    target: str,
+    threads: int,
+    jobs: int,
+    trials: int = tvm_engines.TRIALS,
 ) -> list[Facts]:
     """`prepare` for many cells, `jobs` of them side by side, each in a process that prepares several.
 
     What measures its choices builds them side by side itself, so then there are fewer, with a share of the processors;
-    on the host, which it would not have for itself, one.
+    on the host, which it would not have for itself, one. TVM's engines follow one after another, as tuning has the
+    device and all processors to itself.
     """
     one = partial(prepare, engines=engines, target=target, threads=threads)
     if any(slots(x).get("options") for x in engines if x.startswith(OURS)):
@@ -36,7 +46,36 @@ def prepared(
     # Not forked: a compiler's threads do not survive that.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, spawn, _share, (spawn.Value("i", 0), jobs)) as pool:
-        return list(pool.map(one, chosen, folders))
+        facts = list(pool.map(one, chosen, folders))
+    peers = [x for x in engines if x in tvm_engines.NAMES]
+    made = _in_turns(chosen, folders, peers, target, threads, trials)
+    return [{**a, **b} for a, b in zip(facts, made, strict=True)]
+
+
+def _in_turns(
+    chosen: Sequence[Cell], folders: Sequence[Path], engines: Sequence[str], target: str, threads: int, trials: int
+) -> list[Facts]:
+    """TVM's libraries of every cell, all made in one process; another one takes over where TVM ends it."""
+    spawn = multiprocessing.get_context("spawn")
+    found: list[Facts] = [{} for _ in chosen]
+    todo = [(i, x) for i in range(len(chosen)) for x in engines]
+    while todo:
+        with ProcessPoolExecutor(1, spawn, tvm_engines.environment, (threads,)) as pool:
+            while todo:
+                i, name = todo.pop(0)
+                path = folders[i] / f"{name}.so"
+                try:
+                    job = pool.submit(tvm_engines.made, chosen[i], name, path, target, threads, trials)
+                    found[i][name] = job.result()
+                except BrokenProcessPool:
+                    found[i][name] = {"error": "TVM ended the process that made this engine's library"}
+                    break
+                sys.stderr.write(f"{chosen[i].name}: {name} made ({_said(found[i][name])})\n")
+    return found
+
+
+def _said(facts: dict[str, Any]) -> str:
+    return facts["error"].splitlines()[0][:200] if "error" in facts else f"{facts['compile_seconds']:.0f} s"
 
 
 def _share(number: Any, jobs: int) -> None:
@@ -51,7 +90,7 @@ def prepare(cell: Cell, folder: Path, engines: Sequence[str], target: str, threa
     """Writes what workers read, and our programs; facts about these by engine."""
     folder.mkdir(parents=True, exist_ok=True)
     given = arrays(cell)
-    content = {"suite": cell.suite, "kind": cell.kind, "dtype": cell.dtype, "shape": cell.shape}
+    content = {"suite": cell.suite, "kind": cell.kind, "dtype": cell.dtype, "shape": cell.shape, "target": target}
     (folder / "cell.json").write_text(json.dumps(content))
     places, wanted = sample(cell, given)
     np.save(folder / "places.npy", places)

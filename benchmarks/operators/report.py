@@ -1,4 +1,4 @@
-"""Results of many sessions as one table: medians, ratios, and how well predictions rank."""
+"""Results of many sessions as one table: medians, ratios, how well predictions rank, what a kernel costs to make."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 
 Result = dict[str, Any]
-_LEAD = "tilewright"
+OURS = "tilewright"
+"""How the names of our engines begin."""
+_DECODE = 64
+"""Most tokens of a decoding step; more are a prompt."""
 
 
 def merged(folders: Sequence[Path]) -> list[Result]:
@@ -32,30 +35,36 @@ def _age(path: Path) -> tuple[float, str]:
     return path.stat().st_mtime, str(path)
 
 
-def report(results: Sequence[Result]) -> str:
-    """Markdown: for each commit and environment a table of cells, and geometric means by suite and kind."""
+def report(results: Sequence[Result], bandwidth: float | None = None) -> str:
+    """Markdown: for each commit and environment a table of cells, and geometric means by suite and kind.
+
+    Args:
+        results: what `merged` gives.
+        bandwidth: of copies on the device in GB/s; with it, the share that cells of decoding reach is said too.
+    """
     parts = []
     for (commit, where), group in groupby(
         results, key=lambda r: (r["commit"], json.dumps(r["environment"], sort_keys=True))
     ):
         own = list(group)
         parts.append(f"## {commit}\n\n{', '.join(f'{k} {v}' for k, v in json.loads(where).items())}\n")
-        parts += [_cells(own), _means(own), _predictions(own)]
+        parts += [_cells(own), _means(own), _predictions(own), _compilation(own), _decoding(own, bandwidth)]
     return "\n".join(x for x in parts if x)
 
 
-def _engines(results: Sequence[Result]) -> list[str]:
+def engines_of(results: Sequence[Result]) -> list[str]:
+    """All engines, in the order of the results."""
     return list(dict.fromkeys(name for r in results for name in r["engines"]))
 
 
-def _right(result: Result, engine: str) -> float | None:
+def measured_us(result: Result, engine: str) -> float | None:
     """Median in µs where the engine ran and agreed."""
     one = result["engines"].get(engine, {})
     return float(one["median_us"]) if one.get("agrees") else None
 
 
 def _cells(results: Sequence[Result]) -> str:
-    engines = _engines(results)
+    engines = engines_of(results)
     lines = ["Medians in µs.\n", "| cell | " + " | ".join(engines) + " |", "|---" * (1 + len(engines)) + "|"]
     for result in results:
         row = [result["cell"]]
@@ -69,8 +78,8 @@ def _cells(results: Sequence[Result]) -> str:
 
 def _means(results: Sequence[Result]) -> str:
     """Geometric means of each of our engines over each peer; above 1 we are slower. Only cells where both agree."""
-    engines = _engines(results)
-    pairs = [(a, b) for a in engines if a.startswith(_LEAD) for b in engines if a != b and not _later(engines, a, b)]
+    engines = engines_of(results)
+    pairs = pairs_of(engines)
     groups = sorted({(r["suite"], r["kind"]) for r in results})
     lines = ["Geometric mean of the ratio, and cells; above 1 the first is slower.\n"]
     lines.append("| suite, kind | " + " | ".join(f"{a} / {b}" for a, b in pairs) + " |")
@@ -81,26 +90,27 @@ def _means(results: Sequence[Result]) -> str:
     ]:
         row = [name]
         for a, b in pairs:
-            ratios = [x / y for r in own if (x := _right(r, a)) and (y := _right(r, b))]
+            ratios = [x / y for r in own if (x := measured_us(r, a)) and (y := measured_us(r, b))]
             row.append(f"{math.exp(statistics.fmean(map(math.log, ratios))):.2f} ({len(ratios)})" if ratios else "–")
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 
 
+def pairs_of(engines: Sequence[str]) -> list[tuple[str, str]]:
+    """Each of our engines and each other one."""
+    return [(a, b) for a in engines if a.startswith(OURS) for b in engines if a != b and not _later(engines, a, b)]
+
+
 def _later(engines: Sequence[str], a: str, b: str) -> bool:
     """Whether a pair of our own engines stands in the table the other way round."""
-    return b.startswith(_LEAD) and engines.index(b) < engines.index(a)
+    return b.startswith(OURS) and engines.index(b) < engines.index(a)
 
 
 def _predictions(results: Sequence[Result]) -> str:
     """Predicted over measured time, and Spearman's rank correlation over the cells."""
     lines = []
-    for engine in _engines(results):
-        pairs = [
-            (one["predicted_us"], one["median_us"])
-            for r in results
-            if (one := r["engines"].get(engine, {})).get("agrees") and one.get("predicted_us")
-        ]
+    for engine in engines_of(results):
+        pairs = predicted(results, engine)
         if len(pairs) < 3:
             continue
         ratios = [math.log(p / m) for p, m in pairs]
@@ -110,6 +120,65 @@ def _predictions(results: Sequence[Result]) -> str:
             f"{rank_correlation([p for p, _ in pairs], [m for _, m in pairs]):.3f} over {len(pairs)} cells.\n"
         )
     return "\n".join(lines)
+
+
+def predicted(results: Sequence[Result], engine: str) -> list[tuple[float, float]]:
+    """Predicted and measured µs of an engine, for the cells where it predicts and agrees."""
+    found = [r["engines"].get(engine, {}) for r in results]
+    return [(x["predicted_us"], x["median_us"]) for x in found if x.get("agrees") and x.get("predicted_us")]
+
+
+def _compilation(results: Sequence[Result]) -> str:
+    """Median seconds to a kernel by engine, what 1000 trials would take a tuner, and these over ours for each cell."""
+    engines = engines_of(results)
+    ours = [x for x in engines if x.startswith(OURS)]
+    header = ["engine", "seconds to a kernel", "cells", "seconds to 1000 trials"]
+    header += [f"1000 trials / {x}" for x in ours]
+    rows = []
+    for engine in engines:
+        seconds = _facts(results, engine, "compile_seconds")
+        if not seconds:
+            continue
+        row = [engine, _seconds(statistics.median(seconds.values())), str(len(seconds))]
+        tuned = _facts(results, engine, "seconds_to_1000_trials")
+        row.append(f"{_seconds(statistics.median(tuned.values()))} ({len(tuned)})" if tuned else "–")
+        for one in ours:
+            own = _facts(results, one, "compile_seconds")
+            factors = [x / own[i] for i, x in tuned.items() if i in own]
+            row.append(f"{statistics.median(factors):.0f} ({len(factors)})" if factors else "–")
+        rows.append(row)
+    if not rows:
+        return ""
+    lines = ["Seconds to a kernel, medians over the cells (in brackets: how many).\n", _line(header)]
+    lines.append("|---" * len(header) + "|")
+    return "\n".join([*lines, *map(_line, rows)]) + "\n"
+
+
+def _facts(results: Sequence[Result], engine: str, key: str) -> dict[int, float]:
+    """A fact about an engine by the number of the result that has it."""
+    return {i: float(one[key]) for i, r in enumerate(results) if key in (one := r["engines"].get(engine, {}))}
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
+
+
+def _line(row: Sequence[str]) -> str:
+    return "| " + " | ".join(row) + " |"
+
+
+def _decoding(results: Sequence[Result], bandwidth: float | None) -> str:
+    """What share of the bandwidth products of a few tokens reach: bytes of operands and result over the time."""
+    own = [r for r in results if r["suite"] == "llm" and int(r["shape"]["m"]) <= _DECODE]
+    if bandwidth is None or not own:
+        return ""
+    engines = engines_of(own)
+    lines = [f"Decoding: share of {bandwidth:g} GB/s.\n", _line(["cell", *engines]), "|---" * (1 + len(engines)) + "|"]
+    for result in own:
+        least = result["bytes"] / (bandwidth * 1e3)  # µs: a GB/s is a thousand bytes in each
+        times = [measured_us(result, x) for x in engines]
+        lines.append(_line([result["cell"], *(f"{least / x:.0%}" if x else "–" for x in times)]))
+    return "\n".join(lines) + "\n"
 
 
 def rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:

@@ -26,6 +26,7 @@ from benchmarks.gpu import TOLERANCE, Worker, summary
 from benchmarks.operators.cells import FILE, Cell, cells, selected, work
 from benchmarks.operators.prepare import OURS, prepared
 from benchmarks.operators.report import merged, report
+from benchmarks.operators.tvm_engines import TRIALS
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGINES = {
@@ -69,9 +70,12 @@ def key(of: Any) -> str:
 
 def measured(cell: Cell, folder: Path, workers: Sequence[Worker], options: argparse.Namespace) -> dict[str, Any]:
     """All engines of one prepared cell, in turns."""
+    compiled: dict[str, float] = {}
 
     def prepare(worker: Worker) -> None:
-        worker.ask(do="prepare", folder=str(folder))
+        seconds = worker.ask(do="prepare", folder=str(folder))
+        if seconds is not None:
+            compiled[worker.engine] = seconds
         worker.ask(do="warm")
         once = worker.ask(do="measure", rounds=3)
         if once:
@@ -82,7 +86,8 @@ def measured(cell: Cell, folder: Path, workers: Sequence[Worker], options: argpa
     for _ in range(options.turns):
         for worker in workers:
             worker.samples += worker.ask(do="measure", rounds=worker.rounds) or []
-    return {worker.engine: summary(worker, folder, TOLERANCE[cell.dtype]) for worker in workers}
+    found = {worker.engine: summary(worker, folder, TOLERANCE[cell.dtype]) for worker in workers}
+    return {x: {**one, "compile_seconds": compiled[x]} if x in compiled else one for x, one in found.items()}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -104,7 +109,7 @@ def run(options: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="tilewright-operators-") as temporary, ExitStack() as stack:
         folders = [Path(temporary, c.name) for c in chosen]
         start = time.perf_counter()
-        given = (options.engines, options.target, options.threads, options.jobs)
+        given = (options.engines, options.target, options.threads, options.jobs, options.trials)
         facts = prepared(chosen, folders, *given)
         sys.stderr.write(f"{len(chosen)} cells prepared ({time.perf_counter() - start:.0f} s)\n")
         workers = {x: stack.enter_context(closing(_worker(x, Path(temporary), options))) for x in options.engines}
@@ -148,15 +153,24 @@ def _write(path: Path, commit: str, about: dict[str, Any], cell: Cell, engines: 
 
 
 def merge(options: argparse.Namespace) -> int:
-    """Writes results.json and table.md of all results in some folders."""
+    """Writes results.json, table.md, predictions.svg and ratios.svg of all results in some folders."""
     results = merged(options.folders)
     if not results:
         raise SystemExit(f"no results in {', '.join(map(str, options.folders))}")
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "results.json").write_text(json.dumps(results, indent=1))
-    text = report(results)
+    text = report(results, options.bandwidth)
     (options.out / "table.md").write_text(text)
     sys.stdout.write(text)
+    try:
+        from benchmarks.operators import plots
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"table.md is written, but plots need {error.name}, which is not installed. "
+            "Install the extra: pip install 'tilewright[benchmarks]'"
+        ) from error
+    plots.predictions(results, options.out / "predictions.svg")
+    plots.ratios(results, options.out / "ratios.svg")
     return 0
 
 
@@ -175,12 +189,14 @@ def main() -> int:
     runs.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="cells prepared side by side")
     runs.add_argument("--turns", type=int, default=3)
     runs.add_argument("--rounds", type=int, default=30, help="most timed runs in a turn")
+    runs.add_argument("--trials", type=int, default=TRIALS, help="schedules that tvm-metaschedule measures")
     runs.add_argument("--commit", help="what is measured, where there is no git")
     runs.add_argument("--out", type=Path, default=Path("reports/operators"))
     runs.set_defaults(command=run)
     joined = commands.add_parser("merge", help="make one table of several folders of results")
     joined.add_argument("folders", nargs="+", type=Path)
     joined.add_argument("--out", type=Path, default=Path("reports/operators"))
+    joined.add_argument("--bandwidth", type=float, metavar="GB/s", help="of copies: bytes read and written")
     joined.set_defaults(command=merge)
     options = parser.parse_args()
     if options.command is run:

@@ -1,7 +1,7 @@
 """One engine with one cell in a process of its own: `python -m benchmarks.operators.worker ENGINE FOLDER`.
 
-FOLDER holds cell.json, places.npy (which elements of the result are compared) and ENGINE.tw for engines of ours. Inputs
-and weights are drawn from the seed.
+FOLDER holds cell.json, places.npy (which elements of the result are compared), ENGINE.tw for engines of ours and
+ENGINE.so for those of TVM. Inputs and weights are drawn from the seed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.operators.cells import Arrays, Cell, arrays, model
+from benchmarks.operators import tvm_engines
+from benchmarks.operators.cells import Arrays, Cell, arrays, model, result_shape
 from benchmarks.worker import MODES, Tilewright, Torch, serve
 
 
@@ -38,6 +39,50 @@ class Host:
             self._run()
             seconds.append(time.perf_counter() - start)
         return seconds
+
+
+def tvm_on_host(cell: Cell, given: Arrays, library: Path) -> Host:
+    """A library of TVM's, with as many threads as `TVM_NUM_THREADS` says."""
+    import tvm
+
+    from benchmarks.operators.tvm_twin import arguments
+
+    function = tvm.runtime.load_module(str(library))["main"]
+    tensors = [tvm.runtime.tensor(x) for x in arguments(cell, given)]
+    result = tvm.runtime.empty(result_shape(cell), cell.dtype)
+
+    class Library(Host):
+        def outputs(self) -> list[Any]:
+            self._run()
+            return [result.numpy()]
+
+    return Library(lambda: function(*tensors, result))
+
+
+def tvm_on_gpu(cell: Cell, given: Arrays, library: Path) -> Torch:
+    """A library of TVM's on memory and streams of PyTorch's, so that its launches are captured as PyTorch's are."""
+    import torch
+    import tvm
+    import tvm_ffi
+
+    from benchmarks.operators.tvm_twin import arguments
+
+    function = tvm.runtime.load_module(str(library))["main"]
+
+    def make() -> tuple[Any, list[Any]]:
+        arrays = [torch.from_numpy(x).cuda() for x in arguments(cell, given)]
+        result = torch.empty(result_shape(cell), dtype=arrays[0].dtype, device="cuda")
+        tensors = [tvm.runtime.from_dlpack(x) for x in (*arrays, result)]
+        device = tvm_ffi.device("cuda", 0)
+
+        def run(*_: Any) -> list[Any]:
+            with tvm_ffi.use_raw_stream(device, torch.cuda.current_stream().cuda_stream):
+                function(*tensors)
+            return [result]
+
+        return run, arrays
+
+    return Torch(make, False)
 
 
 def onnxruntime(cell: Cell, given: Arrays) -> Host:
@@ -77,6 +122,9 @@ def engine(name: str, folder: Path) -> Any:
         return Tilewright(folder, {x: given[x] for x in cell.inputs()}, f"{name}.tw")
     if name in ("onnxruntime", "numpy"):
         return {"onnxruntime": onnxruntime, "numpy": numpy}[name](cell, given)
+    if name in tvm_engines.NAMES:
+        on_gpu = json.loads((folder / "cell.json").read_text())["target"].startswith("cuda")
+        return (tvm_on_gpu if on_gpu else tvm_on_host)(cell, given, folder / f"{name}.so")
     if name == "torch-cpu":
         import torch
 

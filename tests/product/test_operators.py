@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import onnx
@@ -15,7 +16,9 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from benchmarks.operators import run as benchmark
-from benchmarks.operators.cells import Cell, arrays, cells, model, result_shape, sample, selected, work
+from benchmarks.operators import tvm_engines
+from benchmarks.operators.cells import FILE, Cell, arrays, cells, model, result_shape, sample, selected, work
+from benchmarks.operators.prepare import prepared
 from benchmarks.operators.report import merged, rank_correlation, report
 from tilewright.config import Config
 from tilewright.config.binding import bind
@@ -106,6 +109,20 @@ def test_arrays_come_from_the_seed() -> None:
         assert not np.array_equal(array, arrays(one, seed=1)[name])
 
 
+def test_the_sample_holds_sixteen_cells_of_every_sort() -> None:
+    chosen = cells(FILE.with_name("sample.csv"))
+    assert len(set(chosen)) == len(chosen) == 16
+    assert set(chosen) <= set(CELLS)
+    assert {c.kind for c in chosen} == {c.kind for c in CELLS}
+    assert {c.suite for c in chosen} == {c.suite for c in CELLS}
+    assert {(c["k"], c["s"]) for c in chosen if c.kind == "conv"} == {(3, 1), (1, 1), (7, 2)}
+    assert {c["s"] for c in chosen if c.kind == "depthwise"} == {1, 2}
+    assert {bool(c.get("rows")) for c in chosen if c.kind == "mean"} == {True, False}
+    assert {c.dtype for c in chosen if c.kind == "gemm"} == {"float32", "float16"}
+    assert {c["m"] for c in chosen if c.suite == "llm"} == {1, 16}
+    assert {c.kind for c in chosen if c.suite == "batch1"} == {"conv", "depthwise"}
+
+
 def test_shards_share_out_the_cells() -> None:
     shards = [selected(CELLS, ["conv", "mean"], (i, 3)) for i in (1, 2, 3)]
     assert sorted(c.name for s in shards for c in s) == sorted(c.name for c in CELLS if c.kind in ("conv", "mean"))
@@ -144,6 +161,71 @@ def test_folders_merge_into_one_table(tmp_path: Path) -> None:
     assert "rank correlation 0.500 over 3 cells" in text
 
 
+def other(name: str, kind: str, ours: float, theirs: float, m: str = "1") -> dict[str, Any]:
+    """A result with compilation times and tuning, 2 MB of operands and result."""
+    made = result(name, ours, theirs, predicted=2 * ours)
+    made |= {"suite": "llm", "kind": kind, "shape": {"m": m, "n": "8", "k": "8"}, "bytes": 2_000_000}
+    tuned = {"median_us": theirs, "agrees": True, **tvm_engines.tuning_facts(30.0 * ours, 60)}
+    made["engines"]["tilewright-roller"]["compile_seconds"] = ours
+    made["engines"]["tvm-metaschedule"] = {**tuned, "compile_seconds": 30.0 * ours + 1}
+    return made
+
+
+def test_seconds_to_a_kernel_by_hand() -> None:
+    text = report([other("a", "matmul", 2.0, 1.0), other("b", "matmul", 4.0, 1.0), other("c", "matmul", 5.0, 1.0)])
+    # 30 s of search for each second of ours, 60 trials: half a second a trial for each, 500 s for a thousand.
+    assert "| tilewright-roller | 4.00 | 3 | – | – |" in text
+    assert "| tvm-metaschedule | 121 | 3 | 2000 (3) | 500 (3) |" in text
+    assert "| onnxruntime | " not in text.partition("Seconds to a kernel")[2]
+    assert "Seconds to a kernel" not in report([result("a", 1.0, 1.0)])
+
+
+def test_share_of_the_bandwidth_by_hand() -> None:
+    results = [other("a", "matmul", 2.0, 1.0), other("prompt", "matmul", 2.0, 1.0, m="2048")]
+    results[0]["engines"]["onnxruntime"]["agrees"] = False
+    # 2 MB in 2 µs are 1000 GB/s, in 1 µs 2000.
+    decoding = report(results, bandwidth=4000.0).partition("Decoding")[2]
+    assert decoding.splitlines()[0] == ": share of 4000 GB/s."
+    assert decoding.splitlines()[-1] == "| a | 25% | – | 50% |"
+    assert "Decoding" not in report(results)
+
+
+def points(path: Path) -> dict[str, int]:
+    """How many markers each named group of a plot has."""
+    space = "{http://www.w3.org/2000/svg}"
+    named = {g.get("id", ""): g for g in ElementTree.parse(path).iter(f"{space}g")}
+    return {k: len(list(g.iter(f"{space}use"))) for k, g in named.items() if k.startswith(("predictions-", "ratios-"))}
+
+
+def test_plots_show_every_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [other("a", "matmul", 2.0, 1.0), other("b", "matmul", 4.0, 1.0), other("c", "relu", 5.0, 9.0)]
+    results[1]["engines"]["onnxruntime"] = {"error": "none"}
+    for one in results:
+        (tmp_path / f"{one['cell']}.json").write_text(json.dumps(one))
+    monkeypatch.setattr(sys, "argv", ["run", "merge", str(tmp_path), "--out", str(tmp_path / "table")])
+    assert benchmark.main() == 0
+    assert points(tmp_path / "table" / "predictions.svg") == {"predictions-tilewright-roller": 3}
+    assert points(tmp_path / "table" / "ratios.svg") == {
+        "ratios-matmul-tilewright-roller-onnxruntime": 1,
+        "ratios-matmul-tilewright-roller-tvm-metaschedule": 2,
+        "ratios-relu-tilewright-roller-onnxruntime": 1,
+        "ratios-relu-tilewright-roller-tvm-metaschedule": 1,
+    }
+
+
+def test_without_matplotlib_the_table_is_written_and_the_extra_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.json").write_text(json.dumps(result("a", 2.0, 1.0)))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "benchmarks.operators.plots", raising=False)
+    monkeypatch.delattr("benchmarks.operators.plots", raising=False)
+    monkeypatch.setattr(sys, "argv", ["run", "merge", str(tmp_path), "--out", str(tmp_path / "table")])
+    with pytest.raises(SystemExit, match=r"plots need matplotlib.*tilewright\[benchmarks\]"):
+        benchmark.main()
+    assert (tmp_path / "table" / "table.md").exists()
+
+
 def test_rank_correlation_by_hand() -> None:
     assert rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
     assert rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
@@ -176,6 +258,69 @@ def test_roller_constructs_an_operator_of_each_kind(kind: str, target: str) -> N
 def test_roller_constructs_every_operator(target: str) -> None:
     for one in CELLS:
         constructed(one, target)
+
+
+def tvm_measured(
+    chosen: list[Cell], engine: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *more: str
+) -> list[dict[str, Any]]:
+    """What the benchmark says of an engine of TVM on this machine, cell by cell."""
+    rows = [f"{c.suite},{c.kind},{c.dtype},{' '.join('='.join(x) for x in c.shape)}" for c in chosen]
+    (folder / "cells.csv").write_text("\n".join(["suite,kind,dtype,shape", *rows]))
+    command = ["run", "run", "--cells", str(folder / "cells.csv"), "--target", "cpu", "--turns", "1", "--rounds", "3"]
+    command += ["--threads", "1", "--commit", "c0", "--out", str(folder / "out"), "--engines", engine, *more]
+    monkeypatch.setattr(sys, "argv", command)
+    assert benchmark.main() == 0
+    found = {r["cell"]: r["engines"][engine] for r in merged([folder / "out"])}
+    return [found[c.name] for c in chosen]
+
+
+TINY = [cell("conv", "n=1 c=4 h=8 f=8 k=3 s=2 pad=same"), cell("matmul", "m=4 n=16 k=8", "float16")]
+
+
+def test_dlight_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in tvm_measured(TINY, "tvm-dlight", tmp_path, monkeypatch):
+        assert one["agrees"], one
+        assert one["compile_seconds"] > 0
+
+
+@pytest.mark.slow
+def test_metaschedule_tunes_and_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for one in tvm_measured(TINY, "tvm-metaschedule", tmp_path, monkeypatch, "--trials", "2"):
+        assert one["agrees"], one
+        assert one["trials_measured"] <= one["trials"] <= 2
+        assert one["compile_seconds"] >= one["tuning_seconds"] > 0
+        assert one["seconds_to_1000_trials"] == pytest.approx(1000 * one["tuning_seconds"] / one["trials_measured"])
+
+
+@pytest.mark.parametrize("engine", tvm_engines.NAMES)
+def test_what_tvm_cannot_make_is_an_error_of_the_cell(engine: str, tmp_path: Path) -> None:
+    found = tvm_engines.made(cell("softmax", "n=2 c=3 h=4"), engine, tmp_path / "x.so", "cpu", 1, 1)
+    assert list(found) == ["error"]
+    assert "not written in TE" in found["error"]
+
+
+def test_a_process_that_tvm_ends_is_an_error_of_its_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tvm_engines, "environment", os._exit)  # what the process starts with
+    folders = [tmp_path / c.name for c in TINY]
+    for facts in prepared(TINY, folders, tvm_engines.NAMES, "cpu", 1, 1):
+        assert list(facts) == list(tvm_engines.NAMES)
+        assert all("ended the process" in x["error"] for x in facts.values())
+
+
+@pytest.mark.parametrize("one", SMALL, ids=lambda c: c.name)
+def test_the_twin_in_tvm_agrees(one: Cell) -> None:
+    import tvm
+
+    from benchmarks.operators.tvm_twin import arguments, twin
+
+    given = arrays(one)
+    target = tvm_engines.tvm_target("cpu", 1)
+    function = tvm.compile(tvm.IRModule({"main": twin(one)}), target=target)["main"]
+    found = tvm.runtime.empty(result_shape(one), one.dtype)
+    function(*map(tvm.runtime.tensor, arguments(one, given)), found)
+    places, wanted = sample(one, given)
+    tolerance = 2e-3 if one.dtype == "float16" else 1e-5
+    np.testing.assert_allclose(found.numpy().reshape(-1)[places], wanted, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.slow
