@@ -66,14 +66,14 @@ def test_choices_for_every_kernel_keep_the_law(proposer: str, target: str) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("proposer", proposers())
 def test_choices_for_every_kernel_compute_the_right_thing(proposer: str) -> None:
-    check(check_proposer(proposer, runs=3))
+    check(check_proposer(proposer, runs=2))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("proposer", proposers())
 def test_choices_on_an_emulated_gpu(proposer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conformance, "run", emulate)
-    check(check_proposer(proposer, "cuda:h200", SAMPLE, runs=4))
+    check(check_proposer(proposer, "cuda:h200", SAMPLE, runs=2))
 
 
 def worsened(change: Callable[[tuple[TileChoice, ...]], Any]) -> Any:
