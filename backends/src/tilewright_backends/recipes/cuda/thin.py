@@ -67,7 +67,9 @@ def detail_of(kernel: KernelSpec) -> ThinDetail | None:
     thin = min(sizes, key=lambda role: sizes[role])
     found = ThinDetail(tensor, thin)
     few, many = found.operand(thin), found.operand(found.wide)
-    if sizes[thin] > _MOST or not (few.along_k and few.chunked):
+    if not 0 < sizes[thin] <= _MOST or sizes[found.wide] < WIDE or not points(tensor.roles.k):
+        return None
+    if not (few.along_k and few.chunked):
         return None
     return found if many.constant or (many.along_k and many.chunked) else None
 
