@@ -1,4 +1,4 @@
-"""Which recipe and which shape of block windows get: depthwise convolutions and pooling on a GPU."""
+"""Which recipe and which shape of block some kernels get on a GPU: windows, long rows, products of few rows."""
 
 from __future__ import annotations
 
@@ -90,3 +90,12 @@ def test_windows_that_overlap_are_computed_in_tiles(window: Case, proposer: str)
     choice = best(window, proposer)
     assert choice.recipe == "cuda.window"
     assert choice.as_dict()["y.thread"] >= 3
+
+
+@pytest.mark.parametrize("proposer", PROPOSERS)
+@pytest.mark.parametrize("rows", [1, 16])
+def test_products_of_few_rows_are_read_at_the_speed_of_memory(rows: int, proposer: str) -> None:
+    x, weights = np.zeros((rows, 4096), np.float16), np.zeros((4096, 4096), np.float16)
+    choice = best(case("decoding", [node("MatMul", "x w", "y")], {"x": x}, weights={"w": weights}), proposer)
+    assert choice.recipe == "cuda.thin"
+    assert choice.resources.tasks >= 64
