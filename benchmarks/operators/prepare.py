@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks.operators import tvm_engines
 from benchmarks.operators.cells import Cell, arrays, model, sample
+from benchmarks.operators.report import OURS
 
-OURS = "tilewright"
 _MEASURING = 4
 Facts = dict[str, dict[str, Any]]
 

@@ -24,8 +24,8 @@ from typing import Any
 
 from benchmarks.gpu import TOLERANCE, Worker, summary
 from benchmarks.operators.cells import FILE, Cell, cells, selected, work
-from benchmarks.operators.prepare import OURS, prepared
-from benchmarks.operators.report import merged, report
+from benchmarks.operators.prepare import prepared
+from benchmarks.operators.report import OURS, merged, report
 from benchmarks.operators.tvm_engines import TRIALS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -156,8 +156,11 @@ class Body(Code):
             yield self.index(counter, "int32")
 
     @contextmanager
-    def branches(self, condition: Prim) -> Iterator[Callable[[], None]]:
-        """`if condition: … else: …`; calling what it yields starts the second block."""
+    def branches(self, condition: Prim | None) -> Iterator[Callable[[], None]]:
+        """`if condition: … else: …`; calling what it yields starts the second block. With None there is no branch."""
+        if condition is None:
+            yield lambda: None
+            return
         self._frames.append([])
         blocks: list[Prim] = []
 

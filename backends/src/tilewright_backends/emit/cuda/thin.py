@@ -117,7 +117,7 @@ class _Task:
         body = self.body
         near = body.view(into.data, "uint32x4", int(into.shape[0]) // _WORDS)
         far = body.view(source.data, "uint32x4", 1)
-        with body.branches(inside) if inside is not None else nullcontext(_nothing) as otherwise:
+        with body.branches(inside) as otherwise:
             body.store(near, i32(place), far[in_vectors(address(), _PIECE)])
             if inside is not None:
                 otherwise()
@@ -182,7 +182,3 @@ def _both(a: Prim | None, b: Prim | None) -> Prim | None:
 
 def _same(address: Prim) -> Prim:
     return address
-
-
-def _nothing() -> None:
-    """The second branch of a load that needs none."""

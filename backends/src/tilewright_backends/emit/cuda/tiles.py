@@ -200,7 +200,7 @@ class TileLoader:
         if plan.lanes > 1:
             self._fetch_vector(load, at, inside)
             return
-        with body.branches(inside) if inside is not None else nullcontext(_nothing) as otherwise:
+        with body.branches(inside) as otherwise:
             value = point_at(body, spec, at).value(plan.operand.value)
             body.store(self.registers, i32(load), types.convert(value, self.cell))
             if inside is not None:
@@ -212,7 +212,7 @@ class TileLoader:
         slot = plain_slot(plan.operand.value)
         assert slot is not None
         access = spec.reads[slot]
-        with body.branches(inside) if inside is not None else nullcontext(_nothing) as otherwise:
+        with body.branches(inside) as otherwise:
             address = point_at(body, spec, at).index(access.address)
             wide = load_words(body, access.value.dtype, plan.lanes, body.params[access.value.name], address)
             self._keep(load, wide, access.value.dtype)
@@ -251,7 +251,3 @@ class TileLoader:
                 for lane in range(lanes):
                     at = offset + (kk + lane) * row + x if plan.along_k else offset + kk * row + x + lane
                     body.store(tile, body.index(body.simplify(at)), self.registers[i32(load * lanes + lane)])
-
-
-def _nothing() -> None:
-    """The second branch of a load that needs none."""
