@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from backends.tests.cuda_on_cpu.emulator import emulate
-from tilewright.compiler import build_program, device_of, plan_module, recipes_of
+from backends.tests.facts import check_registers
+from tilewright.compiler import device_of, plan_module, recipes_of
 from tilewright.config.binding import Settings, bind
 from tilewright.config.loading import load_config
 from tilewright.frontend import load
@@ -190,9 +191,4 @@ def test_sampled_choices_become_machine_code(arch: str, tmp_path: Path) -> None:
         (group,) = (k.group for k in plan_module(module, settings).program.kernels.values())
         match = known.see(subject_of(group), device)  # type: ignore[arg-type]
         assert match is not None
-        choices = conformance.sample(match, 6, rng)
-        program = conformance.copies(module, [(group, choice) for choice in choices], settings)
-        facts = build_program(program, settings, tmp_path).data["kernels"].values()
-        assert len(facts) == len(choices)
-        assert all(0 < k["registers"] <= c.resources.registers for k, c in zip(facts, choices, strict=True))
-        assert not any(k["spill_bytes"] or k["stack_bytes"] for k in facts)
+        check_registers(module, group, conformance.sample(match, 6, rng), settings, tmp_path)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from backends.tests.cuda_on_cpu.emulator import emulate
+from backends.tests.facts import check_registers
 from tilewright.compiler import build_program, plan_model, plan_module
 from tilewright.config.binding import Settings, bind
 from tilewright.config.loading import load_config
@@ -172,12 +173,7 @@ def test_sampled_choices_become_machine_code(arch: str, tmp_path: Path) -> None:
         session = conformance.session_of(settings, module)
         (group,) = session.connect(module.main.body).groups
         match = next(m for m in session.matches(group) if m.recipe == "cuda.window")
-        choices = conformance.sample(match, 5, rng)
-        program = conformance.copies(module, [(group, choice) for choice in choices], settings)
-        facts = build_program(program, settings, tmp_path).data["kernels"].values()
-        assert len(facts) == len(choices)
-        assert all(0 < k["registers"] <= c.resources.registers for k, c in zip(facts, choices, strict=True))
-        assert not any(k["spill_bytes"] or k["stack_bytes"] for k in facts)
+        check_registers(module, group, conformance.sample(match, 5, rng), settings, tmp_path)
 
 
 def test_a_block_of_a_network_is_built_with_it(settings: Settings, tmp_path: Path) -> None:
