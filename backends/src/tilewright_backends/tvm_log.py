@@ -1,7 +1,8 @@
 """What TVM says goes to the logger `tilewright.tvm`, as debug records: nobody who does not ask for it sees it.
 
 TVM's Python side uses `logging`. Its C++ side writes lines to the process's stderr. While TVM generates code, stderr is
-therefore a file; afterwards each line of TVM's becomes a record, and anything else goes where it was meant to go.
+therefore a file; afterwards each line of TVM's becomes a record, and anything else goes where it was meant to go. TVM
+writes a line in several pieces: what another thread writes in between becomes part of that record.
 """
 
 from __future__ import annotations
