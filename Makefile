@@ -27,10 +27,10 @@ lint: $(VENV)/.ready ## ruff, mypy and the import rule
 	$(BIN)/lint-imports --no-cache
 
 test: $(VENV)/.ready ## The default tier, at most 15 minutes
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto $(ARGS)
 
 test-slow: $(VENV)/.ready ## The slow tier, at most 60 minutes
-	$(BIN)/pytest -m "slow and not full and not gpu" $(ARGS)
+	$(BIN)/pytest -n auto -m "slow and not full and not gpu" $(ARGS)
 
 test-full: $(VENV)/.ready ## Every tier but the GPU's, with more examples: hours
 	HYPOTHESIS_PROFILE=thorough $(BIN)/pytest -m "not gpu" $(ARGS)

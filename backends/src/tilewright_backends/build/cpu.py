@@ -16,7 +16,7 @@ from tilewright.runtime.native import BuildOutput
 from tilewright.views.kernel import subject_of
 from tilewright_backends import buffers, cpu_features, tvm_env, tvm_log
 from tilewright_backends.build import llvm
-from tilewright_backends.emit.cpu.function import CpuFunction
+from tilewright_backends.emit.cpu.function import CpuFunction, Emitted
 from tilewright_backends.emit.cpu.semantics import CpuSemantics
 from tilewright_backends.host.cpu import emit_launch
 from tilewright_backends.host.function import HostFunction, buffer_table, ranges, recursion
@@ -29,7 +29,7 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
 
     Args:
         target: `cpu:MCPU`.
-        emitters: by recipe: `emit(kernel, subject, semantics)` gives the kernel's TIR function.
+        emitters: by recipe: `emit(kernel, subject, semantics)` gives the kernel's TIR functions.
     """
     tvm_env.require_tvm()
     mcpu = target.partition(":")[2]
@@ -38,7 +38,8 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
     names = {name: GlobalVar(name) for name in program.kernels}
     functions: dict[GlobalVar, Prim] = {}
     for name, kernel in program.kernels.items():
-        functions[names[name]] = emit_kernel(kernel, program, emitters[kernel.choice.recipe], semantics)
+        emitted = emit_kernel(kernel, program, emitters[kernel.choice.recipe], semantics)
+        functions |= {names[name]: emitted.function, **emitted.helpers}
     host = HostFunction(program, names)
     host.run(emit_launch)
     facts = {"mcpu": mcpu, "features": cpu_features.needed(llvm.cpu_features(mcpu))}
@@ -49,8 +50,8 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
     return BuildOutput(library, weights_of(program), data, ("runtime",), versions())
 
 
-def emit_kernel(kernel: Kernel, program: Program, emitter: Callable[..., Any], semantics: CpuSemantics) -> Prim:
-    """The TIR function of one kernel; an empty one where no result has an element."""
+def emit_kernel(kernel: Kernel, program: Program, emitter: Callable[..., Emitted], semantics: CpuSemantics) -> Emitted:
+    """The TIR functions of one kernel; an empty one where no result has an element."""
     if all(x.num_elements() == const(0) for x in kernel.group.outputs):
         return CpuFunction(kernel, semantics).finish()
     subject = subject_of(kernel.group, program.constants, kernel.symbols)

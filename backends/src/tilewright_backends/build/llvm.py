@@ -49,8 +49,9 @@ def llvm_target(mcpu: str) -> Target:
     """TVM's target for a CPU. Raises InputError for a name that LLVM does not know."""
     # TVM tags each buffer variable as a type of its own. Once LLVM has inlined two kernels that use one workspace one
     # after the other, it takes their accesses for unrelated and reorders them: so without type-based aliasing.
-    # Kernels keep panels on the stack, so each has a frame of its own: none is inlined.
-    options = ["-enable-tbaa=0", "-inline-threshold:int=-100000"]
+    # Kernels keep panels on the stack and helpers have registers of their own, so nothing is inlined: each instruction
+    # counts for more than LLVM allows. TVM sets values only, and LLVM heeds a threshold only where it was "given".
+    options = ["-enable-tbaa=0", "-inline-instr-cost:int=1000000"]
     triple = str(codegen.llvm_get_system_triple())
     target = Target({"kind": "llvm", "mtriple": triple, "mcpu": mcpu, "cl-opt": options})
     if mcpu not in cpu_names():

@@ -44,7 +44,7 @@ def cpu_model(name: str, arch: str, features: frozenset[str]) -> DeviceModel:
         levels=(
             MemoryLevel("dram", 1 << 40, _DRAM_BYTES_PER_SECOND, 64, shared_by_units=True),
             MemoryLevel("l3", caches[3], 3.0e10, 64, shared_by_units=True),
-            MemoryLevel("l2", caches[2], 1.0e11, 64),
+            MemoryLevel("l2", caches[2], 6.5e10, 64),
             MemoryLevel("l1", caches[1], 2 * vector * _ASSUMED_HERTZ, 64),
         ),
         vector_bytes=vector,

@@ -59,13 +59,20 @@ class Report:
 
 
 def check_recipe(
-    recipe: str, settings: Settings, samples: int = 200, seed: int = 0, cases: Sequence[Case] | None = None
+    recipe: str,
+    settings: Settings,
+    samples: int = 200,
+    seed: int = 0,
+    cases: Sequence[Case] | None = None,
+    most: int | None = None,
 ) -> Report:
     """Samples choices of a recipe over the corpus and runs them.
 
     Args:
         recipe: name of a registered recipe of the configured target.
         samples: choices in all, spread over the kernels that the recipe matches.
+        cases: by default the whole corpus.
+        most: how many of the cases in which the recipe matches are taken, evenly spread; by default all.
     """
     rng = np.random.default_rng(seed)
     record = recipes_of(settings)[recipe]
@@ -78,6 +85,8 @@ def check_recipe(
         found = [(group, m) for group in groups for m in session.matches(group) if m.recipe == recipe]
         if found:
             matched.append((one, module, found))
+    if most is not None:
+        matched = matched[:: -(-len(matched) // most) or 1]
     kernels = sum(len(found) for _, _, found in matched)
     failures: list[Failure] = []
     number = ran = 0

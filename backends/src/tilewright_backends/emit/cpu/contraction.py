@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from tvm import tirx
 
 from tilewright.errors import InternalError
-from tilewright.ir.expr import Const, Expr, ceil_div, const, minimum, number_of
+from tilewright.ir.bounds import Interval
+from tilewright.ir.expr import Const, Expr, ceil_div, const, minimum
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.emit.cpu.function import CpuFunction
+from tilewright_backends.emit.cpu.function import CpuFunction, Emitted
 from tilewright_backends.emit.cpu.panel import Block, Panel
+from tilewright_backends.emit.cpu.position import position_of
 from tilewright_backends.emit.cpu.semantics import CpuSemantics
 from tilewright_backends.lower import types
 from tilewright_backends.lower.code import span
@@ -23,7 +25,7 @@ from tilewright_backends.recipes.cpu.contraction import packing_of
 from tilewright_backends.recipes.cpu.roles import COL, ROW, FedContraction, Side, fed_contraction_of
 
 
-def emit(kernel: Kernel, spec: KernelSpec, semantics: CpuSemantics) -> Prim:
+def emit(kernel: Kernel, spec: KernelSpec, semantics: CpuSemantics) -> Emitted:
     """The kernel's function."""
     found = fed_contraction_of(spec, kernel.choice["lanes"])
     if found is None:
@@ -36,6 +38,7 @@ def emit(kernel: Kernel, spec: KernelSpec, semantics: CpuSemantics) -> Prim:
 class _Emitter:
     def __init__(self, function: CpuFunction, found: FedContraction, kernel: Kernel, semantics: CpuSemantics) -> None:
         params = kernel.choice
+        self.params = params.as_dict()
         self.function, self.code, self.found, self.semantics = function, function.code, found, semantics
         self.packed = {slot: value.name for slot, value in kernel.packed}
         self.lanes = params["lanes"]
@@ -55,49 +58,45 @@ class _Emitter:
         self.depth_start: Expr = const(0)
 
     def run(self) -> None:
-        """Task number -> batch, block of the other side, block of the blocked side; then the steps of the depth."""
+        """The steps of the depth over one task's block."""
         found, code = self.found, self.code
         blocked, other = found.blocked, found.other
-        counts = (
-            number_of(found.batch_counts),
-            ceil_div(other.count, self.other_block),
-            ceil_div(blocked.outer_count, self.outer),
-            ceil_div(blocked.last_count, self.inner),
-        )
-        digits = [code.once(x) for x in split_number(self.function.task, counts)]
-        self.batch = digits[0]
-        names = found.batch
-        batch_digits = split_number(self.batch, found.batch_counts)
-        self.batch_at = {n: code.once(x) for n, x in zip(names, batch_digits, strict=True)}
-        first_outer, first_inner = digits[2] * self.outer, digits[3] * self.inner
-        width = code.simplify(minimum(blocked.last_count - first_inner, const(self.inner)))
-        block = Block(code.simplify(first_outer), code.simplify(first_inner), self.outer, self.inner, width)
-        start = {
-            id(blocked): code.simplify(first_outer * blocked.last_count + first_inner),
-            id(other): code.simplify(digits[1] * self.other_block),
-        }
-        here = {
-            id(blocked): code.simplify(width * self.outer),
-            id(other): code.simplify(minimum(other.count - start[id(other)], const(self.other_block))),
-        }
+        at = position_of(self.function, found, self.params)
+        self.batch, self.batch_at = at.batch, at.batch_at
+        start = {id(blocked): at.blocked_start, id(other): at.other_start}
+        here = {id(blocked): at.blocked_here, id(other): at.other_here}
         steps = -(-found.depth_extents[0] // self.depth_block)
         if blocked.feed == "panel":
-            tile = self.tile[id(blocked)]
-            pack_lanes = self.lanes
-            while pack_lanes > 1 and pack_lanes // 2 >= self.inner:
-                pack_lanes //= 2
-            steps_held = self.depth_block * self.depth_inner
-            self.panel = Panel(self.function, found, block, tile, steps_held, pack_lanes, self.lanes)
+            self.panel = self._panel(self.function, at.block)
         acc = code.local("acc", found.dtype, self.mr * self.nr)
         if steps == 1:
-            if self.panel is not None:
-                self._fill(self.panel, const(0), found.depth_count)
+            self._fill(const(0))
             with self._tiles(here) as tiles:
                 self._zero(acc)
                 self._accumulate(acc, tiles, start, code.simplify(found.depth_count * self.depth_inner))
                 self._store(acc, tiles, start, here)
             return
         self._in_steps(acc, start, here)
+
+    def _panel(self, function: CpuFunction, block: Block, buffer: Prim = None) -> Panel:
+        """The panel of a block, of vectors no wider than its rows."""
+        lanes = self.lanes
+        while lanes > 1 and lanes // 2 >= block.inner:
+            lanes //= 2
+        steps = self.depth_block * self.depth_inner
+        return Panel(function, self.found, block, self.tile[id(self.found.blocked)], steps, lanes, self.lanes, buffer)
+
+    def _fill(self, start: Expr) -> None:
+        """Packs the panel, if there is one, from step `start` of the depth on."""
+        if self.panel is None:
+            return
+        helper, found = self.function.helper(), self.found
+        buffer = helper.parameter("panel", self.panel.buffer)
+        first = helper.number("first", Interval(0, found.depth_extents[0] - 1))
+        at = position_of(helper, found, self.params)
+        here = helper.code.simplify(minimum(found.depth_count - first, const(self.depth_block)))
+        self._panel(helper, at.block, buffer).fill(found.blocked, at.batch_at, first, here)
+        self.function.call("pack", helper, [self.panel.buffer.data, self.code.index(start, "int32")])
 
     def _in_steps(self, acc: Prim, start: dict[int, Expr], here: dict[int, Expr]) -> None:
         """The depth in several steps, the sums kept beside the panel in between."""
@@ -123,8 +122,7 @@ class _Emitter:
             depth_here = code.simplify(
                 minimum(found.depth_count - self.depth_start, const(self.depth_block))
             )
-            if self.panel is not None:
-                self._fill(self.panel, self.depth_start, depth_here)
+            self._fill(self.depth_start)
             with self._tiles(here) as tiles:
                 self._move(sums, held(tiles), acc, const(0))
                 self._accumulate(acc, tiles, start, code.simplify(depth_here * self.depth_inner))
@@ -132,11 +130,6 @@ class _Emitter:
         with self._tiles(here) as tiles:
             self._move(sums, held(tiles), acc, const(0))
             self._store(acc, tiles, start, here)
-
-    def _fill(self, panel: Panel, start: Expr, here: Expr) -> None:
-        """Packs the panel, in vectors of its own width."""
-        panel.fill(self.found.blocked, self.batch_at, start, here)
-        self.lane = self.function.lane(self.lanes)
 
     @contextmanager
     def _tiles(self, here: dict[int, Expr]) -> Iterator[dict[int, Expr]]:

@@ -1,11 +1,13 @@
-"""The frame of a CPU kernel: `kernel(task, pointers…)` runs one task."""
+"""The frame of a CPU kernel: `kernel(task, pointers…)` runs one task, with helpers that it calls."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import attrs
+import tvm
 from tvm import tirx
-from tvm.ir import PointerType, PrimType
+from tvm.ir import GlobalVar, PointerType, PrimType
 
 from tilewright.ir.bounds import Interval, bounds_of
 from tilewright.ir.expr import Expr, Var, const
@@ -19,6 +21,14 @@ from tilewright_backends.lower.semantics import Semantics
 from tilewright_backends.lower.types import Prim, storage
 
 
+@attrs.frozen
+class Emitted:
+    """A kernel's function and the ones that it calls, all private, returning TVM's status."""
+
+    function: Prim
+    helpers: Mapping[GlobalVar, Prim] = attrs.field(factory=dict)
+
+
 class CpuFunction:
     """A kernel function under construction. It takes the task's number, the pointers, then the kernel's symbols.
 
@@ -29,6 +39,8 @@ class CpuFunction:
     """
 
     def __init__(self, kernel: Kernel, semantics: Semantics) -> None:
+        self._kernel = kernel
+        self._helpers: dict[GlobalVar, Prim] = {}
         self.code = Code()
         self.semantics = semantics
         self.buffers: dict[str, Prim] = {}
@@ -74,10 +86,38 @@ class CpuFunction:
             self.code, spec, self.buffers, at, self.semantics, lanes=lanes, mask=mask, given=given, loaded=loaded
         )
 
-    def finish(self) -> Prim:
-        """The kernel as a private function that returns TVM's status."""
+    def helper(self) -> CpuFunction:
+        """A function under construction with the same parameters; `call` finishes and calls it.
+
+        LLVM hands out the registers of a function to all its loops together, so the constants of one loop can cost
+        another its accumulators. What a helper does has registers of its own.
+        """
+        return CpuFunction(self._kernel, self.semantics)
+
+    def parameter(self, name: str, buffer: Prim) -> Prim:
+        """One more parameter, the address of a buffer like `buffer`: the buffer there."""
+        pointer = tirx.Var(name, PointerType(PrimType(buffer.dtype)))
+        made = tirx.decl_buffer(buffer.shape, buffer.dtype, f"{name}_data", data=pointer, layout=None)
+        self._params.append(pointer)
+        self.code.emit(tirx.DeclBuffer(made, data=pointer))
+        return made
+
+    def number(self, name: str, interval: Interval) -> Expr:
+        """One more parameter, a number."""
+        self._params.append(tirx.Var(name, "int32"))
+        return self.code.define(name, self._params[-1], interval)
+
+    def call(self, name: str, helper: CpuFunction, args: Sequence[Prim]) -> None:
+        """Calls a helper with this function's own parameters and those that it was given."""
+        variable = GlobalVar(f"{self._kernel.name}_{name}")
+        self._helpers[variable] = helper.finish().function
+        own = self._params[: len(helper._params) - len(args)]
+        self.code.evaluate(tvm.ir.Call(variable, [*own, *args], ret_ty="int32"))
+
+    def finish(self) -> Emitted:
+        """The kernel as private functions."""
         function = tirx.PrimFunc(self._params, self.code.finish(), ret_type=PrimType("int32"))
-        return function.with_attr("tirx.noalias", True)
+        return Emitted(function.with_attr("tirx.noalias", True), self._helpers)
 
 
 def tail_mask(first: int, present: int, lanes: int) -> Prim:

@@ -11,7 +11,7 @@ from tilewright.errors import InternalError
 from tilewright.ir.expr import Const, Expr, ceil_div, const, maximum, minimum, static
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.emit.cpu.function import CpuFunction, tail_mask
+from tilewright_backends.emit.cpu.function import CpuFunction, Emitted, tail_mask
 from tilewright_backends.lower.code import span
 from tilewright_backends.lower.flat import split_number
 from tilewright_backends.lower.point import combine
@@ -21,7 +21,7 @@ from tilewright_backends.recipes.cpu.common import Loops, axis_extents
 from tilewright_backends.recipes.cpu.nest import MAX_UNROLLED, nest_of
 
 
-def emit(kernel: Kernel, spec: KernelSpec, semantics: Semantics) -> Prim:
+def emit(kernel: Kernel, spec: KernelSpec, semantics: Semantics) -> Emitted:
     """The kernel's function."""
     nest = nest_of(spec)
     if nest is None:

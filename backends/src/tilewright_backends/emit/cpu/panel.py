@@ -33,17 +33,28 @@ class Block:
 
 
 class Panel:
-    """`panel[step of the depth, point of the block]`, steps a row apart.
+    """`panel[tile, step of the depth, point of the tile]`, or else `panel[step of the depth, point of the block]`.
+
+    The first is read in one stream. It is taken where no vector that is packed lies across two tiles.
 
     Args:
-        tile: points of the register tile; rows of the panel are padded to whole tiles.
+        tile: points of the register tile; the block is padded to whole tiles.
         steps: steps of the depth that it holds.
         lanes: vector width of packing.
         clear: vector width of clearing, at least `lanes`.
+        buffer: where it lies already.
     """
 
     def __init__(
-        self, function: CpuFunction, found: FedContraction, block: Block, tile: int, steps: int, lanes: int, clear: int
+        self,
+        function: CpuFunction,
+        found: FedContraction,
+        block: Block,
+        tile: int,
+        steps: int,
+        lanes: int,
+        clear: int,
+        buffer: Prim = None,
     ) -> None:
         self.function = function
         self.code = function.code
@@ -52,9 +63,13 @@ class Panel:
         self.lanes = lanes
         self.clear = clear
         self.width = -(-block.outer * block.inner // tile) * tile
-        self.row = self._row_stride()
-        # The last vector of a row may reach past its end.
-        self.buffer: Prim = self.code.local("panel", found.dtype, steps * self.row + clear)
+        self.steps = steps
+        self.tile = tile
+        in_tiles = tile % lanes == 0 and (block.outer == 1 or block.inner % lanes == 0)
+        self.row = 0 if in_tiles else self._row_stride()
+        self.buffer = buffer
+        if buffer is None:  # the last vector of a row may reach past its end
+            self.buffer = self.code.local("panel", found.dtype, steps * (self.row or self.width) + clear)
 
     def _row_stride(self) -> int:
         """Elements between steps; rows a multiple of a page's fraction apart would share cache sets."""
@@ -62,7 +77,9 @@ class Panel:
 
     def index(self, step: Expr, point: Expr) -> Expr:
         """Element number of a point at a step."""
-        return step * self.row + point
+        if self.row:
+            return step * self.row + point
+        return (point // self.tile) * (self.steps * self.tile) + step * self.tile + point % self.tile
 
     def fill(self, side: Side, batch: Mapping[str, Expr], depth_start: Expr, depth_here: Expr) -> None:
         """Packs `depth_here` points of the first depth axis from `depth_start`, and all of the others."""
@@ -78,8 +95,7 @@ class Panel:
             with code.loop("row", block.outer) as row:
                 digits = split_number(block.first_outer + row, side.counts[:-1])
                 at |= {n: code.once(x) for n, x in zip(side.axes[:-1], digits, strict=True)}
-                target = code.simplify(self.index(step, row * block.inner))
-                self._row(side, at, target, lane)
+                self._row(side, at, step, code.simplify(row * block.inner), lane)
 
     def _clear(self, step: Expr) -> None:
         """Zeros behind the points of the block, so that the inner loop meets no stray numbers there.
@@ -92,20 +108,22 @@ class Panel:
         for first in range(written // self.clear * self.clear, self.width, self.clear):
             self._write(self.code.simplify(self.index(step, const(first))), literal(0, self.found.dtype, self.clear))
 
-    def _row(self, side: Side, at: dict[str, Expr], target: Expr, lane: Expr) -> None:
+    def _row(self, side: Side, at: dict[str, Expr], step: Expr, start: Expr, lane: Expr) -> None:
         """One image row, or a piece of one, in vectors. Rows are written in order: each covers the excess before it."""
         code, count = self.code, -(-self.block.inner // self.lanes)
         whole = count - 1 if self.block.inner % self.lanes or not _is_literal(self.block.width) else count
         if count <= _UNROLLED:
             for number in range(count):
-                self._vector(side, at, target, const(number * self.lanes), lane, number >= whole)
+                self._vector(side, at, step, start, const(number * self.lanes), lane, number >= whole)
             return
         with code.loop("v", whole) as v:
-            self._vector(side, at, target, v * self.lanes, lane, not _is_literal(self.block.width))
+            self._vector(side, at, step, start, v * self.lanes, lane, not _is_literal(self.block.width))
         for number in range(whole, count):
-            self._vector(side, at, target, const(number * self.lanes), lane, True)
+            self._vector(side, at, step, start, const(number * self.lanes), lane, True)
 
-    def _vector(self, side: Side, at: dict[str, Expr], target: Expr, first: Expr, lane: Expr, partial: bool) -> None:
+    def _vector(
+        self, side: Side, at: dict[str, Expr], step: Expr, start: Expr, first: Expr, lane: Expr, partial: bool
+    ) -> None:
         code, block = self.code, self.block
         mask: Prim = None
         if partial and isinstance(first, Const) and isinstance(block.width, Const):
@@ -116,7 +134,7 @@ class Panel:
         if side.axes:
             where[side.axes[-1]] = code.simplify(block.first_inner + first + lane)
         value = self.function.point(self.found.spec, where, self.lanes, mask).value(side.expr)
-        self._write(code.simplify(target + first), broadcast(value, self.lanes))
+        self._write(code.simplify(self.index(step, start + first)), broadcast(value, self.lanes))
 
     def _write(self, base: Expr, value: Prim) -> None:
         start, lanes = self.code.index(base, "int32"), lanes_of(value)

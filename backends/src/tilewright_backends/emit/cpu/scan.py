@@ -8,16 +8,16 @@ from tilewright.errors import InternalError
 from tilewright.ir.expr import Expr, const, minimum
 from tilewright.ir.ops import ScanOp
 from tilewright.ir.program import Kernel
-from tilewright_backends.emit.cpu.function import CpuFunction
+from tilewright_backends.emit.cpu.function import CpuFunction, Emitted
 from tilewright_backends.lower.code import span
 from tilewright_backends.lower.flat import split_number
 from tilewright_backends.lower.semantics import Semantics
-from tilewright_backends.lower.types import Prim, broadcast, carrier
+from tilewright_backends.lower.types import broadcast, carrier
 from tilewright_backends.recipes.cpu.common import extent, extents
 from tilewright_backends.recipes.cpu.scan import Scan, scan_of
 
 
-def emit(kernel: Kernel, op: ScanOp, semantics: Semantics) -> Prim:
+def emit(kernel: Kernel, op: ScanOp, semantics: Semantics) -> Emitted:
     """The kernel's function."""
     scan = scan_of(op)
     if scan is None:

@@ -12,13 +12,12 @@ from tilewright.ir import dtypes
 from tilewright.ir.expr import Expr, const, minimum
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.emit.cpu.function import CpuFunction
+from tilewright_backends.emit.cpu.function import CpuFunction, Emitted
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatStore
 from tilewright_backends.lower.lanes import at_lane
 from tilewright_backends.lower.point import Point, combine
 from tilewright_backends.lower.semantics import Semantics
-from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.cpu.common import extent
 from tilewright_backends.recipes.cpu.scatter import Region, Scatter, scatter_of
 
@@ -26,7 +25,7 @@ _COPY_BYTES = 64
 """Bytes that the copy of the base moves at once."""
 
 
-def emit(kernel: Kernel, spec: KernelSpec, semantics: Semantics) -> Prim:
+def emit(kernel: Kernel, spec: KernelSpec, semantics: Semantics) -> Emitted:
     """The kernel's function."""
     scatter = scatter_of(spec)
     if scatter is None:

@@ -15,7 +15,7 @@ from tilewright.errors import InternalError
 from tilewright.ir.expr import Expr, const, minimum
 from tilewright.ir.ops import Routine, Value
 from tilewright.ir.program import Kernel
-from tilewright_backends.emit.cpu.function import CpuFunction
+from tilewright_backends.emit.cpu.function import CpuFunction, Emitted
 from tilewright_backends.lower.code import sequence
 from tilewright_backends.lower.order import Element, beats
 from tilewright_backends.lower.semantics import Semantics
@@ -23,7 +23,7 @@ from tilewright_backends.lower.types import Prim, carrier, from_storage, to_stor
 from tilewright_backends.recipes.selection import TopK, topk_of
 
 
-def emit(kernel: Kernel, routine: Routine, semantics: Semantics) -> Prim:
+def emit(kernel: Kernel, routine: Routine, semantics: Semantics) -> Emitted:
     """The kernel's function."""
     found = topk_of(routine)
     if found is None:

@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.choice import Packing
-from tilewright.ir.expr import Const, Expr, Var, const, maximum, minimum, number_of, select, variables
-from tilewright.recipes import Constraint, Match, Parameter, Recipe, Usage, Work
+from tilewright.ir.expr import Const, Expr, Var, const, number_of, select, variables
+from tilewright.recipes import Constraint, Match, Parameter, Recipe, Usage
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import split_number
-from tilewright_backends.recipes.cpu.common import ceil_div, is_static, memory_bytes, sizes
+from tilewright_backends.recipes.cpu.common import ceil_div, is_static, sizes
+from tilewright_backends.recipes.cpu.contraction_work import Sizes, work_of
 from tilewright_backends.recipes.cpu.roles import FedContraction, Side, fed_contraction_of
 from tilewright_backends.recipes.operands import operands_of
 
@@ -61,16 +62,19 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     constraints = [
         Constraint(registers, const(device.vector_registers), "vector registers"),
         Constraint(panel + sums, const(_cache_share(device)), "cache for the panel and the partial sums"),
-        Constraint(other_block.var % tile[id(other)], const(0), "the other side's block in whole tiles"),
         Constraint(const(blocked.outer_points) % outer.var, const(0), "blocks share whole rows evenly"),
     ]
-    if blocked.feed != "panel":
-        constraints.append(Constraint(inner.var % tile[id(blocked)], const(0), "the block in whole tiles"))
+    # Packed constants are found by the number of their tile.
+    for side, block_points, name in ((blocked, inner.var, "block"), (other, other_block.var, "other side's block")):
+        if side.feed == "packed":
+            broken = select(block_points < const(side.points), block_points % tile[id(side)], const(0))
+            constraints.append(Constraint(broken, const(0), f"the {name} in whole tiles, or all points"))
     blocks = ceil_div(blocked.outer_points, outer.var) * ceil_div(blocked.last, inner.var)
     other_tasks = ceil_div(other.points, other_block.var)
     tasks = blocks * other_tasks * found.batch_points
     roles = {"batch": found.batch, "rows": rows.axes, "cols": cols.axes, "depth": found.depth}
     packed = {x.slot: role for role, x in (("rows", rows), ("cols", cols)) if x.feed == "packed"}
+    chosen = Sizes(mr.var, nv.var, const(lanes), outer.var, inner.var, other_block.var, depth.var)
     return Match(
         recipe=NAME,
         roles=roles,
@@ -83,7 +87,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         parameters=parameters,
         constraints=tuple(constraints),
         usage=Usage(tasks=tasks, registers=registers, shared_bytes=panel + sums),
-        work=_work(found, parameters, blocks * found.batch_points, panel_points, other_tasks),
+        work=work_of(found, chosen, device),
         operands=operands_of(found.spec, roles, packed=packed),
         tiles={
             "register": {"rows": mr.var, "cols": nv.var * lanes},
@@ -130,34 +134,6 @@ def _block_sizes(side: Side, role: str, step: int) -> tuple[Parameter, Parameter
 
 def _divisors(number: int) -> tuple[int, ...]:
     return tuple(x for x in range(1, number + 1) if number % x == 0)
-
-
-def _work(
-    found: FedContraction, parameters: tuple[Parameter, ...], blocks: Expr, panel_points: Expr, other_tasks: Expr
-) -> Work:
-    """Multiply-adds on padded tiles, plus what packing, starting the inner loop and storing cost in their place."""
-    lanes_p, mr, nv, _, _, other_block, depth = (p.var for p in parameters)
-    cols_blocked = found.blocked is found.cols
-    tile = mr if cols_blocked else nv * lanes_p
-    other_padded = _padded(minimum(other_block, const(found.other.points)), tile) * other_tasks
-    padded = panel_points * blocks * other_padded
-    depth_points = const(found.depth_points)
-    packing: Expr = const(0)
-    if found.blocked.feed == "panel":
-        packing = panel_points * blocks * other_tasks * depth_points * 10
-    depth_steps = ceil_div(found.depth_extents[0], depth)
-    # A tile's sums are loaded, stored and rounded once per step of the depth: about ten multiply-adds each.
-    turning = padded * (depth_steps * 20 + 20)
-    # Cycles of one step of the inner loop against what its multiply-adds alone would take.
-    issue = maximum(maximum(mr * nv, mr + nv), const(8))
-    efficiency = (mr * nv * 100) // issue
-    streamed = padded * depth_points * 4 // maximum(mr, const(1)) if cols_blocked else padded * depth_points * 4 // mr
-    return Work(
-        flops=padded * depth_points * 2 * 100 // maximum(efficiency, const(1)) + packing + turning,
-        traffic={"dram": const(memory_bytes(found.spec)), "l2": streamed},
-        efficiency=const(90),
-        serial=const(1),
-    )
 
 
 def _packings(found: FedContraction) -> Callable[[Mapping[str, int]], tuple[Packing, ...]]:

@@ -145,6 +145,8 @@ def fed_contraction_of(kernel: KernelSpec, lanes: int) -> FedContraction | None:
         cols = _side(kernel, spec, way.columns, batch, depth, as_rows=False)
         if rows.feed == "panel" and cols.feed == "panel":
             continue
+        if rows.feed == "direct" and cols.feed == "packed" and not _steps_lie_together(spec, rows, depth):
+            rows = attrs.evolve(rows, feed="panel")
         tail = fuse(fuse(spec, rows.axes, ROW), cols.axes, COL)
         contraction = FedContraction(spec, tail, batch, depth, rows, cols, way.state)
         found.append((_cycles(contraction, lanes), contraction))
@@ -174,6 +176,12 @@ def _side(
     return Side(expr, axes, sizes, counts, "panel")
 
 
+def _steps_lie_together(spec: FlatSpec, side: Side, depth: tuple[str, ...]) -> bool:
+    """Whether a cache line of an operand that is read directly serves many steps of the depth."""
+    (slot,) = loads(side.expr)
+    return coefficient(spec.reads[slot].address, depth[-1]) == 1
+
+
 def _is_fixed(spec: FlatSpec, access: FlatAccess, batch: tuple[str, ...]) -> bool:
     """Whether an operand does not depend on symbols, by the extents that it ranges over or by its addresses."""
     used = variables(access.address, access.guard)
@@ -191,7 +199,7 @@ def _cycles(contraction: FedContraction, lanes: int) -> float:
     total = depth * vectors * max(rows / 2, 1.0)
     for side in (contraction.rows, contraction.cols):
         if side.feed == "panel":
-            per_element = 3 / lanes if _packs_by_vector(contraction.spec, side) else 1.5
+            per_element = 3 / lanes if packs_by_vector(contraction.spec, side) else 1.5
             total += depth * side.points * per_element
     strides = [coefficient(x.address, COL) for x in contraction.tail.stores]
     total += rows * cols * (0.5 / lanes if all(x == 1 for x in strides) else 2.5)
@@ -200,7 +208,7 @@ def _cycles(contraction: FedContraction, lanes: int) -> float:
     return batch * total
 
 
-def _packs_by_vector(spec: FlatSpec, side: Side) -> bool:
+def packs_by_vector(spec: FlatSpec, side: Side) -> bool:
     """Whether neighbouring points of the side's innermost axis lie close together in memory."""
     if not side.axes:
         return False
