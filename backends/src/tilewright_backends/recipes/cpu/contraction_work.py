@@ -93,11 +93,13 @@ def _half_cycles(found: FedContraction, sizes: Sizes) -> Expr:
     """Half cycles of one step of the inner loop, two multiply-adds a cycle.
 
     At least the latency of a chain of sums, and what was measured of tiles of many shapes, where loads and
-    multiply-adds share the ways into the core. Every row that is read directly has an address of its own, and there are
-    registers for seven.
+    multiply-adds share the ways into the core. Beside a single vector, LLVM keeps some of eight sums and more on the
+    stack. Every row that is read directly has an address of its own, and there are registers for seven.
     """
     sums = sizes.rows * sizes.vectors
     taken = maximum((sums + sizes.rows + sizes.vectors) * 7 // 10, const(9))
+    single = select(sizes.vectors < const(2), sizes.rows, const(0))
+    taken += select(single < const(8), const(0), taken // 3)
     if found.rows.feed == "direct":
         taken += maximum(sizes.rows - 7, const(0)) * 4
     return taken
