@@ -25,7 +25,7 @@ from tilewright.plugins.manager import Registry
 from tilewright.runtime.immediate import run
 from tilewright.testing import conformance
 from tilewright.testing.cases import case, node
-from tilewright.views.kernel import subject_of
+from tilewright.views.subject import subject_of
 
 Runner = Callable[[Program, Settings, Sequence[Any]], Sequence[Any]]
 Params = Sequence[Mapping[str, int]]

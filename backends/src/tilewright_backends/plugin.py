@@ -16,6 +16,7 @@ _CUDA_RECIPES = (
     "map",
     "mma",
     "reduce",
+    "rows",
     "scan",
     "scatter",
     "simt",

@@ -21,7 +21,8 @@ from tilewright.device import DeviceModel
 from tilewright.errors import InternalError
 from tilewright.ir.choice import Packing, Resources, TileChoice
 from tilewright.ir.expr import Apply, Const, Expr, Var, const, substitute
-from tilewright.views.kernel import KernelSpec, Subject
+from tilewright.views.kernel import KernelSpec
+from tilewright.views.subject import Subject
 
 Columns = Mapping[str, npt.NDArray[np.int64]]
 
@@ -214,7 +215,7 @@ class Recipe:
         embeddable: whether its code can be a member of a persistent kernel (the device function contract).
         priority: recipes are tried in descending priority; the first that matches, and all later ones whose
             priority is at least 0, propose choices. A negative one is a fallback, used only when nothing else matches.
-        takes: `KernelSpec`, `ScanOp` or `Routine`.
+        takes: `KernelSpec`, `StagedSpec`, `ScanOp` or `Routine`.
     """
 
     name: str

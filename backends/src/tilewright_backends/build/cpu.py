@@ -13,7 +13,7 @@ from tilewright.ir.expr import const
 from tilewright.ir.program import Kernel, Program
 from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
-from tilewright.views.kernel import subject_of
+from tilewright.views.subject import subject_of
 from tilewright_backends import buffers, cpu_features, tvm_env, tvm_log
 from tilewright_backends.build import llvm
 from tilewright_backends.emit.cpu.function import CpuFunction, Emitted

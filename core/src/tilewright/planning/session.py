@@ -23,7 +23,8 @@ from tilewright.planning.record import Record
 from tilewright.planning.requests import Cost, Decision, Planned, Request
 from tilewright.planning.trial import CodeFacts, Failure, Samples
 from tilewright.recipes import Columns, Match, Recipe
-from tilewright.views.kernel import KernelSpec, normalise, subject_of
+from tilewright.views.kernel import KernelSpec, normalise
+from tilewright.views.subject import subject_of
 from tilewright.views.symbols import group_symbols
 
 _T = TypeVar("_T")

@@ -29,7 +29,7 @@ from tilewright.ir.expr import (
 )
 from tilewright.ir.group import Group
 from tilewright.ir.module import Symbol
-from tilewright.ir.ops import Access, Axis, Combiner, Location, Routine, ScanOp, TensorOp, Value, Write
+from tilewright.ir.ops import Access, Axis, Combiner, Location, TensorOp, Value, Write
 from tilewright.views.maps import axis_bounds, invert
 from tilewright.views.symbols import group_symbols
 
@@ -99,10 +99,6 @@ class KernelSpec:
     def bounds(self) -> Bounds:
         """The interval of every axis and symbol."""
         return axis_bounds(self.axes, self.symbol_bounds)
-
-
-Subject = KernelSpec | ScanOp | Routine
-"""What a recipe matches: a loop nest, or an operator that is never joined with others."""
 
 
 def spec_of(op: TensorOp, symbols: tuple[Symbol, ...] = ()) -> KernelSpec:
@@ -309,7 +305,8 @@ def is_elementwise(op: object) -> bool:
 def normalise(
     group: Group, constants: Container[str] = (), symbols: tuple[Symbol, ...] = ()
 ) -> KernelSpec | None:
-    """The specification of a group of TensorOps, or None when it is not of the default kind (one main operator).
+    """The specification of a group of TensorOps, or None when it is not of the default kind (one main operator, and
+    nothing passed on through shared memory).
 
     Producers before the main operator are inlined into its reads; consumers after it become stores.
 
@@ -318,6 +315,8 @@ def normalise(
         symbols: those of the module, or of the group.
     """
     if not group.ops or not all(isinstance(op, TensorOp) for op in group.ops):
+        return None
+    if any(level == "shared" for _, level in group.levels):
         return None
     ops = [op for op in group.ops if isinstance(op, TensorOp)]
     outside = frozenset(v.name for v in group.outputs)
@@ -370,20 +369,6 @@ def _around(
                 spec, progress = inlined, True
                 break
     return spec if {v.name for v in spec.outputs} == outside else None
-
-
-def subject_of(
-    group: Group, constants: Container[str] = (), symbols: tuple[Symbol, ...] = ()
-) -> Subject | None:
-    """What recipes see of a group: its loop nest, or the scan or routine that it holds; None for other groups.
-
-    Args:
-        constants: names of the values that are known at compile time.
-        symbols: those of the module, or of the group.
-    """
-    if len(group.ops) == 1 and isinstance(group.ops[0], ScanOp | Routine):
-        return group.ops[0]
-    return normalise(group, constants, symbols)
 
 
 def flops_per_point(spec: KernelSpec) -> int:

@@ -18,7 +18,7 @@ from tilewright.ir.program import Kernel, Program
 from tilewright.planning.storage import byte_size
 from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
-from tilewright.views.kernel import subject_of
+from tilewright.views.subject import subject_of
 from tilewright.workers import run_tool
 from tilewright_backends import buffers, gpus, tvm_env, tvm_log
 from tilewright_backends.build.cuda.compile import KernelFacts, compile_source

@@ -14,6 +14,7 @@ from tvm import tirx
 
 from tilewright.errors import InternalError
 from tilewright.ir.expr import Expr, as_expr, ceil_div, minimum
+from tilewright.ir.ops import Combiner
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body
@@ -122,8 +123,10 @@ def _join(
     along_reduction: bool,
 ) -> States:
     """Merges the lanes' states; lane 0 has the result."""
+    combiner = spec.combiner
+    assert combiner is not None
     if along_reduction:
-        _join_warp(body, spec, states, min(lanes, WARP))
+        join_warp(body, combiner, states, min(lanes, WARP))
         if lanes <= WARP:
             return states
         lane, lanes = body.hold(lane // WARP, "warp"), lanes // WARP
@@ -131,8 +134,6 @@ def _join(
     else:
         deposits = None
     # The partial states of each point, one row per lane (or warp), merged by the first.
-    combiner = spec.combiner
-    assert combiner is not None
     tables = [body.shared(cell(d), points * lanes, "partial") for d in combiner.dtypes]
     place = body.index(lane * points + which)
     with body.when(deposits) if deposits is not None else nullcontext():
@@ -146,10 +147,8 @@ def _join(
     return states
 
 
-def _join_warp(body: Body, spec: FlatSpec, states: States, width: int) -> None:
+def join_warp(body: Body, combiner: Combiner, states: States, width: int) -> None:
     """Butterfly exchange among `width` neighbouring lanes; all of them end with the result."""
-    combiner = spec.combiner
-    assert combiner is not None
     distance = width // 2
     while distance:
         mask = types.literal(distance, "int32")

@@ -1,0 +1,94 @@
+"""`cuda.rows`: softmax, normalisations and the like; a team of threads takes a row through all stages in registers."""
+
+from __future__ import annotations
+
+from tilewright.device import DeviceModel
+from tilewright.ir import dtypes
+from tilewright.ir.expr import const, select
+from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
+from tilewright.views.staged import StagedSpec
+from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, divides, operations, parameter, powers
+from tilewright_backends.recipes.rows import Rows, flat_rows, memory_bytes, operands_of_rows
+
+NAME = "cuda.rows"
+_WIDEST = 16
+"""Bytes of a vector."""
+_MOST_ELEMENTS = 64
+"""Columns that a thread takes; they are written out one by one."""
+
+
+def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
+    """The stages as rows with a team of threads each, or None when they share no rows."""
+    rows = flat_rows(staged)
+    if rows is None or not _shareable(rows):
+        return None
+    columns, count = rows.column_count, rows.row_count
+    widest = min(device.max_threads_per_block, 1 << max(columns - 1, 0).bit_length()) if rows.along else 1
+    vectors = [v for v in powers(1, 8) if rows.along and _fits(rows, v)] or [1]
+    parameters = (
+        parameter("rows.block", powers(1, 256), role="rows", level="block"),
+        parameter("lanes", powers(1, widest), role="columns", level="block"),
+        parameter("vector", vectors),
+    )
+    block, lanes, vector = (p.var for p in parameters)
+    threads = block * lanes
+    elements = ceil_div(columns, lanes * vector) * vector
+    size = max((dtypes.size_of(v.dtype) for v in staged.inputs), default=4)
+    registers = 32 + elements * max(rows.held, 1) * max(size, 4) // 4
+    several = select(const(device.warp) < lanes, lanes // device.warp, const(0))
+    combiners = [x.spec.combiner for x in rows.stages if x.spec.combiner is not None]
+    states = [d for x in combiners for d in x.dtypes]
+    shared = block * several * sum(max(dtypes.size_of(d), 4) for d in states) + 16 * len(states)
+    tasks = ceil_div(count, block)
+    roles = {"rows": tuple(x.name for x in rows.rows), "columns": tuple(x.name for x in rows.columns)}
+    reductions = sum(x.kind == "reduce" for x in rows.stages)
+    return Match(
+        recipe=NAME,
+        roles=roles,
+        extents={"rows": count, "columns": columns},
+        parameters=parameters,
+        constraints=(
+            divides(lanes, 1024, "lanes are a power of two"),
+            divides(vector, max(vectors), "vectors of a power of two make up the columns"),
+            Constraint(elements, const(_MOST_ELEMENTS), "columns of a thread"),
+            *block_limits(threads, registers, shared, device),
+        ),
+        usage=Usage(tasks, threads, registers, shared),
+        work=Work(
+            flops=tasks * threads * (elements * _per_point(rows) + const(10 * reductions)),
+            traffic={"dram": const(memory_bytes(staged))},
+            efficiency=const(25),
+            serial=const(len(rows.stages) * 2) + select(const(device.warp) < lanes, const(8 * reductions), const(0)),
+        ),
+        operands=operands_of_rows(staged, rows),
+        tiles={"block": {"rows": block, "columns": const(columns)}},
+        detail=rows,
+    )
+
+
+def _shareable(rows: Rows) -> bool:
+    """Whether several threads can share every reduction, or need not."""
+    combiners = [x.spec.combiner for x in rows.stages if x.spec.combiner is not None]
+    return not rows.along or all(x.associative and x.commutative for x in combiners)
+
+
+def _fits(rows: Rows, vector: int) -> bool:
+    """Whether vectors of the widest element are moved at once and make up the innermost columns."""
+    values = [r.value for x in rows.stages for i, r in enumerate(x.spec.reads) if i not in x.inner]
+    widest = max((dtypes.size_of(v.dtype) for v in (*values, *rows.outputs)), default=4)
+    return vector * widest <= _WIDEST and all(x.extent % vector == const(0) for x in rows.columns[-1:])
+
+
+def _per_point(rows: Rows) -> int:
+    """Operations of all stages at one column."""
+    total = 0
+    for stage in rows.stages:
+        if stage.kind != "row":
+            spec = stage.spec
+            stored = () if stage.kind == "reduce" else tuple(s.expr for s in spec.stores)
+            combining = operations(*spec.combiner.combine) if spec.combiner is not None else 0
+            total += operations(*spec.body, *stored) + combining + len(spec.reads)
+    return total
+
+
+RECIPE = Recipe(NAME, "cuda", match, priority=0, takes=StagedSpec)
