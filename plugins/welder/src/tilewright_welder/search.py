@@ -1,0 +1,207 @@
+"""GraphConnecting: which sets of kernels to weld, by the cost model, within a budget of seconds.
+
+From every node a set grows along the edges as long as a recipe takes it. Every set on the way is priced by the best
+choice that the proposer has for it (SubGraphTiling), against the sum of what its members cost apart. Of all of them
+disjoint ones are chosen that save the most together. Equal sets are priced once, whatever layer they stand in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import attrs
+
+from tilewright.errors import UnsupportedError
+from tilewright.ir.group import Group
+from tilewright.planning.session import Session
+from tilewright_welder.options import WelderOptions
+from tilewright_welder.tile_graph import TileGraph
+
+
+@attrs.frozen
+class Weld:
+    """A set of nodes that can be one kernel.
+
+    Args:
+        nodes: in execution order.
+        group: as one.
+        apart, together: predicted seconds of the separate kernels, and of the one.
+    """
+
+    nodes: tuple[int, ...]
+    group: Group
+    apart: float
+    together: float
+
+    @property
+    def gain(self) -> float:
+        """Predicted seconds saved."""
+        return self.apart - self.together
+
+
+@attrs.define
+class Found:
+    """What a search came to.
+
+    Args:
+        welds: the chosen ones.
+        refused: why an edge (source, target) is not within a weld.
+        complete: whether the budget was enough.
+    """
+
+    welds: tuple[Weld, ...]
+    refused: dict[tuple[int, int], str]
+    complete: bool
+
+
+def search(graph: TileGraph, session: Session, options: WelderOptions) -> Found:
+    """The welds of a cover."""
+    return _Search(graph, session, options).run()
+
+
+class _Search:
+    def __init__(self, graph: TileGraph, session: Session, options: WelderOptions) -> None:
+        self.graph, self.session, self.options = graph, session, options
+        self.deadline = time.monotonic() + options.budget
+        self.costs: dict[int, float] = {}
+        self.tried: dict[tuple[int, ...], Weld | str] = {}
+
+    def run(self) -> Found:
+        complete = True
+        for start in range(len(self.graph.items)):
+            if time.monotonic() > self.deadline:
+                complete = False
+                break
+            self._grow(start)
+        welds = [x for x in self.tried.values() if isinstance(x, Weld) and x.gain > self.options.gain * x.apart]
+        chosen = choose(welds, self.graph)
+        return Found(chosen, self._refusals(chosen), complete)
+
+    def _grow(self, start: int) -> None:
+        """Sets that hold `start`: it takes in neighbours, readers first, as long as a recipe takes the set."""
+        if not isinstance(self.graph.items[start], Group):
+            return
+        nodes: tuple[int, ...] = (start,)
+        grown = True
+        while grown and len(nodes) < self.options.most and time.monotonic() <= self.deadline:
+            grown = False
+            for other in self.graph.neighbours(nodes):
+                wider = tuple(sorted((*nodes, other)))
+                if isinstance(self._try(wider), Weld):
+                    nodes, grown = wider, True
+                    break
+
+    def _try(self, nodes: tuple[int, ...]) -> Weld | str:
+        """The nodes as a weld, or why they are none."""
+        found = self.tried.get(nodes)
+        if found is None:
+            found = self.tried[nodes] = self._price(nodes)
+        return found
+
+    def _price(self, nodes: tuple[int, ...]) -> Weld | str:
+        items = [self.graph.items[i] for i in nodes]
+        if not all(isinstance(x, Group) for x in items):
+            return "control flow stands between"
+        if not self.graph.convex(nodes):
+            return "another kernel needs the one's results and makes the other's operands"
+        group = self.graph.welded(nodes)
+        key = self.session.canonical(group).key
+        together = self.session.analysis("welder.together", key, lambda: self._together(group))
+        if together is None:
+            return "no recipe takes both"
+        try:
+            apart = sum(map(self._cost, nodes))
+        except UnsupportedError as error:
+            return str(error)
+        return Weld(nodes, group, apart, together)
+
+    def _together(self, group: Group) -> float | None:
+        """Predicted seconds of a weld by its best choice, or None when no recipe takes it."""
+        return self.session.propose(group)[0].cost if self.session.matches(group) else None
+
+    def _cost(self, node: int) -> float:
+        """Predicted seconds of a node as a kernel of its own."""
+        if node not in self.costs:
+            group = self.graph.items[node]
+            assert isinstance(group, Group)
+            self.costs[node] = self.session.propose(group)[0].cost
+        return self.costs[node]
+
+    def _refusals(self, chosen: Sequence[Weld]) -> dict[tuple[int, int], str]:
+        """Of every edge between kernels, why it is not within one."""
+        home = {node: weld for weld in chosen for node in weld.nodes}
+        refused: dict[tuple[int, int], str] = {}
+        for edge in self.graph.edges:
+            source, target = home.get(edge.source), home.get(edge.target)
+            if source is not None and source is target:
+                continue
+            pair = (edge.source, edge.target)
+            around = tuple(sorted({*(source.nodes if source else pair[:1]), *(target.nodes if target else pair[1:])}))
+            tried = self.tried.get(around, self.tried.get(pair, "it was not tried within the budget or the size"))
+            refused[pair] = tried if isinstance(tried, str) else _loses(tried)
+        return refused
+
+
+def _loses(weld: Weld) -> str:
+    return f"together {weld.together * 1e6:.1f} µs are predicted, apart {weld.apart * 1e6:.1f} µs"
+
+
+_EXACT = 18
+"""Welds that conflict with each other, directly or through others, up to which every combination is looked at."""
+
+
+def choose(welds: Sequence[Weld], graph: TileGraph) -> tuple[Weld, ...]:
+    """Disjoint welds that save the most together and leave the cover an order."""
+    kept: list[Weld] = []
+    for cluster in _clusters(welds):
+        best = _best(cluster) if len(cluster) <= _EXACT else _greedy(cluster)
+        kept += best
+    kept.sort(key=lambda x: (-x.gain, x.nodes))
+    chosen: list[Weld] = []
+    for weld in kept:
+        if graph.acyclic([x.nodes for x in (*chosen, weld)]):
+            chosen.append(weld)
+    return tuple(sorted(chosen, key=lambda x: x.nodes))
+
+
+def _clusters(welds: Sequence[Weld]) -> list[list[Weld]]:
+    """Welds that share nodes, directly or through others, together."""
+    clusters: list[tuple[set[int], list[Weld]]] = []
+    for weld in welds:
+        touching = [c for c in clusters if c[0] & set(weld.nodes)]
+        nodes = set(weld.nodes).union(*(c[0] for c in touching))
+        members = [*(w for c in touching for w in c[1]), weld]
+        clusters = [c for c in clusters if c not in touching] + [(nodes, members)]
+    return [members for _, members in clusters]
+
+
+def _best(welds: Sequence[Weld]) -> list[Weld]:
+    """The disjoint ones that save the most: branch and bound."""
+    ordered = sorted(welds, key=lambda x: -x.gain)
+    best: tuple[float, list[Weld]] = (0.0, [])
+
+    def visit(position: int, used: set[int], gain: float, taken: list[Weld]) -> None:
+        nonlocal best
+        if gain > best[0]:
+            best = (gain, list(taken))
+        if position == len(ordered) or gain + sum(x.gain for x in ordered[position:]) <= best[0]:
+            return
+        weld = ordered[position]
+        if not used & set(weld.nodes):
+            visit(position + 1, used | set(weld.nodes), gain + weld.gain, [*taken, weld])
+        visit(position + 1, used, gain, taken)
+
+    visit(0, set(), 0.0, [])
+    return best[1]
+
+
+def _greedy(welds: Sequence[Weld]) -> list[Weld]:
+    """Disjoint ones by what they save, the most first."""
+    used: set[int] = set()
+    taken = []
+    for weld in sorted(welds, key=lambda x: (-x.gain, x.nodes)):
+        if not used & set(weld.nodes):
+            used |= set(weld.nodes)
+            taken.append(weld)
+    return taken

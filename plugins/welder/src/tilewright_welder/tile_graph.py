@@ -1,0 +1,113 @@
+"""The tile-graph: kernels of a cover as nodes, the values that pass between them as edges (OSDI'23, section 3).
+
+Nodes are the operator-tiles of the paper, already joined with what is element-wise. Welding nodes connects the edges
+between them at the level of shared memory, which a recipe may keep even nearer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import attrs
+
+from tilewright.ir.group import ControlItem, Cover, Group, Level
+from tilewright.ir.ops import Value
+
+Item = Group | ControlItem
+
+
+@attrs.frozen
+class Edge:
+    """Values that pass from node `source` to node `target`."""
+
+    source: int
+    target: int
+    values: tuple[Value, ...]
+
+
+class TileGraph:
+    """The items of a cover, in execution order, and what passes between them.
+
+    Attributes:
+        items: nodes by number. A control-flow operator is a node that is never welded.
+        edges: sorted by target, then source.
+    """
+
+    def __init__(self, cover: Cover) -> None:
+        self.items: tuple[Item, ...] = cover.items
+        self.results = frozenset(cover.region.results)
+        self._maker = {v: i for i, item in enumerate(self.items) for v in item.outputs}
+        self._readers: dict[Value, set[int]] = {}
+        for i, item in enumerate(self.items):
+            for value in item.inputs:
+                self._readers.setdefault(value, set()).add(i)
+        passing: dict[tuple[int, int], list[Value]] = {}
+        for i, item in enumerate(self.items):
+            for value in item.inputs:
+                if value in self._maker:
+                    passing.setdefault((i, self._maker[value]), []).append(value)
+        self.edges = tuple(Edge(s, t, tuple(values)) for (t, s), values in sorted(passing.items()))
+        self._after = self._reachable()
+
+    def _reachable(self) -> list[int]:
+        """Of each node, as bits, the nodes that come after it along edges."""
+        after = [0] * len(self.items)
+        for edge in sorted(self.edges, key=lambda e: -e.source):
+            after[edge.source] |= 1 << edge.target | after[edge.target]
+        return after
+
+    def neighbours(self, nodes: Iterable[int]) -> list[int]:
+        """Nodes outside that an edge connects with one of `nodes`, readers first."""
+        inside = set(nodes)
+        readers = sorted({e.target for e in self.edges if e.source in inside} - inside)
+        makers = sorted({e.source for e in self.edges if e.target in inside} - inside - set(readers), reverse=True)
+        return readers + makers
+
+    def convex(self, nodes: Iterable[int]) -> bool:
+        """Whether no path between two of the nodes leaves them."""
+        inside = sum(1 << x for x in set(nodes))
+        after = 0
+        for node in _bits(inside):
+            after |= self._after[node]
+        outside = after & ~inside
+        return not any(self._after[node] & inside for node in _bits(outside))
+
+    def crossing(self, nodes: Sequence[int]) -> tuple[Value, ...]:
+        """Values that pass between the nodes."""
+        inside = set(nodes)
+        return tuple(dict.fromkeys(v for e in self.edges if {e.source, e.target} <= inside for v in e.values))
+
+    def leaving(self, nodes: Sequence[int]) -> tuple[Value, ...]:
+        """Values that the nodes make and others read."""
+        inside = set(nodes)
+        made = (v for i in sorted(inside) for v in self.items[i].outputs)
+        return tuple(v for v in made if v in self.results or self._readers.get(v, set()) - inside)
+
+    def welded(self, nodes: Sequence[int]) -> Group:
+        """The nodes as one group, the values between them at the level of shared memory."""
+        groups = [g for i in sorted(nodes) if isinstance(g := self.items[i], Group)]
+        levels: dict[str, Level] = {name: level for g in groups for name, level in g.levels}
+        levels |= {v.name: "shared" for v in self.crossing(nodes)}
+        trail = tuple(dict.fromkeys(x for g in groups for x in g.trail))
+        ops = tuple(op for g in groups for op in g.ops)
+        return Group(groups[0].name, ops, self.leaving(nodes), tuple(levels.items()), trail)
+
+    def acyclic(self, welds: Sequence[Sequence[int]]) -> bool:
+        """Whether the items still have an order once each set of nodes is one."""
+        home = {node: k for k, nodes in enumerate(welds) for node in nodes}
+        key = [home.get(i, len(welds) + i) for i in range(len(self.items))]
+        needs: dict[int, set[int]] = {k: set() for k in key}
+        for edge in self.edges:
+            if key[edge.source] != key[edge.target]:
+                needs[key[edge.target]].add(key[edge.source])
+        done: set[int] = set()
+        while ready := [k for k, before in needs.items() if k not in done and before <= done]:
+            done.update(ready)
+        return len(done) == len(needs)
+
+
+def _bits(number: int) -> Iterable[int]:
+    while number:
+        low = number & -number
+        yield low.bit_length() - 1
+        number ^= low
