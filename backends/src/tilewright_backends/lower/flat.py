@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
 from tilewright.ir.bounds import Bounds, linear_terms, simplify
 from tilewright.ir.expr import (
+    Apply,
     Const,
     Expr,
     Extent,
@@ -119,7 +120,7 @@ def flatten(spec: KernelSpec) -> FlatSpec:
         doubtful = _doubtful(access.index, access.value, spec, access.guard)
         dims = _dims(access.index, access.value)
         index = [minimum(maximum(at, 0), extent - 1) if at in doubtful else at for at, extent in dims]
-        return clean(address(index, access.value.shape))
+        return join_digits(clean(address(index, access.value.shape)))
 
     def stored(write: Write) -> Expr | None:
         doubtful = _doubtful(write.index, write.value, spec, write.guard)
@@ -130,7 +131,7 @@ def flatten(spec: KernelSpec) -> FlatSpec:
     stores = tuple(
         FlatStore(
             s.write.value,
-            clean(address(s.write.index, s.write.value.shape)),
+            join_digits(clean(address(s.write.index, s.write.value.shape))),
             clean(s.expr),
             maybe(stored(s.write)),
             s.write.update,
@@ -142,6 +143,41 @@ def flatten(spec: KernelSpec) -> FlatSpec:
     body = tuple(clean(x) for x in spec.body)
     origin = {x.name: (x,) for x in axes}
     return FlatSpec(axes, reads, spec.body_reads, body, spec.combiner, stores, origin, spec.symbols)
+
+
+def join_digits(expr: Expr) -> Expr:
+    """A sum in which the digits of a number, each times its weight, are the number again.
+
+    Reading through a reshape leaves such sums: `16 * (x // 16) + x % 16` is `x`.
+    """
+    terms = list(linear_terms(expr))
+    joined = next(_joins(terms), None)
+    if joined is None:
+        return expr
+    while joined is not None:
+        terms = joined
+        joined = next(_joins(terms), None)
+    total: Expr = const(0)
+    for factor, term in terms:
+        total = total + term * factor
+    return total
+
+
+def _joins(terms: Sequence[tuple[int, Expr]]) -> Iterator[list[tuple[int, Expr]]]:
+    """The terms with two neighbouring digits of one number as one."""
+    for i, (weight, high) in enumerate(terms):
+        for k, (below, low) in enumerate(terms):
+            if i == k or not isinstance(low, Apply) or low.op != "floormod" or not isinstance(low.args[1], Const):
+                continue
+            number, radix = low.args[0], int(low.args[1].value)
+            above = simplify(number // radix, {})
+            rest = [x for n, x in enumerate(terms) if n not in (i, k)]
+            if weight != below * radix:
+                continue
+            if high == above:
+                yield [*rest, (below, number)]
+            elif isinstance(high, Apply) and high.op == "floormod" and high.args[0] == above:
+                yield [*rest, (below, number % (high.args[1] * radix))]
 
 
 def _dims(index: Sequence[Expr], value: Value) -> Iterable[tuple[Expr, Expr]]:

@@ -108,17 +108,18 @@ class _Search:
         group = self.graph.welded(nodes)
         key = self.session.canonical(group).key
         together = self.session.analysis("welder.together", key, lambda: self._together(group))
-        if together is None:
+        if isinstance(together, str):
+            return together
+        return Weld(nodes, group, sum(map(self._cost, nodes)), together)
+
+    def _together(self, group: Group) -> float | str:
+        """Predicted seconds of a weld by its best choice, or why it is none."""
+        if not self.session.matches(group):
             return "no recipe takes both"
         try:
-            apart = sum(map(self._cost, nodes))
-        except UnsupportedError as error:
-            return str(error)
-        return Weld(nodes, group, apart, together)
-
-    def _together(self, group: Group) -> float | None:
-        """Predicted seconds of a weld by its best choice, or None when no recipe takes it."""
-        return self.session.propose(group)[0].cost if self.session.matches(group) else None
+            return self.session.propose(group)[0].cost
+        except UnsupportedError:
+            return f"no choice of {', '.join(m.recipe for m in self.session.matches(group))} fits the device"
 
     def _cost(self, node: int) -> float:
         """Predicted seconds of a node as a kernel of its own."""

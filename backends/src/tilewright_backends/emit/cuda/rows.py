@@ -9,6 +9,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
+import attrs
 from tvm import tirx
 
 from tilewright.errors import InternalError
@@ -32,6 +33,8 @@ def emit(body: Body, kernel: Kernel, staged: StagedSpec) -> None:
     rows = flat_rows(staged)
     if rows is None:
         raise InternalError(f"cuda.rows does not take kernel {kernel.name}.")
+    if kernel.choice["reads"] > 1:
+        rows = attrs.evolve(rows, again=())
     _Emitter(body, rows, kernel.choice["rows.block"], kernel.choice["lanes"], kernel.choice["vector"]).run()
 
 
@@ -74,7 +77,8 @@ class _Emitter:
     def _columns(self, stage: FlatStage, step: Any) -> None:
         """Runs `step(chunk, points)` for the thread's columns, a vector of neighbours at a time."""
         body = self.body
-        with body.loop("chunk", self.chunks, "unrolled") as chunk:
+        # Registers are numbered by the chunk.
+        with body.loop("chunk", self.chunks, "unrolled" if self.rows.held else "serial") as chunk:
             first = body.hold((chunk * self.lanes + self.lane) * self.vector, "column")
             there = None if self.exact else body.below(first, self.rows.column_count)
             with body.when(there) if there is not None else nullcontext():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
-from tilewright.ir.expr import const, select
+from tilewright.ir.expr import Expr, const, select
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, divides, operations, parameter, powers
@@ -29,12 +29,14 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
         parameter("rows.block", powers(1, 256), role="rows", level="block"),
         parameter("lanes", powers(1, widest), role="columns", level="block"),
         parameter("vector", vectors),
+        # 1: what several stages read is read once and held. 2: again in every stage, where only numbers are kept.
+        parameter("reads", (1,) if any(kind == "map" for _, kind in rows.kept) else (1, 2)),
     )
-    block, lanes, vector = (p.var for p in parameters)
+    block, lanes, vector, reads = (p.var for p in parameters)
     threads = block * lanes
     elements = ceil_div(columns, lanes * vector) * vector
     size = max((dtypes.size_of(v.dtype) for v in staged.inputs), default=4)
-    registers = 32 + elements * max(rows.held, 1) * max(size, 4) // 4
+    registers = 32 + select(reads < const(2), elements * max(rows.held, 1), vector) * max(size, 4) // 4
     several = select(const(device.warp) < lanes, lanes // device.warp, const(0))
     combiners = [x.spec.combiner for x in rows.stages if x.spec.combiner is not None]
     states = [d for x in combiners for d in x.dtypes]
@@ -50,13 +52,14 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
         constraints=(
             divides(lanes, 1024, "lanes are a power of two"),
             divides(vector, max(vectors), "vectors of a power of two make up the columns"),
-            Constraint(elements, const(_MOST_ELEMENTS), "columns of a thread"),
+            Constraint(reads, const(2), "what is read is held or not"),
+            Constraint(select(reads < const(2), elements, const(0)), const(_MOST_ELEMENTS), "columns of a thread"),
             *block_limits(threads, registers, shared, device),
         ),
         usage=Usage(tasks, threads, registers, shared),
         work=Work(
-            flops=tasks * threads * (elements * _per_point(rows) + const(10 * reductions)),
-            traffic={"dram": const(memory_bytes(staged))},
+            flops=tasks * threads * (elements * _per_point(rows) + elements // vector * _moved(rows) + 10 * reductions),
+            traffic={"dram": const(memory_bytes(staged)), "l2": _read(staged, rows, reads)},
             efficiency=const(25),
             serial=const(len(rows.stages) * 2) + select(const(device.warp) < lanes, const(8 * reductions), const(0)),
         ),
@@ -64,6 +67,16 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
         tiles={"block": {"rows": block, "columns": const(columns)}},
         detail=rows,
     )
+
+
+def _read(staged: StagedSpec, rows: Rows, reads: Expr) -> Expr:
+    """Bytes through the second-level cache: what several stages read counts again where it is not held."""
+    columns = rows.row_count * rows.column_count
+    extra = 0
+    for access in rows.again:
+        times = sum(access in stage.spec.reads for stage in rows.stages) - 1
+        extra += times * columns * dtypes.size_of(access.value.dtype)
+    return const(memory_bytes(staged)) + select(reads < const(2), const(0), const(extra))
 
 
 def _shareable(rows: Rows) -> bool:
@@ -87,8 +100,15 @@ def _per_point(rows: Rows) -> int:
             spec = stage.spec
             stored = () if stage.kind == "reduce" else tuple(s.expr for s in spec.stores)
             combining = operations(*spec.combiner.combine) if spec.combiner is not None else 0
-            total += operations(*spec.body, *stored) + combining + len(spec.reads)
+            total += operations(*spec.body, *stored) + combining
     return total
+
+
+def _moved(rows: Rows) -> int:
+    """Operations to move what all stages read and write in memory, per vector."""
+    reads = sum(i not in x.inner for x in rows.stages for i in range(len(x.spec.reads)))
+    writes = sum(s.value in rows.outputs for x in rows.stages for s in x.spec.stores)
+    return 3 * (reads + writes)
 
 
 RECIPE = Recipe(NAME, "cuda", match, priority=0, takes=StagedSpec)

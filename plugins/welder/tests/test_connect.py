@@ -1,0 +1,168 @@
+"""Welds on a GPU's model: planning needs no device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from tilewright.config.binding import bind
+from tilewright.config.schema import Config
+from tilewright.frontend import load
+from tilewright.ir.group import Group
+from tilewright.ir.verify.groups import verify_cover
+from tilewright.planning.session import Session
+from tilewright.plugins.manager import Registry
+from tilewright.testing import conformance
+from tilewright_welder.options import WelderOptions
+from tilewright_welder.search import Weld, choose, search
+from tilewright_welder.tile_graph import TileGraph
+
+
+def model(
+    nodes: list[onnx.NodeProto], shape: list[int], weights: dict[str, list[int]] | None = None
+) -> onnx.ModelProto:
+    info = helper.make_tensor_value_info
+    constants = [
+        onnx.numpy_helper.from_array(np.ones(dims, np.float32), name) for name, dims in (weights or {}).items()
+    ]
+    graph = helper.make_graph(nodes, "g", [info("x", 1, shape)], [info("y", 1, None)], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def softmax() -> onnx.ModelProto:
+    return model([helper.make_node("Softmax", ["x"], ["y"])], [8, 256])
+
+
+def norm() -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["t"]),
+        helper.make_node("LayerNormalization", ["t", "g", "b"], ["u"]),
+        helper.make_node("MatMul", ["u", "w"], ["y"]),
+    ]
+    return model(nodes, [16, 64], {"g": [64], "b": [64], "w": [64, 32]})
+
+
+def session(made: onnx.ModelProto, **options: Any) -> tuple[Session, Any]:
+    module = load(made)
+    config = Config(target="cuda:h200", slots={"connect": "welder"}, options={"welder": options})
+    return conformance.session_of(bind(config, Registry()), module), module
+
+
+def groups(made: onnx.ModelProto, **options: Any) -> list[Group]:
+    planning, module = session(made, **options)
+    cover = planning.connect(module.main.body)
+    verify_cover(cover, constants=frozenset(module.constants))
+    return list(cover.groups)
+
+
+def test_softmax_is_one_kernel() -> None:
+    (group,) = groups(softmax())
+    assert {level for _, level in group.levels} == {"shared"}
+    assert len(group.outputs) == 1
+
+
+def test_a_normalisation_takes_in_what_comes_before_and_leaves_the_product_alone() -> None:
+    first, second = groups(norm())
+    assert {op.loc.op_type for op in first.ops} == {"Relu", "LayerNormalization"}
+    assert {op.loc.op_type for op in second.ops} == {"MatMul"}
+
+
+def test_a_budget_that_is_used_up_leaves_the_default_cover_and_says_so() -> None:
+    planning, module = session(softmax(), budget=1e-9)
+    assert len(planning.connect(module.main.body).groups) == 4
+    assert any("budget" in x.why for x in planning.record.decisions)
+
+
+def test_a_gain_that_no_weld_has_leaves_the_default_cover() -> None:
+    planning, module = session(softmax(), gain=0.999)
+    assert len(planning.connect(module.main.body).groups) == 4
+    assert any("together" in x.why and "apart" in x.why for x in planning.record.decisions)
+
+
+def test_every_edge_between_kernels_has_a_reason() -> None:
+    planning, module = session(norm())
+    planning.connect(module.main.body)
+    reasons = {str(x.subject): x.why for x in planning.record.decisions if "->" in str(x.subject)}
+    (subject,) = reasons
+    assert subject.endswith("y")
+    assert reasons[subject] == "no recipe takes both"
+
+
+def layers(number: int) -> onnx.ModelProto:
+    nodes = []
+    for i in range(number):
+        last = "y" if i == number - 1 else f"x{i + 1}"
+        nodes += [
+            helper.make_node("Softmax", ["x" if not i else f"x{i}"], [f"s{i}"]),
+            helper.make_node("MatMul", [f"s{i}", "w"], [last]),
+        ]
+    return model(nodes, [8, 64], {"w": [64, 64]})
+
+
+def priced(made: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the groups that the proposer is asked for while the model is connected."""
+    planning, module = session(made)
+    propose, asked = planning.service("propose"), []
+
+    def counted(group: Group, request: Any) -> Any:
+        asked.append(group.name)
+        return propose(group, request)
+
+    monkeypatch.setitem(planning._services, "propose", counted)
+    assert len(planning.connect(module.main.body).groups) == len(made.graph.node)
+    return asked
+
+
+def test_equal_layers_are_priced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert priced(layers(5), monkeypatch) == priced(layers(2), monkeypatch)
+
+
+def graph_of(made: onnx.ModelProto) -> tuple[TileGraph, Session]:
+    module = load(made)
+    planning = conformance.session_of(bind(Config(target="cuda:h200"), Registry()), module)
+    return TileGraph(planning.connect(module.main.body)), planning
+
+
+def test_sets_with_a_path_around_them_are_not_convex() -> None:
+    graph, _ = graph_of(softmax())  # max -> exp -> sum -> division, and exp -> division
+    assert graph.convex([0, 1])
+    assert graph.convex([1, 2, 3])
+    assert not graph.convex([1, 3])
+    assert graph.neighbours([1]) == [2, 3, 0]
+    assert [v.name for v in graph.crossing([1, 2, 3])] == ["y_exp", "y_sum"]
+
+
+def test_two_welds_that_need_each_other_are_no_order() -> None:
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["a"]),
+        helper.make_node("Softmax", ["a"], ["y"]),
+    ]
+    graph, _ = graph_of(model(nodes, [4, 8]))
+    assert graph.acyclic([(0, 1), (2, 3)])
+    assert not graph.acyclic([(0, 2), (1, 3)])
+
+
+@pytest.mark.parametrize(
+    ("offered", "best"),
+    [
+        ([((0, 1), 3.0), ((1, 2), 4.0), ((2, 3), 3.0)], [(0, 1), (2, 3)]),
+        ([((0, 1), 1.0), ((1, 2), 4.0), ((2, 3), 1.0)], [(1, 2)]),
+        ([((0, 1, 2), 5.0), ((0, 1), 3.0), ((2, 3), 3.0)], [(0, 1), (2, 3)]),
+    ],
+)
+def test_the_welds_that_save_the_most_together_are_chosen(
+    offered: list[tuple[tuple[int, ...], float]], best: list[tuple[int, ...]]
+) -> None:
+    graph, _ = graph_of(softmax())
+    welds = [Weld(nodes, graph.welded(nodes), gain, 0.0) for nodes, gain in offered]
+    assert [x.nodes for x in choose(welds, graph)] == best
+
+
+def test_a_search_says_whether_it_is_complete() -> None:
+    graph, planning = graph_of(softmax())
+    assert search(graph, planning, WelderOptions()).complete
+    assert not search(graph, planning, WelderOptions(budget=1e-9)).complete
