@@ -65,7 +65,7 @@ class Panel:
         self.width = -(-block.outer * block.inner // tile) * tile
         self.steps = steps
         self.tile = tile
-        in_tiles = tile % lanes == 0 and (block.outer == 1 or block.inner % lanes == 0)
+        in_tiles = tile % clear == 0 and (block.outer == 1 or block.inner % lanes == 0)
         self.row = 0 if in_tiles else self._row_stride()
         self.buffer = buffer
         if buffer is None:  # the last vector of a row may reach past its end

@@ -1,7 +1,7 @@
 """What a choice of `cpu.contraction` costs: cycles of the core, bytes from each cache.
 
-The numbers were measured on a Zen 3 core over tiles and blocks of many shapes; prediction over measurement is in the
-distribution's README.
+The numbers were measured on a Zen 3 core (AVX2) over tiles and blocks of many shapes. Of the 28 different products of
+ResNet-50 on one thread, the chosen kernels were predicted to take 132 ms together and took 136 ms.
 """
 
 from __future__ import annotations
