@@ -361,6 +361,37 @@ def _rows(w: _Writer) -> None:
             weights={"a": _ints(axis)},
             outputs=("m", "y"),
         )
+    w.add(
+        "softmax of what is transposed, transposed back",
+        [
+            node("Transpose", "x", "t", perm=[0, 2, 1]),
+            node("Softmax", "t", "s"),
+            node("Transpose", "s", "y", perm=[0, 2, 1]),
+        ],
+        {"x": w.rand(2, 13, 6)},
+    )
+    w.add(
+        "softmax of a padded middle",
+        [node("Pad", "x p", "t"), node("Softmax", "t", "y", axis=1)],
+        {"x": w.rand(3, 6, 11)},
+        weights={"p": _ints(0, 2, 0, 0, 1, 0)},
+    )
+    w.add(
+        "distance from the largest, found by its position",
+        [node("ArgMax", "x", "i", axis=1), node("GatherElements", "x i", "m", axis=1), *steps("y = Sub x m")],
+        {"x": w.rand(9, 21)},
+        outputs=("i", "y"),
+    )
+    w.add(
+        "whether all of a row are alike",
+        [
+            *steps("p = Less x o"),
+            node("Cast", "p", "i", to=7),
+            *steps("m = ReduceMax i a; l = ReduceMin i a; s = Equal m l; y = And p s"),
+        ],
+        {"x": w.rand(40, 3), "o": w.rand(1, 3)},
+        weights={"a": _ints(1)},
+    )
 
 
 def _residuals(w: _Writer) -> None:
