@@ -208,9 +208,12 @@ def _traffic(loops: RowLoops, staged: StagedSpec, device: DeviceModel) -> dict[s
     rows = loops.rows
     again = sum(dtypes.size_of(x.value.dtype) for x in rows.again)
     kept = sum(dtypes.size_of(x.dtype) for x in loops.buffered)
-    near = loops.places * (again + kept) <= device.level("l1").bytes * 3 // 4
+    strip = loops.places * (again + kept)
+    home = next((x for x in ("l1", "l2", "l3") if strip <= device.level(x).bytes * 3 // 4), "dram")
     moved = loops.strips * loops.places * (again * (len(loops.passes) - 1) + 2 * kept)
-    return {"dram": const(memory_bytes(staged)), "l1" if near else "l2": const(moved)}
+    traffic = {"dram": memory_bytes(staged)}
+    traffic[home] = traffic.get(home, 0) + moved
+    return {name: const(total) for name, total in traffic.items()}
 
 
 RECIPE = Recipe(NAME, "cpu", match, priority=0, takes=StagedSpec)
