@@ -102,9 +102,13 @@ class _Emitter:
             if whole:
                 with self.code.loop("g", whole // group) as g:
                     self._step(stages, sums, at, line, [g * group + u * width for u in range(self.unroll)], None)
-            for first in range(whole, inner, width):
-                mask = tail_mask(first, inner, width) if width > 1 else None
-                self._step(stages, sums, at, line, [const(first)], mask)
+            rest = (inner - whole) // width
+            if rest:
+                with self.code.loop("v", rest) as v:
+                    self._step(stages, sums, at, line, [v * width + whole], None)
+            if inner % width:
+                last = inner // width * width
+                self._step(stages, sums, at, line, [const(last)], tail_mask(last, inner, width))
         for i, cells in sums.items():
             self._finish(stages[i], self._row_point(stages[i]), self._joined(stages[i].spec.combiner, cells))
 
