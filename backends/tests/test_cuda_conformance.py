@@ -15,7 +15,7 @@ from tilewright.testing.cases import Case
 from tilewright.testing.corpus import corpus
 
 HALF_RECIPES = ("mma", "thin", "wgmma", "wgmma_ring")
-RECIPES = (*HALF_RECIPES, "map", "reduce", "scan", "scatter", "simt", "topk", "topk_sort", "window")
+RECIPES = (*HALF_RECIPES, "map", "reduce", "rows", "scan", "scatter", "simt", "topk", "topk_sort", "window")
 
 
 @pytest.fixture(scope="module")

@@ -14,20 +14,22 @@ from tilewright.frontend import load
 from tilewright.ir.choice import TileChoice
 from tilewright.plugins.manager import Registry
 from tilewright.testing.cases import Case, case, node
-from tilewright.testing.conformance import session_of
+from tilewright.testing.conformance import session_of, welded
 
 PROPOSERS = ("divisors", "roller")
 
 
-def best(one: Case, proposer: str, *recipes: str) -> TileChoice:
-    """The first choice for a model of one kernel; by default of all recipes."""
+def best(one: Case, proposer: str, *recipes: str, weld: bool = False) -> TileChoice:
+    """The first choice for a model of one kernel, or one that is welded into one; by default of all recipes."""
     registry = Registry()
     registry.load()
     config: dict[str, Any] = {"target": "cuda:h200", "slots": {"propose": proposer}}
     settings = bind(load_config(config), registry)
     module = load(one.model)
     known = recipes_of(settings)
-    session = session_of(settings, module, [known[x] for x in recipes] or None)
+    connect = settings.service("connect")
+    connect = welded(connect) if weld else connect
+    session = session_of(settings, module, [known[x] for x in recipes] or None, connect=connect)
     (group,) = session.connect(module.main.body).groups
     return session.propose(group)[0]
 
@@ -99,3 +101,13 @@ def test_products_of_few_rows_are_read_at_the_speed_of_memory(rows: int, propose
     choice = best(case("decoding", [node("MatMul", "x w", "y")], {"x": x}, weights={"w": weights}), proposer)
     assert choice.recipe == "cuda.thin"
     assert choice.resources.tasks >= 64
+
+
+@pytest.mark.parametrize("proposer", PROPOSERS)
+@pytest.mark.parametrize("rows", [1, 5, 300])
+def test_no_more_teams_than_rows(rows: int, proposer: str) -> None:
+    softmax = case("softmax", [node("Softmax", "x", "y")], {"x": zeros(rows, 1000)})
+    choice = best(softmax, proposer, weld=True)
+    assert choice.recipe == "cuda.rows"
+    assert choice.as_dict()["rows.block"] < 2 * rows
+    assert choice.as_dict()["lanes"] >= 32

@@ -11,7 +11,7 @@ from tilewright_backends import cpus, gpus
 
 TILEWRIGHT_API = 1
 
-_CPU_RECIPES = ("contraction", "nest", "scan", "scatter", "topk")
+_CPU_RECIPES = ("contraction", "nest", "rows", "scan", "scatter", "topk")
 _CUDA_RECIPES = (
     "map",
     "mma",

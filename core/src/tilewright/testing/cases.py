@@ -49,17 +49,25 @@ def case(
     inputs: Mapping[str, Any],
     weights: Mapping[str, Any] | None = None,
     outputs: Sequence[str] = ("y",),
+    opset: int = OPSET,
+    like: str = "",
 ) -> Case:
-    """A case; inputs and weights are arrays, and the outputs' types are inferred."""
-    infos = [
-        helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for k, v in inputs.items()
-    ]
+    """A case; inputs and weights are arrays, and the outputs' types are inferred.
+
+    Args:
+        like: the input whose type the outputs have, where onnx cannot infer it.
+    """
+    infos = {
+        k: helper.make_tensor_value_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+        for k, v in inputs.items()
+    }
+    results = [onnx.ValueInfoProto(name=x, type=infos[like].type if like else None) for x in outputs]
     graph = helper.make_graph(
         nodes,
         name.replace(" ", "_"),
-        infos,
-        [onnx.ValueInfoProto(name=x) for x in outputs],
+        list(infos.values()),
+        results,
         [numpy_helper.from_array(np.asarray(v), k) for k, v in (weights or {}).items()],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=9)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
     return Case(name, shape_inference.infer_shapes(model, strict_mode=True, data_prop=True), dict(inputs))

@@ -28,12 +28,13 @@ from tilewright.ir.module import Module
 from tilewright.ir.ops import Op, Region, Routine, ScanOp, TensorOp, Value
 from tilewright.ir.program import HostStep, Program
 from tilewright.planning.propose.divisors import combinations
-from tilewright.planning.requests import Request
+from tilewright.planning.requests import Connect, Request
 from tilewright.planning.session import Session
 from tilewright.recipes import Match, Recipe
 from tilewright.runtime.immediate import run
 from tilewright.testing.cases import Case
 from tilewright.testing.corpus import corpus
+from tilewright.views.staged import StagedSpec
 
 TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
 """Largest allowed ‖a − b‖ / ‖b‖ by dtype; integers and booleans must be equal."""
@@ -77,10 +78,11 @@ def check_recipe(
     rng = np.random.default_rng(seed)
     record = recipes_of(settings)[recipe]
     assert device_of(settings).kind == record.target
+    connect = welded(settings.service("connect")) if record.takes is StagedSpec else settings.service("connect")
     matched: list[tuple[Case, Module, list[tuple[Group, Match]]]] = []
     for one in cases if cases is not None else (*corpus("float32"), *corpus("float16")):
         module = load(one.model)
-        session = session_of(settings, module, [record])
+        session = session_of(settings, module, [record], connect=connect)
         groups = session.connect(module.main.body).groups
         found = [(group, m) for group in groups for m in session.matches(group) if m.recipe == recipe]
         if found:
@@ -97,7 +99,7 @@ def check_recipe(
             picks += [(group, choice) for choice in sample(match, max(share, 1), rng)]
             number += 1
         ran += len(picks)
-        failures += wrong(one, module, picks, settings)
+        failures += wrong(one, module, picks, settings, connect)
     return Report(recipe, kernels, ran, tuple(failures))
 
 
@@ -140,16 +142,43 @@ def session_of(
     return Session(str(settings.target), device_of(settings), recipes, made, frozenset(module.constants))
 
 
+def welded(connect: Connect) -> Connect:
+    """A connector that makes one group of several stages of all that `connect` makes groups of.
+
+    What passes between those groups stays on chip. A recipe that takes `StagedSpec` sees such groups in tests, whatever
+    the configured connector welds.
+    """
+
+    def weld(region: Region, request: Request) -> Cover:
+        cover = connect(region, request)
+        groups = cover.groups
+        read = {value for group in groups for value in group.inputs}
+        levels = dict(level for group in groups for level in group.levels)
+        levels |= {v.name: "shared" for group in groups for v in group.outputs if v in read}
+        ops = dict.fromkeys(op for group in groups for op in group.ops)
+        outputs = dict.fromkeys(v for group in groups for v in group.outputs if v in region.results)
+        return Cover(region, (Group("welded", tuple(ops), tuple(outputs), tuple(levels.items())),))
+
+    return weld
+
+
 def wrong(
-    one: Case, module: Module, picks: Sequence[tuple[Group, TileChoice]], settings: Settings
+    one: Case,
+    module: Module,
+    picks: Sequence[tuple[Group, TileChoice]],
+    settings: Settings,
+    connect: Connect | None = None,
 ) -> list[Failure]:
     """The picked choices under which a model computes something else than the reference.
 
     One program is built and run, with a copy of the model for each choice of one of its groups.
+
+    Args:
+        connect: what made the groups; by default the configured connector.
     """
     expected = reference(one)
     try:
-        program = copies(module, picks, settings)
+        program = copies(module, picks, settings, connect)
         found = run(program, settings, [one.feeds[name] for name in module.input_names])
     except Exception as error:
         error.add_note(f"in case {one.name!r} with {', '.join(str(choice.as_dict()) for _, choice in picks)}")
@@ -165,10 +194,19 @@ def wrong(
     return failures
 
 
-def copies(module: Module, picks: Sequence[tuple[Group, TileChoice]], settings: Settings) -> Program:
-    """A program that computes the module once per pick: the group with that choice, the others with their best."""
+def copies(
+    module: Module,
+    picks: Sequence[tuple[Group, TileChoice]],
+    settings: Settings,
+    connect: Connect | None = None,
+) -> Program:
+    """A program that computes the module once per pick: the group with that choice, the others with their best.
+
+    Args:
+        connect: what made the groups; by default the configured connector.
+    """
     body = module.main.body
-    base = session_of(settings, module)
+    base = session_of(settings, module, connect=connect or settings.service("connect"))
     cover = base.connect(body)
     items: list[Group] = []
     results: list[Value] = []

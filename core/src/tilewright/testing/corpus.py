@@ -27,6 +27,7 @@ def corpus(dtype: str = "float32") -> tuple[Case, ...]:
         _pools,
         _softmax,
         _normalisations,
+        _rows,
         _residuals,
         _elementwise,
         _movements,
@@ -288,6 +289,109 @@ def _normalisations(w: _Writer) -> None:
     )
     # As many images as channels: onnx's reference evaluator (1.23) counts the channels by the images.
     w.add("local response", [node("LRN", "x", "y", size=3, alpha=0.1)], {"x": w.rand(5, 5, 3, 7)})
+
+
+def _rows(w: _Writer) -> None:
+    """Several kernels that share rows: more outputs than one, long rows and single ones, sizes that nothing divides."""
+    for shape in ((3, 1500), (1, 61), (1, 1), (2, 5, 17)):
+        w.add(f"softmax of {shape}", [node("Softmax", "x", "y", axis=-1)], {"x": w.rand(*shape)})
+    w.add("log softmax over a middle axis", [node("LogSoftmax", "x", "y", axis=1)], {"x": w.rand(2, 11, 13)})
+    w.add("softmax of few over many", [node("Softmax", "x", "y", axis=1)], {"x": w.rand(1, 3, 67)})
+    w.add(
+        "scaled and masked softmax",
+        steps("s = Mul x c; t = Add s m; y = Softmax t"),
+        {"x": w.rand(2, 3, 7, 19), "m": w.rand(2, 1, 1, 19)},
+        weights={"c": w.scalar(0.125)},
+    )
+    for shape in ((5, 43), (2, 3, 7), (11, 1)):
+        last = w.positive(shape[-1])
+        w.add(
+            f"layer normalisation with statistics of {shape}",
+            [node("LayerNormalization", "x s b", "y m d", axis=-1)],
+            {"x": w.rand(*shape)},
+            weights={"s": last, "b": w.rand(shape[-1])},
+            outputs=("y", "m", "d"),
+        )
+    w.add(
+        "layer normalisation of two axes",
+        [node("LayerNormalization", "x s b", "y", axis=1)],
+        {"x": w.rand(3, 5, 14)},
+        weights={"s": w.positive(5, 14), "b": w.rand(5, 14)},
+    )
+    w.add(
+        "residual and layer normalisation, both kept",
+        [node("Add", "x r", "t"), node("LayerNormalization", "t s b", "y", axis=-1)],
+        {"x": w.rand(2, 9, 29), "r": w.rand(2, 9, 29)},
+        weights={"s": w.positive(29), "b": w.rand(29)},
+        outputs=("t", "y"),
+    )
+    w.add(
+        "root mean square normalisation",
+        [node("RMSNormalization", "x s", "y", axis=-1)],
+        {"x": w.rand(4, 3, 37)},
+        weights={"s": w.positive(37)},
+        opset=23,
+    )
+    for image, groups in (((2, 6, 5, 7), 3), ((1, 10, 1, 13), 1)):
+        w.add(
+            f"group normalisation {groups} of {image}",
+            [node("GroupNormalization", "x s b", "y", num_groups=groups)],
+            {"x": w.rand(*image)},
+            weights={"s": w.positive(image[1]), "b": w.rand(image[1])},
+            opset=21,
+            like="x",
+        )
+    w.add(
+        "instance normalisation of an odd image",
+        steps("y = InstanceNormalization x s b"),
+        {"x": w.rand(3, 2, 11, 3)},
+        weights={"s": w.positive(2), "b": w.rand(2)},
+    )
+    for axis in (1, 2):
+        w.add(
+            f"unit length along {axis}",
+            [node("LpNormalization", "x", "y", axis=axis, p=2)],
+            {"x": w.rand(3, 13, 31)},
+        )
+    for axis in (1, 2):
+        w.add(
+            f"less the mean along {axis}",
+            steps("m = ReduceMean x a; y = Sub x m"),
+            {"x": w.rand(5, 23, 10)},
+            weights={"a": _ints(axis)},
+            outputs=("m", "y"),
+        )
+    w.add(
+        "softmax of what is transposed, transposed back",
+        [
+            node("Transpose", "x", "t", perm=[0, 2, 1]),
+            node("Softmax", "t", "s"),
+            node("Transpose", "s", "y", perm=[0, 2, 1]),
+        ],
+        {"x": w.rand(2, 13, 6)},
+    )
+    w.add(
+        "softmax of a padded middle",
+        [node("Pad", "x p", "t"), node("Softmax", "t", "y", axis=1)],
+        {"x": w.rand(3, 6, 11)},
+        weights={"p": _ints(0, 2, 0, 0, 1, 0)},
+    )
+    w.add(
+        "distance from the largest, found by its position",
+        [node("ArgMax", "x", "i", axis=1), node("GatherElements", "x i", "m", axis=1), *steps("y = Sub x m")],
+        {"x": w.rand(9, 21)},
+        outputs=("i", "y"),
+    )
+    w.add(
+        "whether all of a row are alike",
+        [
+            *steps("p = Less x o"),
+            node("Cast", "p", "i", to=7),
+            *steps("m = ReduceMax i a; l = ReduceMin i a; s = Equal m l; y = And p s"),
+        ],
+        {"x": w.rand(40, 3), "o": w.rand(1, 3)},
+        weights={"a": _ints(1)},
+    )
 
 
 def _residuals(w: _Writer) -> None:

@@ -63,10 +63,10 @@ def rows_of(staged: StagedSpec) -> RowSpec | None:
     known: dict[int, dict[str, str]] = {anchor: {own.name: common.name for own, common in first}}
     common = {x.name: x for x in (*rows, *columns)}
     while len(known) < len(stages):
-        found = next(((i, m) for i in range(len(stages)) if i not in known and (m := _linked(i, stages, known))), None)
-        if found is None:
+        mappings = {i: m for i in range(len(stages)) if i not in known and (m := _linked(i, stages, known)) is not None}
+        if not mappings:
             return None
-        number, mapping = found
+        number, mapping = next(((i, m) for i, m in mappings.items() if m), next(iter(mappings.items())))
         completed = _completed(stages[number], mapping, rows, columns)
         if completed is None:
             return None
@@ -115,16 +115,23 @@ def _substituted(spec: KernelSpec, at: Mapping[str, Expr], axes: Sequence[Axis])
     return attrs.evolve(spec, axes=tuple(axes), reads=reads, stores=stores, body=tuple(map(point, spec.body)))
 
 
-def _linked(number: int, stages: Sequence[KernelSpec], known: Mapping[int, Mapping[str, str]]) -> dict[str, str]:
-    """The common names of axes of a stage, as far as what passes between it and known stages tells; {} for nothing."""
+def _linked(
+    number: int, stages: Sequence[KernelSpec], known: Mapping[int, Mapping[str, str]]
+) -> dict[str, str] | None:
+    """The common names of axes of a stage, as far as what passes between it and known stages tells.
+
+    Numbers of the only row tell of no axis. None where nothing passes.
+    """
     found: dict[str, str] = {}
+    passes = False
     for other, names in known.items():
         for a, b, flip in ((stages[other], stages[number], False), (stages[number], stages[other], True)):
+            passes |= bool(set(a.outputs) & set(b.inputs))
             for written, read in _passing(a, b):
                 theirs, own = (read, written) if flip else (written, read)
                 if isinstance(theirs, Var) and isinstance(own, Var):
                     found.setdefault(own.name, names[theirs.name])
-    return found
+    return found if passes else None
 
 
 def _passing(maker: KernelSpec, reader: KernelSpec) -> list[tuple[Expr, Expr]]:

@@ -54,7 +54,7 @@ def is_staged(group: Group) -> bool:
 
 
 def staged_of(group: Group, constants: Container[str] = (), symbols: tuple[Symbol, ...] = ()) -> StagedSpec | None:
-    """The group as stages, or None when one of them is no loop nest.
+    """The group as stages, or None when one of them is no loop nest, or they need each other in a circle.
 
     Args:
         constants: names of the values that are known at compile time.
@@ -63,6 +63,8 @@ def staged_of(group: Group, constants: Container[str] = (), symbols: tuple[Symbo
     if not all(isinstance(op, TensorOp) for op in group.ops):
         return None
     parts = _parts(group)
+    if parts is None:
+        return None
     stages: list[KernelSpec] = []
     for number, part in enumerate(parts):
         elsewhere = {v for other in parts if other is not part for op in other for v in op.inputs}
@@ -79,8 +81,8 @@ def staged_of(group: Group, constants: Container[str] = (), symbols: tuple[Symbo
     return StagedSpec(group.name, tuple(stages), kept, group.outputs, known, group_symbols(group, symbols))
 
 
-def _parts(group: Group) -> list[list[KernelOp]]:
-    """The operators of each stage, stages in an order in which they can run."""
+def _parts(group: Group) -> list[list[KernelOp]] | None:
+    """The operators of each stage, stages in an order in which they can run; None when there is no such order."""
     number = {v: i for i, op in enumerate(group.ops) for v in op.outputs if v is not None}
     leader = list(range(len(group.ops)))
 
@@ -99,8 +101,8 @@ def _parts(group: Group) -> list[list[KernelOp]]:
     return _ordered(group, list(members.values()), number)
 
 
-def _ordered(group: Group, parts: Sequence[list[int]], number: dict[Value, int]) -> list[list[KernelOp]]:
-    """Parts sorted so that each comes after those it reads from; a circle leaves them as they are."""
+def _ordered(group: Group, parts: Sequence[list[int]], number: dict[Value, int]) -> list[list[KernelOp]] | None:
+    """Parts sorted so that each comes after those it reads from; None when they read in a circle."""
     home = {i: k for k, part in enumerate(parts) for i in part}
     needs = [
         {home[number[v]] for i in part for v in group.ops[i].inputs if v in number} - {k}
@@ -109,7 +111,9 @@ def _ordered(group: Group, parts: Sequence[list[int]], number: dict[Value, int])
     done: list[int] = []
     left = list(range(len(parts)))
     while left:
-        ready = next((k for k in left if needs[k] <= set(done)), left[0])
+        ready = next((k for k in left if needs[k] <= set(done)), None)
+        if ready is None:
+            return None
         done.append(ready)
         left.remove(ready)
     return [[group.ops[i] for i in parts[k]] for k in done]

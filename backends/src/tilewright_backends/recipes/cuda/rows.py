@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Expr, const, select
+from tilewright.ir.expr import Expr, const, maximum, select
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, divides, operations, parameter, powers
@@ -42,6 +42,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     states = [d for x in combiners for d in x.dtypes]
     shared = block * several * sum(max(dtypes.size_of(d), 4) for d in states) + 16 * len(states)
     tasks = ceil_div(count, block)
+    needed = 1 << max(count - 1, 0).bit_length()
     roles = {"rows": tuple(x.name for x in rows.rows), "columns": tuple(x.name for x in rows.columns)}
     reductions = sum(x.kind == "reduce" for x in rows.stages)
     return Match(
@@ -54,6 +55,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
             divides(vector, max(vectors), "vectors of a power of two make up the columns"),
             Constraint(reads, const(2), "what is read is held or not"),
             Constraint(select(reads < const(2), elements, const(0)), const(_MOST_ELEMENTS), "columns of a thread"),
+            Constraint(block, maximum(const(needed), const(device.warp) // lanes), "rows that there are, or a warp"),
             *block_limits(threads, registers, shared, device),
         ),
         usage=Usage(tasks, threads, registers, shared),
