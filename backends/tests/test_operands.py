@@ -16,7 +16,7 @@ from tilewright.ir.expr import variables
 from tilewright.plugins.manager import Registry
 from tilewright.recipes import Match, Operand
 from tilewright.testing.cases import Case, case, node
-from tilewright.testing.conformance import session_of
+from tilewright.testing.conformance import session_of, welded
 from tilewright.testing.corpus import corpus
 
 TARGETS = ("cpu", "cuda:h200")
@@ -27,9 +27,14 @@ def settings_for(target: str) -> Settings:
 
 
 def matches(model: Case, settings: Settings) -> list[Match]:
+    """What recipes see of the model's kernels, and of all of them as stages."""
     module = load(model.model)
-    session = session_of(settings, module)
-    return [m for group in session.connect(module.main.body).groups for m in session.matches(group)]
+    connect = settings.service("connect")
+    found = []
+    for connector in (connect, welded(connect)):
+        session = session_of(settings, module, connect=connector)
+        found += [m for group in session.connect(module.main.body).groups for m in session.matches(group)]
+    return found
 
 
 def match_of(recipe: str, nodes: Any, inputs: Mapping[str, Any], weights: Mapping[str, Any] | None = None) -> Match:
