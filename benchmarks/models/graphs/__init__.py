@@ -26,6 +26,7 @@ from tilewright.testing.models.bert import bert
 from tilewright.testing.models.swin import swin
 from tilewright.testing.models.vit import vit
 from tilewright.testing.precision import narrowed, narrowed_feeds
+from tilewright.testing.seeded import LIGHT_PREFIX, light_model
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ MODELS: Mapping[str, Model] = {
     "vit_b16": Model(vit, {"layers": 2}, {**_VIT, "hidden": 768, "heads": 12, "patch": 16}),
     "vit_s32": Model(vit, {"layers": 2}, {**_VIT, "hidden": 384, "heads": 6, "patch": 32}),
 }
-"""All models."""
+"""All models that are written here; `light:NAME` is one of the onnx package's, see `tilewright.testing.seeded`."""
 
 
 def case(name: str, batch: int = 1, small: bool = False, seed: int = 0) -> Case:
@@ -96,7 +97,12 @@ def case(name: str, batch: int = 1, small: bool = False, seed: int = 0) -> Case:
 
     Raises:
         KeyError: there is no such model.
+        ValueError: a light model has batch 1 only.
     """
+    if name.startswith(LIGHT_PREFIX):
+        if batch != 1:
+            raise ValueError(f"{name} has batch 1 only")
+        return _light(name, seed)
     model = MODELS[name]
     return model.build(seed=seed, batch=batch, **(model.small if small else model.sizes))
 
@@ -108,6 +114,12 @@ def graph(name: str, batch: int = 1, dtype: str = "float32", small: bool = False
         KeyError: there is no such model.
     """
     return in_dtype(case(name, batch, small, seed), dtype)[0]
+
+
+def _light(name: str, seed: int) -> Case:
+    model, rng = light_model(name.removeprefix(LIGHT_PREFIX), seed), np.random.default_rng(seed)
+    shapes = {x.name: [d.dim_value for d in x.type.tensor_type.shape.dim] for x in model.graph.input}
+    return Case(name, model, {x: rng.standard_normal(shape, np.float32) for x, shape in shapes.items()})
 
 
 def in_dtype(given: Case, dtype: str) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
