@@ -42,6 +42,18 @@ def test_the_lists_hold_what_is_compared() -> None:
     assert len(light) == 9
 
 
+def test_the_frozen_table_has_every_cell_of_the_paper() -> None:
+    rows = counting._read(FOLDER / "epilogue.csv")
+    assert [r["cell"] for r in rows] == sorted(c.name for c in cells(FOLDER / "paper.csv"))
+    for row in rows:
+        read, written, crossing, launches = (int(row[x]) for x in ("read", "written", "crossing", "launches"))
+        assert read + written == crossing
+        assert launches > 0
+    crossings = {row["cell"]: int(row["crossing"]) for row in rows}
+    for name, crossing in crossings.items():
+        assert crossings.get(name.replace(".b1.", ".b64."), crossing) in (crossing, 64 * crossing)
+
+
 ROW, COLUMN, STEP = (Var(x, "int64") for x in "ijk")
 
 
