@@ -20,10 +20,12 @@ Attributes = Mapping[str, Any]
 Make = Callable[[Attributes, Sequence[Any]], Callable[..., Any]]
 
 HOST_ARGUMENTS = {
+    "Clip": (1, 2),
     "ConstantOfShape": (0,),
     "Expand": (1,),
     "Pad": (1, 2, 3),
     "Range": (0, 1, 2),
+    "ReduceL2": (1,),
     "ReduceMean": (1,),
     "Reshape": (1,),
     "Resize": (1, 2, 3),
@@ -236,6 +238,22 @@ def _reduce_mean(a: Attributes, c: Sequence[Any]) -> Callable[..., Any]:
     return lambda x: x.mean(axes, keepdim=bool(a.get("keepdims", 1)))
 
 
+def _reduce_l2(a: Attributes, c: Sequence[Any]) -> Callable[..., Any]:
+    axes = _axes(a, c) or list(range(len(a["shapes"][0])))
+    return lambda x: torch.linalg.vector_norm(x, dim=axes, keepdim=bool(a.get("keepdims", 1)))
+
+
+def _clip(a: Attributes, c: Sequence[Any]) -> Callable[..., Any]:
+    low, high = (None if i >= len(c) or c[i] is None else float(c[i]) for i in (1, 2))
+    return lambda x: torch.clamp(x, low, high)
+
+
+def _depth_to_space(a: Attributes, c: Sequence[Any]) -> Callable[..., Any]:
+    if a.get("mode", b"DCR") != b"CRD":
+        raise NotImplementedError("DepthToSpace other than CRD")
+    return lambda x: F.pixel_shuffle(x, a["blocksize"])
+
+
 def _slice(a: Attributes, c: Sequence[Any]) -> Callable[..., Any]:
     shape = a["shapes"][0]
     starts, ends = (c[1], c[2]) if len(c) > 2 else (a["starts"], a["ends"])
@@ -274,13 +292,17 @@ def _pad(a: Attributes, c: Sequence[Any]) -> Callable[..., Any]:
 
 
 def _resize(a: Attributes, c: Sequence[Any]) -> Callable[..., Any]:
-    if a.get("mode", b"nearest") != b"nearest":
-        raise NotImplementedError("Resize other than nearest")
     shape = a["shapes"][0]
-    scales = c[2] if len(c) > 2 and c[2] is not None and np.size(c[2]) else np.array(c[3]) / np.array(shape)
+    by_size = len(c) > 3 and c[3] is not None
+    scales = np.array(c[3]) / np.array(shape) if by_size else c[2]
+    if list(scales[:2]) != [1, 1]:
+        raise NotImplementedError("Resize of batch or channels")
+    mode, places = a.get("mode", b"nearest"), a.get("coordinate_transformation_mode", b"half_pixel")
+    if (mode, places) == (b"linear", b"half_pixel") and by_size and len(shape) == 4:
+        return lambda x: F.interpolate(x, [int(n) for n in c[3][2:]], mode="bilinear", align_corners=False)
     factors = [int(x) for x in scales]
-    if list(scales) != factors or factors[:2] != [1, 1]:
-        raise NotImplementedError("Resize by other than whole factors")
+    if mode != b"nearest" or list(scales) != factors:
+        raise NotImplementedError("Resize other than nearest by whole factors and bilinear to a size")
     return lambda x: F.interpolate(x, scale_factor=factors[2:], mode="nearest")
 
 
@@ -310,9 +332,11 @@ OPERATORS: Mapping[str, Make] = {
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
+    "Clip": _clip,
     "Concat": lambda a, c: lambda *x: torch.cat(x, a["axis"]),
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
+    "DepthToSpace": _depth_to_space,
     "Div": _plain(torch.div),
     "Dropout": _plain(lambda x: x),
     "Equal": _plain(torch.eq),
@@ -335,6 +359,7 @@ OPERATORS: Mapping[str, Make] = {
     "Mul": _plain(torch.mul),
     "Pad": _pad,
     "Pow": _plain(torch.pow),
+    "ReduceL2": _reduce_l2,
     "ReduceMean": _reduce_mean,
     "Relu": _plain(torch.relu),
     "Reshape": _reshape,

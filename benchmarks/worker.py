@@ -1,13 +1,13 @@
-"""One engine with one model in a process of its own: `worker.py ENGINE FOLDER`, commands as lines of JSON on stdin.
+"""What a process does that runs one engine: answer commands, lines of JSON on stdin, for one cell after the other.
 
-FOLDER holds model.onnx, feeds.npz and, for tilewright, program.tw; a request to prepare may name another, with which
-the worker goes on. Every engine keeps inputs and outputs on the device and is timed by device events around each run,
-the runs queued back to back.
+A command to prepare names the cell's folder. Every engine keeps inputs and outputs on the device and is timed by device
+events around each run, the runs queued back to back; on the host, by the clock.
 """
 
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import sys
 import time
@@ -101,29 +101,58 @@ class Torch:
         return [a.elapsed_time(b) * 1e-3 for a, b in zip(events[::2], events[1::2], strict=True)]
 
 
+class TorchLaunched(Torch):
+    """PyTorch without a CUDA graph: Python asks for each kernel, and its time counts where the device waits for it."""
+
+    def warm(self) -> None:
+        for _ in range(3):
+            self._results = self._run(*self._inputs)
+        self._torch.cuda.synchronize()
+
+    def outputs(self) -> list[Any]:
+        return [x.cpu().numpy() for x in self._results]
+
+    def measure(self, rounds: int) -> list[float]:
+        torch = self._torch
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(rounds + 1)]
+        self._run(*self._inputs)
+        events[0].record()
+        for event in events[1:]:
+            self._run(*self._inputs)
+            event.record()
+        torch.cuda.synchronize()
+        return [a.elapsed_time(b) * 1e-3 for a, b in itertools.pairwise(events)]
+
+
+class Host:
+    """A function of nothing that runs on the host and returns the result or a list of them, timed by the clock."""
+
+    def __init__(self, run: Callable[[], Any]) -> None:
+        self._run = run
+
+    def warm(self) -> None:
+        for _ in range(3):
+            self._run()
+
+    def outputs(self) -> list[Any]:
+        found = self._run()
+        return [np.asarray(x) for x in (found if isinstance(found, list) else [found])]
+
+    def measure(self, rounds: int) -> list[float]:
+        seconds = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            self._run()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+
 MODES: dict[str, tuple[bool, str | None]] = {
     "torch-eager": (False, None),
     "torch-compile": (True, None),
     "torch-max-autotune": (True, "max-autotune-no-cudagraphs"),
 }
 """Engines of PyTorch on a GPU: whether Inductor compiles, and in which mode."""
-
-
-def model_engine(name: str, folder: Path) -> Any:
-    """An engine for the model and the feeds in a folder."""
-    feeds = dict(np.load(folder / "feeds.npz"))
-    if name == "tilewright":
-        return Tilewright(folder, feeds)
-
-    def make() -> tuple[Any, list[Any]]:
-        import onnx
-        import torch
-        from onnx_torch import OnnxModule
-
-        module = OnnxModule(onnx.load(folder / "model.onnx"), feeds, "cuda").eval()
-        return module, [torch.from_numpy(feeds[n]).cuda() for n in module.inputs]
-
-    return Torch(make, *MODES[name])
 
 
 def serve(
@@ -158,7 +187,3 @@ def serve(
             answer = {"error": f"{type(error).__name__}: {error}"[:2000]}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
-
-
-if __name__ == "__main__":
-    serve(model_engine)

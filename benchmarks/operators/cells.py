@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,13 +105,6 @@ def cells(file: Path = FILE) -> list[Cell]:
 def _pair(text: str) -> tuple[str, str]:
     key, _, size = text.partition("=")
     return key, size
-
-
-def selected(all_cells: Sequence[Cell], only: Sequence[str], shard: tuple[int, int]) -> list[Cell]:
-    """The cells whose names hold one of the words (all, when there is none), and of these every n-th from i on."""
-    kept = [c for c in all_cells if not only or any(word in c.name for word in only)]
-    i, n = shard
-    return kept[i - 1 :: n]
 
 
 def arrays(cell: Cell, seed: int = 0) -> Arrays:

@@ -8,7 +8,8 @@ from typing import Any
 
 import matplotlib
 
-from benchmarks.operators.report import OURS, engines_of, measured_us, pairs_of, predicted
+from benchmarks.operators.report import predicted
+from benchmarks.results import OURS, engines_of, measured_us, pairs_of
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "tilewright"  # equal results make equal files

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,10 +16,11 @@ import numpy as np
 
 from benchmarks.operators import tvm_engines
 from benchmarks.operators.cells import Cell, arrays, model, sample
-from benchmarks.operators.report import OURS
+from benchmarks.preparing import compiled, side_by_side
+from benchmarks.results import OURS
+from benchmarks.sessions import Facts
 
 _MEASURING = 4
-Facts = dict[str, dict[str, Any]]
 
 
 def prepared(
@@ -42,11 +41,7 @@ def prepared(
     one = partial(prepare, engines=engines, target=target, threads=threads)
     if any(slots(x).get("options") for x in engines if x.startswith(OURS)):
         jobs = 1 if target.startswith("cpu") else min(jobs, _MEASURING)
-    jobs = min(jobs, len(chosen))
-    # Not forked: a compiler's threads do not survive that.
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, spawn, _share, (spawn.Value("i", 0), jobs)) as pool:
-        facts = list(pool.map(one, chosen, folders))
+    facts = side_by_side(one, chosen, folders, jobs)
     peers = [x for x in engines if x in tvm_engines.NAMES]
     made = _in_turns(chosen, folders, peers, target, threads, trials)
     return [{**a, **b} for a, b in zip(facts, made, strict=True)]
@@ -78,14 +73,6 @@ def _said(facts: dict[str, Any]) -> str:
     return facts["error"].splitlines()[0][:200] if "error" in facts else f"{facts['compile_seconds']:.0f} s"
 
 
-def _share(number: Any, jobs: int) -> None:
-    """Gives this process its share of the processors."""
-    with number.get_lock():
-        mine, number.value = number.value, number.value + 1
-    processors = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, processors[mine % jobs :: jobs] or processors)
-
-
 def prepare(cell: Cell, folder: Path, engines: Sequence[str], target: str, threads: int) -> Facts:
     """Writes what workers read, and our programs; facts about these by engine."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +85,7 @@ def prepare(cell: Cell, folder: Path, engines: Sequence[str], target: str, threa
     made = model(cell, {name: given[name] for name in cell.weights()})
     del given
     ours = [x for x in engines if x.startswith(OURS)]
-    return {name: _compiled(made, folder / f"{name}.tw", slots(name), target, threads) for name in ours}
+    return {name: compiled(made, folder / f"{name}.tw", slots(name), target, threads) for name in ours}
 
 
 def slots(engine: str) -> dict[str, Any]:
@@ -112,24 +99,3 @@ def slots(engine: str) -> dict[str, Any]:
     if name != proposer:
         config["options"] = {proposer: {"measure": int(name[len(proposer) :])}}
     return config
-
-
-def _compiled(made: Any, path: Path, config: dict[str, Any], target: str, threads: int) -> dict[str, Any]:
-    from tilewright.api import compile_artifact, settings_for
-
-    settings = settings_for(None, {"target": target, **config}, threads=threads)
-    start = time.perf_counter()
-    try:
-        artifact, _ = compile_artifact(made, settings, cache=False)
-    except Exception as error:  # noqa: BLE001 - one cell's failure is a result
-        return {"error": f"{type(error).__name__}: {error}"[:2000]}
-    seconds = time.perf_counter() - start
-    with artifact:
-        artifact.copy_to(path)
-        (variant,) = artifact.manifest.variants
-        decisions = [x for x in artifact.decisions(variant) if x["slot"] == "propose"]
-    return {
-        "compile_seconds": seconds,
-        "predicted_us": sum(x["costs"][0] for x in decisions) * 1e6,
-        "choices": [x["chosen"] for x in decisions],
-    }

@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Sequence
-from itertools import groupby
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-Result = dict[str, Any]
-OURS = "tilewright"
-"""How the names of our engines begin."""
+from benchmarks.results import OURS, Result, by_environment, engines_of, line, means, measured_us, medians
+
 _DECODE = 64
 """Most tokens of a decoding step; more are a prompt."""
-
-
-def merged(folders: Sequence[Path]) -> list[Result]:
-    """All results below some folders. Of two with equal commit, environment and cell the newer file counts."""
-    files = sorted((p for f in folders for p in f.rglob("*.json") if p.name != "results.json"), key=_age)
-    found: dict[tuple[str, str, str], Result] = {}
-    for path in files:
-        content = json.loads(path.read_text())
-        if "cell" in content:
-            where = json.dumps(content["environment"], sort_keys=True)
-            found[content["commit"], where, content["cell"]] = content
-    return sorted(found.values(), key=lambda r: (r["commit"], json.dumps(r["environment"], sort_keys=True), r["cell"]))
-
-
-def _age(path: Path) -> tuple[float, str]:
-    return path.stat().st_mtime, str(path)
 
 
 def report(results: Sequence[Result], bandwidth: float | None = None) -> str:
@@ -43,67 +22,10 @@ def report(results: Sequence[Result], bandwidth: float | None = None) -> str:
         bandwidth: of copies on the device in GB/s; with it, the share that cells of decoding reach is said too.
     """
     parts = []
-    for (commit, where), group in groupby(
-        results, key=lambda r: (r["commit"], json.dumps(r["environment"], sort_keys=True))
-    ):
-        own = list(group)
-        parts.append(f"## {commit}\n\n{', '.join(f'{k} {v}' for k, v in json.loads(where).items())}\n")
-        parts += [_cells(own), _means(own), _predictions(own), _compilation(own), _decoding(own, bandwidth)]
+    for heading, own in by_environment(results):
+        parts += [heading, medians(own), means(own, lambda r: f"{r['suite']}, {r['kind']}", "suite, kind")]
+        parts += [_predictions(own), _compilation(own), _decoding(own, bandwidth)]
     return "\n".join(x for x in parts if x)
-
-
-def engines_of(results: Sequence[Result]) -> list[str]:
-    """All engines, in the order of the results."""
-    return list(dict.fromkeys(name for r in results for name in r["engines"]))
-
-
-def measured_us(result: Result, engine: str) -> float | None:
-    """Median in µs where the engine ran and agreed."""
-    one = result["engines"].get(engine, {})
-    return float(one["median_us"]) if one.get("agrees") else None
-
-
-def _cells(results: Sequence[Result]) -> str:
-    engines = engines_of(results)
-    lines = ["Medians in µs.\n", "| cell | " + " | ".join(engines) + " |", "|---" * (1 + len(engines)) + "|"]
-    for result in results:
-        row = [result["cell"]]
-        for engine in engines:
-            one = result["engines"].get(engine, {})
-            wrong = "" if one.get("agrees", True) else " (WRONG)"
-            row.append(f"{one['median_us']:.1f}{wrong}" if "median_us" in one else "failed" if one else "–")
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _means(results: Sequence[Result]) -> str:
-    """Geometric means of each of our engines over each peer; above 1 we are slower. Only cells where both agree."""
-    engines = engines_of(results)
-    pairs = pairs_of(engines)
-    groups = sorted({(r["suite"], r["kind"]) for r in results})
-    lines = ["Geometric mean of the ratio, and cells; above 1 the first is slower.\n"]
-    lines.append("| suite, kind | " + " | ".join(f"{a} / {b}" for a, b in pairs) + " |")
-    lines.append("|---" * (1 + len(pairs)) + "|")
-    for name, own in [
-        *((f"{s}, {k}", [r for r in results if (r["suite"], r["kind"]) == (s, k)]) for s, k in groups),
-        ("all", list(results)),
-    ]:
-        row = [name]
-        for a, b in pairs:
-            ratios = [x / y for r in own if (x := measured_us(r, a)) and (y := measured_us(r, b))]
-            row.append(f"{math.exp(statistics.fmean(map(math.log, ratios))):.2f} ({len(ratios)})" if ratios else "–")
-        lines.append("| " + " | ".join(row) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def pairs_of(engines: Sequence[str]) -> list[tuple[str, str]]:
-    """Each of our engines and each other one."""
-    return [(a, b) for a in engines if a.startswith(OURS) for b in engines if a != b and not _later(engines, a, b)]
-
-
-def _later(engines: Sequence[str], a: str, b: str) -> bool:
-    """Whether a pair of our own engines stands in the table the other way round."""
-    return b.startswith(OURS) and engines.index(b) < engines.index(a)
 
 
 def _predictions(results: Sequence[Result]) -> str:
@@ -149,9 +71,9 @@ def _compilation(results: Sequence[Result]) -> str:
         rows.append(row)
     if not rows:
         return ""
-    lines = ["Seconds to a kernel, medians over the cells (in brackets: how many).\n", _line(header)]
+    lines = ["Seconds to a kernel, medians over the cells (in brackets: how many).\n", line(header)]
     lines.append("|---" * len(header) + "|")
-    return "\n".join([*lines, *map(_line, rows)]) + "\n"
+    return "\n".join([*lines, *map(line, rows)]) + "\n"
 
 
 def _facts(results: Sequence[Result], engine: str, key: str) -> dict[int, float]:
@@ -163,21 +85,17 @@ def _seconds(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
 
 
-def _line(row: Sequence[str]) -> str:
-    return "| " + " | ".join(row) + " |"
-
-
 def _decoding(results: Sequence[Result], bandwidth: float | None) -> str:
     """What share of the bandwidth products of a few tokens reach: bytes of operands and result over the time."""
     own = [r for r in results if r["suite"] == "llm" and int(r["shape"]["m"]) <= _DECODE]
     if bandwidth is None or not own:
         return ""
     engines = engines_of(own)
-    lines = [f"Decoding: share of {bandwidth:g} GB/s.\n", _line(["cell", *engines]), "|---" * (1 + len(engines)) + "|"]
+    lines = [f"Decoding: share of {bandwidth:g} GB/s.\n", line(["cell", *engines]), "|---" * (1 + len(engines)) + "|"]
     for result in own:
         least = result["bytes"] / (bandwidth * 1e3)  # µs: a GB/s is a thousand bytes in each
         times = [measured_us(result, x) for x in engines]
-        lines.append(_line([result["cell"], *(f"{least / x:.0%}" if x else "–" for x in times)]))
+        lines.append(line([result["cell"], *(f"{least / x:.0%}" if x else "–" for x in times)]))
     return "\n".join(lines) + "\n"
 
 

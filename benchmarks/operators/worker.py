@@ -7,8 +7,6 @@ ENGINE.so for those of TVM. Inputs and weights are drawn from the seed.
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +14,7 @@ import numpy as np
 
 from benchmarks.operators import tvm_engines
 from benchmarks.operators.cells import Arrays, Cell, arrays, model, result_shape
-from benchmarks.worker import MODES, Tilewright, Torch, serve
-
-
-class Host:
-    """A function of nothing that runs on the host and returns the result, timed by the clock."""
-
-    def __init__(self, run: Callable[[], Any]) -> None:
-        self._run = run
-
-    def warm(self) -> None:
-        for _ in range(3):
-            self._run()
-
-    def outputs(self) -> list[Any]:
-        return [np.asarray(self._run())]
-
-    def measure(self, rounds: int) -> list[float]:
-        seconds = []
-        for _ in range(rounds):
-            start = time.perf_counter()
-            self._run()
-            seconds.append(time.perf_counter() - start)
-        return seconds
+from benchmarks.worker import MODES, Host, Tilewright, Torch, serve
 
 
 def tvm_on_host(cell: Cell, given: Arrays, library: Path) -> Host:

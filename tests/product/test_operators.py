@@ -17,9 +17,11 @@ from onnx.reference import ReferenceEvaluator
 
 from benchmarks.operators import run as benchmark
 from benchmarks.operators import tvm_engines
-from benchmarks.operators.cells import FILE, Cell, arrays, cells, model, result_shape, sample, selected, work
+from benchmarks.operators.cells import FILE, Cell, arrays, cells, model, result_shape, sample, work
 from benchmarks.operators.prepare import prepared
-from benchmarks.operators.report import merged, rank_correlation, report
+from benchmarks.operators.report import rank_correlation, report
+from benchmarks.results import merged
+from benchmarks.sessions import selected
 from tilewright.config import Config
 from tilewright.config.binding import bind
 from tilewright.frontend import load

@@ -35,11 +35,20 @@ def gpt(
     )
     allowed = net.const(np.tril(np.ones((1, 1, context, context), np.bool_)))
     for _ in range(layers):
-        x = net.op("Add", x, _attention(net, net.layer_norm(x, hidden), hidden, heads, allowed))
-        inner = _tanh_gelu(net, _projection(net, net.layer_norm(x, hidden), hidden, 4 * hidden))
-        x = net.op("Add", x, _projection(net, inner, 4 * hidden, hidden))
+        x = decoder_layer(net, x, hidden, heads, allowed)
     logits = net.op("MatMul", net.layer_norm(x, hidden), net.op("Transpose", embedding, perm=[1, 0]))
     return net.case({"logits": logits})
+
+
+def decoder_layer(net: Net, x: str, hidden: int, heads: int, allowed: str) -> str:
+    """One layer on `[batch, sequence, hidden]`.
+
+    Args:
+        allowed: the causal mask (bool, `[1, 1, context, context]`), of which a part is used.
+    """
+    x = net.op("Add", x, _attention(net, net.layer_norm(x, hidden), hidden, heads, allowed))
+    inner = _tanh_gelu(net, _projection(net, net.layer_norm(x, hidden), hidden, 4 * hidden))
+    return str(net.op("Add", x, _projection(net, inner, 4 * hidden, hidden)))
 
 
 def _projection(net: Net, x: str, inputs: int, outputs: int) -> str:

@@ -142,8 +142,13 @@ class Net:
 
 def attention(net: Net, q: str, k: str, v: str, size: int, mask: str | None = None) -> str:
     """softmax(q·kᵀ/√size + mask)·v of `[batch, heads, sequence, size]`."""
-    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
-    scores = net.op("Div", scores, net.const(float(size) ** 0.5))
+    scores = attention_scores(net, q, k, size)
     if mask is not None:
         scores = net.op("Add", scores, mask)
     return str(net.op("MatMul", net.op("Softmax", scores, axis=-1), v))
+
+
+def attention_scores(net: Net, q: str, k: str, size: int) -> str:
+    """q·kᵀ/√size of `[batch, heads, sequence, size]`."""
+    scores = net.op("MatMul", q, net.op("Transpose", k, perm=[0, 1, 3, 2]))
+    return str(net.op("Div", scores, net.const(float(size) ** 0.5)))

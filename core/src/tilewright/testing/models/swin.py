@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tilewright.testing.cases import Case
-from tilewright.testing.models.net import Array, Net, attention
+from tilewright.testing.models.net import Array, Net, attention_scores
 
 
 def swin(
@@ -63,10 +63,13 @@ def _block(net: Net, x: str, side: int, hidden: int, heads: int, window: int, sh
     fused = net.view(net.linear(y, hidden, 3 * hidden), net.dim(y, 0), net.dim(y, 1), 3, heads, size)
     fused = net.op("Transpose", fused, perm=[2, 0, 3, 1, 4])
     q, k, v = (net.op("Gather", fused, net.op("Constant", value_int=n), axis=0) for n in range(3))
-    mask = _position_bias(net, heads, window)
+    bias, places = _position_bias(net, heads, window), window * window
+    scores = net.op("Add", attention_scores(net, q, k, size), bias)
     if shift:
-        mask = net.op("Add", mask, net.op("Unsqueeze", net.const(_window_mask(side, window, shift)), net.const([1])))
-    y = attention(net, q, k, v, size, mask)
+        regions = net.op("Unsqueeze", net.const(_window_mask(side, window, shift)), net.const([1]))
+        scores = net.op("Add", net.view(scores, -1, count * count, heads, places, places), regions)
+        scores = net.view(scores, -1, heads, places, places)
+    y = net.op("MatMul", net.op("Softmax", scores, axis=-1), v)
     y = net.view(net.op("Transpose", y, perm=[0, 2, 1, 3]), net.dim(y, 0), window * window, hidden)
     y = net.view(net.linear(y, hidden, hidden), -1, count, count, window, window, hidden)
     y = net.view(net.op("Transpose", y, perm=[0, 1, 3, 2, 4, 5]), -1, side, side, hidden)

@@ -1,0 +1,47 @@
+"""ResNet and ResNeXt with bottlenecks (He et al., 2016; Xie et al., 2017), the stride in the 3 × 3 convolution."""
+
+from __future__ import annotations
+
+from benchmarks.models.graphs.layers import conv_norm, max_pool, pooled_classifier
+from tilewright.testing.cases import Case
+from tilewright.testing.models.net import Net
+
+
+def resnet(
+    seed: int = 0,
+    batch: int = 1,
+    image: int = 224,
+    depths: tuple[int, ...] = (3, 4, 6, 3),
+    width: int = 64,
+    groups: int = 1,
+    group_width: int = 64,
+    classes: int = 1000,
+) -> Case:
+    """A classifier; the defaults are ResNet-50, `groups=32, group_width=4` is ResNeXt-50 (32 × 4d).
+
+    Args:
+        width: channels after the first convolution; stage i works with `width · 2ⁱ` channels, its results have 4 times
+            as many.
+        groups: of the 3 × 3 convolutions.
+        group_width: channels of a group in the first stage, where `width` is 64.
+    """
+    net = Net("resnet", seed)
+    x = net.normal("pixel_values", batch, 3, image, image)
+    x = max_pool(net, conv_norm(net, x, 3, width, 7, 2, activation="Relu"), 3, 2, 1)
+    inputs = width
+    for stage, depth in enumerate(depths):
+        channels = width << stage
+        inner = channels * group_width // 64 * groups
+        for block in range(depth):
+            stride = 2 if stage and not block else 1
+            x = _bottleneck(net, x, inputs, inner, 4 * channels, stride, groups)
+            inputs = 4 * channels
+    return net.case({"logits": pooled_classifier(net, x, inputs, classes)})
+
+
+def _bottleneck(net: Net, x: str, inputs: int, inner: int, outputs: int, stride: int, groups: int) -> str:
+    y = conv_norm(net, x, inputs, inner, activation="Relu")
+    y = conv_norm(net, y, inner, inner, 3, stride, groups=groups, activation="Relu")
+    y = conv_norm(net, y, inner, outputs, gain=0.5)  # a small step, or the sums grow with each block
+    skip = x if inputs == outputs else conv_norm(net, x, inputs, outputs, 1, stride)
+    return str(net.op("Relu", net.op("Add", y, skip)))
