@@ -14,8 +14,20 @@ from tilewright.testing import conformance
 from tilewright.testing.cases import Case
 from tilewright.testing.corpus import corpus
 
-HALF_RECIPES = ("mma", "thin", "wgmma", "wgmma_ring")
-RECIPES = (*HALF_RECIPES, "map", "reduce", "rows", "scan", "scatter", "simt", "topk", "topk_sort", "window")
+HALF_RECIPES = ("attention", "mma", "thin", "wgmma", "wgmma_ring")
+RECIPES = (
+    *HALF_RECIPES,
+    "attention_simt",
+    "map",
+    "reduce",
+    "rows",
+    "scan",
+    "scatter",
+    "simt",
+    "topk",
+    "topk_sort",
+    "window",
+)
 
 
 @pytest.fixture(scope="module")

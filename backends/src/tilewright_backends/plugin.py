@@ -13,6 +13,8 @@ TILEWRIGHT_API = 1
 
 _CPU_RECIPES = ("contraction", "nest", "rows", "scan", "scatter", "topk")
 _CUDA_RECIPES = (
+    "attention",
+    "attention_simt",
     "map",
     "mma",
     "reduce",

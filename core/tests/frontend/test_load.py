@@ -194,6 +194,16 @@ def test_a_bound_input_is_a_constant() -> None:
         load(made, bind={"s": np.array([2.0, 3.0])})
 
 
+def test_a_literal_that_is_cast_like_an_input_stays_one() -> None:
+    nodes = [node("CastLike", ["tenth", "x"], ["c"]), node("Mul", ["x", "c"])]
+    module = load(model(nodes, {"x": ("float16", [2, 3])}, weights={"tenth": np.asarray(0.1, np.float32)}))
+    (op,) = module.main.body.ops
+    assert len(op.inputs) == 1
+    x = np.arange(6, dtype=np.float16).reshape(2, 3)
+    (found,) = interpret(module, [x])
+    np.testing.assert_array_equal(found, x * np.float16(0.1))
+
+
 def test_before_ir_4_initialisers_that_are_inputs_are_optional() -> None:
     weights = {"w": np.full((3,), 2, np.float32)}
     made = model([node("Mul", ["x", "w"])], {"x": ("float32", [3]), "w": ("float32", [3])}, weights=weights)

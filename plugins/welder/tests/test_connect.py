@@ -17,6 +17,7 @@ from tilewright.ir.verify.groups import verify_cover
 from tilewright.planning.session import Session
 from tilewright.plugins.manager import Registry
 from tilewright.testing import conformance
+from tilewright.testing.heads import Heads
 from tilewright_welder.options import WelderOptions
 from tilewright_welder.search import Weld, choose, search
 from tilewright_welder.tile_graph import TileGraph
@@ -92,6 +93,27 @@ def test_every_edge_between_kernels_has_a_reason() -> None:
     assert reasons[subject] == "no recipe takes both"
 
 
+def test_attention_is_one_kernel_of_both_products_and_the_softmax_between() -> None:
+    planning, module = session(Heads(256, 256, 64, 64, heads=12, mask="added", joined=True).model())
+    cover = planning.connect(module.main.body)
+    verify_cover(cover, constants=frozenset(module.constants))
+    (group,) = cover.groups
+    assert planning.propose(group)[0].recipe == "cuda.attention"
+    assert any("6 kernels in one" in x.why for x in planning.record.decisions)
+
+
+def test_a_set_takes_in_a_maker_and_a_reader_together_where_neither_is_taken_alone() -> None:
+    graph, planning = graph_of(Heads(256, 256, 64, 64, heads=12).model())
+    found = search(graph, planning, WelderOptions())
+    assert [x.nodes for x in found.welds] == [(0, 1, 2, 3, 4, 5)]
+    softmax_alone = graph.welded([1, 2, 3, 4])
+    assert planning.matches(softmax_alone)
+    for nodes in ([0, 1, 2, 3, 4], [1, 2, 3, 4, 5]):
+        assert not planning.matches(graph.welded(nodes))
+    few = search(graph, planning, WelderOptions(most=5))
+    assert [x.nodes for x in few.welds] == [(1, 2, 3, 4)]
+
+
 def layers(number: int) -> onnx.ModelProto:
     nodes = []
     for i in range(number):
@@ -100,7 +122,7 @@ def layers(number: int) -> onnx.ModelProto:
             helper.make_node("Softmax", ["x" if not i else f"x{i}"], [f"s{i}"]),
             helper.make_node("MatMul", [f"s{i}", "w"], [last]),
         ]
-    return model(nodes, [8, 64], {"w": [64, 64]})
+    return model(nodes, [8, 256], {"w": [256, 256]})  # too wide for two products and a softmax in one kernel
 
 
 def priced(made: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -1,14 +1,16 @@
 """GraphConnecting: which sets of kernels to weld, by the cost model, within a budget of seconds.
 
-From every node a set grows along the edges as long as a recipe takes it. Every set on the way is priced by the best
-choice that the proposer has for it (SubGraphTiling), against the sum of what its members cost apart. Of all of them
-disjoint ones are chosen that save the most together. Equal sets are priced once, whatever layer they stand in.
+From every node a set grows along the edges as long as a recipe takes it: by one neighbour, or where none is taken
+alone, by a maker and a reader together, as some recipes want what stands on both sides. Every set on the way is priced
+by the best choice that the proposer has for it (SubGraphTiling), against the sum of what its members cost apart. Of all
+of them disjoint ones are chosen that save the most together. Equal sets are priced once, whatever layer they stand in.
 """
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 
@@ -17,6 +19,9 @@ from tilewright.ir.group import Group
 from tilewright.planning.session import Session
 from tilewright_welder.options import WelderOptions
 from tilewright_welder.tile_graph import TileGraph
+
+_PAIRS = 9
+"""Pairs of a maker and a reader that a set tries to take in at most."""
 
 
 @attrs.frozen
@@ -79,18 +84,25 @@ class _Search:
         return Found(chosen, self._refusals(chosen), complete)
 
     def _grow(self, start: int) -> None:
-        """Sets that hold `start`: it takes in neighbours, readers first, as long as a recipe takes the set."""
+        """Sets that hold `start`: it takes in neighbours as long as a recipe takes the set."""
         if not isinstance(self.graph.items[start], Group):
             return
         nodes: tuple[int, ...] = (start,)
         grown = True
         while grown and len(nodes) < self.options.most and time.monotonic() <= self.deadline:
             grown = False
-            for other in self.graph.neighbours(nodes):
-                wider = tuple(sorted((*nodes, other)))
+            for others in self._steps(nodes):
+                wider = tuple(sorted((*nodes, *others)))
                 if isinstance(self._try(wider), Weld):
                     nodes, grown = wider, True
                     break
+
+    def _steps(self, nodes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        """What a set may take in next: a neighbour, readers first, or one on either side."""
+        yield from ((x,) for x in self.graph.neighbours(nodes))
+        if len(nodes) + 2 <= self.options.most:
+            pairs = itertools.product(self.graph.makers(nodes), self.graph.readers(nodes))
+            yield from itertools.islice((x for x in pairs if x[0] != x[1]), _PAIRS)
 
     def _try(self, nodes: tuple[int, ...]) -> Weld | str:
         """The nodes as a weld, or why they are none."""

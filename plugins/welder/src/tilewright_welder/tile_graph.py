@@ -56,12 +56,19 @@ class TileGraph:
             after[edge.source] |= 1 << edge.target | after[edge.target]
         return after
 
+    def readers(self, nodes: Iterable[int]) -> list[int]:
+        """Nodes outside that read what `nodes` make, in order."""
+        inside = set(nodes)
+        return sorted({e.target for e in self.edges if e.source in inside} - inside)
+
+    def makers(self, nodes: Iterable[int]) -> list[int]:
+        """Nodes outside that make what `nodes` read, the last one first."""
+        inside = set(nodes)
+        return sorted({e.source for e in self.edges if e.target in inside} - inside, reverse=True)
+
     def neighbours(self, nodes: Iterable[int]) -> list[int]:
         """Nodes outside that an edge connects with one of `nodes`, readers first."""
-        inside = set(nodes)
-        readers = sorted({e.target for e in self.edges if e.source in inside} - inside)
-        makers = sorted({e.source for e in self.edges if e.target in inside} - inside - set(readers), reverse=True)
-        return readers + makers
+        return list(dict.fromkeys([*self.readers(nodes), *self.makers(nodes)]))
 
     def convex(self, nodes: Iterable[int]) -> bool:
         """Whether no path between two of the nodes leaves them."""

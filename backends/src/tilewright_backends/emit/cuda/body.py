@@ -63,6 +63,8 @@ class Body(Code):
         task: the task's number, likewise.
         params: flat buffer of each value that the kernel takes a pointer to, by value name.
         maps: the tensor maps that it takes, and the parameter of each.
+        roomy: whether the assembler takes as many registers as it likes; otherwise it may spill some so that more
+            blocks fit on a multiprocessor.
 
     All indices are into flat buffers. Shared memory is one dynamic allocation; every buffer in it has its own bytes.
     """
@@ -74,6 +76,7 @@ class Body(Code):
         self.params: dict[str, Prim] = {}
         self.maps: dict[TensorMap, Prim] = {}
         self.shared_bytes = 0
+        self.roomy = False
         self.thread_var = tirx.Var("tid", "int32")
         self.task_var = tirx.Var("task", "int32")
         self.thread: Expr = self.define("tid", self.thread_var, Interval(0, threads - 1))

@@ -27,6 +27,27 @@ __forceinline__ __device__ void tw_mma_{name}(float* d, const uint32_t* a, const
 MMA = {"float16": _MMA.format(name="float16", ptx="f16"), "bfloat16": _MMA.format(name="bfloat16", ptx="bf16")}
 """d (16x8, float32) += a (16x16) · b (16x8), fragments as the instruction wants them."""
 
+_PAIR = """
+__forceinline__ __device__ uint32_t tw_pair_{name}(float a, float b) {{
+#if __CUDA_ARCH__ >= 800
+  uint32_t r; asm("cvt.rn.{ptx}x2.f32 %0, %1, %2;" : "=r"(r) : "f"(b), "f"(a)); return r;
+#else
+  {other}
+#endif
+}}
+"""
+_BF16_PAIR = """uint32_t x[2] = {tw_bitcast<uint32_t>(a), tw_bitcast<uint32_t>(b)};
+  for (int i = 0; i < 2; ++i)
+    x[i] = (x[i] & 0x7FFFFFFF) > 0x7F800000 ? 0x7FC0 : (x[i] + 0x7FFF + (x[i] >> 16 & 1)) >> 16;
+  return x[0] | x[1] << 16;"""
+_F16_PAIR = """half x = __float2half_rn(a), y = __float2half_rn(b);
+  return (uint32_t)tw_bitcast<uint16_t>(x) | (uint32_t)tw_bitcast<uint16_t>(y) << 16;"""
+PAIR = {
+    "float16": _PAIR.format(name="float16", ptx="f16", other=_F16_PAIR),
+    "bfloat16": _PAIR.format(name="bfloat16", ptx="bf16", other=_BF16_PAIR),
+}
+"""Two numbers rounded to nearest even, the first in the lower half of a word."""
+
 CP_ASYNC = """
 __forceinline__ __device__ void tw_cp_async_16(void* to, const void* from, int bytes) {
   uint32_t a = (uint32_t)__cvta_generic_to_shared(to);

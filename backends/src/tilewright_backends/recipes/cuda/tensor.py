@@ -64,20 +64,32 @@ def detail_of(kernel: KernelSpec) -> TensorDetail | None:
 
 
 def _half(spec: FlatSpec, operand: Operand, roles: Contraction, kernel: KernelSpec) -> HalfOperand | None:
+    return half_operand(spec, operand, operand.outer, roles.k, kernel.constants)
+
+
+def half_operand(
+    spec: FlatSpec, operand: Operand, outer: tuple[Axis, ...], k: tuple[Axis, ...], constants: frozenset[str]
+) -> HalfOperand | None:
+    """A factor as 16-bit tiles, or None when it is of another dtype.
+
+    Args:
+        outer: axes along a tile.
+        k: axes along which tiles follow each other.
+        constants: names of the values that are known at compile time.
+    """
     value = operand.value
     if not isinstance(value, Apply) or value.op != "cast" or value.args[0].dtype not in ("float16", "bfloat16"):
         return None
     inner = value.args[0]
     slot = plain_slot(inner)
-    outer = operand.outer
     along_k, chunked = False, False
     if slot is not None:
-        near_k = stride(spec, slot, roles.k[-1]) == 1
+        near_k = stride(spec, slot, k[-1]) == 1
         near_outer = bool(outer) and stride(spec, slot, outer[-1]) == 1
         along_k = near_k and not near_outer
-        axis = roles.k[-1] if along_k else outer[-1] if outer else None
+        axis = k[-1] if along_k else outer[-1] if outer else None
         chunked = axis is not None and (near_k or near_outer) and _aligned(spec, slot, axis)
-    constant = operand.constant_slot(spec, kernel.constants) is not None
+    constant = operand.constant_slot(spec, constants) is not None
     return HalfOperand(inner, inner.dtype, outer, -1 if slot is None else slot, along_k, chunked, constant)
 
 

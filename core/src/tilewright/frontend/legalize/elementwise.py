@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
 
+import numpy as np
+
 from tilewright.frontend.legalize.builder import Builder, Tensor, wide
 from tilewright.frontend.legalize.narrow import decode, encode
 from tilewright.frontend.legalize.node import Node
@@ -163,11 +165,16 @@ def _clip(b: Builder, node: Node) -> Tensor:
     return x if low is None and high is None else b.compute(x.dtype, x.extents, body)
 
 
+_PLAIN = frozenset(["float16", "bfloat16", "float32", "float64"])
+
+
 @rule("Cast", "CastLike")
 def _cast(b: Builder, node: Node) -> Tensor:
     x, out = node[0], node.out()
     if x.dtype == out.dtype:
         return x
+    if x.scalar() is not None and {x.dtype, out.dtype} <= _PLAIN:  # literals read better than values of one element
+        return b.constant(np.asarray(x.data).astype(dtypes.to_numpy(out.dtype)))
     saturate, mode = bool(node.attr("saturate", 1)), node.attr("round_mode", "up")
     return pointwise(b, node, lambda v: encode(decode(v), out.dtype, saturate, mode), [x])
 

@@ -1,0 +1,125 @@
+"""`cuda.attention`: softmax between contractions of float16 or bfloat16, in one pass over the keys (from sm_80 on)."""
+
+from __future__ import annotations
+
+from tilewright.device import DeviceModel
+from tilewright.ir.expr import Expr, const, minimum
+from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
+from tilewright.views.staged import StagedSpec
+from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, divides, operations, parameter
+from tilewright_backends.recipes.cuda.flat_attention import (
+    Attention,
+    Halves,
+    beside,
+    edges,
+    flat_attention,
+    halves_of,
+    operands_of_attention,
+)
+from tilewright_backends.recipes.cuda.mma import ALIGNMENT
+from tilewright_backends.recipes.cuda.tensor import CHUNK, HalfOperand
+from tilewright_backends.recipes.rows import memory_bytes
+
+NAME = "cuda.attention"
+MOST = 128
+"""Points of the depth and columns of the values: a warp has them in registers."""
+_POWER = 18
+"""Instructions for a score besides its epilogue: maximum, difference, power, sum, rounding."""
+
+_MOST_REGISTERS = 288
+"""What the assembler would like is more than what it needs: up to here it has never spilled into memory."""
+
+
+def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
+    """The stages as attention, or None when they are not, or the heads are too wide."""
+    if not device.has("mma.sync"):
+        return None
+    found = flat_attention(staged)
+    halves = halves_of(found) if found is not None else None
+    if found is None or halves is None:
+        return None
+    rows, keys, depth, columns = found.row_count, found.key_count, found.depth(16), found.columns(16)
+    if max(depth, columns) > MOST:
+        return None
+    parameters = (
+        parameter("rows.block", [x for x in (16, 32, 64, 128) if x < 2 * max(rows, 16)], align=16, role="rows"),
+        parameter("keys.step", [x for x in (32, 64, 128) if x < 2 * max(keys, 32)], align=16, role="keys"),
+        parameter("stages", (2, 3)),
+    )
+    block, step, stages = (p.var for p in parameters)
+    threads = ceil_div(block, 16) * device.warp
+    tiles = ((block, depth, const(1)), (step, depth, stages), (step, columns, stages))
+    shared: Expr = const(256)
+    loads: Expr = const(0)
+    ahead: Expr = const(0)
+    for (number, width, times), operand in zip(tiles, (halves.query, halves.key, halves.value), strict=True):
+        shared = shared + ceil_div(number * width * 2 * times, ALIGNMENT) * ALIGNMENT
+        mine = ceil_div(number * width, threads * CHUNK)
+        loads = loads + mine
+        ahead = ahead + (mine * CHUNK // 2 if not operand.chunked else const(0))
+    epilogue = len(found.scores.reads) - found.scores.body_reads
+    fixed = depth * 3 // 8 + columns * 5 // 8 + 4 * epilogue + 64
+    wanted = const(fixed) + step + ahead + loads
+    registers = minimum(wanted, const(255))
+    trips = ceil_div(keys, step)
+    tasks = ceil_div(rows, block) * found.batch_count
+    scored = tasks * block * trips * step
+    roles = {role: tuple(x.name for x in axes) for role, axes in found.roles.items()}
+    fragments = threads // device.warp * trips * step * (depth + columns) * 2
+    return Match(
+        recipe=NAME,
+        roles=roles,
+        extents={
+            "batch": found.batch_count,
+            "rows": rows,
+            "keys": keys,
+            "depth": depth,
+            "columns": columns,
+        },
+        parameters=parameters,
+        constraints=(
+            divides(block, 128, "rows of a block are a power of two"),
+            divides(step, 128, "keys of a step are a power of two"),
+            Constraint(const(2), stages, "the ring needs two stages"),
+            Constraint(wanted + ahead // 2, const(_MOST_REGISTERS), "registers, some of which a thread can do without"),
+            Constraint(ahead, const(64), "registers that a thread loads ahead"),
+            Constraint(loads, const(40), "copies that a thread starts for a step"),
+            *block_limits(threads, registers, shared, device),
+        ),
+        usage=Usage(tasks, threads, registers, shared, const(1)),
+        work=Work(
+            flops=scored * 2 * (depth + columns),
+            traffic={
+                "dram": const(memory_bytes(staged)),
+                "l2": tasks * trips * step * (depth + columns) * 2 + scored * beside(found) + edges(found),
+                "shared": tasks * fragments,
+            },
+            efficiency=const(_efficiency(found, halves, device)),
+            unit=_unit(halves.query),
+            serial=trips * 24 // stages + 20,
+        ),
+        operands=operands_of_attention(found),
+        tiles={
+            "register": {"rows": const(16), "keys": step, "depth": const(depth), "columns": const(columns)},
+            "shared": {"rows": block, "keys": step, "depth": const(depth), "columns": const(columns)},
+        },
+        detail=(found, halves),
+    )
+
+
+def _unit(operand: HalfOperand) -> str:
+    return "fp16.mma" if operand.dtype == "float16" else "bf16.mma"
+
+
+def _efficiency(found: Attention, halves: Halves, device: DeviceModel) -> int:
+    """Percent of the tensor cores' peak: a score's powers and epilogue are other instructions, in the same warps."""
+    unit = _unit(halves.query)
+    peak = device.peak.get(unit, device.peak["fma"])
+    products = 2 * (found.depth(16) + found.columns(16)) / peak
+    gathered = sum(not x.chunked for x in (halves.key, halves.value))
+    steps = _POWER + operations(*(s.expr for s in found.scores.stores)) + 4 * beside(found)
+    others = steps / (device.peak["fma"] / 2)
+    return max(int(75 * products / (products + others)) // (1 + gathered), 1)
+
+
+RECIPE = Recipe(NAME, "cuda", match, priority=30, takes=StagedSpec)

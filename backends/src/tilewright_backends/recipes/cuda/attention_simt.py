@@ -1,0 +1,94 @@
+"""`cuda.attention_simt`: softmax between two contractions in one pass over the keys, without tensor cores."""
+
+from __future__ import annotations
+
+from tilewright.device import DeviceModel
+from tilewright.ir.expr import Expr, const, minimum
+from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
+from tilewright.views.staged import StagedSpec
+from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, divides, operations, parameter
+from tilewright_backends.recipes.cuda.flat_attention import (
+    Attention,
+    beside,
+    edges,
+    flat_attention,
+    operands_of_attention,
+)
+from tilewright_backends.recipes.rows import memory_bytes
+
+NAME = "cuda.attention_simt"
+MOST = 128
+"""Points of the depth and columns of the values."""
+LANES = 4
+"""Points of the depth, and keys, that a thread takes from shared memory at once."""
+_POWER = 24
+"""Instructions for a score besides its epilogue: maximum, difference, power, sum, rounding, handing over."""
+
+
+def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
+    """The stages as attention, or None when they are not, or the heads are too wide."""
+    found = flat_attention(staged)
+    if found is None:
+        return None
+    warp = device.warp
+    rows, keys, depth, columns = found.row_count, found.key_count, found.depth(LANES), found.columns(warp)
+    if max(depth, columns) > MOST:
+        return None
+    parameters = (
+        parameter("rows.warp", (1, 2, 4, 8), role="rows", level="register"),
+        parameter("warps", (1, 2, 4, 8)),
+        parameter("keys.step", [x for x in (32, 64) if x < 2 * max(keys, 32)], align=32, role="keys"),
+    )
+    mine, warps, step = (p.var for p in parameters)
+    block = mine * warps
+    threads = warps * warp
+    ahead = ceil_div(step * (depth + columns), threads) + ceil_div(block * depth, threads)
+    shared = (block * depth + step * (depth + LANES + columns) + block * step) * 4 + 256
+    epilogue = len(found.scores.reads) - found.scores.body_reads
+    wanted = mine * (step // warp + columns // warp + 8) + ahead + step // warp * 4 + const(84 + 4 * epilogue)
+    registers: Expr = minimum(wanted, const(255))
+    trips = ceil_div(keys, step)
+    tasks = ceil_div(rows, block) * found.batch_count
+    scored = tasks * block * trips * step
+    roles = {role: tuple(x.name for x in axes) for role, axes in found.roles.items()}
+    # Words that a warp reads at once per score: of its keys and queries, of values and weights.
+    reads = depth // LANES + columns // warp
+    return Match(
+        recipe=NAME,
+        roles=roles,
+        extents={"batch": found.batch_count, "rows": rows, "keys": keys, "depth": depth, "columns": columns},
+        parameters=parameters,
+        constraints=(
+            divides(mine, 8, "rows of a warp are a power of two"),
+            divides(warps, 8, "warps are a power of two"),
+            divides(step, 64, "keys of a step are one or two for each lane"),
+            Constraint(ahead, const(64), "elements that a thread loads ahead"),
+            *block_limits(threads, registers, shared, device),
+        ),
+        usage=Usage(tasks, threads, registers, shared, const(1)),
+        work=Work(
+            flops=scored * 2 * (depth + columns),
+            traffic={
+                "dram": const(memory_bytes(staged)),
+                "l2": tasks * trips * step * (depth + columns) * 4 + scored * beside(found) + edges(found),
+                "shared": scored * reads * 16 // mine + scored * reads,
+            },
+            efficiency=mine * _efficiency(found, depth, columns) // (mine + 2),
+            serial=trips * 24 + 20,
+        ),
+        operands=operands_of_attention(found),
+        tiles={
+            "register": {"rows": mine, "keys": step // warp, "columns": const(max(columns // warp, 1))},
+            "shared": {"rows": block, "keys": step, "depth": const(depth), "columns": const(columns)},
+        },
+        detail=found,
+    )
+
+
+def _efficiency(found: Attention, depth: int, columns: int) -> int:
+    """Percent of the peak: a score's powers and its epilogue take issue slots as its products do."""
+    others = _POWER + operations(*(s.expr for s in found.scores.stores)) + 4 * beside(found)
+    return max(80 * (depth + columns) // (depth + columns + others), 1)
+
+
+RECIPE = Recipe(NAME, "cuda", match, priority=10, takes=StagedSpec)
