@@ -24,7 +24,8 @@ from tilewright.ir.program import (
     host_leaves,
     launches,
 )
-from tilewright.views.kernel import KernelSpec, subject_of
+from tilewright.views.kernel import KernelSpec
+from tilewright.views.subject import subject_of
 
 
 @dataclass(frozen=True)
