@@ -50,11 +50,11 @@ class Rows:
 
     @property
     def row_count(self) -> int:
-        return _points(self.rows)
+        return points(*self.rows)
 
     @property
     def column_count(self) -> int:
-        return _points(self.columns)
+        return points(*self.columns)
 
     @property
     def held(self) -> int:
@@ -167,5 +167,6 @@ def operands_of_rows(staged: StagedSpec, rows: Rows) -> tuple[Operand, ...]:
     )
 
 
-def _points(axes: tuple[Axis, ...]) -> int:
+def points(*axes: Axis) -> int:
+    """Number of points of fused axes."""
     return math.prod(int(x.extent.value) for x in axes if isinstance(x.extent, Const))

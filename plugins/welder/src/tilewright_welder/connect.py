@@ -64,11 +64,9 @@ def _record(graph: TileGraph, found: Found, session: Session) -> None:
         ends = graph.items[source].name, graph.items[target].name
         session.decide("connect", f"{ends[0]} -> {ends[1]}", "global", ["shared"], why=why)
     if not found.complete:
-        what = ", ".join(x.name for x in graph.items[:1])
         left = sum(i not in home for i in range(len(graph.items)))
-        session.decide(
-            "connect", f"region of {what}", "incomplete", why=f"the budget was used up; {left} kernels stand alone"
-        )
+        why = f"the budget was used up; {left} kernels stand alone"
+        session.decide("connect", f"region of {graph.items[0].name}", "incomplete", why=why)
 
 
 def _saved(graph: TileGraph, weld: Weld) -> str:

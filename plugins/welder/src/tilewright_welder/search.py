@@ -168,8 +168,7 @@ def choose(welds: Sequence[Weld], graph: TileGraph) -> tuple[Weld, ...]:
     """Disjoint welds that save the most together and leave the cover an order."""
     kept: list[Weld] = []
     for cluster in _clusters(welds):
-        best = _best(cluster) if len(cluster) <= _EXACT else _greedy(cluster)
-        kept += best
+        kept += _best(cluster) if len(cluster) <= _EXACT else _greedy(cluster)
     kept.sort(key=lambda x: (-x.gain, x.nodes))
     chosen: list[Weld] = []
     for weld in kept:

@@ -22,8 +22,8 @@ from tilewright_backends.lower.flat import FlatStore, split_number
 from tilewright_backends.lower.point import Point, combine
 from tilewright_backends.lower.semantics import Semantics
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cpu.rows import Pass, RowLoops, loops_of, points
-from tilewright_backends.recipes.rows import FlatStage, flat_rows
+from tilewright_backends.recipes.cpu.rows import Pass, RowLoops, loops_of
+from tilewright_backends.recipes.rows import FlatStage, flat_rows, points
 
 
 def emit(kernel: Kernel, staged: StagedSpec, semantics: Semantics) -> Emitted:

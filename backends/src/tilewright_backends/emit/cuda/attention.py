@@ -170,18 +170,24 @@ class _Emitter:
         )
         self.body.call(f"tw_mma_{dtype}", *(tir_op.address_of(x) for x in operands), source=ptx.MMA[dtype])
 
+    def _products(
+        self, operand: HalfTile, stage: Expr, depth: int, width: int, dtype: str, sums: Prim, left: Prim
+    ) -> None:
+        """Adds to `sums` the products of fragments in registers with a block of an operand in shared memory."""
+        body = self.body
+        start = body.hold(stage * operand.plan.elements, "start")
+        with (
+            body.loop("kk", depth // 16, "unrolled") as kk,
+            body.loop("j", width // 16, "unrolled") as j,
+        ):
+            self._load(operand, start, j * 16, kk * 16, rows_fast=False, into=self.fragment, number=const(0))
+            for half in range(2):
+                self._multiply(dtype, sums, j * 8 + half * 4, left, kk * 4, half)
+
     def _score(self, stage: Expr) -> None:
         """Products of the rows with a block of keys."""
-        body, dtype = self.body, self.query.dtype
         self._clear(self.scores, self.step // 2, 0.0)
-        start = body.hold(stage * self.key.plan.elements, "start")
-        with (
-            body.loop("kk", self.depth // 16, "unrolled") as kk,
-            body.loop("j", self.step // 16, "unrolled") as j,
-        ):
-            self._load(self.key, start, j * 16, kk * 16, rows_fast=False, into=self.fragment, number=const(0))
-            for half in range(2):
-                self._multiply(dtype, self.scores, j * 8 + half * 4, self.queries, kk * 4, half)
+        self._products(self.key, stage, self.depth, self.step, self.query.dtype, self.scores, self.queries)
 
     def _weigh(self, trip: Expr) -> None:
         """Scores -> weights relative to the largest score so far; sums are rescaled to it."""
@@ -241,15 +247,7 @@ class _Emitter:
 
     def _add(self, stage: Expr) -> None:
         """Adds the products of the weights with a block of values."""
-        body, dtype = self.body, self.value.dtype
-        start = body.hold(stage * self.value.plan.elements, "start")
-        with (
-            body.loop("kk", self.step // 16, "unrolled") as kk,
-            body.loop("j", self.columns // 16, "unrolled") as j,
-        ):
-            self._load(self.value, start, j * 16, kk * 16, rows_fast=False, into=self.fragment, number=const(0))
-            for half in range(2):
-                self._multiply(dtype, self.sums, j * 8 + half * 4, self.weights, kk * 4, half)
+        self._products(self.value, stage, self.step, self.columns, self.value.dtype, self.sums, self.weights)
 
     def _finish(self) -> None:
         """Divides by the totals and runs the epilogue."""

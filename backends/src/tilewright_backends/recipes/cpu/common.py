@@ -16,6 +16,9 @@ from tilewright_backends.lower.flat import FlatSpec, coefficient
 REGION_SECONDS = 3e-6
 """Cost of a parallel region of a few threads; a kernel of one task is a plain call."""
 
+_NEAR, _FAR = 4, 13
+"""What the load of an element counts when its neighbour in the vector is up to four elements away, or farther."""
+
 _FUNCTIONS = frozenset(
     "pow exp log sin cos tan asin acos atan sinh cosh tanh asinh acosh atanh erf sqrt rsqrt div floormod".split()  # noqa: SIM905
 )
@@ -159,6 +162,17 @@ def memory_bytes(spec: FlatSpec) -> int:
     for value in values:
         total += largest(spec, value.num_elements()) * dtypes.size_of(value.dtype)
     return total
+
+
+def load_cost(stride: int | None) -> int:
+    """Operations that the load of an element counts: one where the lanes of a vector share it or lie side by side.
+
+    Args:
+        stride: to the neighbour in the vector; None when there is no fixed one.
+    """
+    if stride in (0, 1):
+        return 1
+    return _NEAR if stride is not None and 0 < stride <= 4 else _FAR
 
 
 def sizes(limit: int, step: int = 1) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from tilewright_backends.recipes.cpu.common import (
     is_static,
     lanes_for,
     largest,
+    load_cost,
     memory_bytes,
     operations,
     sizes,
@@ -30,8 +31,6 @@ from tilewright_backends.recipes.operands import operands_of
 NAME = "cpu.nest"
 MAX_UNROLLED = 32
 """Reduction points that are written out one by one, so that guards and addresses of each are literals."""
-_NEAR, _FAR = 4, 13
-"""What the load of an element counts when its neighbour in the vector is up to four elements away, or farther."""
 
 
 def nest_of(kernel: KernelSpec) -> Loops | None:
@@ -65,7 +64,8 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     unroll, outer_block, inner_block = (p.var for p in parameters[1:])
     tasks = ceil_div(nest.outer_points, outer_block) * ceil_div(nest.inner_points, inner_block)
     padded = nest.outer_points * math.ceil(nest.inner_points / lanes) * lanes
-    per_point = operations(*spec.body) + _loads(nest) + (2 * len(spec.body) if reducing else 0)
+    loaded = sum(load_cost(coefficient(x.address, nest.inner)) for x in spec.reads)
+    per_point = operations(*spec.body) + loaded + (2 * len(spec.body) if reducing else 0)
     flops = padded * (nest.reduce_points * per_point + operations(*(s.expr for s in spec.stores)))
     vectorised = vector_score(spec, nest.inner) >= 0 if nest.inner else False
     work = Work(
@@ -92,12 +92,6 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         count=None if is_static(spec) else count,
         detail=nest,
     )
-
-
-def _loads(nest: Loops) -> int:
-    """What the loads of one point count: one where the lanes of a vector lie together, a gather's share otherwise."""
-    strides = [coefficient(x.address, nest.inner) for x in nest.spec.reads]
-    return sum(1 if x in (0, 1) else _NEAR if x is not None and 0 < x <= 4 else _FAR for x in strides)
 
 
 RECIPE = Recipe(NAME, "cpu", match, priority=0)

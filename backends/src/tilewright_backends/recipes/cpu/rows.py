@@ -6,25 +6,21 @@ through the stages side by side. Stages that need nothing of a row but what is k
 
 from __future__ import annotations
 
-import math
-
 import attrs
 
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Const, Expr, const
+from tilewright.ir.expr import Expr, const
 from tilewright.ir.ops import Axis, Value
 from tilewright.recipes import Match, Parameter, Recipe, Usage, Work
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.lower.flat import coefficient
-from tilewright_backends.recipes.cpu.common import ceil_div, full_lanes, lanes_for, operations, sizes
-from tilewright_backends.recipes.rows import FlatStage, Rows, flat_rows, memory_bytes, operands_of_rows
+from tilewright_backends.recipes.cpu.common import ceil_div, full_lanes, lanes_for, load_cost, operations, sizes
+from tilewright_backends.recipes.rows import FlatStage, Rows, flat_rows, memory_bytes, operands_of_rows, points
 
 NAME = "cpu.rows"
 _MOST_BYTES = 256 << 10
 """Bytes of rows that a task keeps on its stack."""
-_NEAR, _FAR = 4, 13
-"""What the load of an element counts when its neighbour in the vector is up to four elements away, or farther."""
 
 Pass = tuple[FlatStage, ...]
 
@@ -103,11 +99,6 @@ def loops_of(rows: Rows, lanes: int) -> RowLoops:
     """The loops for a number of lanes that `row_loops` chose."""
     passes = _passes(rows.stages)
     return RowLoops(rows, lanes, passes, _buffered(rows, passes))
-
-
-def points(*axes: Axis) -> int:
-    """Number of points of fused axes."""
-    return math.prod(int(x.extent.value) for x in axes if isinstance(x.extent, Const))
 
 
 def _joinable(rows: Rows) -> bool:
@@ -198,8 +189,7 @@ def _per_point(loops: RowLoops) -> int:
         total += operations(*spec.body, *stored) + (2 * len(spec.body) if stage.kind == "reduce" else 0)
         for slot, read in enumerate(spec.reads):
             stride = 1 if slot in stage.inner or not loops.lane_axis else coefficient(read.address, loops.lane_axis)
-            near = stride is not None and 0 < stride <= 4
-            total += 1 if stride in (0, 1) else _NEAR if near else _FAR
+            total += load_cost(stride)
     return total
 
 
