@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ _CUDA = 2
 """DLPack's device type."""
 _TO_DEVICE, _TO_HOST = 1, 2
 _THREAD_LOCAL_CAPTURE = 1
+_HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_MOST_HELD = 0.1  # seconds
 _MOST_GRAPHS = 8
 """Sets of symbol values that are remembered, each with its graph if it came more than once."""
 
@@ -195,21 +198,45 @@ class CudaProgram:
         return executable
 
     def measure(self, rounds: int) -> list[float]:
-        """See `tilewright.runtime.native.NativeProgram`. By device events around each run, queued back to back."""
+        """See `tilewright.runtime.native.NativeProgram`. By device events around each run, queued back to back.
+
+        The stream is held until all is queued, or a short run would end before the host has asked for the next one.
+        """
         events = [ctypes.c_void_p() for _ in range(2 * rounds)]
         for event in events:
             self._cuda("cudaEventCreate", ctypes.byref(event))
         try:
+            self.launch()
             self.launch()  # the second launch ever captures the graph
-            for first, last in zip(events[::2], events[1::2], strict=True):
-                self._cuda("cudaEventRecord", first, self._stream)
-                self.launch()
-                self._cuda("cudaEventRecord", last, self._stream)
+            with self._held_back():
+                for first, last in zip(events[::2], events[1::2], strict=True):
+                    self._cuda("cudaEventRecord", first, self._stream)
+                    self.launch()
+                    self._cuda("cudaEventRecord", last, self._stream)
             self._cuda("cudaStreamSynchronize", self._stream)
             return [self._elapsed(first, last) for first, last in zip(events[::2], events[1::2], strict=True)]
         finally:
             for event in events:
                 self._cuda("cudaEventDestroy", event)
+
+    @contextmanager
+    def _held_back(self) -> Iterator[None]:
+        """What is queued here starts when the block ends, or after a moment: a full queue makes the host wait."""
+        if not self._capturable:  # the host program waits for the device itself
+            yield
+            return
+        queued = threading.Event()
+
+        def wait(_: int | None) -> None:
+            queued.wait(_MOST_HELD)
+
+        waiting = _HOST_FUNCTION(wait)
+        self._cuda("cudaLaunchHostFunc", self._stream, waiting, None)
+        try:
+            yield
+        finally:
+            queued.set()
+            self._cuda("cudaStreamSynchronize", self._stream)  # nothing calls `waiting` later
 
     def _elapsed(self, first: ctypes.c_void_p, last: ctypes.c_void_p) -> float:
         milliseconds = ctypes.c_float()
