@@ -229,5 +229,5 @@ def random_array(value: Value, rng: np.random.Generator) -> npt.NDArray[Any]:
     """A tensor of small random numbers: normal floats, integers of 0 and 1 (valid as most indices), coin flips."""
     shape = value.static_shape()
     if dtypes.is_float(value.dtype):
-        return rng.standard_normal(shape, dtype=np.float32).astype(dtypes.to_numpy(value.dtype))
+        return rng.standard_normal(shape, dtype=np.float32).astype(dtypes.to_numpy(value.dtype), copy=False)
     return rng.integers(0, 2, shape).astype(dtypes.to_numpy(value.dtype))
