@@ -34,6 +34,7 @@ def corpus(dtype: str = "float32") -> tuple[Case, ...]:
         _scatters,
         _scans,
         _selections,
+        _chains,
     ):
         family(writer)
     return tuple(writer.cases)
@@ -419,6 +420,35 @@ def _residuals(w: _Writer) -> None:
         steps("m = MatMul x w; y = Add m s"),
         {"x": w.rand(14, 20), "s": w.rand(14, 1)},
         weights={"w": w.rand(20, 27)},
+    )
+
+
+def _chains(w: _Writer) -> None:
+    """What is stored between convolutions has no given order, so channels can lie innermost there."""
+    same = {"pads": [1, 1, 1, 1]}
+    w.add(
+        "convs after a conv, one by one and in a window of stride 2",
+        [
+            node("Conv", "x u", "c", **same),
+            node("Relu", "c", "r"),
+            node("Conv", "r v", "d", **same, strides=[2, 2]),
+            node("Relu", "d", "e"),
+            node("Conv", "e w", "y"),
+        ],
+        {"x": w.rand(1, 3, 13, 11)},
+        weights={"u": w.rand(16, 3, 3, 3), "v": w.rand(32, 16, 3, 3), "w": w.rand(40, 32, 1, 1)},
+    )
+    w.add(
+        "grouped conv and pool between convs, joined",
+        [
+            node("Conv", "x u", "c"),
+            node("Conv", "c v", "d", group=2, **same),
+            node("MaxPool", "c", "m", kernel_shape=[3, 3], **same),
+            node("Concat", "d m", "j", axis=1),
+            node("Conv", "j w", "y", **same),
+        ],
+        {"x": w.rand(2, 5, 6, 7)},
+        weights={"u": w.rand(16, 5, 1, 1), "v": w.rand(32, 8, 3, 3), "w": w.rand(8, 48, 3, 3)},
     )
 
 

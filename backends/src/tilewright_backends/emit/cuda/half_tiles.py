@@ -193,8 +193,11 @@ class HalfTile:
             outer, k = (body.hold(x, "at") for x in self._where(load, trip))
             inside = self._inside(outer, k, beyond)
             at = {**self._batch, **decompose(outer, plan.operand.outer, body), **decompose(k, self.k, body)}
-            access = self.spec.reads[plan.operand.slot]
-            buffer, place = body.params[access.value.name], point_at(body, self.spec, at).index(access.address)
+            access, point = self.spec.reads[plan.operand.slot], point_at(body, self.spec, at)
+            buffer, place = body.params[access.value.name], point.index(access.address)
+            if access.guard is not None:
+                there = point.index(access.guard)
+                inside = there if inside is None else tirx.And(inside, there)
         bytes_ = i32(16)
         if inside is not None:
             inside = body.bind(inside, "inside")

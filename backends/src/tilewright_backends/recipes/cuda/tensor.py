@@ -27,7 +27,7 @@ class HalfOperand:
         outer: its own spatial axes.
         slot: the read when the value is one, otherwise -1.
         along_k: whether neighbours along the reduction are neighbours in memory.
-        chunked: whether 8 neighbours from a multiple of 8 are one aligned, unguarded piece of memory.
+        chunked: whether 8 neighbours from a multiple of 8 are one aligned piece of memory, or all zeros behind a guard.
         constant: whether it is a compile-time constant of its own axes and k.
     """
 
@@ -95,7 +95,9 @@ def half_operand(
 
 def _aligned(spec: FlatSpec, slot: int, axis: Axis) -> bool:
     access = spec.reads[slot]
-    if access.guard is not None or loads(access.address) or extent(axis) % CHUNK:
+    if loads(access.address, access.guard) or extent(axis) % CHUNK:
+        return False
+    if access.guard is not None and (axis.name in variables(access.guard) or access.fill is None or access.fill.value):
         return False
     for factor, term in linear_terms(simplify(access.address, spec.bounds())):
         if term == Var(axis.name):

@@ -13,6 +13,7 @@ import attrs
 
 from tilewright.ir.group import ControlItem, Cover, Group, Level
 from tilewright.ir.ops import Call, If, Loop, OnnxNode, Op, Region, TensorOp, Value, bodies
+from tilewright.planning.connect.layouts import laid_out
 from tilewright.planning.connect.order import topological
 from tilewright.planning.record import in_kernel
 from tilewright.planning.requests import Connect, Request
@@ -44,7 +45,7 @@ def make() -> Connect:
     """The service."""
 
     def connect(region: Region, request: Request) -> Cover:
-        simpler = read_through_movements(region)
+        simpler = laid_out(read_through_movements(region), request.session)
         connector = _Connector(simpler)
         _record(request.session, region, connector)
         items = [
