@@ -49,5 +49,5 @@ def test_an_operator_walks_along_the_memory_of_what_it_writes_and_reads() -> Non
     assert [x.extent.value for x in first.spatial] == [13, 11, 16]
     assert [x.extent.value for x in first.reduce] == [3, 3, 3]  # it reads the model's input, which stays
     assert first.reduce == body.ops[0].reduce
-    assert [x.extent.value for x in second.spatial] == [7, 6, 32]
+    assert [x.extent.value for x in second.spatial] == [7, 6, 64]
     assert [x.extent.value for x in second.reduce] == [3, 3, 16]

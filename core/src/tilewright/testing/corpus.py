@@ -436,7 +436,7 @@ def _chains(w: _Writer) -> None:
             node("Conv", "e w", "y"),
         ],
         {"x": w.rand(1, 3, 13, 11)},
-        weights={"u": w.rand(16, 3, 3, 3), "v": w.rand(32, 16, 3, 3), "w": w.rand(40, 32, 1, 1)},
+        weights={"u": w.rand(16, 3, 3, 3), "v": w.rand(64, 16, 3, 3), "w": w.rand(40, 64, 1, 1)},
     )
     w.add(
         "grouped conv and pool between convs, joined",

@@ -23,6 +23,7 @@ from tilewright_backends.emit.cuda.body import Body, i32
 from tilewright_backends.emit.cuda.neighbours import store_neighbours
 from tilewright_backends.emit.cuda.points import count, decompose, in_vectors, point_at
 from tilewright_backends.lower import types
+from tilewright_backends.lower.point import Point
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.cuda.thin import GROUP, PAD, ROWS, WIDE, ThinDetail, detail_of, padded_groups
 
@@ -105,12 +106,13 @@ class _Task:
         operand = self.detail.operand(role)
         access = spec.reads[operand.slot]
 
-        def address() -> Prim:
+        def point() -> Point:
             at = {**self.batch, **decompose(outer, operand.outer, body)}
-            at |= decompose(k, self.detail.tensor.roles.k, body)
-            return point_at(body, spec, at).index(access.address)
+            return point_at(body, spec, at | decompose(k, self.detail.tensor.roles.k, body))
 
-        self._piece(into, place, body.params[access.value.name], address, inside)
+        if access.guard is not None:
+            inside = _both(inside, point().index(access.guard))
+        self._piece(into, place, body.params[access.value.name], lambda: point().index(access.address), inside)
 
     def _piece(self, into: Prim, place: int, source: Prim, address: Callable[[], Prim], inside: Prim | None) -> None:
         """16 bytes from a multiple of 8 elements, or zeros."""
