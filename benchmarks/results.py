@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -25,6 +26,26 @@ def merged(folders: Sequence[Path]) -> list[Result]:
             where = json.dumps(content["environment"], sort_keys=True)
             found[content["commit"], where, content["cell"]] = content
     return sorted(found.values(), key=lambda r: (r["commit"], json.dumps(r["environment"], sort_keys=True), r["cell"]))
+
+
+def write_table(folders: Sequence[Path], out: Path, report: Callable[[Sequence[Result]], str]) -> list[Result]:
+    """Writes `results.json` and `table.md` of all results below some folders, and prints the table.
+
+    Args:
+        report: the table's text.
+
+    Returns:
+        The results; without any, the program ends with an error.
+    """
+    results = merged(folders)
+    if not results:
+        raise SystemExit(f"no results in {', '.join(map(str, folders))}")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "results.json").write_text(json.dumps(results, indent=1))
+    text = report(results)
+    (out / "table.md").write_text(text)
+    sys.stdout.write(text)
+    return results
 
 
 def _age(path: Path) -> tuple[float, str]:

@@ -6,7 +6,6 @@ A result's file is named by commit, environment and cell, so that several short 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import asdict
 from functools import partial
@@ -17,7 +16,7 @@ from benchmarks.models.cells import FOLDER, Cell, cells
 from benchmarks.models.count import compare, count
 from benchmarks.models.prepare import configurations, prepared
 from benchmarks.models.report import report
-from benchmarks.results import OURS, merged
+from benchmarks.results import OURS, write_table
 from benchmarks.sessions import add_arguments, add_selection, chosen
 from benchmarks.sessions import run as measure_cells
 
@@ -59,14 +58,7 @@ def described(cell: Cell) -> dict[str, Any]:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    results = merged(options.folders)
-    if not results:
-        raise SystemExit(f"no results in {', '.join(map(str, options.folders))}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.json").write_text(json.dumps(results, indent=1))
-    text = report(results)
-    (options.out / "table.md").write_text(text)
-    sys.stdout.write(text)
+    write_table(options.folders, options.out, report)
     return 0
 
 

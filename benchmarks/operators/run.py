@@ -6,7 +6,6 @@ A result's file is named by commit, environment and cell, so that several short 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from benchmarks.operators.cells import FILE, Cell, cells, work
 from benchmarks.operators.prepare import prepared
 from benchmarks.operators.report import report
 from benchmarks.operators.tvm_engines import TRIALS
-from benchmarks.results import merged
+from benchmarks.results import write_table
 from benchmarks.sessions import add_arguments, add_selection, chosen
 from benchmarks.sessions import run as measure_cells
 
@@ -49,14 +48,7 @@ def described(cell: Cell) -> dict[str, Any]:
 
 def merge(options: argparse.Namespace) -> int:
     """Writes results.json, table.md, predictions.svg and ratios.svg of all results in some folders."""
-    results = merged(options.folders)
-    if not results:
-        raise SystemExit(f"no results in {', '.join(map(str, options.folders))}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "results.json").write_text(json.dumps(results, indent=1))
-    text = report(results, options.bandwidth)
-    (options.out / "table.md").write_text(text)
-    sys.stdout.write(text)
+    results = write_table(options.folders, options.out, partial(report, bandwidth=options.bandwidth))
     try:
         from benchmarks.operators import plots
     except ModuleNotFoundError as error:

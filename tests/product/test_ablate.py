@@ -11,6 +11,7 @@ import pytest
 
 Tw = Callable[..., Any]
 
+STUDIES = Path(__file__).parents[2] / "benchmarks/studies"
 STUDY = """
 schema = 1
 target = "cpu"
@@ -134,3 +135,12 @@ def test_an_arm_whose_results_differ_is_shown_and_not_timed(
     assert arms["honest=off"]["error"] > 1e-3
     assert "output y" in arms["honest=off"]["why"]
     assert arms["honest=off"]["samples"] == []
+
+
+@pytest.mark.parametrize("file", sorted(STUDIES.glob("*.toml")), ids=lambda file: file.stem)
+def test_our_own_studies_run(tw: Tw, dense: Path, file: Path) -> None:
+    result = tw("ablate", file, "--model", dense, "--rounds", 1, "--seconds", 0.01, "--threads", 1, "--json")
+    assert result.code == 0, result.err
+    found = arms_of(result)
+    assert len(found) == {"connect": 2, "welder": 4}[file.stem]
+    assert all(arm["state"] == "ok" for arm in found.values())

@@ -16,8 +16,9 @@ import click
 import pytest
 
 from tilewright.cli import app, base
-from tilewright.cli.output import harmless, size_text
+from tilewright.cli.output import harmless
 from tilewright.errors import InputError, MismatchError
+from tilewright.sizes import size_text
 
 NASTY = '*/ [red]"<script>../\x1b[31m\n\u202e'
 COMMANDS = sorted(app._COMMANDS)

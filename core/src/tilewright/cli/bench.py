@@ -11,8 +11,9 @@ from tilewright.bench.measure import Limits
 from tilewright.bench.run import OURS, Compilation, ModelResult, bench_model
 from tilewright.cli.base import Command, threads_option
 from tilewright.cli.options import Shapes, compile_options
-from tilewright.cli.output import Output, size_text, table
+from tilewright.cli.output import Output, table
 from tilewright.errors import TilewrightError
+from tilewright.sizes import size_text
 from tilewright.threads import thread_count
 
 

@@ -8,7 +8,8 @@ import click
 
 from tilewright.cache import Cache, cache_folder
 from tilewright.cli.base import Command, LazyGroup
-from tilewright.cli.output import Output, size_text, table
+from tilewright.cli.output import Output, table
+from tilewright.sizes import size_text
 
 _COMMANDS = {
     "path": ("tilewright.cli.cache:path", "Where the cache lies."),

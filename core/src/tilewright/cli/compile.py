@@ -11,10 +11,11 @@ from tilewright.api import compile_artifact, settings_for
 from tilewright.artifact import Artifact
 from tilewright.cli.base import Command, threads_option
 from tilewright.cli.options import Shapes, compile_options, model_argument, opened_model, value_options
-from tilewright.cli.output import Output, lines, size_text
+from tilewright.cli.output import Output, lines
 from tilewright.cli.tensors import read_arrays
 from tilewright.runtime.executable import Executable, load_artifact
 from tilewright.runtime.specialise import Jit
+from tilewright.sizes import size_text
 from tilewright.threads import thread_count
 
 

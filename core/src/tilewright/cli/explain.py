@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
@@ -16,7 +17,11 @@ from tilewright.cli.base import Command, threads_option
 from tilewright.cli.options import compile_options, opened_model, refuse_for_artifact, value_options
 from tilewright.cli.output import Output, harmless, table
 from tilewright.cli.tensors import read_arrays
-from tilewright.errors import UnsupportedError
+from tilewright.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from tilewright.compiler import Plan
+    from tilewright.config.binding import Settings
 
 ORDER = ("fallback", "control_rewrite", "connect", "propose", "schedule", "control_place", "storage")
 """What is decided, in that order: what falls back, the slots, the storage of values."""
@@ -27,16 +32,36 @@ ORDER = ("fallback", "control_rewrite", "connect", "propose", "schedule", "contr
 @click.option("--slot", help="Only the decisions of this slot.")
 @click.option("--about", metavar="TEXT", help="Only decisions whose subject contains TEXT.")
 @click.option("--alternatives", "all_of_them", is_flag=True, help="Also what was considered and not chosen.")
+@click.option(
+    "--svg",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Instead draw the kernels of a model, and what passes between them, into FILE.",
+)
 @compile_options
 @value_options
 @threads_option
 def command(
-    output: Output, file: str, slot: str | None, about: str | None, all_of_them: bool, **options: Any
+    output: Output,
+    file: str,
+    slot: str | None,
+    about: str | None,
+    all_of_them: bool,
+    svg: Path | None,
+    **options: Any,
 ) -> None:
     """Show what each slot decided for FILE, an artifact or an ONNX model, and why.
 
     A model is planned and not built, so the target may be one that code can only be planned for.
     """
+    if svg is not None:
+        if slot is not None or about is not None or all_of_them:
+            raise InputError(
+                "--svg draws kernels; --slot, --about and --alternatives are for decisions.",
+                "Leave out one or the other.",
+            )
+        _draw(output, file, svg, **options)
+        return
     names, every = _record(output, file, **options)
     decisions = [
         decision
@@ -71,7 +96,40 @@ def _record(output: Output, file: str, **options: Any) -> tuple[Mapping[str, str
         return _explained(artifact)
 
 
-def _planned(
+def _draw(output: Output, file: str, svg: Path, **options: Any) -> None:
+    """Writes a picture of a model's kernels."""
+    from tilewright.cli.run import is_artifact
+    from tilewright.files import replacing
+    from tilewright.pictures import draw, graph_of
+
+    if is_artifact(file):
+        raise InputError(
+            f"{file} is compiled and tells what was decided, not which values pass between its kernels.",
+            "Give the model that it was compiled from.",
+        )
+    with output.progress(f"planning {file}"):
+        settings, plans = _plans(file, **options)
+    if len(plans) != 1:
+        raise InputError(
+            f"One program can be drawn, but there are {len(plans)}, for several shapes.", "Give one of them by --shape."
+        )
+    graph = graph_of(plans[0].program, plans[0].decisions)
+    with replacing(svg) as stream:
+        stream.write(draw(graph, f"{file} for {settings.target}").encode())
+    kernels = sum(bool(box.kernel) for box in graph.boxes)
+    output.result({"svg": str(svg), "kernels": kernels}, harmless(f"{kernels} kernels drawn into {svg}"))
+
+
+def _planned(model: str, **options: Any) -> tuple[Mapping[str, str], list[dict[str, Any]]]:
+    """The same for a model, which needs no build."""
+    from tilewright.assemble import plain
+
+    settings, plans = _plans(model, **options)
+    decisions = _numbered([plain([*map(attrs.asdict, plan.decisions)]) for plan in plans])
+    return {slot: record.name for slot, record in settings.slots.items()}, decisions
+
+
+def _plans(
     model: str,
     *,
     target: str | None,
@@ -82,10 +140,9 @@ def _planned(
     bound: tuple[str, ...],
     fallback: str | None,
     **_: Any,
-) -> tuple[Mapping[str, str], list[dict[str, Any]]]:
-    """The same for a model, which needs no build."""
+) -> tuple[Settings, list[Plan]]:
+    """The plans of a model, one for each combination of shapes that are asked for."""
     from tilewright.api import settings_for
-    from tilewright.assemble import plain
     from tilewright.compiler import load_module, plan_module
     from tilewright.frontend.asked import combinations
     from tilewright.frontend.source import read
@@ -99,9 +156,7 @@ def _planned(
         else:
             source = read(path)
             modules = [load_module(source, settings, one, bind=bind) for one in combinations(source.inputs, shapes)]
-        plans = [plan_module(module, settings) for module in modules]
-    decisions = _numbered([plain([*map(attrs.asdict, plan.decisions)]) for plan in plans])
-    return {slot: record.name for slot, record in settings.slots.items()}, decisions
+        return settings, [plan_module(module, settings) for module in modules]
 
 
 def _explained(artifact: Artifact) -> tuple[Mapping[str, str], list[dict[str, Any]]]:

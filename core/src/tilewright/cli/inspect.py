@@ -9,7 +9,8 @@ import click
 
 from tilewright.artifact import Artifact, Variant
 from tilewright.cli.base import Command
-from tilewright.cli.output import Output, lines, size_text
+from tilewright.cli.output import Output, lines
+from tilewright.sizes import size_text
 
 
 @click.command("inspect", cls=Command)

@@ -101,12 +101,3 @@ def lines(fields: Mapping[str, object]) -> str:
     shown = {harmless(name): harmless(value) for name, value in fields.items()}
     width = max(map(len, shown), default=0) + 2
     return "\n".join(f"{name + ':':<{width}}{value}" for name, value in shown.items())
-
-
-def size_text(size: float) -> str:
-    """Bytes for people: `3.2 MiB`."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"

@@ -34,7 +34,11 @@ from tilewright.recipes import Match, Recipe
 from tilewright.runtime.immediate import run
 from tilewright.testing.cases import Case
 from tilewright.testing.corpus import corpus
+from tilewright.testing.spread import kind_of, spread
 from tilewright.views.staged import StagedSpec
+
+_Matched = tuple[Case, Module, list[tuple[Group, Match]]]
+"""A case, and the groups of its module that a recipe takes."""
 
 TOLERANCE = {"float64": 1e-12, "float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
 """Largest allowed ‖a − b‖ / ‖b‖ by dtype; integers and booleans must be equal."""
@@ -73,13 +77,13 @@ def check_recipe(
         recipe: name of a registered recipe of the configured target.
         samples: choices in all, spread over the kernels that the recipe matches.
         cases: by default the whole corpus.
-        most: how many of the cases in which the recipe matches are taken, evenly spread; by default all.
+        most: how many of the kernels that the recipe matches are taken, of different kinds first; by default all.
     """
     rng = np.random.default_rng(seed)
     record = recipes_of(settings)[recipe]
     assert device_of(settings).kind == record.target
     connect = welded(settings.service("connect")) if record.takes is StagedSpec else settings.service("connect")
-    matched: list[tuple[Case, Module, list[tuple[Group, Match]]]] = []
+    matched: list[_Matched] = []
     for one in cases if cases is not None else (*corpus("float32"), *corpus("float16")):
         module = load(one.model)
         session = session_of(settings, module, [record], connect=connect)
@@ -88,7 +92,7 @@ def check_recipe(
         if found:
             matched.append((one, module, found))
     if most is not None:
-        matched = matched[:: -(-len(matched) // most) or 1]
+        matched = _some(matched, most)
     kernels = sum(len(found) for _, _, found in matched)
     failures: list[Failure] = []
     number = ran = 0
@@ -101,6 +105,17 @@ def check_recipe(
         ran += len(picks)
         failures += wrong(one, module, picks, settings, connect)
     return Report(recipe, kernels, ran, tuple(failures))
+
+
+def _some(matched: Sequence[_Matched], most: int) -> list[_Matched]:
+    """At most so many of the matched kernels, and the cases of these."""
+    kernels = [(i, one) for i, (_, _, found) in enumerate(matched) for one in found]
+    taken = spread(kernels, most, lambda kernel: kind_of(kernel[1][0]))
+    return [
+        (case, module, [one for _, one in own])
+        for i, own in itertools.groupby(taken, lambda kernel: kernel[0])
+        for case, module, _ in [matched[i]]
+    ]
 
 
 def sample(match: Match, count: int, rng: np.random.Generator) -> list[TileChoice]:

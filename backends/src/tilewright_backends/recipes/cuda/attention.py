@@ -15,14 +15,13 @@ from tilewright_backends.recipes.cuda.flat_attention import (
     flat_attention,
     halves_of,
     operands_of_attention,
+    sizes_of,
 )
 from tilewright_backends.recipes.cuda.mma import ALIGNMENT
 from tilewright_backends.recipes.cuda.tensor import CHUNK, HalfOperand
 from tilewright_backends.recipes.rows import memory_bytes
 
 NAME = "cuda.attention"
-MOST = 128
-"""Points of the depth and columns of the values: a warp has them in registers."""
 _POWER = 18
 """Instructions for a score besides its epilogue: maximum, difference, power, sum, rounding."""
 
@@ -38,12 +37,13 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     halves = halves_of(found) if found is not None else None
     if found is None or halves is None:
         return None
-    rows, keys, depth, columns = found.row_count, found.key_count, found.depth(16), found.columns(16)
-    if max(depth, columns) > MOST:
+    sizes = sizes_of(found, 16, 16)
+    if sizes is None:
         return None
+    depth, columns = sizes.depth, sizes.columns
     parameters = (
-        parameter("rows.block", [x for x in (16, 32, 64, 128) if x < 2 * max(rows, 16)], align=16, role="rows"),
-        parameter("keys.step", [x for x in (32, 64, 128) if x < 2 * max(keys, 32)], align=16, role="keys"),
+        parameter("rows.block", [x for x in (16, 32, 64, 128) if x < 2 * max(sizes.rows, 16)], align=16, role="rows"),
+        parameter("keys.step", [x for x in (32, 64, 128) if x < 2 * max(sizes.keys, 32)], align=16, role="keys"),
         parameter("stages", (2, 3)),
     )
     block, step, stages = (p.var for p in parameters)
@@ -57,25 +57,15 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
         mine = ceil_div(number * width, threads * CHUNK)
         loads = loads + mine
         ahead = ahead + (mine * CHUNK // 2 if not operand.chunked else const(0))
-    epilogue = len(found.scores.reads) - found.scores.body_reads
-    fixed = depth * 3 // 8 + columns * 5 // 8 + 4 * epilogue + 64
+    fixed = depth * 3 // 8 + columns * 5 // 8 + 4 * found.epilogue_reads + 64
     wanted = const(fixed) + step + ahead + loads
     registers = minimum(wanted, const(255))
-    trips = ceil_div(keys, step)
-    tasks = ceil_div(rows, block) * found.batch_count
-    scored = tasks * block * trips * step
-    roles = {role: tuple(x.name for x in axes) for role, axes in found.roles.items()}
+    trips, tasks, scored = sizes.trips(step), sizes.tasks(block), sizes.scored(block, step)
     fragments = threads // device.warp * trips * step * (depth + columns) * 2
     return Match(
         recipe=NAME,
-        roles=roles,
-        extents={
-            "batch": found.batch_count,
-            "rows": rows,
-            "keys": keys,
-            "depth": depth,
-            "columns": columns,
-        },
+        roles=found.names,
+        extents=sizes.extents,
         parameters=parameters,
         constraints=(
             divides(block, 128, "rows of a block are a power of two"),
@@ -88,7 +78,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
         ),
         usage=Usage(tasks, threads, registers, shared, const(1)),
         work=Work(
-            flops=scored * 2 * (depth + columns),
+            flops=sizes.flops(block, step),
             traffic={
                 "dram": const(memory_bytes(staged)),
                 "l2": tasks * trips * step * (depth + columns) * 2 + scored * beside(found) + edges(found),
@@ -100,8 +90,8 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
         ),
         operands=operands_of_attention(found),
         tiles={
-            "register": {"rows": const(16), "keys": step, "depth": const(depth), "columns": const(columns)},
-            "shared": {"rows": block, "keys": step, "depth": const(depth), "columns": const(columns)},
+            "register": sizes.tile(const(16), step),
+            "shared": sizes.tile(block, step),
         },
         detail=(found, halves),
     )

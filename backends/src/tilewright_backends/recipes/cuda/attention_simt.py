@@ -13,12 +13,11 @@ from tilewright_backends.recipes.cuda.flat_attention import (
     edges,
     flat_attention,
     operands_of_attention,
+    sizes_of,
 )
 from tilewright_backends.recipes.rows import memory_bytes
 
 NAME = "cuda.attention_simt"
-MOST = 128
-"""Points of the depth and columns of the values."""
 LANES = 4
 """Points of the depth, and keys, that a thread takes from shared memory at once."""
 _POWER = 24
@@ -31,32 +30,30 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     if found is None:
         return None
     warp = device.warp
-    rows, keys, depth, columns = found.row_count, found.key_count, found.depth(LANES), found.columns(warp)
-    if max(depth, columns) > MOST:
+    sizes = sizes_of(found, LANES, warp)
+    if sizes is None:
         return None
+    depth, columns = sizes.depth, sizes.columns
     parameters = (
         parameter("rows.warp", (1, 2, 4, 8), role="rows", level="register"),
         parameter("warps", (1, 2, 4, 8)),
-        parameter("keys.step", [x for x in (32, 64) if x < 2 * max(keys, 32)], align=32, role="keys"),
+        parameter("keys.step", [x for x in (32, 64) if x < 2 * max(sizes.keys, 32)], align=32, role="keys"),
     )
     mine, warps, step = (p.var for p in parameters)
     block = mine * warps
     threads = warps * warp
     ahead = ceil_div(step * (depth + columns), threads) + ceil_div(block * depth, threads)
     shared = (block * depth + step * (depth + LANES + columns) + block * step) * 4 + 256
-    epilogue = len(found.scores.reads) - found.scores.body_reads
-    wanted = mine * (step // warp + columns // warp + 8) + ahead + step // warp * 4 + const(84 + 4 * epilogue)
+    fixed = 84 + 4 * found.epilogue_reads
+    wanted = mine * (step // warp + columns // warp + 8) + ahead + step // warp * 4 + const(fixed)
     registers: Expr = minimum(wanted, const(255))
-    trips = ceil_div(keys, step)
-    tasks = ceil_div(rows, block) * found.batch_count
-    scored = tasks * block * trips * step
-    roles = {role: tuple(x.name for x in axes) for role, axes in found.roles.items()}
+    trips, tasks, scored = sizes.trips(step), sizes.tasks(block), sizes.scored(block, step)
     # Words that a warp reads at once per score: of its keys and queries, of values and weights.
     reads = depth // LANES + columns // warp
     return Match(
         recipe=NAME,
-        roles=roles,
-        extents={"batch": found.batch_count, "rows": rows, "keys": keys, "depth": depth, "columns": columns},
+        roles=found.names,
+        extents=sizes.extents,
         parameters=parameters,
         constraints=(
             divides(mine, 8, "rows of a warp are a power of two"),
@@ -67,7 +64,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
         ),
         usage=Usage(tasks, threads, registers, shared, const(1)),
         work=Work(
-            flops=scored * 2 * (depth + columns),
+            flops=sizes.flops(block, step),
             traffic={
                 "dram": const(memory_bytes(staged)),
                 "l2": tasks * trips * step * (depth + columns) * 4 + scored * beside(found) + edges(found),
@@ -79,7 +76,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
         operands=operands_of_attention(found),
         tiles={
             "register": {"rows": mine, "keys": step // warp, "columns": const(max(columns // warp, 1))},
-            "shared": {"rows": block, "keys": step, "depth": const(depth), "columns": const(columns)},
+            "shared": sizes.tile(block, step),
         },
         detail=found,
     )

@@ -7,7 +7,7 @@ import math
 import attrs
 
 from tilewright.ir import dtypes
-from tilewright.ir.expr import variables
+from tilewright.ir.expr import Expr, const, variables
 from tilewright.ir.ops import Axis
 from tilewright.recipes import Operand
 from tilewright.views.attention import AttentionSpec, attention_of
@@ -15,8 +15,11 @@ from tilewright.views.staged import StagedSpec
 from tilewright_backends.lower.flat import FlatSpec, flatten
 from tilewright_backends.recipes.contraction import Contraction, contraction_of
 from tilewright_backends.recipes.contraction import Operand as Factor
-from tilewright_backends.recipes.cuda.common import points
+from tilewright_backends.recipes.cuda.common import ceil_div, points
 from tilewright_backends.recipes.cuda.tensor import HalfOperand, half_operand
+
+MOST = 128
+"""Points of the depth and columns of the values: a warp keeps what belongs to its rows in registers."""
 
 
 @attrs.frozen
@@ -50,6 +53,11 @@ class Attention:
     def key_count(self) -> int:
         return points((self.spec.keys,))
 
+    @property
+    def epilogue_reads(self) -> int:
+        """Loads of a score's epilogue."""
+        return len(self.scores.reads) - self.scores.body_reads
+
     def depth(self, unit: int) -> int:
         """Points of the depth, up to whole units."""
         return -(-points(self.spec.depth) // unit) * unit
@@ -78,6 +86,55 @@ class Attention:
             "depth": spec.depth,
             "columns": spec.columns,
         }
+
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """Names of the axes by role."""
+        return {role: tuple(x.name for x in axes) for role, axes in self.roles.items()}
+
+
+@attrs.frozen
+class Sizes:
+    """Points of each role, depth and columns up to whole units, and what follows for tiles of rows and of keys."""
+
+    batch: int
+    rows: int
+    keys: int
+    depth: int
+    columns: int
+
+    @property
+    def extents(self) -> dict[str, int]:
+        """The same by role."""
+        return attrs.asdict(self)
+
+    def trips(self, step: Expr) -> Expr:
+        """Steps over the keys."""
+        return ceil_div(self.keys, step)
+
+    def tasks(self, block: Expr) -> Expr:
+        """Tiles of rows."""
+        return ceil_div(self.rows, block) * self.batch
+
+    def scored(self, block: Expr, step: Expr) -> Expr:
+        """Scores that are computed, those of incomplete tiles too."""
+        return self.tasks(block) * block * self.trips(step) * step
+
+    def flops(self, block: Expr, step: Expr) -> Expr:
+        """Operations of both products."""
+        return self.scored(block, step) * 2 * (self.depth + self.columns)
+
+    def tile(self, rows: Expr, keys: Expr) -> dict[str, Expr]:
+        """Points of a tile that has the whole depth and all columns."""
+        return {"rows": rows, "keys": keys, "depth": const(self.depth), "columns": const(self.columns)}
+
+
+def sizes_of(found: Attention, depth_unit: int, column_unit: int) -> Sizes | None:
+    """The sizes, or None where heads are too wide."""
+    depth, columns = found.depth(depth_unit), found.columns(column_unit)
+    if max(depth, columns) > MOST:
+        return None
+    return Sizes(found.batch_count, found.row_count, found.key_count, depth, columns)
 
 
 @attrs.frozen
