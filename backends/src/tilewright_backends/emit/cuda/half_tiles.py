@@ -192,8 +192,7 @@ class HalfTile:
         else:
             outer, k = (body.hold(x, "at") for x in self._where(load, trip))
             inside = self._inside(outer, k, beyond)
-            at = {**self._batch, **decompose(outer, plan.operand.outer, body), **decompose(k, self.k, body)}
-            access, point = self.spec.reads[plan.operand.slot], point_at(body, self.spec, at)
+            access, point = self.spec.reads[plan.operand.slot], point_at(body, self.spec, self._at(outer, k))
             buffer, place = body.params[access.value.name], point.index(access.address)
             if access.guard is not None:
                 there = point.index(access.guard)
@@ -216,20 +215,39 @@ class HalfTile:
             outer, k = (body.hold(x, "at") for x in self._where(load, trip, lane))
             inside = self._inside(outer, k, beyond)
             place = i32(load * CHUNK + lane)
-            if inside is None:
-                body.store(self._registers, place, self._value(outer, k))
+            if self.plan.operand.slot >= 0:
+                body.store(self._registers, place, self._read(outer, k, inside))
                 continue
             with body.branches(inside) as otherwise:
-                body.store(self._registers, place, self._value(outer, k))
-                otherwise()
-                body.store(self._registers, place, types.to_storage(types.literal(0, "float32"), self.dtype))
+                point = point_at(body, self.spec, self._at(outer, k))
+                body.store(self._registers, place, types.to_storage(point.value(self.plan.operand.value), self.dtype))
+                if inside is not None:
+                    otherwise()
+                    body.store(self._registers, place, self._literal(0))
 
-    def _value(self, outer: Expr, k: Expr) -> Prim:
-        """The stored value of the operand at a point."""
-        operand = self.plan.operand
-        at = {
-            **self._batch,
-            **decompose(outer, operand.outer, self.body),
-            **decompose(k, self.k, self.body),
-        }
-        return types.to_storage(point_at(self.body, self.spec, at).value(operand.value), self.dtype)
+    def _read(self, outer: Expr, k: Expr, inside: Prim | None) -> Prim:
+        """The stored element of a plain operand.
+
+        Without branches, so that all loads of a thread are under way together: where there is nothing to read, the
+        first element is read and not taken.
+        """
+        body = self.body
+        access, point = self.spec.reads[self.plan.operand.slot], point_at(body, self.spec, self._at(outer, k))
+        place = point.index(access.address)
+        guard = None if access.guard is None else body.bind(point.index(access.guard), "there")
+        inside = None if inside is None else body.bind(inside, "inside")
+        for condition in (guard, inside):
+            if condition is not None:
+                place = tirx.Select(condition, place, types.literal(0, types.element(place)))
+        found = body.bind(body.params[access.value.name][place], "found")
+        if guard is not None:
+            found = tirx.Select(guard, found, self._literal(0 if access.fill is None else access.fill.value))
+        return found if inside is None else tirx.Select(inside, found, self._literal(0))
+
+    def _literal(self, value: bool | int | float) -> Prim:
+        return types.to_storage(types.literal(value, "float32"), self.dtype)
+
+    def _at(self, outer: Expr, k: Expr) -> dict[str, Expr]:
+        """The values of all axes at a point."""
+        outers = decompose(outer, self.plan.operand.outer, self.body)
+        return {**self._batch, **outers, **decompose(k, self.k, self.body)}
