@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import attrs
 import numpy as np
 import onnx
 import pytest
@@ -141,6 +142,19 @@ def priced(made: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_equal_layers_are_priced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert priced(layers(5), monkeypatch) == priced(layers(2), monkeypatch)
+
+
+def test_a_weld_that_costs_more_than_was_estimated_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    planning, module = session(softmax())
+    propose = planning.service("propose")
+
+    def measured(group: Group, request: Any) -> Any:
+        factor = 1.0 if request.estimate or len(group.ops) == 1 else 100.0
+        return tuple(attrs.evolve(x, cost=x.cost * factor) for x in propose(group, request))
+
+    monkeypatch.setitem(planning._services, "propose", measured)
+    assert len(planning.connect(module.main.body).groups) == 4
+    assert any("together" in x.why and "apart" in x.why for x in planning.record.decisions)
 
 
 def graph_of(made: onnx.ModelProto) -> tuple[TileGraph, Session]:

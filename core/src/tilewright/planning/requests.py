@@ -39,6 +39,7 @@ class Request:
         context: enclosing loops.
         resident: names of values to keep on chip.
         budget: seconds that the answer may take, or None.
+        estimate: the answer is compared with many others and mostly dropped: costs are predicted, not measured.
     """
 
     session: Session
@@ -46,6 +47,7 @@ class Request:
     context: Context = Context()
     resident: tuple[str, ...] = ()
     budget: float | None = None
+    estimate: bool = False
 
 
 @attrs.frozen

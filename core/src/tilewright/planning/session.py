@@ -78,8 +78,12 @@ class Session:
         """A request without limits."""
         return Request(self)
 
+    def estimate(self) -> Request:
+        """A request for predictions."""
+        return Request(self, estimate=True)
+
     def propose(self, group: Group, request: Request | None = None) -> tuple[TileChoice, ...]:
-        """The ranked choices for a group. Equal groups are asked for once.
+        """The ranked choices for a group. Equal groups are asked for once, and once for an estimate.
 
         Raises:
             UnsupportedError: no recipe of the target matches the group.
@@ -89,10 +93,12 @@ class Session:
             choices: tuple[TileChoice, ...] = self.service("propose")(group, request or self.request())
             return choices
 
-        if request is not None and request != self.request():
-            choices = ask()
-        else:
+        if request is None or request == self.request():
             choices = self.analysis("propose", self.canonical(group).key, ask)
+        elif request == self.estimate():
+            choices = self.analysis("estimate", self.canonical(group).key, ask)
+        else:
+            choices = ask()
         if not choices:
             where = ", ".join(str(op.loc) for op in group.ops)
             symbolic = [x.name for x in group_symbols(group, self.symbols)]

@@ -36,7 +36,7 @@ def make(options: RollerOptions) -> Propose:
         session = request.session
         found = [x for match in session.matches(group) for x in _choices(match, session, options)]
         choices = _ranked(found, options.topk)
-        # A trial knows nothing of limits, and needs fixed shapes.
+        # A trial knows nothing of limits, and needs fixed shapes. An estimate is no reason for one.
         if choices and options.measure and request == session.request() and not group_symbols(group, session.symbols):
             best = sorted(_distinct(found), key=lambda c: (c.cost, c.resources.tasks))[: options.measure]
             return (*measured(best, group, session), *(c for c in choices if c not in best))

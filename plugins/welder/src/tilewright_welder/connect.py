@@ -55,7 +55,7 @@ def _record(graph: TileGraph, found: Found, session: Session) -> None:
     """Says of each weld what it saves, and of each edge between kernels why it is none."""
     for weld in found.welds:
         members = [x for i in weld.nodes if isinstance(x := graph.items[i], Group)]
-        why = f"{_saved(graph, weld)}; together {weld.together * 1e6:.1f} µs predicted, apart {weld.apart * 1e6:.1f} µs"
+        why = f"{_saved(graph, weld)}; together {weld.together * 1e6:.1f} µs, apart {weld.apart * 1e6:.1f} µs"
         for member in members:
             for op in member.ops:
                 session.decide("connect", op.name, in_kernel(weld.group.name), [in_kernel(member.name)], why=why)

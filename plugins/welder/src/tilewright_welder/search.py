@@ -4,6 +4,8 @@ From every node a set grows along the edges as long as a recipe takes it: by one
 alone, by a maker and a reader together, as some recipes want what stands on both sides. Every set on the way is priced
 by the best choice that the proposer has for it (SubGraphTiling), against the sum of what its members cost apart. Of all
 of them disjoint ones are chosen that save the most together. Equal sets are priced once, whatever layer they stand in.
+
+All of that is by estimate. Where the proposer measures, what was chosen is measured before it is kept.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ class Weld:
     Args:
         nodes: in execution order.
         group: as one.
-        apart, together: predicted seconds of the separate kernels, and of the one.
+        apart, together: seconds of the separate kernels, and of the one, as the proposer gives them.
     """
 
     nodes: tuple[int, ...]
@@ -41,7 +43,7 @@ class Weld:
 
     @property
     def gain(self) -> float:
-        """Predicted seconds saved."""
+        """Seconds saved."""
         return self.apart - self.together
 
 
@@ -79,9 +81,20 @@ class _Search:
                 complete = False
                 break
             self._grow(start)
-        welds = [x for x in self.tried.values() if isinstance(x, Weld) and x.gain > self.options.gain * x.apart]
-        chosen = choose(welds, self.graph)
+        welds = [x for x in self.tried.values() if isinstance(x, Weld) and self._pays(x)]
+        chosen = tuple(x for x in map(self._confirmed, choose(welds, self.graph)) if self._pays(x))
         return Found(chosen, self._refusals(chosen), complete)
+
+    def _pays(self, weld: Weld) -> bool:
+        return weld.gain > self.options.gain * weld.apart
+
+    def _confirmed(self, weld: Weld) -> Weld:
+        """The weld with the costs that its kernels are planned with, which the proposer may have measured."""
+        members = [x for i in weld.nodes if isinstance(x := self.graph.items[i], Group)]
+        apart = sum(self.session.propose(x)[0].cost for x in members)
+        confirmed = attrs.evolve(weld, apart=apart, together=self.session.propose(weld.group)[0].cost)
+        self.tried[weld.nodes] = confirmed
+        return confirmed
 
     def _grow(self, start: int) -> None:
         """Sets that hold `start`: it takes in neighbours as long as a recipe takes the set."""
@@ -129,7 +142,7 @@ class _Search:
         if not self.session.matches(group):
             return "no recipe takes both"
         try:
-            return self.session.propose(group)[0].cost
+            return self.session.propose(group, self.session.estimate())[0].cost
         except UnsupportedError:
             return f"no choice of {', '.join(m.recipe for m in self.session.matches(group))} fits the device"
 
@@ -138,7 +151,7 @@ class _Search:
         if node not in self.costs:
             group = self.graph.items[node]
             assert isinstance(group, Group)
-            self.costs[node] = self.session.propose(group)[0].cost
+            self.costs[node] = self.session.propose(group, self.session.estimate())[0].cost
         return self.costs[node]
 
     def _refusals(self, chosen: Sequence[Weld]) -> dict[tuple[int, int], str]:
@@ -157,7 +170,7 @@ class _Search:
 
 
 def _loses(weld: Weld) -> str:
-    return f"together {weld.together * 1e6:.1f} µs are predicted, apart {weld.apart * 1e6:.1f} µs"
+    return f"together {weld.together * 1e6:.1f} µs, apart {weld.apart * 1e6:.1f} µs"
 
 
 _EXACT = 18
