@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
+import tilewright
 from backends.tests.cuda_on_cpu.emulator import emulate
 from tests.onnx_runtime import expected
 from tilewright.compare import compare_outputs
@@ -60,3 +61,12 @@ def test_a_block_in_float16_is_near_the_float32_one(name: str) -> None:
     for mine, wanted in zip(found, exact, strict=True):
         difference = np.linalg.norm(mine.astype(np.float64) - wanted) / np.linalg.norm(wanted)
         assert 1e-6 < difference < 1e-2
+
+
+def test_joined_products_run_from_an_artifact_on_the_host() -> None:
+    case = BUILDERS["bert"]()
+    config = {"target": "cpu", "slots": {"connect": "welder"}}
+    assert any("part of" in str(x.chosen) for x in plan_model(case.model, settings("welder")).decisions)
+    found = tilewright.compile(case.model, config=config).run(None, dict(case.feeds))
+    for mine, wanted in zip(found, expected(case.model, case.feeds), strict=True):
+        np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-5)

@@ -13,7 +13,7 @@ from tilewright.errors import UnsupportedError
 from tilewright.ir.choice import TileChoice
 from tilewright.ir.group import Cover, Group
 from tilewright.ir.keys import Canonical, canonical
-from tilewright.ir.module import Module, Symbol
+from tilewright.ir.module import Constant, Module, Symbol
 from tilewright.ir.ops import Region
 from tilewright.ir.program import HostStep, Launch
 from tilewright.planning import trial
@@ -58,6 +58,8 @@ class Session:
         self.device = device
         self.recipes = tuple(sorted(recipes, key=lambda r: (-r.priority, r.name)))
         self.constants = constants
+        self.tensors: dict[str, Constant] = {}
+        """The tensors of `constants`, as far as the planner gives them."""
         self.symbols = symbols
         self.record = Record()
         self.table = KernelTable()
@@ -130,6 +132,11 @@ class Session:
         while name in self.aliases:
             name = self.aliases[name]
         return name
+
+    def add_constants(self, constants: Mapping[str, Constant]) -> None:
+        """Makes tensors known that a rewrite has computed from others; their names are new."""
+        self.tensors.update(constants)
+        self.constants |= constants.keys()
 
     def stage(self, name: str, ir: _T, run: Callable[[_T], _S]) -> _S:
         """`run(ir)` between the passes that configuration puts before and after the stage."""

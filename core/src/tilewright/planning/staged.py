@@ -30,7 +30,9 @@ def make() -> Planner:
     def plan(module: Module, session: Session) -> Program:
         module = session.stage("control_rewrite", module, session.rewrite_control)
         module = unique_names(separate_entry(reached(module)))
+        session.tensors.update(module.constants)
         covers = {name: _cover(module, name, session) for name in module.functions}
+        module = attrs.evolve(module, constants=session.tensors)
         session.functions, shared = functions_of(module)
         session.aliases.update(shared)
         # The entry first: its calls decide where shared parameters stand.
@@ -54,7 +56,7 @@ def _cover(module: Module, function: str, session: Session) -> Cover:
     """The cover of a function, without views."""
     cover = session.stage("connect", module.functions[function].body, session.connect)
     if session.verify_stages:
-        verify_cover(cover, constants=frozenset(module.constants))
+        verify_cover(cover, constants=session.constants)
     cover, aliases = without_views(cover)
     session.aliases.update(aliases)
     return cover

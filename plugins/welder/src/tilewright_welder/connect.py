@@ -1,4 +1,7 @@
-"""`connect = "welder"`: the default cover, and kernels of it welded where that is predicted to save time."""
+"""`connect = "welder"`: the default cover, and kernels of it welded where that is predicted to save time.
+
+Before that, products of one operand with several constants become one product.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from tilewright.planning.connect.order import topological
 from tilewright.planning.record import in_kernel
 from tilewright.planning.requests import Connect, Request
 from tilewright.planning.session import Session
+from tilewright.rewrites.movement import read_through_movements
+from tilewright.rewrites.siblings import join_siblings
 from tilewright_welder.options import WelderOptions
 from tilewright_welder.search import Found, Weld, search
 from tilewright_welder.tile_graph import TileGraph
@@ -25,9 +30,20 @@ def make(options: WelderOptions) -> Connect:
 
     def connect(region: Region, request: Request) -> Cover:
         budget = options.budget if request.budget is None else min(options.budget, request.budget)
-        return _welded(default(region, request), request.session, attrs.evolve(options, budget=budget))
+        joined = _joined(region, request.session)
+        return _welded(default(joined, request), request.session, attrs.evolve(options, budget=budget))
 
     return connect
+
+
+def _joined(region: Region, session: Session) -> Region:
+    found = join_siblings(read_through_movements(region), session.tensors)
+    session.add_constants(found.constants)
+    for name, members in found.names.items():
+        for member in members:
+            why = f"it reads what {len(members)} operators read, so {name} computes them all"
+            session.decide("connect", member, f"part of {name}", why=why)
+    return found.region
 
 
 def _welded(cover: Cover, session: Session, options: WelderOptions) -> Cover:
