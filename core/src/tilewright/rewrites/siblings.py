@@ -136,7 +136,7 @@ def _link(op: TensorOp, axis: str, constants: Mapping[str, Constant], value: Val
     """The operator, when the axis runs along whole dimensions of its operands and its result."""
     if len(op.writes) != 1 or op.writes[0].guard is not None:
         return None
-    columns = []
+    columns: list[int | None] = []
     for read in op.reads:
         if axis not in _varies(read):
             columns.append(None)
@@ -182,7 +182,8 @@ def _alike(link: _Link, constants: Mapping[str, Constant]) -> object:
 
 def _joinable(chains: Sequence[list[_Link]]) -> list[list[_Link]]:
     """Those whose columns are whole pieces of memory, and at the end one that is not."""
-    whole, rest = [], []
+    whole: list[list[_Link]] = []
+    rest: list[list[_Link]] = []
     for chain in chains:
         sizes = [dtypes.size_of(x.op.writes[0].value.dtype) * x.extent for x in chain]
         (rest if any(x % _PIECE for x in sizes) else whole).append(chain)
