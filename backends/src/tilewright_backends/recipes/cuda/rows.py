@@ -27,7 +27,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     vectors = [v for v in powers(1, 8) if rows.along and _fits(rows, v)] or [1]
     parameters = (
         parameter("rows.block", powers(1, 256), role="rows", level="block"),
-        parameter("lanes", powers(1, widest), role="columns", level="block"),
+        parameter("lanes", powers(1, widest)),
         parameter("vector", vectors),
         # 1: what several stages read is read once and held. 2: again in every stage, where only numbers are kept.
         parameter("reads", (1,) if any(kind == "map" for _, kind in rows.kept) else (1, 2)),
