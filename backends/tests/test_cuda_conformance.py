@@ -24,6 +24,7 @@ RECIPES = (
     "scan",
     "scatter",
     "simt",
+    "stages",
     "topk",
     "topk_sort",
     "window",

@@ -23,6 +23,7 @@ _CUDA_RECIPES = (
     "scatter",
     "simt",
     "thin",
+    "stages",
     "topk",
     "topk_sort",
     "wgmma",

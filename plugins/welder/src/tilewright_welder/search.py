@@ -22,6 +22,8 @@ from tilewright.planning.session import Session
 from tilewright_welder.options import WelderOptions
 from tilewright_welder.tile_graph import TileGraph
 
+_HOPELESS = 1.5
+"""A set that costs so many times what its kernels cost apart takes in no more."""
 _PAIRS = 9
 """Pairs of a maker and a reader that a set tries to take in at most."""
 
@@ -106,7 +108,8 @@ class _Search:
             grown = False
             for others in self._steps(nodes):
                 wider = tuple(sorted((*nodes, *others)))
-                if isinstance(self._try(wider), Weld):
+                found = self._try(wider)
+                if isinstance(found, Weld) and found.together < _HOPELESS * found.apart:
                     nodes, grown = wider, True
                     break
 

@@ -1,0 +1,275 @@
+"""Emits `cuda.stages`: stage after stage over the box that a tile of the results needs, in shared memory between them.
+
+A thread takes points of a stage's box, one at a time; of a product `SIDE` rows by `SIDE` columns, so that what it loads
+serves several sums. Points of a box that lie outside of the value are neither computed nor read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+
+import attrs
+from tvm import tirx
+
+from tilewright.errors import InternalError
+from tilewright.ir.expr import Const, Expr, Var, as_expr, const, minimum
+from tilewright.ir.module import Symbol
+from tilewright.ir.ops import Access, Axis, Value, Write
+from tilewright.ir.program import Kernel
+from tilewright.views.kernel import KernelSpec
+from tilewright.views.staged import StagedSpec
+from tilewright.views.tiles import Box, TileSpec, TileStage, tiles_of
+from tilewright_backends.emit.cuda.body import Body
+from tilewright_backends.emit.cuda.points import SEMANTICS, size, varies
+from tilewright_backends.emit.cuda.states import States
+from tilewright_backends.lower import types
+from tilewright_backends.lower.flat import FlatSpec, flatten
+from tilewright_backends.lower.point import Point, combine
+from tilewright_backends.lower.types import Prim
+from tilewright_backends.recipes.cuda.stages import SIDE, sides_of
+
+_UNROLL = 16
+"""Reductions of at most this many steps are unrolled."""
+
+
+def emit(body: Body, kernel: Kernel, staged: StagedSpec) -> None:
+    """The code of one task of a kernel."""
+    params = kernel.choice.as_dict()
+    sizes = {name.removeprefix("tile."): x for name, x in params.items() if name.startswith("tile.")}
+    tiles = tiles_of(staged, sizes)
+    if tiles is None:
+        raise InternalError(f"cuda.stages does not take kernel {kernel.name}.")
+    _Emitter(body, tiles, sizes).run()
+
+
+@attrs.frozen
+class _Place:
+    """A point along fused axes: their values, and whether they lie within the stage's domain (None: always)."""
+
+    at: dict[str, Expr]
+    inside: Prim | None
+
+
+class _Emitter:
+    def __init__(self, body: Body, tiles: TileSpec, sizes: Mapping[str, int]) -> None:
+        self.body, self.tiles = body, tiles
+        self.buffers = dict(body.params)
+        for value, box in tiles.boxes.items():
+            count = 1
+            for span in box:
+                count *= _literal(span.size)
+            self.buffers[value.name] = body.shared(types.storage(value.dtype), max(count, 1), "kept")
+        self.origins = self._origins(sizes)
+
+    def _origins(self, sizes: Mapping[str, int]) -> dict[str, Expr]:
+        """The first point of the task's tile along each axis."""
+        found: dict[str, Expr] = {}
+        rest = self.body.task
+        for axis in reversed(self.tiles.axes):
+            count = -(-size(axis) // sizes[axis.name])
+            found[axis.name] = self.body.hold(rest % count * sizes[axis.name], "origin")
+            rest = self.body.hold(rest // count, "rest")
+        return found
+
+    def run(self) -> None:
+        """All stages, with a barrier between them."""
+        for number, stage in enumerate(self.tiles.stages):
+            if number:
+                self.body.sync()
+            self._stage(stage)
+
+    def _stage(self, stage: TileStage) -> None:
+        body = self.body
+        spec, starts = self._flat(stage)
+        sides = sides_of(stage.spec)
+        wide = bool(sides.columns)
+        rows, columns = self._points(stage, sides.rows), self._points(stage, sides.columns)
+        height, width = (min(SIDE, x) if wide else 1 for x in (rows, columns))
+        down, across = -(-rows // height), -(-columns // width)
+        last = stage.spec.spatial[-1] if stage.spec.spatial else None
+        along = last in sides.columns
+        total = down * across
+        with body.loop("part", -(-total // body.threads)) as part:
+            number = body.hold(part * body.threads + body.thread, "number")
+            there = body.below(number, total)
+            with body.when(there) if there is not None else nullcontext():
+                if along:
+                    first, second = body.hold(number // across, "row"), body.hold(number % across, "column")
+                else:
+                    first, second = body.hold(number % down, "row"), body.hold(number // down, "column")
+                lines = [self._place(stage, sides.rows, first, i * down, rows, starts) for i in range(height)]
+                stands = [self._place(stage, sides.columns, second, i * across, columns, starts) for i in range(width)]
+                self._compute(spec, sides.columns, lines, stands)
+
+    def _points(self, stage: TileStage, axes: Sequence[Axis]) -> int:
+        total = 1
+        for axis in axes:
+            total *= _literal(stage.domain[axis.name].size)
+        return total
+
+    def _place(
+        self, stage: TileStage, axes: Sequence[Axis], base: Expr, step: int, total: int, starts: Mapping[str, Expr]
+    ) -> _Place:
+        """Point `base + step` of fused axes of the stage's domain."""
+        body = self.body
+        number = body.hold(base + step, "point")
+        conditions = []
+        inside = body.simplify(number < total)
+        if inside != const(True, "bool"):
+            conditions.append(inside)
+            number = body.hold(minimum(number, const(total - 1)), "point")
+        at: dict[str, Expr] = {}
+        for axis in reversed(axes):
+            span = stage.domain[axis.name]
+            count = _literal(span.size)
+            at[axis.name] = body.hold(starts[axis.name] + number % count, "at")
+            number = body.hold(number // count, "rest")
+            for good in (as_expr(0) <= at[axis.name], at[axis.name] < axis.extent):
+                if (short := body.simplify(good)) != const(True, "bool"):
+                    conditions.append(short)
+        if not conditions:
+            return _Place(at, None)
+        found = [body.index(x) for x in conditions]
+        both = found[0]
+        for x in found[1:]:
+            both = tirx.And(both, x)
+        return _Place(at, body.bind(both, "inside"))
+
+    def _compute(
+        self, spec: FlatSpec, columns: Sequence[Axis], lines: Sequence[_Place], stands: Sequence[_Place]
+    ) -> None:
+        """The sums of all pairs of a row and a column, and what is stored of them."""
+        body = self.body
+        pairs = [(i, j) for i in range(len(lines)) for j in range(len(stands))]
+        alone = len(pairs) == 1
+        inside = _both(lines[0].inside, stands[0].inside) if alone else None
+        with body.when(inside) if inside is not None else nullcontext():
+            states: dict[tuple[int, int], States] = {}
+            if spec.combiner is not None:
+                for pair in pairs:
+                    states[pair] = States(body, spec.combiner.dtypes)
+                    states[pair].write([types.literal(x.value, types.carrier(x.dtype)) for x in spec.combiner.identity])
+
+                def step(reduced: dict[str, Expr]) -> None:
+                    loaded = self._loaded(spec, columns, lines, stands, reduced, guarded=not alone)
+                    for i, j in pairs:
+                        point = self._point(spec, {**lines[i].at, **stands[j].at, **reduced}, loaded[i, j])
+                        new = [point.value(x) for x in spec.body]
+                        assert spec.combiner is not None
+                        merged = combine(body, SEMANTICS, spec.combiner, states[i, j].read(), new)
+                        states[i, j].write(merged)
+
+                total = 1
+                for axis in spec.reduce:
+                    total *= size(axis)
+                self._nest(spec.reduce, {}, step, total <= _UNROLL)
+            for i, j in pairs:
+                where = None if alone else _both(lines[i].inside, stands[j].inside)
+                with body.when(where) if where is not None else nullcontext():
+                    point = self._point(spec, {**lines[i].at, **stands[j].at}, {})
+                    found = states[i, j].read() if states else [point.value(x) for x in spec.body]
+                    point.give({f"s{number}": x for number, x in enumerate(found)})
+                    for store in spec.stores:
+                        point.store(store)
+
+    def _nest(
+        self, axes: Sequence[Axis], done: dict[str, Expr], step: Callable[[dict[str, Expr]], None], unroll: bool
+    ) -> None:
+        if not axes:
+            step(done)
+            return
+        with self.body.loop("r", axes[0].extent, "unrolled" if unroll else "serial") as index:
+            self._nest(axes[1:], {**done, axes[0].name: index}, step, unroll)
+
+    def _loaded(
+        self,
+        spec: FlatSpec,
+        columns: Sequence[Axis],
+        lines: Sequence[_Place],
+        stands: Sequence[_Place],
+        reduced: dict[str, Expr],
+        *,
+        guarded: bool,
+    ) -> dict[tuple[int, int], dict[int, Prim]]:
+        """What the body reads at each pair; what does not vary with the row is loaded once per column, and so on."""
+        found: dict[tuple[int, int], dict[int, Prim]] = {
+            (i, j): {} for i in range(len(lines)) for j in range(len(stands))
+        }
+        inner = {x.name for x in columns}
+        outer = {x.name for x in spec.spatial} - inner
+        for slot in range(spec.body_reads):
+            down = any(varies(spec, slot, x) for x in outer)
+            across = any(varies(spec, slot, x) for x in inner)
+            known: dict[tuple[int, int], Prim] = {}
+            for i, j in found:
+                key = (i if down else 0, j if across else 0)
+                if key not in known:
+                    place = {**lines[key[0]].at, **stands[key[1]].at, **reduced}
+                    where = _both(lines[i].inside if down else None, stands[j].inside if across else None)
+                    known[key] = self._load(spec, slot, place, where if guarded else None)
+                found[i, j][slot] = known[key]
+        return found
+
+    def _load(self, spec: FlatSpec, slot: int, at: dict[str, Expr], inside: Prim | None) -> Prim:
+        access = spec.reads[slot]
+        value = self._point(spec, at, {}).read(access)
+        if inside is not None:
+            value = tirx.if_then_else(inside, value, types.literal(0, types.carrier(access.value.dtype)))
+        return self.body.bind(value, "v")
+
+    def _point(self, spec: FlatSpec, at: dict[str, Expr], loaded: Mapping[int, Prim]) -> Point:
+        placed = {**at, **{_origin(name): x for name, x in self.origins.items()}}
+        return Point(self.body, spec, self.buffers, placed, SEMANTICS, loaded=loaded)
+
+    def _flat(self, stage: TileStage) -> tuple[FlatSpec, dict[str, Expr]]:
+        """The stage over boxes in shared memory, and the first point of its domain along each axis."""
+        symbols = tuple(Symbol(_origin(x.name), 0, size(x) - 1) for x in self.tiles.axes)
+        origins: dict[str, Expr] = {x.name: Var(_origin(x.name)) for x in self.tiles.axes}
+        boxes = self.tiles.boxes
+
+        def read(access: Access) -> Access:
+            if access.value not in boxes:
+                return access
+            value, index = _boxed(access.value, access.index, boxes[access.value], origins)
+            return attrs.evolve(access, value=value, index=index)
+
+        def write(one: Write) -> Write:
+            if one.value not in boxes:
+                return one
+            value, index = _boxed(one.value, one.index, boxes[one.value], origins)
+            return attrs.evolve(one, value=value, index=index)
+
+        spec: KernelSpec = attrs.evolve(
+            stage.spec,
+            reads=tuple(map(read, stage.spec.reads)),
+            stores=tuple(attrs.evolve(s, write=write(s.write)) for s in stage.spec.stores),
+            symbols=symbols,
+        )
+        starts = {name: self.body.hold(x.start(self.origins), "start") for name, x in stage.domain.items()}
+        return flatten(spec), starts
+
+
+def _boxed(
+    value: Value, index: Sequence[Expr], box: Box, origins: Mapping[str, Expr]
+) -> tuple[Value, tuple[Expr, ...]]:
+    """The value as its box, and an index into that."""
+    shape = tuple(x.size for x in box)
+    return attrs.evolve(value, shape=shape), tuple(at - x.start(origins) for at, x in zip(index, box, strict=True))
+
+
+def _origin(axis: str) -> str:
+    return f"origin_{axis}"
+
+
+def _literal(expr: Expr) -> int:
+    """A size, all of which are literals once tiles are chosen."""
+    if not isinstance(expr, Const):
+        raise TypeError(f"a box has no literal size: {expr!r}")
+    return int(expr.value)
+
+
+def _both(a: Prim | None, b: Prim | None) -> Prim | None:
+    if a is None or b is None:
+        return b if a is None else a
+    return tirx.And(a, b)

@@ -1,0 +1,150 @@
+"""`cuda.stages`: several loop nests in one kernel; a block takes a tile of the last one's results through all of them.
+
+What passes from stage to stage stays in shared memory, with the halo that windows need, so products after depthwise
+convolutions, convolutions after convolutions, pools and what is element-wise between them are one kernel. Halos are
+computed by every block that needs them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import attrs
+
+from tilewright.device import DeviceModel
+from tilewright.ir import dtypes
+from tilewright.ir.expr import Const, Expr, const, number_of
+from tilewright.ir.ops import Axis, Value
+from tilewright.recipes import Constraint, Match, Operand, Recipe, Usage, Work, product
+from tilewright.views.kernel import KernelSpec
+from tilewright.views.staged import StagedSpec
+from tilewright.views.tiles import TileSpec, TileStage, box_of, tiles_of
+from tilewright_backends.lower.flat import flatten
+from tilewright_backends.recipes.contraction import contraction_of
+from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, operations, parameter, points, powers
+from tilewright_backends.recipes.rows import memory_bytes
+
+NAME = "cuda.stages"
+SIDE = 4
+"""Points along each side of what a thread computes at a time of a product."""
+_MOST_AXES = 5
+_MOST_STAGES = 8
+_REGISTERS = 96
+_APART = 4
+"""How much more of a thread's time a step takes where neighbours share no operand: an index and a load for each."""
+
+
+def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
+    """The stages over tiles, or None when they are no chain of nests with a reduction among them."""
+    tiles = tiles_of(staged) if len(staged.stages) <= _MOST_STAGES else None
+    if tiles is None or not 0 < len(tiles.axes) <= _MOST_AXES or not any(x.combiner for x in staged.stages):
+        return None
+    if any(x.combiner is not None and not x.reduce for x in staged.stages):
+        return None
+    parameters = (
+        *(parameter(f"tile.{x.name}", _sizes(x), role=x.name, level="block") for x in tiles.axes),
+        parameter("threads", (128, 256, 512)),
+    )
+    threads = parameters[-1].var
+    extents = {x.name: int(x.extent.value) for x in tiles.axes if isinstance(x.extent, Const)}
+    tasks = product([ceil_div(extents[x.name], TileSpec.size(x)) for x in tiles.axes])
+    shared: Expr = const(0)
+    for value, box in tiles.boxes.items():
+        shared = shared + product([x.size for x in box]) * max(dtypes.size_of(value.dtype), 1) + 16
+    flops: Expr = const(0)
+    steps: Expr = const(0)
+    for stage in tiles.stages:
+        work, alone = _stage_work(stage)
+        flops = flops + work
+        steps = steps + ceil_div(alone, threads)
+    inputs, operands = _moved(tiles)
+    out = sum(math.prod(v.static_shape()) * dtypes.size_of(v.dtype) for v in staged.outputs)
+    return Match(
+        recipe=NAME,
+        roles={x.name: (x.name,) for x in tiles.axes},
+        extents=extents,
+        parameters=parameters,
+        constraints=(
+            *(Constraint(TileSpec.size(x), x.extent, "a tile is no larger than the result") for x in tiles.axes),
+            *block_limits(threads, const(_REGISTERS), shared, device),
+        ),
+        usage=Usage(tasks, threads, const(_REGISTERS), shared),
+        work=Work(
+            flops=tasks * flops,
+            traffic={"dram": const(memory_bytes(staged)), "l2": tasks * inputs + out},
+            efficiency=const(25),
+            # A thread's steps of a reduction wait for each other's loads.
+            serial=steps // 3 + 8 * len(staged.stages),
+        ),
+        operands=operands,
+        tiles={"block": {x.name: TileSpec.size(x) for x in tiles.axes}},
+    )
+
+
+def _sizes(axis: Axis) -> list[int]:
+    extent = points([axis])
+    return sorted({*(x for x in powers(1, max(extent, 1)) if x <= extent), extent})
+
+
+@attrs.frozen
+class Sides:
+    """The spatial axes of a stage: those that one operand of its product alone varies with, and all others.
+
+    Args:
+        rows: of the others, at least one varies with the other operand alone.
+        columns: empty where the stage is no product of two operands with sides of their own.
+    """
+
+    rows: tuple[Axis, ...]
+    columns: tuple[Axis, ...]
+
+
+def sides_of(stage: KernelSpec) -> Sides:
+    """How a thread's points lie: `SIDE` rows by `SIDE` columns of a product share what they load."""
+    spec = flatten(stage)
+    found = contraction_of(spec) if spec.combiner is not None else None
+    if found is None or not found.m or not found.n:
+        return Sides(stage.spatial, ())
+    names = {x.name for x in found.n}
+    rows = tuple(x for x in stage.spatial if x.name not in names)
+    return Sides(rows, tuple(x for x in stage.spatial if x.name in names))
+
+
+def _stage_work(stage: TileStage) -> tuple[Expr, Expr]:
+    """Operations of a task, and the steps of reductions that one thread alone would take."""
+    spec = stage.spec
+    total = product([stage.domain[x.name].size for x in spec.spatial])
+    reduced = number_of(x.extent for x in spec.reduce) if spec.reduce else const(1)
+    each = operations(*spec.body, *(spec.combiner.combine if spec.combiner else ()))
+    stored = operations(*(x.expr for x in spec.stores)) + 8
+    shared = SIDE * SIDE if sides_of(spec).columns else 1
+    slow = 1 if shared > 1 else _APART
+    return total * (reduced * (each * slow) + stored), ceil_div(total * reduced, shared)
+
+
+def _moved(tiles: TileSpec) -> tuple[Expr, tuple[Operand, ...]]:
+    """Bytes that a task reads from outside, and what the kernel moves."""
+    total: Expr = const(0)
+    used: dict[Value, set[str]] = {}
+    for stage in tiles.stages:
+        for access in stage.spec.reads:
+            value = access.value
+            if value in tiles.boxes:
+                continue
+            box = box_of(access, stage.spec, stage.domain)
+            if value not in used:
+                total = total + product([x.size for x in box]) * dtypes.size_of(value.dtype)
+            used.setdefault(value, set()).update(axis for x in box for axis, _ in x.steps)
+    names = [x.name for x in tiles.axes]
+    operands = [_operand(v, [n for n in names if n in axes], False) for v, axes in used.items()]
+    operands += [_operand(v, names, True) for v in tiles.staged.outputs]
+    return total, tuple(operands)
+
+
+def _operand(value: Value, roles: list[str], outside: bool) -> Operand:
+    along = roles[-1] if roles else ""
+    count = math.prod(value.static_shape())
+    return Operand(value.name, dtypes.size_of(value.dtype), count, tuple(roles), along, 1 if along else 0, 1, outside)
+
+
+RECIPE = Recipe(NAME, "cuda", match, priority=0, takes=StagedSpec)
