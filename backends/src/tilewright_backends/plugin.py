@@ -15,6 +15,7 @@ _CPU_RECIPES = ("contraction", "nest", "rows", "scan", "scatter", "topk")
 _CUDA_RECIPES = (
     "attention",
     "attention_simt",
+    "chain",
     "map",
     "mma",
     "reduce",

@@ -154,7 +154,7 @@ class _Emitter:
         else:
             row, first = k + of_k * 8 + row_in, outer + of_outer * 8
         chunk = body.index(body.simplify(first // CHUNK))
-        place = body.index(start) + half.element(body.index(body.simplify(row)), chunk)
+        place = body.index(start) + half.plan.element(body.index(body.simplify(row)), chunk)
         name = "tw_ldmatrix_x4" if along_k else "tw_ldmatrix_x4_trans"
         source = ptx.LDMATRIX if along_k else ptx.LDMATRIX_TRANS
         target = into[body.index(body.simplify(number * 4))]

@@ -60,6 +60,27 @@ class HalfTilePlan:
     def elements(self) -> int:
         return self.extent * self.step
 
+    def element(self, row: Prim, chunk: Prim) -> Prim:
+        """Element number in a stage of a chunk, swizzled so that eight neighbouring rows lie in different banks.
+
+        Rows of 128 bytes, or longer ones in columns of 128 bytes, lie as `wgmma` wants them with its 128-byte swizzle.
+        """
+        chunks = self.chunks
+        if chunks % 8 == 0:
+            rows = self.extent if self.along_k else self.step
+            key = tir_op.bitwise_and(row, i32(7))
+            if chunks > 8:
+                column = tir_op.shift_right(chunk, i32(3))
+                row, chunk = column * rows + row, tir_op.bitwise_and(chunk, i32(7))
+            return (row * 8 + tir_op.bitwise_xor(chunk, key)) * CHUNK
+        if chunks % 4 == 0:
+            key = tir_op.bitwise_and(tir_op.shift_right(row, i32(1)), i32(3))
+        elif chunks % 2 == 0:
+            key = tir_op.bitwise_and(tir_op.shift_right(row, i32(2)), i32(1))
+        else:
+            key = i32(0)
+        return (row * chunks + tir_op.bitwise_xor(chunk, key)) * CHUNK
+
 
 class HalfTile:
     """Fills the stages of a tile.
@@ -72,6 +93,8 @@ class HalfTile:
         tile: number of the outer tile.
         batch: values of the batch axes.
         stages: number of tiles in flight.
+        buffer: where they lie, by default in a buffer of their own.
+        pitch: elements from one stage to the next, by default those of a tile.
     """
 
     def __init__(
@@ -84,10 +107,15 @@ class HalfTile:
         tile: Expr,
         batch: Mapping[str, Expr],
         stages: int,
+        buffer: Prim | None = None,
+        pitch: int = 0,
     ) -> None:
         self.body, self.spec, self.plan, self.k, self.tile = body, spec, plan, k, tile
         self.dtype = plan.operand.dtype
-        self.buffer = body.shared(types.storage(self.dtype), stages * plan.elements, "tile", align=1024)
+        self.pitch = pitch or plan.elements
+        if buffer is None:
+            buffer = body.shared(types.storage(self.dtype), stages * self.pitch, "tile", align=1024)
+        self.buffer = buffer
         total = plan.elements // CHUNK
         self.loads = -(-total // body.threads)
         self._partial = total % body.threads != 0
@@ -103,28 +131,7 @@ class HalfTile:
         row = body.hold(number // plan.chunks, "row")
         chunk = body.hold(number % plan.chunks, "chunk")
         outer = body.hold(base + (row if plan.along_k else chunk * CHUNK), "outer")
-        return row, chunk, outer, body.bind(self.element(body.index(row), body.index(chunk)), "slot")
-
-    def element(self, row: Prim, chunk: Prim) -> Prim:
-        """Element number in a stage of a chunk, swizzled so that eight neighbouring rows lie in different banks.
-
-        Rows of 128 bytes, or longer ones in columns of 128 bytes, lie as `wgmma` wants them with its 128-byte swizzle.
-        """
-        chunks = self.plan.chunks
-        if chunks % 8 == 0:
-            rows = self.plan.extent if self.plan.along_k else self.plan.step
-            key = tir_op.bitwise_and(row, i32(7))
-            if chunks > 8:
-                column = tir_op.shift_right(chunk, i32(3))
-                row, chunk = column * rows + row, tir_op.bitwise_and(chunk, i32(7))
-            return (row * 8 + tir_op.bitwise_xor(chunk, key)) * CHUNK
-        if chunks % 4 == 0:
-            key = tir_op.bitwise_and(tir_op.shift_right(row, i32(1)), i32(3))
-        elif chunks % 2 == 0:
-            key = tir_op.bitwise_and(tir_op.shift_right(row, i32(2)), i32(1))
-        else:
-            key = i32(0)
-        return (row * chunks + tir_op.bitwise_xor(chunk, key)) * CHUNK
+        return row, chunk, outer, body.bind(plan.element(body.index(row), body.index(chunk)), "slot")
 
     def start(self, trip: Expr, stage: Expr, beyond: bool = False) -> None:
         """Starts to fill a stage with tile `trip`: asynchronous copies, or loads into registers.
@@ -150,7 +157,7 @@ class HalfTile:
         far = body.view(self.buffer.data, "uint32x4", int(self.buffer.shape[0]) // CHUNK)
         for load in range(self.loads):
             with self._mine(load):
-                place = body.index(stage * self.plan.elements) + self._places[load][3]
+                place = body.index(stage * self.pitch) + self._places[load][3]
                 body.store(far, tir_op.shift_right(place, i32(3)), near[i32(load)])
 
     def _mine(self, load: int) -> AbstractContextManager[None]:
@@ -183,7 +190,7 @@ class HalfTile:
     def _copy(self, load: int, trip: Expr, stage: Expr, beyond: bool) -> None:
         body, plan = self.body, self.plan
         inside: Prim | None
-        to = self.buffer[body.index(stage * plan.elements) + self._places[load][3]]
+        to = self.buffer[body.index(stage * self.pitch) + self._places[load][3]]
         row, chunk, _, _ = self._places[load]
         if plan.packed is not None:
             address = (self.tile * plan.padded + trip * plan.step + row) * plan.extent + chunk * CHUNK

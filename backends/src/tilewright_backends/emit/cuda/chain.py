@@ -1,0 +1,282 @@
+"""Products after products in one kernel: what passes between them stays in shared memory.
+
+A block has a tile of rows and takes it through all links. The first rows come from memory once; what a link makes is
+stored, rounded and with its epilogue done, as the swizzled tiles that the next link multiplies. Tiles of the columns
+come through a ring that runs on from link to link, so the next link's first tiles are fetched while a link ends. The
+results of a link replace its rows where registers hold all of them; otherwise two buffers take turns.
+
+It is the paper's register and shared connection of operators (OSDI'23, section 3) for products, whose tiles follow from
+each other: a tile of rows of a result needs the same rows of the operand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import attrs
+from tvm import tirx
+from tvm.tirx import op as tir_op
+
+from tilewright.errors import InternalError
+from tilewright.ir.expr import Const, Expr, const, loads, minimum, variables
+from tilewright.ir.program import Kernel
+from tilewright.views.staged import StagedSpec
+from tilewright_backends.emit.cuda import ptx
+from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.cuda.epilogue import Piece, store_pieces
+from tilewright_backends.emit.cuda.half_tiles import HalfTile, HalfTilePlan
+from tilewright_backends.emit.cuda.points import decompose, point_at, varies
+from tilewright_backends.emit.cuda.warp_tile import WARP, Fragments, WarpTile
+from tilewright_backends.lower import types
+from tilewright_backends.lower.types import Prim
+from tilewright_backends.recipes.cuda.chain import block_columns, in_place
+from tilewright_backends.recipes.cuda.flat_chain import Chain, Link, flat_chain
+from tilewright_backends.recipes.cuda.tensor import CHUNK
+
+
+@attrs.frozen
+class ChainTiles:
+    """Sizes of the tiles: of a block, of a warp, of a step along the reduction; stages of the ring."""
+
+    m_block: int
+    n_block: int
+    k_step: int
+    m_warp: int
+    n_warp: int
+    stages: int
+
+    @property
+    def across(self) -> int:
+        """Warps side by side along the columns."""
+        return self.n_block // self.n_warp
+
+
+def emit(body: Body, kernel: Kernel, staged: StagedSpec) -> None:
+    """The code of one task of a kernel: a block of rows through all links."""
+    chain = flat_chain(staged)
+    if chain is None:
+        raise InternalError(f"cuda.chain does not take kernel {kernel.name}.")
+    names = ("m.block", "n.block", "k.step", "m.warp", "n.warp", "stages")
+    tiles = ChainTiles(*(kernel.choice[x] for x in names))
+    packed = {slot: body.params[value.name] for slot, value in kernel.packed}
+    _Emitter(body, chain, tiles, packed).run()
+
+
+class _Emitter:
+    def __init__(self, body: Body, chain: Chain, tiles: ChainTiles, packed: Mapping[int, Prim]) -> None:
+        self.body, self.chain, self.tiles = body, chain, tiles
+        self.base = body.hold(body.task * tiles.m_block, "first_row")
+        self.trips = [-(-x.depth // tiles.k_step) for x in chain.links]
+        self.blocks = [block_columns(x, tiles.n_warp, tiles.across) for x in chain.links]
+        self.walks = [-(-x.width // b) for x, b in zip(chain.links, self.blocks, strict=True)]
+        self.steps = [t * w for t, w in zip(self.trips, self.walks, strict=True)]
+        self.starts = [sum(self.steps[:i]) for i in range(len(self.steps))]
+        self.plans = [self._rows(i) for i in range(len(chain.links))]
+        self.columns = [self._columns(i, packed) for i in range(len(chain.links))]
+        self.in_place = in_place(chain, tiles.n_block)
+        self.held = self._held()
+        self.pitch = max(self.blocks) * tiles.k_step
+        storage = types.storage(chain.dtype)
+        self.ring = body.shared(storage, tiles.stages * self.pitch, "ring", align=1024)
+        first = chain.links[0]
+        self.source = HalfTile(
+            body, first.spec, self.plans[0], first.roles.k, self.base, body.task, {}, self.trips[0], self.held[0]
+        )
+
+    def _rows(self, number: int) -> HalfTilePlan:
+        """How the rows of a link lie: a tile for each step of the reduction, one behind the other."""
+        operand, step = self.chain.links[number].rows, self.tiles.k_step
+        if number:
+            operand = attrs.evolve(operand, along_k=True)
+        return HalfTilePlan(operand, self.tiles.m_block, step, self.trips[number] * step, None)
+
+    def _columns(self, number: int, packed: Mapping[int, Prim]) -> HalfTilePlan:
+        link, step = self.chain.links[number], self.tiles.k_step
+        buffer = packed[link.packed] if link.packed is not None else None
+        return HalfTilePlan(link.columns, self.blocks[number], step, self.trips[number] * step, buffer)
+
+    def _held(self) -> list[Prim]:
+        """The buffer that each link reads its rows from."""
+        storage, tile = types.storage(self.chain.dtype), self.plans[0].elements
+        if self.in_place:
+            buffer = self.body.shared(storage, max(self.trips) * tile, "rows", align=1024)
+            return [buffer] * len(self.trips)
+        both = [self.body.shared(storage, max(self.trips[i::2]) * tile, "rows", align=1024) for i in range(2)]
+        return [both[i % 2] for i in range(len(self.trips))]
+
+    def run(self) -> None:
+        """All links, one after the other."""
+        ahead = self.tiles.stages - 1
+        for step in range(ahead):
+            for number, (start, count) in enumerate(zip(self.starts, self.steps, strict=True)):
+                if start <= step < start + count:
+                    self._fetch(number, const(step - start), const(step))
+                    if self._brings_rows(number, const(step - start)) is not False:
+                        self.source.finish(const(step - start))
+            self.body.call("tw_cp_async_commit", source=ptx.CP_ASYNC_COMMIT)
+        for number in range(len(self.chain.links)):
+            self._link(number)
+
+    def _brings_rows(self, number: int, step: Expr) -> Prim | bool:
+        """Whether a step of a link is the one that fetches a tile of the first rows."""
+        if number:
+            return False
+        return self._condition(step < self.trips[0])
+
+    def _condition(self, condition: Expr) -> Prim | bool:
+        short = self.body.simplify(condition)
+        return bool(short.value) if isinstance(short, Const) else self.body.index(short)
+
+    def _fetch(self, number: int, step: Expr, slot: Expr) -> None:
+        """Starts to fetch what a step of a link multiplies."""
+        body, link, plan = self.body, self.chain.links[number], self.columns[number]
+        walk, trip = body.hold(step // self.trips[number], "walk"), body.hold(step % self.trips[number], "ahead")
+        base = body.hold(walk * plan.extent, "column")
+        tile = HalfTile(
+            body, link.spec, plan, link.roles.k, base, walk, {}, self.tiles.stages, self.ring, self.pitch
+        )
+        tile.start(trip, slot)
+        self._if(self._brings_rows(number, step), lambda: self.source.start(trip, trip))
+
+    def _if(self, condition: Prim | bool, then: Callable[[], None]) -> None:
+        if isinstance(condition, bool):
+            if condition:
+                then()
+            return
+        with self.body.when(condition):
+            then()
+
+    def _fetch_ahead(self, number: int, step: Expr) -> None:
+        """Fetches what is multiplied `stages - 1` steps after a step of a link, whichever link that is of."""
+        body, ahead = self.body, self.tiles.stages - 1
+        slot = body.hold((step + (self.starts[number] + ahead)) % self.tiles.stages, "into")
+        for other in range(number, len(self.steps)):
+            before = self.starts[other] - self.starts[number]
+            low, high = before - ahead, before - ahead + self.steps[other]
+            if low >= self.steps[number] or high <= 0:
+                continue
+            inside: Prim | bool = True
+            for one in (const(low) <= step, step < high):
+                found = self._condition(one)
+                inside = found if inside is True else inside if found is True else _both(inside, found)
+            self._if(inside, partial(self._fetch, other, body.simplify(step - low), slot))
+
+    def _link(self, number: int) -> None:
+        """A link: walks over blocks of its columns, each along the whole reduction."""
+        body, tiles = self.body, self.tiles
+        plan, trips = self.plans[number], self.trips[number]
+        width = self.blocks[number] // tiles.across
+        tile = WarpTile(body, tiles.m_warp, width, tiles.across, self.chain.dtype)
+        wait, wait_source = ptx.cp_async_wait(tiles.stages - 2)
+        with body.loop("walk", self.walks[number]) as walk:
+            tile.clear()
+            with body.loop("trip", trips) as trip:
+                step = body.hold(walk * trips + trip, "step")
+                body.call(wait, source=wait_source)
+                body.sync()
+                self._fetch_ahead(number, step)
+                body.call("tw_cp_async_commit", source=ptx.CP_ASYNC_COMMIT)
+                slot = body.hold((step + self.starts[number]) % tiles.stages, "stage")
+                rows = Fragments(plan, self.held[number], body.hold(trip * plan.elements, "start"))
+                columns = Fragments(self.columns[number], self.ring, body.hold(slot * self.pitch, "start"))
+                tile.multiply(rows, columns)
+                if number == 0:
+                    late = body.simplify(step + (tiles.stages - 1))
+                    self._if(self._brings_rows(0, late), lambda: self.source.finish(late))
+            self._finish(number, tile, body.hold(walk * self.blocks[number], "first"))
+
+    def _finish(self, number: int, tile: WarpTile, first: Expr) -> None:
+        """The epilogue of a block of columns: to memory, to the next link, or both."""
+        link = self.chain.links[number]
+        if link.stores:
+            spec = attrs.evolve(link.spec, stores=link.stores)
+            store_pieces(self.body, spec, link.roles, {}, tile.piece(self.base, first))
+        if link.passed is not None:
+            if self.in_place:
+                self.body.sync()
+            self._pass_on(number, tile.piece(const(0), first))
+            self._pad(number)
+
+    def _pass_on(self, number: int, piece: Piece) -> None:
+        """Stores a thread's piece as rows of the next link; beyond the columns there are zeros."""
+        body, link = self.body, self.chain.links[number]
+        spec, roles = link.spec, link.roles
+        words = self._words(number + 1)
+        partly = link.width % self.blocks[number] != 0
+        rows = {x.name for x in roles.m}
+        own = [
+            slot
+            for slot in range(spec.body_reads, len(spec.reads))
+            if not any(varies(spec, slot, x) for x in rows)
+        ]
+        limit = self.trips[number + 1] * self.tiles.k_step
+        with body.loop("j", piece.columns, "unrolled") as j:
+            first = body.hold(piece.column + j * 8, "n")
+            beyond = body.below(first, limit)
+            with body.when(beyond if beyond is not None else i32(1)):
+                ats, loaded = [], []
+                for lane in range(2):
+                    column = body.simplify(minimum(first + lane, const(link.width - 1)) if partly else first + lane)
+                    at = decompose(column, roles.n, body)
+                    start = point_at(body, spec, at)
+                    ats.append(at)
+                    loaded.append({slot: start.load(slot) for slot in own})
+                with body.loop("i", piece.rows, "unrolled") as i, body.loop("h", 2, "unrolled") as h:
+                    row = body.hold(piece.row + i * piece.row_step + h * 8, "m")
+                    at_row = decompose(self._kept(self.base + row), roles.m, body) if roles.m else {}
+                    pair = []
+                    for lane in range(2):
+                        index = (i * piece.columns + j) * 4 + h * 2 + lane
+                        point = point_at(
+                            body, spec, {**at_row, **ats[lane]}, [piece.sums[body.index(body.simplify(index))]], loaded[lane]
+                        )
+                        value = point.value(link.passed.expr)
+                        if partly:
+                            inside = body.index(body.simplify(first + lane < link.width))
+                            value = tirx.Select(inside, value, types.literal(0, "float32"))
+                        pair.append(value)
+                    name = self.chain.dtype
+                    word = body.call(f"tw_pair_{name}", *pair, source=ptx.PAIR[name], result="uint32")
+                    body.store(words, tir_op.shift_right(self._element(number + 1, row, first), i32(1)), word)
+
+    def _kept(self, row: Expr) -> Expr:
+        """A row that there is, in place of one beyond."""
+        total = self.chain.row_count
+        return self.body.hold(minimum(row, const(total - 1)) if total % self.tiles.m_block else row, "at")
+
+    def _pad(self, number: int) -> None:
+        """Zeros in the columns of the next link's rows that no block of columns reaches."""
+        body = self.body
+        first, limit = self.walks[number] * self.blocks[number], self.trips[number + 1] * self.tiles.k_step
+        chunks = (limit - first) // CHUNK * self.tiles.m_block
+        if chunks <= 0:
+            return
+        words = self._words(number + 1)
+        with body.loop("turn", -(-chunks // body.threads)) as turn:
+            pad = body.hold(turn * body.threads + body.thread, "pad")
+            inside = body.below(pad, chunks)
+            with body.when(inside if inside is not None else i32(1)):
+                row = body.hold(pad % self.tiles.m_block, "row")
+                column = body.hold(pad // self.tiles.m_block * CHUNK + first, "column")
+                word = tir_op.shift_right(self._element(number + 1, row, column), i32(1))
+                for lane in range(CHUNK // 2):
+                    body.store(words, word + lane, types.literal(0, "uint32"))
+
+    def _words(self, number: int) -> Prim:
+        """The rows of a link as words of two elements."""
+        buffer = self.held[number]
+        return self.body.view(buffer.data, "uint32", int(buffer.shape[0]) // 2)
+
+    def _element(self, number: int, row: Expr, column: Expr) -> Prim:
+        """Where a link's operand lies in the block's row and at a reduction point."""
+        body, plan, step = self.body, self.plans[number], self.tiles.k_step
+        tile = body.index(body.simplify(column // step * plan.elements))
+        chunk = body.index(body.simplify(column % step // CHUNK))
+        return tile + plan.element(body.index(row), chunk) + body.index(body.simplify(column % CHUNK))
+
+
+def _both(a: Prim | bool, b: Prim | bool) -> Prim | bool:
+    if isinstance(a, bool) or isinstance(b, bool):
+        return b if a is True else a if b is True else False
+    return tirx.And(a, b)
