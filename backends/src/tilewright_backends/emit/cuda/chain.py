@@ -16,23 +16,21 @@ from functools import partial
 
 import attrs
 from tvm import tirx
-from tvm.tirx import op as tir_op
 
 from tilewright.errors import InternalError
-from tilewright.ir.expr import Const, Expr, const, loads, minimum, variables
+from tilewright.ir.expr import Const, Expr, const
 from tilewright.ir.program import Kernel
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.emit.cuda import ptx
-from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.cuda.epilogue import Piece, store_pieces
+from tilewright_backends.emit.cuda.body import Body
+from tilewright_backends.emit.cuda.epilogue import store_pieces
 from tilewright_backends.emit.cuda.half_tiles import HalfTile, HalfTilePlan
-from tilewright_backends.emit.cuda.points import decompose, point_at, varies
-from tilewright_backends.emit.cuda.warp_tile import WARP, Fragments, WarpTile
+from tilewright_backends.emit.cuda.passing import HeldRows, pad, pass_on
+from tilewright_backends.emit.cuda.warp_tile import Fragments, WarpTile
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.cuda.chain import block_columns, in_place
-from tilewright_backends.recipes.cuda.flat_chain import Chain, Link, flat_chain
-from tilewright_backends.recipes.cuda.tensor import CHUNK
+from tilewright_backends.recipes.cuda.flat_chain import Chain, flat_chain
 
 
 @attrs.frozen
@@ -193,87 +191,12 @@ class _Emitter:
             spec = attrs.evolve(link.spec, stores=link.stores)
             store_pieces(self.body, spec, link.roles, {}, tile.piece(self.base, first))
         if link.passed is not None:
+            # Other warps may still read the rows that are replaced, or that are padded.
             if self.in_place:
                 self.body.sync()
-            self._pass_on(number, tile.piece(const(0), first))
-            self._pad(number)
-
-    def _pass_on(self, number: int, piece: Piece) -> None:
-        """Stores a thread's piece as rows of the next link; beyond the columns there are zeros."""
-        body, link = self.body, self.chain.links[number]
-        spec, roles = link.spec, link.roles
-        words = self._words(number + 1)
-        partly = link.width % self.blocks[number] != 0
-        rows = {x.name for x in roles.m}
-        own = [
-            slot
-            for slot in range(spec.body_reads, len(spec.reads))
-            if not any(varies(spec, slot, x) for x in rows)
-        ]
-        limit = self.trips[number + 1] * self.tiles.k_step
-        with body.loop("j", piece.columns, "unrolled") as j:
-            first = body.hold(piece.column + j * 8, "n")
-            beyond = body.below(first, limit)
-            with body.when(beyond if beyond is not None else i32(1)):
-                ats, loaded = [], []
-                for lane in range(2):
-                    column = body.simplify(minimum(first + lane, const(link.width - 1)) if partly else first + lane)
-                    at = decompose(column, roles.n, body)
-                    start = point_at(body, spec, at)
-                    ats.append(at)
-                    loaded.append({slot: start.load(slot) for slot in own})
-                with body.loop("i", piece.rows, "unrolled") as i, body.loop("h", 2, "unrolled") as h:
-                    row = body.hold(piece.row + i * piece.row_step + h * 8, "m")
-                    at_row = decompose(self._kept(self.base + row), roles.m, body) if roles.m else {}
-                    pair = []
-                    for lane in range(2):
-                        index = (i * piece.columns + j) * 4 + h * 2 + lane
-                        point = point_at(
-                            body, spec, {**at_row, **ats[lane]}, [piece.sums[body.index(body.simplify(index))]], loaded[lane]
-                        )
-                        value = point.value(link.passed.expr)
-                        if partly:
-                            inside = body.index(body.simplify(first + lane < link.width))
-                            value = tirx.Select(inside, value, types.literal(0, "float32"))
-                        pair.append(value)
-                    name = self.chain.dtype
-                    word = body.call(f"tw_pair_{name}", *pair, source=ptx.PAIR[name], result="uint32")
-                    body.store(words, tir_op.shift_right(self._element(number + 1, row, first), i32(1)), word)
-
-    def _kept(self, row: Expr) -> Expr:
-        """A row that there is, in place of one beyond."""
-        total = self.chain.row_count
-        return self.body.hold(minimum(row, const(total - 1)) if total % self.tiles.m_block else row, "at")
-
-    def _pad(self, number: int) -> None:
-        """Zeros in the columns of the next link's rows that no block of columns reaches."""
-        body = self.body
-        first, limit = self.walks[number] * self.blocks[number], self.trips[number + 1] * self.tiles.k_step
-        chunks = (limit - first) // CHUNK * self.tiles.m_block
-        if chunks <= 0:
-            return
-        words = self._words(number + 1)
-        with body.loop("turn", -(-chunks // body.threads)) as turn:
-            pad = body.hold(turn * body.threads + body.thread, "pad")
-            inside = body.below(pad, chunks)
-            with body.when(inside if inside is not None else i32(1)):
-                row = body.hold(pad % self.tiles.m_block, "row")
-                column = body.hold(pad // self.tiles.m_block * CHUNK + first, "column")
-                word = tir_op.shift_right(self._element(number + 1, row, column), i32(1))
-                for lane in range(CHUNK // 2):
-                    body.store(words, word + lane, types.literal(0, "uint32"))
-
-    def _words(self, number: int) -> Prim:
-        """The rows of a link as words of two elements."""
-        buffer = self.held[number]
-        return self.body.view(buffer.data, "uint32", int(buffer.shape[0]) // 2)
-
-    def _element(self, number: int, row: Expr, column: Expr) -> Prim:
-        """Where a link's operand lies in the block's row and at a reduction point."""
-        body, plan, step = self.body, self.plans[number], self.tiles.k_step
-        tile = body.index(body.simplify(column // step * plan.elements))
-        chunk = body.index(body.simplify(column % step // CHUNK))
-        return tile + plan.element(body.index(row), chunk) + body.index(body.simplify(column % CHUNK))
+            held = HeldRows(self.body, self.plans[number + 1], self.held[number + 1])
+            pass_on(self.body, self.chain, link, tile.piece(const(0), first), self.base, held)
+            pad(self.body, self.walks[number] * self.blocks[number], held)
 
 
 def _both(a: Prim | bool, b: Prim | bool) -> Prim | bool:

@@ -31,6 +31,8 @@ from tilewright_backends.recipes.rows import memory_bytes
 NAME = "cuda.chain"
 _PASSING = 8
 """Instructions for a value that goes to shared memory, besides its epilogue."""
+_MOST_REGISTERS = 288
+"""What the assembler would like is more than what it needs."""
 
 
 def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
@@ -56,11 +58,16 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     shared = held_bytes(chain, mb, nb, ks) + ceil_div(nb * ks * 2 * stages, ALIGNMENT) * ALIGNMENT + 256
     first = chain.links[0].rows
     ahead = ceil_div(mb * ks, threads * 2) if not first.chunked else const(0)
-    registers = mw * nw // device.warp + mw // 4 + nw // 4 + ahead + 64
+    wanted = mw * nw // device.warp + mw // 4 + nw // 4 + ahead + 92
+    registers = minimum(wanted, const(255))
+    together = minimum(
+        const(device.level("shared").bytes) // (shared + 1024), const(device.registers_per_unit) // (registers * threads)
+    )
     tasks = ceil_div(m, mb)
     rows = tasks * mb
     steps = _total([x.steps for x in sizes])
     area = mw * nw
+    unit = "fp16.mma" if chain.dtype == "float16" else "bf16.mma"
     return Match(
         recipe=NAME,
         roles={role: tuple(dict.fromkeys(names)) for role, names in _roles(chain).items()},
@@ -71,6 +78,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
             divides(nw, nb, "warps share the columns of a block evenly"),
             Constraint(const(2), stages, "the ring needs two stages"),
             Constraint(ahead, const(64), "registers that a thread loads ahead"),
+            Constraint(wanted, const(_MOST_REGISTERS), "registers, some of which a thread can do without"),
             *block_limits(threads, registers, shared, device),
         ),
         usage=Usage(tasks, threads, registers, shared, const(1)),
@@ -83,8 +91,8 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
                 + tasks * down * _total([x.columns * x.depth for x in sizes]) * 2
                 + rows * sum(widths[:-1]) * 2,
             },
-            efficiency=area * _share(chain, device) // (area + 512) // (2 if not first.chunked else 1),
-            unit="fp16.mma" if chain.dtype == "float16" else "bf16.mma",
+            efficiency=area * share(chain, device, unit, 75, together) // (area + 512) // (1 if first.chunked else 2),
+            unit=unit,
             serial=steps * 12 // (stages + 1) + 10 * len(sizes) + 20,
         ),
         operands=_operands(chain),
@@ -144,13 +152,21 @@ def _most(formulas: Sequence[Expr]) -> Expr:
     return found
 
 
-def _share(chain: Chain, device: DeviceModel) -> int:
-    """Percent of the tensor cores' peak: what stands between products is other instructions, in the same warps."""
-    unit = "fp16.mma" if chain.dtype == "float16" else "bf16.mma"
+def share(chain: Chain, device: DeviceModel, unit: str, most: int, together: Expr) -> Expr:
+    """Percent of the tensor cores' peak: what stands between products is other instructions.
+
+    Args:
+        most: percent where there is nothing but products.
+        together: how many tiles of rows a multiprocessor works on; one may multiply while others do something else.
+    """
     peak = device.peak.get(unit, device.peak["fma"])
     products = sum(2 * x.depth * x.width for x in chain.links) / peak
     passing = sum(x.width * (operations(*(s.expr for s in x.spec.stores)) + _PASSING) for x in chain.links)
-    return max(int(75 * products / (products + passing / (device.peak["fma"] / 2))), 1)
+    others = passing / (device.peak["fma"] / 2)
+    slow, hidden = max(products, others), min(products, others)
+    wide = maximum(together, 1)
+    parts = [round(1000 * x / (slow + hidden)) for x in (products, slow, hidden)]
+    return maximum(wide * (most * parts[0]) // (wide * parts[1] + parts[2]), 1)
 
 
 def _beside(chain: Chain) -> int:
