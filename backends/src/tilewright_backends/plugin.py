@@ -16,6 +16,7 @@ _CUDA_RECIPES = (
     "attention",
     "attention_simt",
     "chain",
+    "chain_wgmma",
     "map",
     "mma",
     "reduce",

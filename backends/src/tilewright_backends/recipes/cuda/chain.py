@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import attrs
 
@@ -63,6 +63,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     together = minimum(
         const(device.level("shared").bytes) // (shared + 1024), const(device.registers_per_unit) // (registers * threads)
     )
+    packed = frozenset(i for i, x in enumerate(chain.links) if x.packed is not None)
     tasks = ceil_div(m, mb)
     rows = tasks * mb
     steps = _total([x.steps for x in sizes])
@@ -70,7 +71,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     unit = "fp16.mma" if chain.dtype == "float16" else "bf16.mma"
     return Match(
         recipe=NAME,
-        roles={role: tuple(dict.fromkeys(names)) for role, names in _roles(chain).items()},
+        roles=roles_of_chain(chain),
         extents={"m": m, "n": max(widths), "k": max(x.depth for x in chain.links)},
         parameters=parameters,
         constraints=(
@@ -86,7 +87,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
             flops=rows * _total([x.columns * x.depth for x in sizes]) * 2,
             traffic={
                 "dram": const(memory_bytes(staged)),
-                "l2": rows * sizes[0].depth * 2 + tasks * _total([x.columns * x.depth for x in sizes]) * 2 + _beside(chain),
+                "l2": rows * sizes[0].depth * 2 + tasks * _total([x.columns * x.depth for x in sizes]) * 2 + beside(chain),
                 "shared": rows * _total([x.depth * x.passes for x in sizes]) * across * 2
                 + tasks * down * _total([x.columns * x.depth for x in sizes]) * 2
                 + rows * sum(widths[:-1]) * 2,
@@ -95,7 +96,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
             unit=unit,
             serial=steps * 12 // (stages + 1) + 10 * len(sizes) + 20,
         ),
-        operands=_operands(chain),
+        operands=operands_of_chain(chain, packed),
         tiles={"register": {"m": mw, "n": nw, "k": const(16)}, "shared": {"m": mb, "n": nb, "k": ks}},
         packings=Packings(chain),
         detail=chain,
@@ -169,7 +170,7 @@ def share(chain: Chain, device: DeviceModel, unit: str, most: int, together: Exp
     return maximum(wide * (most * parts[0]) // (wide * parts[1] + parts[2]), 1)
 
 
-def _beside(chain: Chain) -> int:
+def beside(chain: Chain) -> int:
     """Bytes that epilogues read and that are stored, for each point of the results."""
     total = 0
     for link in chain.links:
@@ -180,16 +181,18 @@ def _beside(chain: Chain) -> int:
     return total
 
 
-def _roles(chain: Chain) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {"m": [], "n": [], "k": []}
-    for number, link in enumerate(chain.links):
-        for role, axes in (("m", link.roles.m), ("n", link.roles.n), ("k", link.roles.k)):
-            found[role] += [f"{number}.{x.name}" for x in axes]
-    return found
+def roles_of_chain(chain: Chain) -> dict[str, tuple[str, ...]]:
+    """The axes of each role, those of all links, after the links' numbers."""
+    pairs = [(f"{i}.", x.roles) for i, x in enumerate(chain.links)]
+    return {role: tuple(i + x.name for i, roles in pairs for x in getattr(roles, role)) for role in ("m", "n", "k")}
 
 
-def _operands(chain: Chain) -> tuple[Operand, ...]:
-    """What the kernel moves: the first rows, every link's columns, what epilogues read, results."""
+def operands_of_chain(chain: Chain, packed: Container[int]) -> tuple[Operand, ...]:
+    """What the kernel moves: the first rows, every link's columns, what epilogues read, results.
+
+    Args:
+        packed: numbers of the links whose columns are stored with neighbouring columns side by side.
+    """
     found: dict[tuple[str, bool], Operand] = {}
     for number, link in enumerate(chain.links):
         roles = {"m": link.roles.m, "n": link.roles.n, "k": link.roles.k}
@@ -201,7 +204,7 @@ def _operands(chain: Chain) -> tuple[Operand, ...]:
             touched = math.prod(extent(x) for axes in roles.values() for x in axes if x.name in names)
             elements = min(touched, math.prod(read.value.static_shape()))
             outside = slot >= link.spec.body_reads
-            along = "n" if link.packed is not None and slot == link.columns.slot else ""
+            along = "n" if number in packed and slot == link.columns.slot else ""
             run = link.width if along else 1
             size = dtypes.size_of(read.value.dtype)
             one = Operand(read.value.name, size, elements, own, along, int(bool(along)), run, outside)
