@@ -16,6 +16,7 @@ from tvm.tirx import op as tir_op
 from tilewright.errors import InternalError
 from tilewright.ir.bounds import Interval, bounds_of
 from tilewright.ir.expr import Const, Expr, Extent, Var, const
+from tilewright_backends.emit.cuda.ptx import AFRESH
 from tilewright_backends.lower.code import Code, sequence
 from tilewright_backends.lower.types import Prim
 
@@ -96,6 +97,11 @@ class Body(Code):
         if isinstance(short, (Const, Var)):
             return short
         return self.define(hint, self.bind(self.index(short), hint), bounds_of(short, self.bounds))
+
+    def afresh(self, expr: Expr, hint: str) -> Expr:
+        """`expr` as a new variable: what follows from it is computed here, not kept in registers from earlier code."""
+        value = self.call("tw_afresh", self.index(self.simplify(expr), "int32"), source=AFRESH, result="int32")
+        return self.define(hint, self.bind(value, hint), bounds_of(self.simplify(expr), self.bounds))
 
     @staticmethod
     def constant(value: int) -> Expr:

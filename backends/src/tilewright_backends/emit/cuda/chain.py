@@ -165,7 +165,8 @@ class _Emitter:
         body, tiles = self.body, self.tiles
         plan, trips = self.plans[number], self.trips[number]
         width = self.blocks[number] // tiles.across
-        tile = WarpTile(body, tiles.m_warp, width, tiles.across, self.chain.dtype)
+        # The places of all links would take more registers than there are.
+        tile = WarpTile(body, tiles.m_warp, width, tiles.across, self.chain.dtype, afresh=True)
         wait, wait_source = ptx.cp_async_wait(tiles.stages - 2)
         with body.loop("walk", self.walks[number]) as walk:
             tile.clear()

@@ -1,9 +1,10 @@
 """Products after products by `wgmma`: what passes between them stays in shared memory.
 
-Warpgroups have roles: one fetches rows and tiles of columns through tensor maps, the others multiply, each its own rows.
-Tiles of columns come through a ring that runs on from link to link and from one tile of rows to the next. What a link
-makes replaces its rows, which its warpgroup alone reads, so warpgroups wait for each other only where both still need a
-stage of the ring: one stores results while the other multiplies. The next tile's first rows are fetched meanwhile.
+Warpgroups have roles: one fetches rows and tiles of columns through tensor maps, the others multiply, each its own
+rows. Tiles of columns come through a ring that runs on from link to link and from one tile of rows to the next. What a
+link makes replaces its rows, which its warpgroup alone reads, so one stores results while another multiplies: they wait
+for each other only where one needs a stage of the ring that the other has not read. The next tile's first rows are
+fetched meanwhile.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tilewright.ir.expr import Expr, const
 from tilewright.ir.program import Kernel
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.emit.cuda import mbarrier, ptx
-from tilewright_backends.emit.cuda.body import Body
+from tilewright_backends.emit.cuda.body import Body, i32
 from tilewright_backends.emit.cuda.epilogue import store_pieces
 from tilewright_backends.emit.cuda.fetched import Fetched
 from tilewright_backends.emit.cuda.half_tiles import HalfTilePlan
@@ -196,7 +197,7 @@ class _Emitter:
         body, link = self.body, self.chain.links[number]
         if link.stores:
             spec = attrs.evolve(link.spec, stores=link.stores)
-            store_pieces(body, spec, link.roles, {}, result.piece(base, first))
+            store_pieces(body, spec, link.roles, {}, result.piece(base, first, afresh=True))
         if link.passed is None:
             return
         # All warps of the group have multiplied the rows that are replaced.
@@ -205,11 +206,12 @@ class _Emitter:
         operand = attrs.evolve(following.rows, along_k=True)
         plan = HalfTilePlan(operand, self.tiles.m_block, STEP, self.trips[number + 1] * STEP, None)
         held: Prim = self.held[number + 1].buffer
-        pass_on(body, self.chain, link, result.piece(const(0), first), base, HeldRows(body, plan, held))
+        # The places of all links would take more registers than there are.
+        piece = result.piece(const(0), first, afresh=True)
+        pass_on(body, self.chain, link, piece, base, HeldRows(body, plan, held))
         body.call("tw_fence_async", source=ptx.FENCE_ASYNC)
         self._meet()
 
     def _meet(self) -> None:
         """A barrier of the warpgroup."""
-        body = self.body
-        body.call("tw_group_barrier", body.index(self.group), types.literal(WARPGROUP, "int32"), source=ptx.GROUP_BARRIER)
+        self.body.call("tw_group_barrier", self.body.index(self.group), i32(WARPGROUP), source=ptx.GROUP_BARRIER)

@@ -60,6 +60,11 @@ class HalfTilePlan:
     def elements(self) -> int:
         return self.extent * self.step
 
+    @property
+    def row_pitch(self) -> int:
+        """Elements from a row of at most 128 bytes to the next; that of eighth neighbours' places, swizzled too."""
+        return min(self.chunks, 8) * CHUNK
+
     def element(self, row: Prim, chunk: Prim) -> Prim:
         """Element number in a stage of a chunk, swizzled so that eight neighbouring rows lie in different banks.
 

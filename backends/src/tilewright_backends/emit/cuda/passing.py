@@ -36,7 +36,7 @@ class HeldRows:
         body, plan = self.body, self.plan
         tile = body.index(body.simplify(column // plan.step * plan.elements))
         chunk = body.index(body.simplify(column % plan.step // CHUNK))
-        return tile + plan.element(body.index(row), chunk) + body.index(body.simplify(column % CHUNK))
+        return tile + plan.element(body.index(body.simplify(row)), chunk) + body.index(body.simplify(column % CHUNK))
 
 
 def pass_on(body: Body, chain: Chain, link: Link, piece: Piece, base: Expr, to: HeldRows) -> None:
@@ -48,21 +48,25 @@ def pass_on(body: Body, chain: Chain, link: Link, piece: Piece, base: Expr, to: 
         piece: whose rows are those of the block.
         base: the block's first row.
     """
+    words = to.words()
     with body.loop("j", piece.columns, "unrolled") as j:
         first = body.hold(piece.column + j * 8, "n")
         held = body.below(first, to.plan.padded)
         with body.when(held if held is not None else i32(1)):
             columns = [_column(body, link, body.simplify(first + lane)) for lane in range(2)]
+            # Rows eight apart are swizzled alike, so a column has one place that all of the thread's rows start from.
+            start = body.bind(to.element(piece.row, first), "start")
             with body.loop("i", piece.rows, "unrolled") as i, body.loop("h", 2, "unrolled") as h:
-                row = body.hold(piece.row + i * piece.row_step + h * 8, "m")
-                there = body.hold(minimum(base + row, const(chain.row_count - 1)), "at")
+                below = body.simplify(i * piece.row_step + h * 8)
+                there = body.hold(minimum(base + piece.row + below, const(chain.row_count - 1)), "at")
                 at_row = decompose(there, link.roles.m, body)
                 place = (i * piece.columns + j) * 4 + h * 2
                 sums = [piece.sums[body.index(body.simplify(place + lane))] for lane in range(2)]
                 pair = [x.value(body, link, at_row, y) for x, y in zip(columns, sums, strict=True)]
                 name = chain.dtype
                 word = body.call(f"tw_pair_{name}", *pair, source=ptx.PAIR[name], result="uint32")
-                body.store(to.words(), tir_op.shift_right(to.element(row, first), i32(1)), word)
+                element = start + body.index(body.simplify(below * to.plan.row_pitch))
+                body.store(words, tir_op.shift_right(element, i32(1)), word)
 
 
 @attrs.frozen

@@ -27,12 +27,19 @@ class Fragments:
 
 
 class WarpTile:
-    """The sums of a warp: `rows` × `columns` of the result, of a block with `across` warps side by side."""
+    """The sums of a warp: `rows` × `columns` of the result, of a block with `across` warps side by side.
 
-    def __init__(self, body: Body, rows: int, columns: int, across: int, dtype: str) -> None:
+    Args:
+        afresh: whether places are computed for this tile, not kept in registers from earlier ones.
+    """
+
+    def __init__(
+        self, body: Body, rows: int, columns: int, across: int, dtype: str, afresh: bool = False
+    ) -> None:
         self.body, self.dtype = body, dtype
-        warp = body.hold(body.thread // WARP, "warp")
-        self.lane = body.hold(body.thread % WARP, "lane")
+        find = body.afresh if afresh else body.hold
+        warp = find(body.thread // WARP, "warp")
+        self.lane = find(body.thread % WARP, "lane")
         self.m_first = body.hold(warp // across * rows, "m_first")
         self.n_first = body.hold(warp % across * columns, "n_first")
         self.m_count, self.n_count = rows // 16, columns // 8

@@ -100,9 +100,14 @@ class WarpgroupTile:
         )
         return body.bind(call, "descriptor")
 
-    def piece(self, m_base: Expr, n_base: Expr) -> Piece:
-        """Where the sums of this thread stand in the result."""
+    def piece(self, m_base: Expr, n_base: Expr, afresh: bool = False) -> Piece:
+        """Where the sums of this thread stand in the result.
+
+        Args:
+            afresh: whether places are computed here, not kept in registers from earlier pieces.
+        """
         body = self.body
-        warp, lane = body.hold(body.thread % WARPGROUP // 32, "warp"), body.hold(body.thread % 32, "lane")
+        find = body.afresh if afresh else body.hold
+        warp, lane = find(body.thread % WARPGROUP // 32, "warp"), find(body.thread % 32, "lane")
         row = m_base + self.first + warp * 16 + lane // 4
         return Piece(self.sums, self.blocks, self.columns // 8, row, n_base + lane % 4 * 2, 64)

@@ -44,8 +44,8 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
         return None
     m, widths = chain.row_count, [x.width for x in chain.links]
     parameters = (
-        parameter("m.block", [x for x in powers(32, 256) if x < 2 * max(m, 32)], align=16, role="m", level="shared"),
-        parameter("n.block", [x for x in powers(32, 256) if x < 2 * max(*widths, 32)], align=16, role="n", level="shared"),
+        parameter("m.block", _sizes(m), align=16, role="m", level="shared"),
+        parameter("n.block", _sizes(max(widths)), align=16, role="n", level="shared"),
         parameter("k.step", (32, 64), align=16, role="k", level="shared"),
         parameter("m.warp", (16, 32, 64), align=16, role="m", level="register"),
         parameter("n.warp", (16, 32, 64), align=16, role="n", level="register"),
@@ -60,13 +60,15 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     ahead = ceil_div(mb * ks, threads * 2) if not first.chunked else const(0)
     wanted = mw * nw // device.warp + mw // 4 + nw // 4 + ahead + 92
     registers = minimum(wanted, const(255))
-    together = minimum(
-        const(device.level("shared").bytes) // (shared + 1024), const(device.registers_per_unit) // (registers * threads)
-    )
+    # Blocks of a multiprocessor.
+    memory, cells = device.level("shared").bytes, device.registers_per_unit
+    together = minimum(const(memory) // (shared + 1024), const(cells) // (registers * threads))
     packed = frozenset(i for i, x in enumerate(chain.links) if x.packed is not None)
     tasks = ceil_div(m, mb)
     rows = tasks * mb
     steps = _total([x.steps for x in sizes])
+    products = _total([x.columns * x.depth for x in sizes])
+    fragments = rows * _total([x.depth * x.passes for x in sizes]) * across + tasks * down * products
     area = mw * nw
     unit = "fp16.mma" if chain.dtype == "float16" else "bf16.mma"
     return Match(
@@ -84,13 +86,11 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
         ),
         usage=Usage(tasks, threads, registers, shared, const(1)),
         work=Work(
-            flops=rows * _total([x.columns * x.depth for x in sizes]) * 2,
+            flops=rows * products * 2,
             traffic={
                 "dram": const(memory_bytes(staged)),
-                "l2": rows * sizes[0].depth * 2 + tasks * _total([x.columns * x.depth for x in sizes]) * 2 + beside(chain),
-                "shared": rows * _total([x.depth * x.passes for x in sizes]) * across * 2
-                + tasks * down * _total([x.columns * x.depth for x in sizes]) * 2
-                + rows * sum(widths[:-1]) * 2,
+                "l2": rows * sizes[0].depth * 2 + tasks * products * 2 + beside(chain),
+                "shared": (fragments + rows * sum(widths[:-1])) * 2,
             },
             efficiency=area * share(chain, device, unit, 75, together) // (area + 512) // (1 if first.chunked else 2),
             unit=unit,
@@ -115,8 +115,13 @@ class _Sizes:
         self.steps = self.passes * trips
 
 
+def _sizes(limit: int) -> tuple[int, ...]:
+    """Block sizes up to 256, not much beyond the extent."""
+    return tuple(x for x in powers(32, 256) if x < 2 * max(limit, 32))
+
+
 def block_columns(link: Link, n_warp: int, across: int) -> int:
-    """Columns that a block computes of a link in one walk over the reduction: less than a whole block if it has less."""
+    """Columns that a block computes of a link in one walk over the reduction: no more than it has, in whole tiles."""
     return min(n_warp, -(-link.width // (across * 16)) * 16) * across
 
 
@@ -175,7 +180,8 @@ def beside(chain: Chain) -> int:
     total = 0
     for link in chain.links:
         mine = {x.name for x in link.roles.m}
-        sizes = [dtypes.size_of(x.value.dtype) for x in link.spec.reads[link.spec.body_reads :] if mine & variables(x.address)]
+        reads = link.spec.reads[link.spec.body_reads :]
+        sizes = [dtypes.size_of(x.value.dtype) for x in reads if mine & variables(x.address)]
         sizes += [dtypes.size_of(s.value.dtype) for s in link.stores]
         total += chain.row_count * link.width * sum(sizes)
     return total

@@ -8,7 +8,7 @@ import attrs
 
 from tilewright.device import DeviceModel
 from tilewright.ir.choice import Packing
-from tilewright.ir.expr import const, maximum, minimum, select
+from tilewright.ir.expr import Expr, const, maximum, minimum, select
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.recipes.cuda.boxes import Boxes, boxes_of
@@ -26,7 +26,7 @@ _WIDEST = 256
 
 @attrs.frozen
 class FetchedChain:
-    """A chain whose operands can be fetched: the first rows and the columns as boxes, or, where that is None, packed."""
+    """A chain whose operands can be fetched: the first rows as boxes, columns too or, where that is None, packed."""
 
     chain: Chain
     rows: Boxes
@@ -39,7 +39,7 @@ class FetchedChain:
 
 
 def fetched_chain(staged: StagedSpec) -> FetchedChain | None:
-    """The stages as such a chain, or None when they are none, or registers cannot hold what passes between two links."""
+    """The stages as such a chain, or None when they are none, or what passes between two links is too wide."""
     chain = flat_chain(staged)
     if chain is None or max(x.width for x in chain.links[:-1]) > _WIDEST:
         return None
@@ -82,11 +82,12 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     tiles = ceil_div(m, mb)
     tasks = minimum(tiles, const(device.units))
     rounds = ceil_div(tiles, device.units)
-    columns, products, steps = const(0), const(0), const(0)
+    steps: Expr = const(0)
+    products: Expr = const(0)
     for link, count in zip(chain.links, trips, strict=True):
         block = minimum(nb, -(-link.width // STEP) * STEP)
         walks = ceil_div(const(link.width), block)
-        columns, steps = columns + block * walks, steps + walks * count
+        steps = steps + walks * count
         products = products + block * walks * (count * STEP)
     half = "fp16" if chain.dtype == "float16" else "bf16"
     unit = f"{half}.tensor"

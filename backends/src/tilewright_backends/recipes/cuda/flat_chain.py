@@ -12,7 +12,7 @@ import attrs
 
 from tilewright.ir.bounds import simplify
 from tilewright.ir.expr import Expr, const, substitute, variables
-from tilewright.ir.ops import Axis, Value
+from tilewright.ir.ops import Axis
 from tilewright.views.kernel import KernelSpec
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.lower.flat import FlatSpec, FlatStore, coefficient
@@ -102,11 +102,13 @@ def _link(kernel: KernelSpec, first_slot: int, staged: StagedSpec, before: Link 
     if len(kept) > 1 or len(inner) != (before is not None):
         return None
     stores = tuple(s for s in spec.stores if s.value in staged.outputs)
-    for turned in sorted((roles, roles.swapped()), key=lambda x: x.columns.constant_slot(spec, kernel.constants) is None):
-        rows, columns = (half_operand(spec, x, x.outer, roles.k, kernel.constants) for x in (turned.rows, turned.columns))
+    known = kernel.constants
+    # Weights are columns, however the result lies in memory.
+    for way in sorted((roles, roles.swapped()), key=lambda x: x.columns.constant_slot(spec, known) is None):
+        rows, columns = (half_operand(spec, x, x.outer, way.k, known) for x in (way.rows, way.columns))
         if rows is None or columns is None or rows.dtype != columns.dtype or not _fetched(columns):
             continue
-        link = Link(kernel, spec, turned, rows, columns, first_slot, kept[0] if kept else None, stores)
+        link = Link(kernel, spec, way, rows, columns, first_slot, kept[0] if kept else None, stores)
         if before is None or (inner == [rows.slot] and _follows(link, before)):
             return link
     return None
