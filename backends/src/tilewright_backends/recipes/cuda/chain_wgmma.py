@@ -119,7 +119,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
             },
             efficiency=mb * nb * share(chain, device, unit, 85, groups) // (mb * nb + 4096),
             unit=unit,
-            serial=rounds * (steps * waiting // 8 + 6 * len(trips) + 20) + 50,
+            serial=rounds * (steps * waiting // 8 + 6 * len(trips) + 20) + steps * 4 // stages + 30,
         ),
         operands=operands_of_chain(chain, found.packed),
         tiles={"register": {"m": group, "n": nb, "k": const(16)}, "shared": {"m": mb, "n": nb, "k": const(STEP)}},
