@@ -48,7 +48,7 @@ def emit(body: Body, kernel: Kernel, staged: StagedSpec) -> None:
 class _Emitter:
     def __init__(self, body: Body, found: Attention, halves: Halves, block: int, step: int, stages: int) -> None:
         self.body, self.found, self.step, self.stages = body, found, step, stages
-        body.roomy = True
+        body.together = 1
         spec = found.spec
         row_tiles = -(-found.row_count // block)
         tile = body.hold(body.task % row_tiles, "tile")

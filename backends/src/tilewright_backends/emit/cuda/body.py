@@ -64,8 +64,8 @@ class Body(Code):
         task: the task's number, likewise.
         params: flat buffer of each value that the kernel takes a pointer to, by value name.
         maps: the tensor maps that it takes, and the parameter of each.
-        roomy: whether the assembler takes as many registers as it likes; otherwise it may spill some so that more
-            blocks fit on a multiprocessor.
+        together: how many blocks of a multiprocessor the assembler leaves registers for. It spills none but what these
+            would not have; with 0, it may spill some so that more blocks fit.
 
     All indices are into flat buffers. Shared memory is one dynamic allocation; every buffer in it has its own bytes.
     """
@@ -77,7 +77,7 @@ class Body(Code):
         self.params: dict[str, Prim] = {}
         self.maps: dict[TensorMap, Prim] = {}
         self.shared_bytes = 0
-        self.roomy = False
+        self.together = 0
         self.thread_var = tirx.Var("tid", "int32")
         self.task_var = tirx.Var("task", "int32")
         self.thread: Expr = self.define("tid", self.thread_var, Interval(0, threads - 1))

@@ -33,6 +33,10 @@ from tilewright_backends.recipes.cuda.chain import block_columns, in_place
 from tilewright_backends.recipes.cuda.flat_chain import Chain, flat_chain
 
 
+_REGISTERS = 65536
+"""Of a multiprocessor."""
+
+
 @attrs.frozen
 class ChainTiles:
     """Sizes of the tiles: of a block, of a warp, of a step along the reduction; stages of the ring."""
@@ -58,12 +62,15 @@ def emit(body: Body, kernel: Kernel, staged: StagedSpec) -> None:
     names = ("m.block", "n.block", "k.step", "m.warp", "n.warp", "stages")
     tiles = ChainTiles(*(kernel.choice[x] for x in names))
     packed = {slot: body.params[value.name] for slot, value in kernel.packed}
+    resources = kernel.choice.resources
+    body.together = max(_REGISTERS // (resources.threads * -(-resources.registers // 8) * 8), 1)
     _Emitter(body, chain, tiles, packed).run()
 
 
 class _Emitter:
     def __init__(self, body: Body, chain: Chain, tiles: ChainTiles, packed: Mapping[int, Prim]) -> None:
         self.body, self.chain, self.tiles = body, chain, tiles
+        self.thread = body.thread
         self.base = body.hold(body.task * tiles.m_block, "first_row")
         self.trips = [-(-x.depth // tiles.k_step) for x in chain.links]
         self.blocks = [block_columns(x, tiles.n_warp, tiles.across) for x in chain.links]
@@ -131,8 +138,9 @@ class _Emitter:
         body, link, plan = self.body, self.chain.links[number], self.columns[number]
         walk, trip = body.hold(step // self.trips[number], "walk"), body.hold(step % self.trips[number], "ahead")
         base = body.hold(walk * plan.extent, "column")
+        stages = self.tiles.stages
         tile = HalfTile(
-            body, link.spec, plan, link.roles.k, base, walk, {}, self.tiles.stages, self.ring, self.pitch
+            body, link.spec, plan, link.roles.k, base, walk, {}, stages, self.ring, self.pitch, self.thread
         )
         tile.start(trip, slot)
         self._if(self._brings_rows(number, step), lambda: self.source.start(trip, trip))
@@ -166,6 +174,7 @@ class _Emitter:
         plan, trips = self.plans[number], self.trips[number]
         width = self.blocks[number] // tiles.across
         # The places of all links would take more registers than there are.
+        self.thread = body.afresh(body.thread, "thread")
         tile = WarpTile(body, tiles.m_warp, width, tiles.across, self.chain.dtype, afresh=True)
         wait, wait_source = ptx.cp_async_wait(tiles.stages - 2)
         with body.loop("walk", self.walks[number]) as walk:

@@ -15,6 +15,7 @@ import attrs
 from tvm import tirx
 
 from tilewright.errors import InternalError
+from tilewright.ir.bounds import Interval
 from tilewright.ir.expr import Expr, const
 from tilewright.ir.program import Kernel
 from tilewright.views.staged import StagedSpec
@@ -112,8 +113,13 @@ class _Emitter:
             self._multiply()
 
     def _rounds(self) -> Expr:
-        """How many tiles of rows this block takes."""
-        return self.body.hold((const(self.count + self.tiles.blocks - 1) - self.body.task) // self.tiles.blocks, "mine")
+        """How many tiles of rows this block takes.
+
+        It is never known to be one: without a loop around the links the assembler keeps more in registers than it has.
+        """
+        body, tiles = self.body, self.tiles
+        task = body.define("block", body.task_var, Interval(0, self.count + tiles.blocks - 1))
+        return body.hold((const(self.count + tiles.blocks - 1) - task) // tiles.blocks, "rounds")
 
     def _tile(self, turn: Expr) -> Expr:
         return self.body.hold(self.body.task + turn * self.tiles.blocks, "tile")

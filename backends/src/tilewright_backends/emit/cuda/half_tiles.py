@@ -100,6 +100,7 @@ class HalfTile:
         stages: number of tiles in flight.
         buffer: where they lie, by default in a buffer of their own.
         pitch: elements from one stage to the next, by default those of a tile.
+        thread: the thread's number, by default that of the body.
     """
 
     def __init__(
@@ -114,8 +115,10 @@ class HalfTile:
         stages: int,
         buffer: Prim | None = None,
         pitch: int = 0,
+        thread: Expr | None = None,
     ) -> None:
         self.body, self.spec, self.plan, self.k, self.tile = body, spec, plan, k, tile
+        self.thread = body.thread if thread is None else thread
         self.dtype = plan.operand.dtype
         self.pitch = pitch or plan.elements
         if buffer is None:
@@ -132,7 +135,7 @@ class HalfTile:
     def _place(self, load: int, base: Expr) -> tuple[Expr, Expr, Expr, Prim]:
         """(row, first element in the row, outer point, element in the stage) of a thread's load."""
         body, plan = self.body, self.plan
-        number = body.thread + load * body.threads
+        number = self.thread + load * body.threads
         row = body.hold(number // plan.chunks, "row")
         chunk = body.hold(number % plan.chunks, "chunk")
         outer = body.hold(base + (row if plan.along_k else chunk * CHUNK), "outer")
@@ -169,7 +172,7 @@ class HalfTile:
         if not self._partial:
             return nullcontext()
         total = self.plan.elements // CHUNK
-        return self.body.when(self.body.index(self.body.thread + load * self.body.threads < total))
+        return self.body.when(self.body.index(self.thread + load * self.body.threads < total))
 
     def _where(self, load: int, trip: Expr, lane: int = 0) -> tuple[Expr, Expr]:
         """Outer point and reduction point of an element of a thread's chunk."""
@@ -214,7 +217,7 @@ class HalfTile:
             bytes_ = tirx.Select(inside, i32(16), i32(0))
         args = [tir_op.address_of(to), tir_op.address_of(buffer[place]), bytes_]
         if self._partial:
-            mine = body.index(body.thread + load * body.threads < plan.elements // CHUNK)
+            mine = body.index(self.thread + load * body.threads < plan.elements // CHUNK)
             body.call("tw_cp_async_16_if", *args, types.convert(mine, "int32"), source=ptx.CP_ASYNC_IF)
         else:
             body.call("tw_cp_async_16", *args, source=ptx.CP_ASYNC)

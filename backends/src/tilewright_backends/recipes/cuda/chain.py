@@ -58,7 +58,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     shared = held_bytes(chain, mb, nb, ks) + ceil_div(nb * ks * 2 * stages, ALIGNMENT) * ALIGNMENT + 256
     first = chain.links[0].rows
     ahead = ceil_div(mb * ks, threads * 2) if not first.chunked else const(0)
-    wanted = mw * nw // device.warp + mw // 4 + nw // 4 + ahead + 92
+    wanted = mw * nw // device.warp + mw // 4 + nw // 4 + ahead + 100
     registers = minimum(wanted, const(255))
     # Blocks of a multiprocessor.
     memory, cells = device.level("shared").bytes, device.registers_per_unit

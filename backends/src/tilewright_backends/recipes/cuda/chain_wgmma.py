@@ -16,6 +16,7 @@ from tilewright_backends.recipes.cuda.chain import beside, operands_of_chain, ro
 from tilewright_backends.recipes.cuda.common import ceil_div, divides, parameter
 from tilewright_backends.recipes.cuda.flat_chain import Chain, Link, flat_chain
 from tilewright_backends.recipes.cuda.packing import pack_operand
+from tilewright_backends.recipes.cuda.tensor import HalfOperand
 from tilewright_backends.recipes.cuda.wgmma_ring import LATENCY, MOST_SUMS, START_REGISTERS, STEP, steps_at_peak
 from tilewright_backends.recipes.rows import memory_bytes
 
@@ -44,11 +45,17 @@ def fetched_chain(staged: StagedSpec) -> FetchedChain | None:
     if chain is None or max(x.width for x in chain.links[:-1]) > _WIDEST:
         return None
     first = chain.links[0]
-    rows = boxes_of(first.spec, first.roles, first.rows)
-    columns = tuple(boxes_of(x.spec, x.roles, x.columns) for x in chain.links)
+    rows = _boxes(first, first.rows)
+    columns = tuple(_boxes(x, x.columns) for x in chain.links)
     if rows is None or any(b is None and not x.columns.constant for x, b in zip(chain.links, columns, strict=True)):
         return None
     return FetchedChain(chain, rows, columns)
+
+
+def _boxes(link: Link, operand: HalfOperand) -> Boxes | None:
+    """The operand as boxes of several rows, or None."""
+    found = boxes_of(link.spec, link.roles, operand)
+    return found if found is not None and len(found.dimensions) > 1 else None
 
 
 def block_columns(link: Link, block: int) -> int:
