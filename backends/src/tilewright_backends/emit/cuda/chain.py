@@ -26,15 +26,16 @@ from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.epilogue import store_pieces
 from tilewright_backends.emit.cuda.half_tiles import HalfTile, HalfTilePlan
 from tilewright_backends.emit.cuda.passing import HeldRows, pad, pass_on
-from tilewright_backends.emit.cuda.warp_tile import Fragments, WarpTile
+from tilewright_backends.emit.cuda.warp_tile import WARP, Fragments, WarpTile
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.cuda.chain import block_columns, in_place
 from tilewright_backends.recipes.cuda.flat_chain import Chain, flat_chain
 
-
-_REGISTERS = 65536
-"""Of a multiprocessor."""
+_PARTS = 4
+"""Of a multiprocessor, each with registers of its own for its warps."""
+_REGISTERS = 16384
+"""Of one part."""
 
 
 @attrs.frozen
@@ -63,7 +64,8 @@ def emit(body: Body, kernel: Kernel, staged: StagedSpec) -> None:
     tiles = ChainTiles(*(kernel.choice[x] for x in names))
     packed = {slot: body.params[value.name] for slot, value in kernel.packed}
     resources = kernel.choice.resources
-    body.together = max(_REGISTERS // (resources.threads * -(-resources.registers // 8) * 8), 1)
+    warps = _REGISTERS // (WARP * -(-resources.registers // 8) * 8) * _PARTS
+    body.together = max(warps * WARP // resources.threads, 1)
     _Emitter(body, chain, tiles, packed).run()
 
 
