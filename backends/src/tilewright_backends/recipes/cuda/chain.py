@@ -62,7 +62,8 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     registers = minimum(wanted, const(255))
     # Blocks of a multiprocessor.
     memory, cells = device.level("shared").bytes, device.registers_per_unit
-    together = minimum(const(memory) // (shared + 1024), const(cells // 4) // (registers * device.warp) * 128 // threads)
+    warps = const(cells // 4) // (registers * device.warp) * 4
+    together = minimum(const(memory) // (shared + 1024), warps * device.warp // threads)
     packed = frozenset(i for i, x in enumerate(chain.links) if x.packed is not None)
     tasks = ceil_div(m, mb)
     rows = tasks * mb
