@@ -188,6 +188,15 @@ def test_what_is_passed_on_is_rounded() -> None:
         assert (found == 1).all()
 
 
+@pytest.mark.parametrize("recipe", BOTH)
+def test_an_infinite_column_is_not_multiplied_by_what_fills_tiles(recipe: str) -> None:
+    """The last column overflows. Repeated beyond the columns, times the zeros there, it would make NaN."""
+    v, u = np.ones((16, 9), HALF), np.ones((9, 8), HALF)
+    v[:, -1] = 1000
+    one = case("infinite", steps("h = MatMul x v; y = MatMul h u"), {"x": np.full((5, 16), 100, HALF)}, {"v": v, "u": u})
+    check(one, [np.full((5, 8), np.inf)], recipe)
+
+
 def session_recipes(one: Case) -> set[str]:
     session, group = in_one(load(one.model), settings_for("h200"))
     return {m.recipe for m in session.matches(group)}
