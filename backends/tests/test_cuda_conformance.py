@@ -14,7 +14,7 @@ from tilewright.testing import conformance
 from tilewright.testing.cases import Case
 from tilewright.testing.corpus import corpus
 
-HALF_RECIPES = ("attention", "mma", "thin", "wgmma", "wgmma_ring")
+HALF_RECIPES = ("attention", "chain", "chain_wgmma", "mma", "thin", "wgmma", "wgmma_ring")
 RECIPES = (
     *HALF_RECIPES,
     "attention_simt",

@@ -24,7 +24,7 @@ from tilewright.ir.program import (
     host_leaves,
     launches,
 )
-from tilewright.views.kernel import KernelSpec
+from tilewright.planning.kernels import nests_of
 from tilewright.views.subject import subject_of
 
 
@@ -147,17 +147,24 @@ def _of_kernel(kernel: Kernel, program: Program) -> tuple[_Touched, _Touched]:
     """What a kernel reads and writes, by its own names."""
     read, written = _Touched(), _Touched()
     subject = subject_of(kernel.group, program.constants, kernel.symbols)
-    if not isinstance(subject, KernelSpec):
+    nests = nests_of(subject)
+    if not nests or (len(nests) > 1 and not kernel.packed):
         return _of_operators(kernel.group)
     packed = dict(kernel.packed)
-    axes = _extents(subject.axes)
-    for slot, access in enumerate(subject.reads):
-        if slot in packed:
-            read.note(packed[slot], None)
-        else:
-            read.note(access.value, _reach(access, axes))
-    for store in subject.stores:
-        _note_write(store.write, axes, read, written)
+    made = {x.name for op in kernel.group.ops for x in op.outputs}
+    outside = {x.name for x in kernel.group.outputs}
+    slot = 0
+    for nest in nests:
+        axes = _extents(nest.axes)
+        for access in nest.reads:
+            if slot in packed:
+                read.note(packed[slot], None)
+            elif access.value.name not in made:
+                read.note(access.value, _reach(access, axes))
+            slot += 1
+        for store in nest.stores:
+            if store.write.value.name in outside:
+                _note_write(store.write, axes, read, written)
     return read, written
 
 

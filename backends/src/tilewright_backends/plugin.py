@@ -15,6 +15,8 @@ _CPU_RECIPES = ("contraction", "nest", "rows", "scan", "scatter", "topk")
 _CUDA_RECIPES = (
     "attention",
     "attention_simt",
+    "chain",
+    "chain_wgmma",
     "map",
     "mma",
     "reduce",

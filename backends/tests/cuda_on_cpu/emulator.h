@@ -193,6 +193,17 @@ static void tw_cp_async_16(void* to, const void* from, int bytes) {
 static void tw_cp_async_commit() {}
 static void tw_cp_async_16_if(void* to, const void* from, int bytes, int mine) { if (mine) tw_cp_async_16(to, from, bytes); }
 
+// Barriers of some warps: arrivals so far, and how often all have arrived.
+static int emu_arrived[16], emu_passed[16];
+static void tw_group_barrier(int number, int threads) {
+  int before = emu_passed[number];
+  if (++emu_arrived[number] == threads) { emu_arrived[number] = 0; ++emu_passed[number]; }
+  for (long tries = 0; emu_passed[number] == before; ++tries) {
+    if (tries > 10000000) { std::fprintf(stderr, "emulator: barrier that not all of a group reach\n"); std::abort(); }
+    emu_yield(0);
+  }
+}
+
 // wgmma: every thread computes its own sums from shared memory, at once. Swizzle of 128 bytes.
 static unsigned long __cvta_generic_to_shared(const void* p) { return emu_shared_address(p); }
 static void tw_fence_async() {}

@@ -48,6 +48,7 @@ _COLLECTIVE = (
     "tw_mma_",
     "tw_cp_async_",
     "tw_fence_async",
+    "tw_group_barrier",
     "tw_wgmma_",
     "tw_mbarrier_",
     "tw_tma_",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import attrs
@@ -48,6 +49,22 @@ def norm() -> onnx.ModelProto:
     return model(nodes, [16, 64], {"g": [64], "b": [64], "w": [64, 32]})
 
 
+def linear(rows: int, sizes: tuple[int, ...]) -> onnx.ModelProto:
+    """Linear layers of float16 with a rectifier between them."""
+    info, nodes, weights = helper.make_tensor_value_info, [], []
+    for i, (k, n) in enumerate(itertools.pairwise(sizes)):
+        weights += [(f"w{i}", (k, n)), (f"b{i}", (n,))]
+        nodes += [
+            helper.make_node("MatMul", [f"r{i}", f"w{i}"], [f"p{i}"]),
+            helper.make_node("Add", [f"p{i}", f"b{i}"], [f"q{i}"]),
+            helper.make_node("Relu", [f"q{i}"], [f"r{i + 1}"]),
+        ]
+    constants = [onnx.numpy_helper.from_array(np.ones(shape, np.float16), name) for name, shape in weights]
+    ends = info("r0", 10, (rows, sizes[0])), info(f"r{len(sizes) - 1}", 10, (rows, sizes[-1]))
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
 def session(made: onnx.ModelProto, **options: Any) -> tuple[Session, Any]:
     module = load(made)
     config = Config(target="cuda:h200", slots={"connect": "welder"}, options={"welder": options})
@@ -92,6 +109,24 @@ def test_every_edge_between_kernels_has_a_reason() -> None:
     (subject,) = reasons
     assert subject.endswith("y")
     assert reasons[subject] == "no recipe takes both"
+
+
+@pytest.mark.parametrize("sizes", [(64,) * 7 + (3,), (256,) * 7 + (3,)], ids=str)
+def test_layers_of_many_rows_are_one_kernel(sizes: tuple[int, ...]) -> None:
+    planning, module = session(linear(65536, sizes))
+    (group,) = planning.connect(module.main.body).groups
+    assert planning.propose(group)[0].recipe in ("cuda.chain", "cuda.chain_wgmma")
+    assert [level for _, level in group.levels].count("shared") == 6
+
+
+@pytest.mark.parametrize("sizes", [(256,) * 5, (768, 3072, 768)], ids=str)
+def test_layers_of_few_rows_stay_apart_because_every_block_would_read_all_weights(sizes: tuple[int, ...]) -> None:
+    planning, module = session(linear(128, sizes))
+    assert len(planning.connect(module.main.body).groups) == len(sizes) - 1
+    reasons = [x.why for x in planning.record.decisions if " -> " in x.subject]
+    assert reasons
+    # Of the wide layers, not even the fewest rows' results fit in shared memory.
+    assert all("are predicted, apart" in x or "fits the device" in x for x in reasons)
 
 
 def test_attention_is_one_kernel_of_both_products_and_the_softmax_between() -> None:

@@ -39,7 +39,7 @@ class Packing:
     terms of the dims; where an axis value lies outside its extent it is zero.
 
     Args:
-        slot: which read of the kernel's specification.
+        slot: which read of the kernel's specification; of several stages the reads are numbered through.
         dims: (name, extent), outermost first.
         axes: (axis name, expression over the dims), for every axis that the access uses.
     """

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tilewright.ir.choice import TileChoice
+from collections.abc import Sequence
+
+from tilewright.errors import InternalError
+from tilewright.ir.choice import Packing, TileChoice
 from tilewright.ir.expr import loads, variables
 from tilewright.ir.group import Group
 from tilewright.ir.keys import Canonical, packing_key
@@ -10,6 +13,8 @@ from tilewright.ir.module import Symbol
 from tilewright.ir.ops import Access, Value
 from tilewright.ir.program import Kernel, PackedConstant
 from tilewright.views.kernel import KernelSpec
+from tilewright.views.staged import StagedSpec
+from tilewright.views.subject import Subject
 from tilewright.views.symbols import group_symbols
 
 
@@ -24,14 +29,15 @@ class KernelTable:
     def bind(
         self,
         group: Group,
-        spec: KernelSpec | None,
+        subject: Subject | None,
         canonical: Canonical,
         choice: TileChoice,
         symbols: tuple[Symbol, ...] = (),
     ) -> tuple[Kernel, tuple[str, ...]]:
         """The kernel for a group and a choice, and the names of the group's values in the order of its parameters."""
-        packed = [(p.slot, self._pack(spec, p.slot, choice)) for p in choice.packings if spec is not None]
-        params = (*_read_as_they_are(spec, canonical, [slot for slot, _ in packed]), *(v for _, v in packed))
+        nests = nests_of(subject)
+        packed = [(p.slot, self._pack(nests, p)) for p in choice.packings]
+        params = (*_read_as_they_are(nests, canonical, [slot for slot, _ in packed]), *(v for _, v in packed))
         params += canonical.outputs
         key = (canonical.key, choice.recipe, choice.params)
         kernel = self._by_key.get(key)
@@ -49,8 +55,9 @@ class KernelTable:
         stem = "_".join(kinds[:4]) or "kernel"
         return f"{stem}_{len(self.kernels)}"
 
-    def _pack(self, spec: KernelSpec, slot: int, choice: TileChoice) -> Value:
-        packing = next(p for p in choice.packings if p.slot == slot)
+    def _pack(self, nests: Sequence[KernelSpec], packing: Packing) -> Value:
+        number, slot = _place(nests, packing.slot)
+        spec = nests[number]
         access = spec.reads[slot]
         # A constant that is equal along an axis may be laid out along it all the same.
         used = {*variables(*access.index, access.guard), *(name for name, _ in packing.axes)}
@@ -61,14 +68,33 @@ class KernelTable:
         return constant.value
 
 
-def _read_as_they_are(spec: KernelSpec | None, canonical: Canonical, packed: list[int]) -> tuple[Value, ...]:
+def nests_of(subject: Subject | None) -> tuple[KernelSpec, ...]:
+    """The loop nests that a subject has reads of: itself, or its stages; a packing numbers the reads of all of them."""
+    if isinstance(subject, StagedSpec):
+        return subject.stages
+    return (subject,) if isinstance(subject, KernelSpec) else ()
+
+
+def _place(nests: Sequence[KernelSpec], slot: int) -> tuple[int, int]:
+    """The nest that has a read, and the read's slot there."""
+    for number, spec in enumerate(nests):
+        if slot < len(spec.reads):
+            return number, slot
+        slot -= len(spec.reads)
+    raise InternalError(f"a packing names read {slot} beyond the kernel's reads.")
+
+
+def _read_as_they_are(nests: Sequence[KernelSpec], canonical: Canonical, packed: Sequence[int]) -> tuple[Value, ...]:
     """The inputs that the code still reads in their own layout."""
     inputs: tuple[Value, ...] = canonical.inputs
-    if spec is None or not packed:
+    if not packed:
         return inputs
-    rest: list[Access] = [access for slot, access in enumerate(spec.reads) if slot not in packed]
-    needed = {access.value for access in rest} | {s.write.base for s in spec.stores if s.write.base is not None}
-    # A packed access may sit inside the index of another one; packing is for plain operands only.
-    inner = {slot for access in rest for slot in loads(*access.index, access.guard)}
-    assert not inner & set(packed), "a packed operand cannot steer an index"
+    apart = {_place(nests, slot) for slot in packed}
+    needed: set[Value] = set()
+    for number, spec in enumerate(nests):
+        rest: list[Access] = [access for slot, access in enumerate(spec.reads) if (number, slot) not in apart]
+        needed |= {access.value for access in rest} | {s.write.base for s in spec.stores if s.write.base is not None}
+        # A packed access may sit inside the index of another one; packing is for plain operands only.
+        inner = {(number, slot) for access in rest for slot in loads(*access.index, access.guard)}
+        assert not inner & apart, "a packed operand cannot steer an index"
     return tuple(v for v in inputs if v in needed)

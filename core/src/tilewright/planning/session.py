@@ -23,8 +23,7 @@ from tilewright.planning.record import Record
 from tilewright.planning.requests import Cost, Decision, Planned, Request
 from tilewright.planning.trial import CodeFacts, Failure, Samples
 from tilewright.recipes import Columns, Match, Recipe
-from tilewright.views.kernel import KernelSpec, normalise
-from tilewright.views.subject import subject_of
+from tilewright.views.subject import Subject, subject_of
 from tilewright.views.symbols import group_symbols
 
 _T = TypeVar("_T")
@@ -123,7 +122,7 @@ class Session:
         """
         choices = self.propose(group)
         chosen = choice or choices[0]
-        kernel, args = self.table.bind(group, self.spec(group), self.canonical(group), chosen, self.symbols)
+        kernel, args = self.table.bind(group, self.subject(group), self.canonical(group), chosen, self.symbols)
         self.record.choice(group, kernel, chosen, choices)
         return Planned(group, choices, kernel, tuple(map(self.place_of, args)))
 
@@ -215,7 +214,7 @@ class Session:
         """How the target's recipes see the group: every recipe of non-negative priority, or else the fallbacks."""
 
         def find() -> tuple[Match, ...]:
-            subject = subject_of(group, self.constants, self.symbols)
+            subject = self.subject(group)
             if subject is None:
                 return ()
             found = [(r, m) for r in self.recipes if (m := r.see(subject, self.device)) is not None]
@@ -224,9 +223,9 @@ class Session:
 
         return self.analysis("matches", group, find)
 
-    def spec(self, group: Group) -> KernelSpec | None:
-        """The group as one loop nest, or None when it is none."""
-        return self.analysis("spec", group, lambda: normalise(group, self.constants, self.symbols))
+    def subject(self, group: Group) -> Subject | None:
+        """What recipes see of the group, or None when it is nothing that a recipe could take."""
+        return self.analysis("subject", group, lambda: subject_of(group, self.constants, self.symbols))
 
     def canonical(self, group: Group) -> Canonical:
         """Structural key of the group, and its values in the key's order."""

@@ -25,7 +25,7 @@ from tilewright.planning.kernels import KernelTable
 from tilewright.planning.requests import Planned
 from tilewright.planning.schedule.one_kernel import launch_of
 from tilewright.planning.storage import allocate
-from tilewright.views.kernel import normalise
+from tilewright.views.subject import subject_of
 from tilewright.workers import BusyError, Post, Worker, WorkerError, replies, turn
 
 T = TypeVar("T")
@@ -206,7 +206,7 @@ def trial_program(group: Group, choice: TileChoice, constants: frozenset[str], s
         if v.name in constants
     }
     table = KernelTable()
-    kernel, args = table.bind(group, normalise(group, known), canonical(group, known), choice)
+    kernel, args = table.bind(group, subject_of(group, known), canonical(group, known), choice)
     steps = (launch_of(Planned(group, (choice,), kernel, args)),)
     inputs = tuple(v for v in group.inputs if v.name not in known)
     plain = [v for v in group.inputs if v.name in known and v.name in args]

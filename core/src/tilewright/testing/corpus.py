@@ -4,6 +4,7 @@ awkward sizes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ def corpus(dtype: str = "float32") -> tuple[Case, ...]:
         _scans,
         _selections,
         _chains,
+        _convolution_chains,
     ):
         family(writer)
     return tuple(writer.cases)
@@ -423,7 +425,7 @@ def _residuals(w: _Writer) -> None:
     )
 
 
-def _chains(w: _Writer) -> None:
+def _convolution_chains(w: _Writer) -> None:
     """What is stored between convolutions has no given order, so channels can lie innermost there."""
     same = {"pads": [1, 1, 1, 1]}
     w.add(
@@ -552,3 +554,30 @@ def _selections(w: _Writer) -> None:
                 weights={"k": _ints(count)},
                 outputs=("v", "i"),
             )
+
+
+def _chains(w: _Writer) -> None:
+    """Products of products, with what stands between them."""
+    layer = "p{0} = MatMul {1} w{0}; q{0} = Add p{0} b{0}; "
+    for rows, sizes in (((37,), (20, 45, 33, 3)), ((2, 35), (64, 64, 72)), ((130,), (16, 200, 96))):
+        weights = {f"w{i}": w.rand(*x) for i, x in enumerate(itertools.pairwise(sizes))}
+        weights |= {f"b{i}": w.rand(x) for i, x in enumerate(sizes[1:])}
+        last = len(sizes) - 2
+        text = "".join(layer.format(i, f"r{i - 1}" if i else "x") + f"r{i} = Relu q{i}; " for i in range(last))
+        text += f"p{last} = MatMul r{last - 1} w{last}; y = Add p{last} b{last}"
+        w.add(f"layers {sizes} of {rows}", steps(text), {"x": w.rand(*rows, sizes[0])}, weights=weights)
+    w.add(
+        "layers and a residual, one result inside",
+        steps("h = MatMul x v; s = Tanh h; p = MatMul s u; y = Add p x"),
+        {"x": w.rand(3, 19, 40)},
+        weights={"v": w.rand(40, 24), "u": w.rand(24, 40)},
+        outputs=("s", "y"),
+    )
+    nodes = [node("Gemm", "x v", "h", transB=1), *steps("s = Sigmoid h"), node("Gemm", "s u", "y", transB=1, alpha=0.5)]
+    w.add("transposed layers", nodes, {"x": w.rand(70, 64)}, weights={"v": w.rand(128, 64), "u": w.rand(24, 128)})
+    w.add(
+        "pointwise convolutions",
+        [*steps("s = Conv x v; t = Relu s"), *steps("y = Conv t u")],
+        {"x": w.rand(2, 24, 5, 9)},
+        weights={"v": w.rand(40, 24, 1, 1), "u": w.rand(10, 40, 1, 1)},
+    )

@@ -36,7 +36,7 @@ class DeviceKernel:
         function: the TIR device function.
         maps: tensor maps that follow the pointers, each of a value among `params`.
         numbers: how many int64 arguments follow then.
-        roomy: whether the assembler takes as many registers as a block alone can have.
+        together: how many blocks of a multiprocessor the assembler leaves registers for; 0 if that is its own choice.
     """
 
     name: str
@@ -48,7 +48,7 @@ class DeviceKernel:
     function: Prim = attrs.field(eq=False, repr=False)
     maps: tuple[TensorMap, ...] = ()
     numbers: int = 0
-    roomy: bool = False
+    together: int = 0
 
     @property
     def launch_tags(self) -> list[str]:
@@ -123,7 +123,7 @@ class KernelShell:
             body = tirx.AttrStmt(axis, "thread_extent", i32(extent), body)
         shape = (self.body.tasks, self.body.threads, self.body.shared_bytes)
         kernel = DeviceKernel(self.name, self.params, *shape, cooperative, None, tuple(maps), len(self.numbers))
-        kernel = attrs.evolve(kernel, roomy=self.body.roomy)
+        kernel = attrs.evolve(kernel, together=self.body.together)
         function = tirx.PrimFunc([*self._pointers, *maps.values(), *self.numbers.values()], body)
         attributes = {
             "global_symbol": self.name,
@@ -160,8 +160,9 @@ def cuda_source(kernels: Sequence[DeviceKernel], arch: str) -> str:
     source = with_preamble(str(built.inspect_source()))
     for kernel in kernels:
         # Warpgroups hand over registers, which the assembler allows where it knows all of them.
-        if kernel.maps or kernel.roomy:
-            source = source.replace(f"({kernel.block}) {kernel.name}(", f"({kernel.block}, 1) {kernel.name}(")
+        if together := kernel.together or bool(kernel.maps):
+            bounds = f"({kernel.block}, {int(together)})"
+            source = source.replace(f"({kernel.block}) {kernel.name}(", f"{bounds} {kernel.name}(")
     return source
 
 

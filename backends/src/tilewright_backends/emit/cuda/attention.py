@@ -48,7 +48,7 @@ def emit(body: Body, kernel: Kernel, staged: StagedSpec) -> None:
 class _Emitter:
     def __init__(self, body: Body, found: Attention, halves: Halves, block: int, step: int, stages: int) -> None:
         self.body, self.found, self.step, self.stages = body, found, step, stages
-        body.roomy = True
+        body.together = 1
         spec = found.spec
         row_tiles = -(-found.row_count // block)
         tile = body.hold(body.task % row_tiles, "tile")
@@ -154,7 +154,7 @@ class _Emitter:
         else:
             row, first = k + of_k * 8 + row_in, outer + of_outer * 8
         chunk = body.index(body.simplify(first // CHUNK))
-        place = body.index(start) + half.element(body.index(body.simplify(row)), chunk)
+        place = body.index(start) + half.plan.element(body.index(body.simplify(row)), chunk)
         name = "tw_ldmatrix_x4" if along_k else "tw_ldmatrix_x4_trans"
         source = ptx.LDMATRIX if along_k else ptx.LDMATRIX_TRANS
         target = into[body.index(body.simplify(number * 4))]

@@ -44,7 +44,7 @@ def emit(body: Body, kernel: Kernel, staged: StagedSpec) -> None:
 class _Emitter:
     def __init__(self, body: Body, found: Attention, mine: int, warps: int, step: int) -> None:
         self.body, self.found, self.mine, self.step = body, found, mine, step
-        body.roomy = True
+        body.together = 1
         spec, block = found.spec, mine * warps
         row_tiles = -(-found.row_count // block)
         self.tile = body.hold(body.task % row_tiles, "tile")

@@ -16,6 +16,7 @@ from tvm.tirx import op as tir_op
 from tilewright.errors import InternalError
 from tilewright.ir.bounds import Interval, bounds_of
 from tilewright.ir.expr import Const, Expr, Extent, Var, const
+from tilewright_backends.emit.cuda.ptx import AFRESH
 from tilewright_backends.lower.code import Code, sequence
 from tilewright_backends.lower.types import Prim
 
@@ -63,8 +64,8 @@ class Body(Code):
         task: the task's number, likewise.
         params: flat buffer of each value that the kernel takes a pointer to, by value name.
         maps: the tensor maps that it takes, and the parameter of each.
-        roomy: whether the assembler takes as many registers as it likes; otherwise it may spill some so that more
-            blocks fit on a multiprocessor.
+        together: how many blocks of a multiprocessor the assembler leaves registers for. It spills none but what these
+            would not have; with 0, it may spill some so that more blocks fit.
 
     All indices are into flat buffers. Shared memory is one dynamic allocation; every buffer in it has its own bytes.
     """
@@ -76,7 +77,7 @@ class Body(Code):
         self.params: dict[str, Prim] = {}
         self.maps: dict[TensorMap, Prim] = {}
         self.shared_bytes = 0
-        self.roomy = False
+        self.together = 0
         self.thread_var = tirx.Var("tid", "int32")
         self.task_var = tirx.Var("task", "int32")
         self.thread: Expr = self.define("tid", self.thread_var, Interval(0, threads - 1))
@@ -96,6 +97,11 @@ class Body(Code):
         if isinstance(short, (Const, Var)):
             return short
         return self.define(hint, self.bind(self.index(short), hint), bounds_of(short, self.bounds))
+
+    def afresh(self, expr: Expr, hint: str) -> Expr:
+        """`expr` as a new variable: what follows from it is computed here, not kept in registers from earlier code."""
+        value = self.call("tw_afresh", self.index(self.simplify(expr), "int32"), source=AFRESH, result="int32")
+        return self.define(hint, self.bind(value, hint), bounds_of(self.simplify(expr), self.bounds))
 
     @staticmethod
     def constant(value: int) -> Expr:

@@ -60,59 +60,19 @@ class HalfTilePlan:
     def elements(self) -> int:
         return self.extent * self.step
 
-
-class HalfTile:
-    """Fills the stages of a tile.
-
-    Args:
-        body: the kernel under construction, outside of the loop over tiles.
-        plan: the tile.
-        k: reduce axes.
-        base: first outer point.
-        tile: number of the outer tile.
-        batch: values of the batch axes.
-        stages: number of tiles in flight.
-    """
-
-    def __init__(
-        self,
-        body: Body,
-        spec: FlatSpec,
-        plan: HalfTilePlan,
-        k: tuple[Axis, ...],
-        base: Expr,
-        tile: Expr,
-        batch: Mapping[str, Expr],
-        stages: int,
-    ) -> None:
-        self.body, self.spec, self.plan, self.k, self.tile = body, spec, plan, k, tile
-        self.dtype = plan.operand.dtype
-        self.buffer = body.shared(types.storage(self.dtype), stages * plan.elements, "tile", align=1024)
-        total = plan.elements // CHUNK
-        self.loads = -(-total // body.threads)
-        self._partial = total % body.threads != 0
-        self._batch = dict(batch)
-        storage = types.storage(self.dtype)
-        self._registers = None if plan.chunked else body.registers(storage, self.loads * CHUNK, "ahead")
-        self._places = [self._place(load, base) for load in range(self.loads)]
-
-    def _place(self, load: int, base: Expr) -> tuple[Expr, Expr, Expr, Prim]:
-        """(row, first element in the row, outer point, element in the stage) of a thread's load."""
-        body, plan = self.body, self.plan
-        number = body.thread + load * body.threads
-        row = body.hold(number // plan.chunks, "row")
-        chunk = body.hold(number % plan.chunks, "chunk")
-        outer = body.hold(base + (row if plan.along_k else chunk * CHUNK), "outer")
-        return row, chunk, outer, body.bind(self.element(body.index(row), body.index(chunk)), "slot")
+    @property
+    def row_pitch(self) -> int:
+        """Elements from a row of at most 128 bytes to the next; that of eighth neighbours' places, swizzled too."""
+        return min(self.chunks, 8) * CHUNK
 
     def element(self, row: Prim, chunk: Prim) -> Prim:
         """Element number in a stage of a chunk, swizzled so that eight neighbouring rows lie in different banks.
 
         Rows of 128 bytes, or longer ones in columns of 128 bytes, lie as `wgmma` wants them with its 128-byte swizzle.
         """
-        chunks = self.plan.chunks
+        chunks = self.chunks
         if chunks % 8 == 0:
-            rows = self.plan.extent if self.plan.along_k else self.plan.step
+            rows = self.extent if self.along_k else self.step
             key = tir_op.bitwise_and(row, i32(7))
             if chunks > 8:
                 column = tir_op.shift_right(chunk, i32(3))
@@ -125,6 +85,61 @@ class HalfTile:
         else:
             key = i32(0)
         return (row * chunks + tir_op.bitwise_xor(chunk, key)) * CHUNK
+
+
+class HalfTile:
+    """Fills the stages of a tile.
+
+    Args:
+        body: the kernel under construction, outside of the loop over tiles.
+        plan: the tile.
+        k: reduce axes.
+        base: first outer point.
+        tile: number of the outer tile.
+        batch: values of the batch axes.
+        stages: number of tiles in flight.
+        buffer: where they lie, by default in a buffer of their own.
+        pitch: elements from one stage to the next, by default those of a tile.
+        thread: the thread's number, by default that of the body.
+    """
+
+    def __init__(
+        self,
+        body: Body,
+        spec: FlatSpec,
+        plan: HalfTilePlan,
+        k: tuple[Axis, ...],
+        base: Expr,
+        tile: Expr,
+        batch: Mapping[str, Expr],
+        stages: int,
+        buffer: Prim | None = None,
+        pitch: int = 0,
+        thread: Expr | None = None,
+    ) -> None:
+        self.body, self.spec, self.plan, self.k, self.tile = body, spec, plan, k, tile
+        self.thread = body.thread if thread is None else thread
+        self.dtype = plan.operand.dtype
+        self.pitch = pitch or plan.elements
+        if buffer is None:
+            buffer = body.shared(types.storage(self.dtype), stages * self.pitch, "tile", align=1024)
+        self.buffer = buffer
+        total = plan.elements // CHUNK
+        self.loads = -(-total // body.threads)
+        self._partial = total % body.threads != 0
+        self._batch = dict(batch)
+        storage = types.storage(self.dtype)
+        self._registers = None if plan.chunked else body.registers(storage, self.loads * CHUNK, "ahead")
+        self._places = [self._place(load, base) for load in range(self.loads)]
+
+    def _place(self, load: int, base: Expr) -> tuple[Expr, Expr, Expr, Prim]:
+        """(row, first element in the row, outer point, element in the stage) of a thread's load."""
+        body, plan = self.body, self.plan
+        number = self.thread + load * body.threads
+        row = body.hold(number // plan.chunks, "row")
+        chunk = body.hold(number % plan.chunks, "chunk")
+        outer = body.hold(base + (row if plan.along_k else chunk * CHUNK), "outer")
+        return row, chunk, outer, body.bind(plan.element(body.index(row), body.index(chunk)), "slot")
 
     def start(self, trip: Expr, stage: Expr, beyond: bool = False) -> None:
         """Starts to fill a stage with tile `trip`: asynchronous copies, or loads into registers.
@@ -150,14 +165,14 @@ class HalfTile:
         far = body.view(self.buffer.data, "uint32x4", int(self.buffer.shape[0]) // CHUNK)
         for load in range(self.loads):
             with self._mine(load):
-                place = body.index(stage * self.plan.elements) + self._places[load][3]
+                place = body.index(stage * self.pitch) + self._places[load][3]
                 body.store(far, tir_op.shift_right(place, i32(3)), near[i32(load)])
 
     def _mine(self, load: int) -> AbstractContextManager[None]:
         if not self._partial:
             return nullcontext()
         total = self.plan.elements // CHUNK
-        return self.body.when(self.body.index(self.body.thread + load * self.body.threads < total))
+        return self.body.when(self.body.index(self.thread + load * self.body.threads < total))
 
     def _where(self, load: int, trip: Expr, lane: int = 0) -> tuple[Expr, Expr]:
         """Outer point and reduction point of an element of a thread's chunk."""
@@ -183,7 +198,7 @@ class HalfTile:
     def _copy(self, load: int, trip: Expr, stage: Expr, beyond: bool) -> None:
         body, plan = self.body, self.plan
         inside: Prim | None
-        to = self.buffer[body.index(stage * plan.elements) + self._places[load][3]]
+        to = self.buffer[body.index(stage * self.pitch) + self._places[load][3]]
         row, chunk, _, _ = self._places[load]
         if plan.packed is not None:
             address = (self.tile * plan.padded + trip * plan.step + row) * plan.extent + chunk * CHUNK
@@ -204,7 +219,7 @@ class HalfTile:
             bytes_ = tirx.Select(inside, i32(16), i32(0))
         args = [tir_op.address_of(to), tir_op.address_of(buffer[place]), bytes_]
         if self._partial:
-            mine = body.index(body.thread + load * body.threads < plan.elements // CHUNK)
+            mine = body.index(self.thread + load * body.threads < plan.elements // CHUNK)
             body.call("tw_cp_async_16_if", *args, types.convert(mine, "int32"), source=ptx.CP_ASYNC_IF)
         else:
             body.call("tw_cp_async_16", *args, source=ptx.CP_ASYNC)

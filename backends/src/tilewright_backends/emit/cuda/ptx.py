@@ -84,6 +84,18 @@ __forceinline__ __device__ void tw_fence_async() { asm volatile("fence.proxy.asy
 """
 """Makes this thread's writes to shared memory visible to the tensor cores' own reads of it."""
 
+AFRESH = """
+__forceinline__ __device__ int tw_afresh(int x) { asm volatile("" : "+r"(x)); return x; }
+"""
+"""A number of which the compiler does not know that it is the same as elsewhere."""
+
+GROUP_BARRIER = """
+__forceinline__ __device__ void tw_group_barrier(int number, int threads) {
+  asm volatile("bar.sync %0, %1;" :: "r"(number + 1), "r"(threads) : "memory");
+}
+"""
+"""A barrier of some warps of the block, `threads` in all; groups of warps have different numbers from 0 to 14."""
+
 WGMMA_FENCE = """
 __forceinline__ __device__ void tw_wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 """

@@ -28,7 +28,7 @@ class SharedTiles:
         dtype: float16 or bfloat16.
         along_k: whether rows are outer points of 64 reduction points, or columns of 64 outer points hold a row per
             reduction point.
-        elements: of a stage.
+        elements: from one stage to the next.
     """
 
     buffer: Prim
@@ -52,11 +52,12 @@ class WarpgroupTile:
         with self.body.repeat(self.blocks * self.each, "clear") as i:
             self.body.store(self.sums, i, types.literal(0, "float32"))
 
-    def multiply(self, stage: Expr) -> None:
-        """Starts the products of a stage and commits them as one group."""
+    def multiply(self, row_stage: Expr, column_stage: Expr) -> None:
+        """Starts the products of a stage of each operand and commits them as one group."""
         body, (rows, columns) = self.body, self.operands
         name, source = ptx.wgmma(self.columns, rows.dtype, not rows.along_k, not columns.along_k)
-        starts = [body.hold(stage * x.elements, "start") for x in self.operands]
+        stages = (row_stage, column_stage)
+        starts = [body.hold(at * x.elements, "start") for at, x in zip(stages, self.operands, strict=True)]
         body.call("tw_wgmma_fence", source=ptx.WGMMA_FENCE)
         for part in range(STEP // 16):
             of_columns = self._descriptor(columns, starts[1], const(0), part)
@@ -99,9 +100,14 @@ class WarpgroupTile:
         )
         return body.bind(call, "descriptor")
 
-    def piece(self, m_base: Expr, n_base: Expr) -> Piece:
-        """Where the sums of this thread stand in the result."""
+    def piece(self, m_base: Expr, n_base: Expr, afresh: bool = False) -> Piece:
+        """Where the sums of this thread stand in the result.
+
+        Args:
+            afresh: whether places are computed here, not kept in registers from earlier pieces.
+        """
         body = self.body
-        warp, lane = body.hold(body.thread % WARPGROUP // 32, "warp"), body.hold(body.thread % 32, "lane")
+        find = body.afresh if afresh else body.hold
+        warp, lane = find(body.thread % WARPGROUP // 32, "warp"), find(body.thread % 32, "lane")
         row = m_base + self.first + warp * 16 + lane // 4
         return Piece(self.sums, self.blocks, self.columns // 8, row, n_base + lane % 4 * 2, 64)

@@ -91,7 +91,8 @@ def statements(body: Body, detail: TensorDetail, tiles: WgmmaTiles, packed: tupl
         for half in halves:
             if not half.plan.chunked:
                 half.start(ahead, into, beyond=True)
-        group_tile.multiply(body.hold(trip % tiles.stages, "stage"))
+        at = body.hold(trip % tiles.stages, "stage")
+        group_tile.multiply(at, at)
         for half in halves:
             if half.plan.chunked:
                 half.start(ahead, into, beyond=True)
@@ -101,7 +102,8 @@ def statements(body: Body, detail: TensorDetail, tiles: WgmmaTiles, packed: tupl
             half.finish(into)
     if not gathers:
         arrive()
-        group_tile.multiply(const((trips - 1) % tiles.stages))
+        at = const((trips - 1) % tiles.stages)
+        group_tile.multiply(at, at)
     group_tile.finish()
     piece = group_tile.piece(m_tile * tiles.m_block, n_tile * tiles.n_block)
     store_pieces(body, spec, c, batch, piece)

@@ -12,21 +12,16 @@ import attrs
 from tvm import tirx
 
 from tilewright.errors import InternalError
-from tilewright.ir import dtypes
 from tilewright.ir.expr import Expr, const, minimum
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda import mbarrier, ptx
-from tilewright_backends.emit.cuda.body import Body, TensorMap
+from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.epilogue import store_pieces
+from tilewright_backends.emit.cuda.fetched import Fetched
 from tilewright_backends.emit.cuda.mbarrier import Barriers
 from tilewright_backends.emit.cuda.points import count, decompose
-from tilewright_backends.emit.cuda.warpgroup import STEP, WARPGROUP, SharedTiles, WarpgroupTile
-from tilewright_backends.lower import types
-from tilewright_backends.lower.flat import split_number
-from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cuda.boxes import WIDTH, Boxes
-from tilewright_backends.recipes.cuda.tensor import HalfOperand
+from tilewright_backends.emit.cuda.warpgroup import STEP, WARPGROUP, WarpgroupTile
 from tilewright_backends.recipes.cuda.wgmma_ring import (
     FETCHER_REGISTERS,
     MULTIPLIER_REGISTERS,
@@ -77,7 +72,10 @@ class _Ring:
             (detail.tensor.rows, detail.rows, tiles.m_block),
             (detail.tensor.columns, detail.columns, tiles.n_block),
         )
-        self.sides = [_Side(body, detail, *side, tiles.stages, self.trips * STEP, packed) for side in sides]
+        self.sides = [
+            Fetched(body, detail.tensor.spec, operand, boxes, block, tiles.stages, self.trips * STEP, packed)
+            for operand, boxes, block in sides
+        ]
         self.full = Barriers(body, tiles.stages, 1)
         self.empty = Barriers(body, tiles.stages, 4 * tiles.groups)
 
@@ -136,7 +134,7 @@ class _Ring:
                 self.empty.wait(stage, body.simplify(1 - parity))
                 self.full.expect(stage, size)
                 for side, tile in zip(self.sides, (m, n), strict=True):
-                    side.fetch(self.full, stage, tile, trip, batch)
+                    side.fetch(self.full, stage, stage, tile, trip, batch)
 
     def _multiply(self) -> None:
         body, tiles = self.body, self.tiles
@@ -170,67 +168,5 @@ class _Ring:
         step = body.hold(number, "step")
         stage, parity = self._stage(step)
         self.full.wait(stage, parity)
-        result.multiply(stage)
+        result.multiply(stage, stage)
         return body.hold((step + (self.tiles.stages - 1)) % self.tiles.stages, "before")
-
-
-class _Side:
-    """One operand: its tiles in shared memory and how they are fetched."""
-
-    def __init__(
-        self,
-        body: Body,
-        detail: RingDetail,
-        operand: HalfOperand,
-        boxes: Boxes | None,
-        block: int,
-        stages: int,
-        padded: int,
-        packed: Mapping[int, str],
-    ) -> None:
-        self.body, self.boxes, self.block = body, boxes, block
-        elements = block * STEP
-        self.bytes = elements * dtypes.size_of(operand.dtype)
-        shape: tuple[tuple[int, int], ...]
-        buffer = body.shared(types.storage(operand.dtype), stages * elements, "tile", align=1024)
-        self.shared = SharedTiles(buffer, operand.dtype, boxes is not None and boxes.along_k, elements)
-        if boxes is None:
-            name, offset = packed[operand.slot], 0
-            tiles = -(-count(operand.outer) // block)
-            shape = ((block, 1), (padded, block), (tiles, padded * block))
-        else:
-            name, offset = detail.tensor.spec.reads[operand.slot].value.name, boxes.offset
-            shape = tuple((x.extent, x.stride) for x in boxes.dimensions)
-        rows = block if self.shared.along_k else STEP
-        box = (WIDTH, rows, *[1] * (len(shape) - 2))
-        self.map: Prim = body.tensor_map(TensorMap(name, operand.dtype, offset, shape, box))
-
-    def fetch(self, full: Barriers, stage: Expr, tile: Expr, trip: Expr, batch: Mapping[str, Expr]) -> None:
-        """Starts to fetch the tile's step number `trip` of the reduction to a stage."""
-        first = self.body.simplify(tile * self.block)
-        if self.boxes is not None and self.shared.along_k:
-            self._box(full, stage, 0, self._place(self.boxes, first, trip, batch))
-            return
-        for column in range(-(-self.block // WIDTH)):
-            if self.boxes is None:
-                self._box(full, stage, column, (const(column * WIDTH), trip * STEP, tile))
-            else:
-                self._box(full, stage, column, self._place(self.boxes, first + column * WIDTH, trip, batch))
-
-    def _box(self, full: Barriers, stage: Expr, column: int, place: tuple[Expr, ...]) -> None:
-        body = self.body
-        to = self.shared.buffer[body.index(body.simplify(stage * self.shared.elements + column * WIDTH * STEP))]
-        full.fetch(stage, to, self.map, place)
-
-    def _place(self, boxes: Boxes, outer: Expr, trip: Expr, batch: Mapping[str, Expr]) -> tuple[Expr, ...]:
-        """The box's first element in each dimension, the one along memory first."""
-        k = split_number(self.body.simplify(trip * STEP), [x.extent for x in boxes.k])
-        at: dict[int, Expr] = {id(d): x for d, x in zip(boxes.k, k, strict=True)}
-        if boxes.outer is not None:
-            at[id(boxes.outer)] = outer
-        for dimension in boxes.batch:
-            point: Expr = const(0)
-            for axis in dimension.axes:
-                point = point * count((axis,)) + batch[axis.name]
-            at[id(dimension)] = point
-        return tuple(at[id(d)] for d in boxes.dimensions)

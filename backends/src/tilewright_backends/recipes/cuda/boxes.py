@@ -11,8 +11,9 @@ from tilewright.ir.bounds import linear_terms, simplify
 from tilewright.ir.expr import Const, Var, loads
 from tilewright.ir.ops import Axis
 from tilewright_backends.lower.flat import FlatSpec, coefficient
+from tilewright_backends.recipes.contraction import Contraction
 from tilewright_backends.recipes.cuda.common import extent
-from tilewright_backends.recipes.cuda.tensor import HalfOperand, TensorDetail
+from tilewright_backends.recipes.cuda.tensor import HalfOperand
 
 WIDTH = 64
 """Elements of a box along memory: 128 bytes, the width of the swizzle."""
@@ -62,9 +63,8 @@ class Boxes:
         return (*k[:1], *outer, *k[1:], *self.batch[::-1]) if self.along_k else (*outer, *k, *self.batch[::-1])
 
 
-def boxes_of(detail: TensorDetail, operand: HalfOperand) -> Boxes | None:
+def boxes_of(spec: FlatSpec, roles: Contraction, operand: HalfOperand) -> Boxes | None:
     """The operand as boxes, or None when it is computed, guarded, or lies in memory in a way that TMA cannot step."""
-    spec, roles = detail.spec, detail.roles
     if operand.slot < 0:
         return None
     access = spec.reads[operand.slot]

@@ -12,7 +12,7 @@ import attrs
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.choice import Packing
-from tilewright.ir.expr import const, maximum, minimum, select
+from tilewright.ir.expr import Expr, const, maximum, minimum, select
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.recipes.cuda import tensor
@@ -25,17 +25,17 @@ NAME = "cuda.wgmma_ring"
 STEP = 64
 FETCHER_REGISTERS = 40
 MULTIPLIER_REGISTERS = 232
-_REGISTERS = {1: 255, 2: 168}
+START_REGISTERS = {1: 255, 2: 168}
 """Registers of a thread when a block starts, by the number of warpgroups that multiply.
 
 Where there are two, the warpgroup that fetches keeps `FETCHER_REGISTERS` and they take `MULTIPLIER_REGISTERS` each.
 """
-_LATENCY = 16
+LATENCY = 16
 """Steps (of 30 ns) from a fetch to the products of what it brings; as many stages as the ring has share it.
 
 From an H200: the product of 256 × 3072 and 3072 × 768 takes 14.0 µs with three stages and 10.8 µs with eight.
 """
-_MOST_SUMS = 128
+MOST_SUMS = 128
 """Sums of a thread: beyond, some would be spilled."""
 
 
@@ -53,7 +53,7 @@ def detail_of(kernel: KernelSpec) -> RingDetail | None:
     found = tensor.detail_of(kernel)
     if found is None:
         return None
-    sides = [(x, boxes_of(found, x)) for x in (found.rows, found.columns)]
+    sides = [(x, boxes_of(found.spec, found.roles, x)) for x in (found.rows, found.columns)]
     if any(boxes is None and not operand.constant for operand, boxes in sides):
         return None
     return RingDetail(found, sides[0][1], sides[1][1])
@@ -80,16 +80,14 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     mb, nb, group, stages = (p.var for p in parameters)
     groups = maximum(mb // group, 1)
     threads = (groups + 1) * 128
-    registers = select(groups < const(2), const(_REGISTERS[1]), const(_REGISTERS[2]))
+    registers = select(groups < const(2), const(START_REGISTERS[1]), const(START_REGISTERS[2]))
     shared = (mb + nb) * STEP * 2 * stages + 2048
     trips = ceil_div(k, STEP)
     tiles = ceil_div(m, mb) * ceil_div(n, nb) * batch
     tasks = minimum(tiles, const(device.units))
     rounds = ceil_div(tiles, device.units)
     half = "fp16" if found.rows.dtype == "float16" else "bf16"
-    # Eighths of a step that the products of a stage take at the peak.
-    pace = mb * nb * STEP * 16 // max(int(device.peak[f"{half}.tensor"] / device.units * 30e-9), 1)
-    waiting = maximum(const(8 * _LATENCY) // stages - pace, const(0))
+    waiting = maximum(const(8 * LATENCY) // stages - steps_at_peak(device, f"{half}.tensor", mb, nb), const(0))
     out = sum(points(found.spec.spatial) * dtypes.size_of(s.value.dtype) for s in found.spec.stores)
     axes = tensor.axes_of(found)
     packed = {x.slot: role for x, role, boxes in _sides(detail) if boxes is None}
@@ -104,7 +102,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
             Constraint(mb, const(256), "rows of a box"),
             Constraint(group, const(128), "rows of a warpgroup"),
             Constraint(groups, const(2), "warpgroups that multiply"),
-            Constraint(group * nb // 128, const(_MOST_SUMS), "sums of a thread"),
+            Constraint(group * nb // 128, const(MOST_SUMS), "sums of a thread"),
             Constraint(const(2), stages, "the ring needs two stages"),
             Constraint(stages, const(16), "stages of the ring"),
             Constraint(shared, const(device.shared_per_block), "shared memory of a block"),
@@ -124,6 +122,11 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         packings=Packings(kernel, detail),
         detail=detail,
     )
+
+
+def steps_at_peak(device: DeviceModel, unit: str, rows: Expr, columns: Expr) -> Expr:
+    """Eighths of a step that the products of a stage take at the peak."""
+    return rows * columns * STEP * 16 // max(int(device.peak[unit] / device.units * 30e-9), 1)
 
 
 def _sides(detail: RingDetail) -> tuple[tuple[tensor.HalfOperand, str, Boxes | None], ...]:
