@@ -46,7 +46,7 @@ def norm() -> onnx.ModelProto:
         helper.make_node("LayerNormalization", ["t", "g", "b"], ["u"]),
         helper.make_node("MatMul", ["u", "w"], ["y"]),
     ]
-    return model(nodes, [16, 64], {"g": [64], "b": [64], "w": [64, 32]})
+    return model(nodes, [4096, 1024], {"g": [1024], "b": [1024], "w": [1024, 1024]})
 
 
 def linear(rows: int, sizes: tuple[int, ...]) -> onnx.ModelProto:
@@ -108,7 +108,7 @@ def test_every_edge_between_kernels_has_a_reason() -> None:
     reasons = {str(x.subject): x.why for x in planning.record.decisions if "->" in str(x.subject)}
     (subject,) = reasons
     assert subject.endswith("y")
-    assert reasons[subject] == "no recipe takes both"
+    assert "apart" in reasons[subject]
 
 
 @pytest.mark.parametrize("sizes", [(64,) * 7 + (3,), (256,) * 7 + (3,)], ids=str)
@@ -126,7 +126,7 @@ def test_layers_of_few_rows_stay_apart_because_every_block_would_read_all_weight
     reasons = [x.why for x in planning.record.decisions if " -> " in x.subject]
     assert reasons
     # Of the wide layers, not even the fewest rows' results fit in shared memory.
-    assert all("are predicted, apart" in x or "fits the device" in x for x in reasons)
+    assert all(", apart" in x or "fits the device" in x for x in reasons)
 
 
 def test_attention_is_one_kernel_of_both_products_and_the_softmax_between() -> None:
@@ -140,6 +140,7 @@ def test_attention_is_one_kernel_of_both_products_and_the_softmax_between() -> N
 
 def test_a_set_takes_in_a_maker_and_a_reader_together_where_neither_is_taken_alone() -> None:
     graph, planning = graph_of(Heads(256, 256, 64, 64, heads=12).model())
+    planning.recipes = tuple(x for x in planning.recipes if x.name != "cuda.stages")  # which takes either
     found = search(graph, planning, WelderOptions())
     assert [x.nodes for x in found.welds] == [(0, 1, 2, 3, 4, 5)]
     softmax_alone = graph.welded([1, 2, 3, 4])
@@ -158,7 +159,7 @@ def layers(number: int) -> onnx.ModelProto:
             helper.make_node("Softmax", ["x" if not i else f"x{i}"], [f"s{i}"]),
             helper.make_node("MatMul", [f"s{i}", "w"], [last]),
         ]
-    return model(nodes, [8, 256], {"w": [256, 256]})  # too wide for two products and a softmax in one kernel
+    return model(nodes, [4096, 1024], {"w": [1024, 1024]})  # too much for tiles through several products
 
 
 def priced(made: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> list[str]:
