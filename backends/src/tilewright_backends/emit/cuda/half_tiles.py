@@ -16,7 +16,7 @@ from tilewright.ir.expr import Expr
 from tilewright.ir.ops import Axis
 from tilewright_backends.emit.cuda import ptx
 from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.cuda.points import count, decompose, point_at
+from tilewright_backends.emit.cuda.points import both, count, decompose, point_at
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
@@ -210,8 +210,7 @@ class HalfTile:
             access, point = self.spec.reads[plan.operand.slot], point_at(body, self.spec, self._at(outer, k))
             buffer, place = body.params[access.value.name], point.index(access.address)
             if access.guard is not None:
-                there = point.index(access.guard)
-                inside = there if inside is None else tirx.And(inside, there)
+                inside = both(inside, point.index(access.guard))
         bytes_ = i32(16)
         if inside is not None:
             inside = body.bind(inside, "inside")

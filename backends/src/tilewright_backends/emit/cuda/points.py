@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tvm import tirx
 from tvm.tirx import op as tir_op
 
 from tilewright.ir import dtypes
@@ -31,6 +32,13 @@ def point_at(
     """The point where the axes have the values `at` and the states are `states`."""
     given = {f"s{i}": x for i, x in enumerate(states)}
     return Point(body, spec, body.params, at, SEMANTICS, given=given, loaded=loaded)
+
+
+def both(a: Prim | None, b: Prim | None) -> Prim | None:
+    """The conjunction of two conditions; None always holds."""
+    if a is None or b is None:
+        return b if a is None else a
+    return tirx.And(a, b)
 
 
 def size(axis: Axis) -> int:

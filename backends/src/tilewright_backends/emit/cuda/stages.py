@@ -6,6 +6,7 @@ serves several sums. Points of a box that lie outside of the value are neither c
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
@@ -21,7 +22,7 @@ from tilewright.views.kernel import KernelSpec
 from tilewright.views.staged import StagedSpec
 from tilewright.views.tiles import Box, TileSpec, TileStage, tiles_of
 from tilewright_backends.emit.cuda.body import Body
-from tilewright_backends.emit.cuda.points import SEMANTICS, size, varies
+from tilewright_backends.emit.cuda.points import SEMANTICS, both, size, varies
 from tilewright_backends.emit.cuda.states import States
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec, flatten
@@ -130,11 +131,7 @@ class _Emitter:
                     conditions.append(short)
         if not conditions:
             return _Place(at, None)
-        found = [body.index(x) for x in conditions]
-        both = found[0]
-        for x in found[1:]:
-            both = tirx.And(both, x)
-        return _Place(at, body.bind(both, "inside"))
+        return _Place(at, body.bind(functools.reduce(tirx.And, map(body.index, conditions)), "inside"))
 
     def _compute(
         self, spec: FlatSpec, columns: Sequence[Axis], lines: Sequence[_Place], stands: Sequence[_Place]
@@ -143,7 +140,7 @@ class _Emitter:
         body = self.body
         pairs = [(i, j) for i in range(len(lines)) for j in range(len(stands))]
         alone = len(pairs) == 1
-        inside = _both(lines[0].inside, stands[0].inside) if alone else None
+        inside = both(lines[0].inside, stands[0].inside) if alone else None
         with body.when(inside) if inside is not None else nullcontext():
             states: dict[tuple[int, int], States] = {}
             if spec.combiner is not None:
@@ -165,7 +162,7 @@ class _Emitter:
                     total *= size(axis)
                 self._nest(spec.reduce, {}, step, total <= _UNROLL)
             for i, j in pairs:
-                where = None if alone else _both(lines[i].inside, stands[j].inside)
+                where = None if alone else both(lines[i].inside, stands[j].inside)
                 with body.when(where) if where is not None else nullcontext():
                     point = self._point(spec, {**lines[i].at, **stands[j].at}, {})
                     found = states[i, j].read() if states else [point.value(x) for x in spec.body]
@@ -206,7 +203,7 @@ class _Emitter:
                 key = (i if down else 0, j if across else 0)
                 if key not in known:
                     place = {**lines[key[0]].at, **stands[key[1]].at, **reduced}
-                    where = _both(lines[i].inside if down else None, stands[j].inside if across else None)
+                    where = both(lines[i].inside if down else None, stands[j].inside if across else None)
                     known[key] = self._load(spec, slot, place, where if guarded else None)
                 found[i, j][slot] = known[key]
         return found
@@ -267,9 +264,3 @@ def _literal(expr: Expr) -> int:
     if not isinstance(expr, Const):
         raise TypeError(f"a box has no literal size: {expr!r}")
     return int(expr.value)
-
-
-def _both(a: Prim | None, b: Prim | None) -> Prim | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return tirx.And(a, b)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
 
-from tvm import tirx
 from tvm.tirx import op as tir_op
 
 from tilewright.errors import InternalError
@@ -21,7 +20,7 @@ from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda import ptx
 from tilewright_backends.emit.cuda.body import Body, i32
 from tilewright_backends.emit.cuda.neighbours import store_neighbours
-from tilewright_backends.emit.cuda.points import count, decompose, in_vectors, point_at
+from tilewright_backends.emit.cuda.points import both, count, decompose, in_vectors, point_at
 from tilewright_backends.lower import types
 from tilewright_backends.lower.point import Point
 from tilewright_backends.lower.types import Prim
@@ -94,12 +93,12 @@ class _Task:
                     continue
                 outer = body.hold(self.tile * self.block + (column * WIDE + half * 8) + self.g, "outer")
                 inside = body.index(outer < self.wide) if self.wide % self.block else None
-                self._operand_piece(self.matrix, slot, self.detail.wide, outer, k, _both(inside, reduced))
+                self._operand_piece(self.matrix, slot, self.detail.wide, outer, k, both(inside, reduced))
         for row in range(self.rows):
             outer = body.hold(self.g + row * ROWS, "outer")
             inside = body.index(outer < self.thin) if (row + 1) * ROWS > self.thin else None
             slot = ahead * self.rows + row
-            self._operand_piece(self.vectors, slot, self.detail.thin, outer, k, _both(inside, reduced))
+            self._operand_piece(self.vectors, slot, self.detail.thin, outer, k, both(inside, reduced))
 
     def _operand_piece(self, into: Prim, place: int, role: str, outer: Expr, k: Expr, inside: Prim | None) -> None:
         body, spec = self.body, self.detail.tensor.spec
@@ -111,7 +110,7 @@ class _Task:
             return point_at(body, spec, at | decompose(k, self.detail.tensor.roles.k, body))
 
         if access.guard is not None:
-            inside = _both(inside, point().index(access.guard))
+            inside = both(inside, point().index(access.guard))
         self._piece(into, place, body.params[access.value.name], lambda: point().index(access.address), inside)
 
     def _piece(self, into: Prim, place: int, source: Prim, address: Callable[[], Prim], inside: Prim | None) -> None:
@@ -164,7 +163,7 @@ class _Task:
             thin, wide = body.hold(thin, "thin"), body.hold(wide, "wide")
             outer = body.hold(self.tile * self.block + wide, "outer")
             inside = body.index(number < total) if total % body.threads else None
-            inside = _both(inside, body.index(outer < self.wide) if self.wide % self.block else None)
+            inside = both(inside, body.index(outer < self.wide) if self.wide % self.block else None)
             with nullcontext() if inside is None else body.when(inside):
                 value = body.registers("float32", 1, "value")
                 body.store(value, i32(0), types.literal(0, "float32"))
@@ -174,12 +173,6 @@ class _Task:
                     body.store(value, i32(0), value[i32(0)] + table[place])
                 at = {**self.batch, **decompose(thin, self.few.outer, body), **decompose(outer, self.many.outer, body)}
                 store_neighbours(body, spec, at, inner, 1, lambda lane, point: [value[i32(0)]], spec.body_reads)
-
-
-def _both(a: Prim | None, b: Prim | None) -> Prim | None:
-    if a is None or b is None:
-        return b if a is None else a
-    return tirx.And(a, b)
 
 
 def _same(address: Prim) -> Prim:
