@@ -135,16 +135,17 @@ def _moved(tiles: TileSpec) -> tuple[Expr, tuple[Operand, ...]]:
             if value not in used:
                 total = total + product([x.size for x in box]) * dtypes.size_of(value.dtype)
             used.setdefault(value, set()).update(axis for x in box for axis, _ in x.steps)
-    names = [x.name for x in tiles.axes]
-    operands = [_operand(v, [n for n in names if n in axes], False) for v, axes in used.items()]
-    operands += [_operand(v, names, True) for v in tiles.staged.outputs]
+    operands = [_operand(v, [x for x in tiles.axes if x.name in axes], False) for v, axes in used.items()]
+    operands += [_operand(v, list(tiles.axes), True) for v in tiles.staged.outputs]
     return total, tuple(operands)
 
 
-def _operand(value: Value, roles: list[str], outside: bool) -> Operand:
-    along = roles[-1] if roles else ""
-    count = math.prod(value.static_shape())
-    return Operand(value.name, dtypes.size_of(value.dtype), count, tuple(roles), along, 1 if along else 0, 1, outside)
+def _operand(value: Value, axes: list[Axis], outside: bool) -> Operand:
+    """What the tile's axes tell apart of a value; what windows and sums add to that is in the recipe's own formula."""
+    along = axes[-1].name if axes else ""
+    count = min(math.prod(value.static_shape()), points(axes))
+    roles = tuple(x.name for x in axes)
+    return Operand(value.name, dtypes.size_of(value.dtype), count, roles, along, 1 if along else 0, 1, outside)
 
 
 RECIPE = Recipe(NAME, "cuda", match, priority=0, takes=StagedSpec)
