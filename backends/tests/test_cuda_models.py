@@ -258,9 +258,25 @@ def test_a_light_model_agrees_on_the_device(name: str) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("name", ["squeezenet", "shufflenet", "resnet50"])
+def test_a_light_model_in_half_precision_is_near_on_the_device(name: str) -> None:
+    """Of full size, so that convolutions of a few pixels and of padded windows run on the tensor cores."""
+    model = light_model(name)
+    program = tilewright.compile(narrowed(model, "float16"), target="cuda:h200")
+    rng = np.random.default_rng(1)
+    feeds = {x.name: rng.standard_normal(x.shape).astype(np.float32) for x in program.inputs}
+    found = program.run(None, {n: x.astype(np.float16) for n, x in feeds.items()})
+    for mine, wanted in zip(found, expected(model, feeds), strict=True):
+        difference = np.linalg.norm(mine.astype(np.float64) - wanted) / np.linalg.norm(wanted)
+        assert difference < 1e-2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("connect", ["epilogue", "welder"])
 @pytest.mark.parametrize("name", sorted(BUILDERS))
-def test_a_block_in_half_precision_agrees_on_the_device(name: str) -> None:
+def test_a_block_in_half_precision_agrees_on_the_device(name: str, connect: str) -> None:
     case = BUILDERS[name]()
-    program = tilewright.compile(narrowed(case.model, "float16"), target="cuda:h200")
+    config = {"target": "cuda:h200", "slots": {"connect": connect}}
+    program = tilewright.compile(narrowed(case.model, "float16"), config=config)
     feeds = {x.name: case.feeds[x.name].astype(dtypes.to_numpy(x.dtype)) for x in program.inputs}
     agree([x.name for x in program.outputs], program.run(None, feeds), expected(case.model, dict(case.feeds)))
