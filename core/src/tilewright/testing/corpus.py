@@ -441,6 +441,19 @@ def _convolution_chains(w: _Writer) -> None:
         weights={"u": w.rand(16, 3, 3, 3), "v": w.rand(64, 16, 3, 3), "w": w.rand(40, 64, 1, 1)},
     )
     w.add(
+        "pointwise, depthwise and pointwise conv with a residual",
+        [
+            node("Conv", "x u b", "c"),
+            node("Relu", "c", "r"),
+            node("Conv", "r v", "d", group=48, **same),
+            node("Relu", "d", "e"),
+            node("Conv", "e w", "f"),
+            node("Add", "f x", "y"),
+        ],
+        {"x": w.rand(1, 16, 9, 7)},
+        weights={"u": w.rand(48, 16, 1, 1), "b": w.rand(48), "v": w.rand(48, 1, 3, 3), "w": w.rand(16, 48, 1, 1)},
+    )
+    w.add(
         "grouped conv and pool between convs, joined",
         [
             node("Conv", "x u", "c"),

@@ -1,14 +1,17 @@
 """Emits `cuda.stages`: stage after stage over the box that a tile of the results needs, in shared memory between them.
 
 A thread takes points of a stage's box, one at a time; of a product `SIDE` rows by `SIDE` columns, so that what it loads
-serves several sums. Points of a box that lie outside of the value are neither computed nor read.
+serves several sums. Products of 16-bit floats run on tensor cores (`stage_product`). Points of a box that lie outside
+of the value are neither computed nor read.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 
 import attrs
 from tvm import tirx
@@ -23,12 +26,13 @@ from tilewright.views.staged import StagedSpec
 from tilewright.views.tiles import Box, TileSpec, TileStage, tiles_of
 from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.points import SEMANTICS, both, size, varies
+from tilewright_backends.emit.cuda.stage_product import StageProduct
 from tilewright_backends.emit.cuda.states import States
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec, flatten
 from tilewright_backends.lower.point import Point, combine
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cuda.stages import SIDE, sides_of
+from tilewright_backends.recipes.cuda.stages import SIDE, Sides, sides_of, stored_shape, tensor_factors
 
 _UNROLL = 16
 """Reductions of at most this many steps are unrolled."""
@@ -57,9 +61,7 @@ class _Emitter:
         self.body, self.tiles = body, tiles
         self.buffers = dict(body.params)
         for value, box in tiles.boxes.items():
-            count = 1
-            for span in box:
-                count *= _literal(span.size)
+            count = math.prod(map(_literal, stored_shape(value, box)))
             self.buffers[value.name] = body.shared(types.storage(value.dtype), max(count, 1), "kept")
         self.origins = self._origins(sizes)
 
@@ -84,6 +86,10 @@ class _Emitter:
         body = self.body
         spec, starts = self._flat(stage)
         sides = sides_of(stage.spec)
+        factors = tensor_factors(stage.spec)
+        if factors is not None:
+            self._product(stage, spec, sides, factors, starts)
+            return
         wide = bool(sides.columns)
         rows, columns = self._points(stage, sides.rows), self._points(stage, sides.columns)
         height, width = (min(SIDE, x) if wide else 1 for x in (rows, columns))
@@ -102,6 +108,34 @@ class _Emitter:
                 lines = [self._place(stage, sides.rows, first, i * down, rows, starts) for i in range(height)]
                 stands = [self._place(stage, sides.columns, second, i * across, columns, starts) for i in range(width)]
                 self._compute(spec, sides.columns, lines, stands)
+
+    def _product(
+        self, stage: TileStage, spec: FlatSpec, sides: Sides, factors: tuple[int, int], starts: Mapping[str, Expr]
+    ) -> None:
+        """A stage on tensor cores."""
+        totals = self._points(stage, sides.rows), self._points(stage, sides.columns)
+
+        def place(axes: Sequence[Axis], total: int, number: Expr) -> tuple[dict[str, Expr], Prim | None]:
+            found = self._place(stage, axes, number, 0, total, starts)
+            return found.at, found.inside
+
+        def store(at: dict[str, Expr], inside: Prim | None, value: Prim) -> None:
+            with self.body.when(inside) if inside is not None else nullcontext():
+                point = self._point(spec, at, {})
+                point.give({"s0": value})
+                for one in spec.stores:
+                    point.store(one)
+
+        StageProduct(
+            self.body,
+            spec,
+            factors,
+            totals,
+            partial(place, sides.rows, totals[0]),
+            partial(place, sides.columns, totals[1]),
+            partial(self._load, spec),
+            store,
+        ).run()
 
     def _points(self, stage: TileStage, axes: Sequence[Axis]) -> int:
         total = 1
@@ -251,8 +285,8 @@ def _boxed(
     value: Value, index: Sequence[Expr], box: Box, origins: Mapping[str, Expr]
 ) -> tuple[Value, tuple[Expr, ...]]:
     """The value as its box, and an index into that."""
-    shape = tuple(x.size for x in box)
-    return attrs.evolve(value, shape=shape), tuple(at - x.start(origins) for at, x in zip(index, box, strict=True))
+    inner = tuple(at - x.start(origins) for at, x in zip(index, box, strict=True))
+    return attrs.evolve(value, shape=stored_shape(value, box)), inner
 
 
 def _origin(axis: str) -> str:

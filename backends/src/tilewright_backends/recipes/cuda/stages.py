@@ -2,7 +2,7 @@
 
 What passes from stage to stage stays in shared memory, with the halo that windows need, so products after depthwise
 convolutions, convolutions after convolutions, pools and what is element-wise between them are one kernel. Halos are
-computed by every block that needs them.
+computed by every block that needs them. Products of 16-bit floats run on tensor cores, others on the ordinary units.
 """
 
 from __future__ import annotations
@@ -13,24 +13,28 @@ import attrs
 
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Const, Expr, const, number_of
+from tilewright.ir.expr import Apply, Const, Expr, const, number_of
 from tilewright.ir.ops import Axis, Value
 from tilewright.recipes import Constraint, Match, Operand, Recipe, Usage, Work, product
 from tilewright.views.kernel import KernelSpec
 from tilewright.views.staged import StagedSpec
-from tilewright.views.tiles import TileSpec, TileStage, box_of, tiles_of
+from tilewright.views.tiles import Box, TileSpec, TileStage, box_of, tiles_of
 from tilewright_backends.lower.flat import flatten
-from tilewright_backends.recipes.contraction import contraction_of
+from tilewright_backends.recipes.contraction import contraction_of, plain_slot
 from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, operations, parameter, points, powers
 from tilewright_backends.recipes.rows import memory_bytes
 
 NAME = "cuda.stages"
 SIDE = 4
 """Points along each side of what a thread computes at a time of a product."""
+HALVES = frozenset(["float16", "bfloat16"])
+_PADDING = 8
+ROWS, COLUMNS, DEPTH = 16, 32, 16
+"""What a warp computes at a time of a product on tensor cores, and the points it sums at once."""
 _MOST_AXES = 5
 _MOST_STAGES = 8
 _REGISTERS = 96
-_APART = 4
+_APART = 2
 """How much more of a thread's time a step takes where neighbours share no operand: an index and a load for each."""
 
 
@@ -50,11 +54,11 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     tasks = product([ceil_div(extents[x.name], TileSpec.size(x)) for x in tiles.axes])
     shared: Expr = const(0)
     for value, box in tiles.boxes.items():
-        shared = shared + product([x.size for x in box]) * max(dtypes.size_of(value.dtype), 1) + 16
+        shared = shared + product(stored_shape(value, box)) * max(dtypes.size_of(value.dtype), 1) + 16
     flops: Expr = const(0)
     steps: Expr = const(0)
     for stage in tiles.stages:
-        work, alone = _stage_work(stage)
+        work, alone = _stage_work(stage, device)
         flops = flops + work
         steps = steps + ceil_div(alone, threads)
     inputs, operands = _moved(tiles)
@@ -110,9 +114,52 @@ def sides_of(stage: KernelSpec) -> Sides:
     return Sides(rows, tuple(x for x in stage.spatial if x.name in names))
 
 
-def _stage_work(stage: TileStage) -> tuple[Expr, Expr]:
+def stored_shape(value: Value, box: Box) -> tuple[Expr, ...]:
+    """The shape of a box in shared memory: rows of 16-bit floats begin in different banks, as fragments want them."""
+    *outer, last = (x.size for x in box)
+    return (*outer, last + _PADDING if value.dtype in HALVES else last)
+
+
+def tensor_factors(stage: KernelSpec) -> tuple[int, int] | None:
+    """The reads that are the rows' and the columns' factor of a product for tensor cores; None when it is none.
+
+    Both are 16-bit floats as they are stored, and the sum is kept in float32.
+    """
+    spec = flatten(stage)
+    found = contraction_of(spec) if spec.combiner is not None else None
+    if found is None or not found.m or not found.n or found.batch or found.state != "float32":
+        return None
+    slots = []
+    for operand in (found.rows, found.columns):
+        slot = plain_slot(operand.value)
+        if slot is None or operand.slots != (slot,):
+            return None
+        slots.append(slot)
+    kinds = {spec.reads[x].value.dtype for x in slots}
+    whole = all(isinstance(x.value, Apply) and x.value.op == "cast" for x in (found.rows, found.columns))
+    return (slots[0], slots[1]) if len(kinds) == 1 and kinds <= HALVES and whole else None
+
+
+def _tensor_work(stage: TileStage, device: DeviceModel) -> tuple[Expr, Expr]:
+    """Operations of a task in terms of the ordinary units', and four times the steps of one warp alone."""
+    spec = stage.spec
+    sides = sides_of(spec)
+    rows = product([stage.domain[x.name].size for x in sides.rows])
+    columns = product([stage.domain[x.name].size for x in sides.columns])
+    depth = ceil_div(points(spec.reduce), DEPTH)
+    pieces = ceil_div(rows, ROWS) * ceil_div(columns, COLUMNS)
+    unit = "fp16.mma" if spec.reads[0].value.dtype == "float16" else "bf16.mma"
+    quicker = max(int(device.peak.get(unit, 0) / device.peak["fma"]), 1)
+    stored = operations(*(x.expr for x in spec.stores)) + 8
+    flops = pieces * depth * (ROWS * COLUMNS * DEPTH * 2 // quicker) + rows * columns * stored
+    return flops, pieces * depth * (4 * device.warp)
+
+
+def _stage_work(stage: TileStage, device: DeviceModel) -> tuple[Expr, Expr]:
     """Operations of a task, and the steps of reductions that one thread alone would take."""
     spec = stage.spec
+    if device.has("mma.sync") and tensor_factors(spec) is not None:
+        return _tensor_work(stage, device)
     total = product([stage.domain[x.name].size for x in spec.spatial])
     reduced = number_of(x.extent for x in spec.reduce) if spec.reduce else const(1)
     each = operations(*spec.body, *(spec.combiner.combine if spec.combiner else ()))

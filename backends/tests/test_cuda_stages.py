@@ -1,0 +1,95 @@
+"""`cuda.stages` on the emulator, beside float64, and what its products run on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+from backends.tests.cuda_on_cpu.emulator import emulate
+from backends.tests.test_cuda_attention import program_of
+from tilewright.compiler import recipes_of
+from tilewright.config.binding import Settings, bind
+from tilewright.config.loading import load_config
+from tilewright.frontend import load
+from tilewright.ir.program import Program
+from tilewright.plugins.manager import Registry
+from tilewright.plugins.records import RecipeEntry
+from tilewright.testing.cases import Case, case, node
+from tilewright.testing.conformance import session_of, welded
+from tilewright_backends.build.cuda.builder import device_kernel
+from tilewright_backends.build.cuda.source import cuda_source
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    registry = Registry()
+    registry.load()
+    return bind(load_config({"target": "cuda:h200"}), registry)
+
+
+def block(dtype: str, stride: int = 1, size: int = 9) -> Case:
+    """Widen, filter each channel, narrow."""
+    rng = np.random.default_rng(5)
+
+    def rand(*shape: int) -> Any:
+        return (rng.standard_normal(shape) / np.sqrt(np.prod(shape[1:]))).astype(dtype)
+
+    nodes = [
+        node("Conv", "x u", "c"),
+        node("Relu", "c", "r"),
+        node("Conv", "r v", "d", group=40, pads=[1, 1, 1, 1], strides=[stride, stride]),
+        node("Conv", "d w", "y"),
+    ]
+    weights = {"u": rand(40, 24, 1, 1), "v": rand(40, 1, 3, 3), "w": rand(20, 40, 1, 1)}
+    return case("block", nodes, {"x": rng.standard_normal((1, 24, size, size)).astype(dtype)}, weights)
+
+
+def program(one: Case, settings: Settings, **sizes: int) -> Program:
+    """The model as one kernel, with tiles of these sizes; other axes are taken whole."""
+    module = load(one.model)
+    recipe = recipes_of(settings)["cuda.stages"]
+    session = session_of(settings, module, [recipe], connect=welded(settings.service("connect")))
+    (group,) = session.connect(module.main.body).groups
+    (match,) = session.matches(group)
+    params = {p.name: sizes.get(p.name.removeprefix("tile."), p.candidates[-1]) for p in match.parameters}
+    return program_of(module, group, match.choice(params | {"threads": sizes.get("threads", 128)}), settings)
+
+
+def exact(one: Case, stride: int) -> Any:
+    """In float64, from the same rounded operands."""
+    x = one.feeds["x"].astype(np.float64)
+    w = {t.name: np.asarray(numpy_helper.to_array(t), np.float64) for t in one.model.graph.initializer}
+    wide = np.maximum(np.einsum("nchw,fc->nfhw", x, w["u"][:, :, 0, 0]), 0)
+    padded = np.pad(wide, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    size = (x.shape[2] - 1) // stride + 1
+    taps = [
+        padded[:, :, i : i + stride * (size - 1) + 1 : stride, k : k + stride * (size - 1) + 1 : stride]
+        * w["v"][None, :, 0, i, k, None, None]
+        for i in range(3)
+        for k in range(3)
+    ]
+    return np.einsum("nchw,fc->nfhw", sum(taps), w["w"][:, :, 0, 0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("tile", [1, 2, 3, 5])
+def test_a_block_of_convolutions_agrees_with_float64(dtype: str, stride: int, tile: int, settings: Settings) -> None:
+    one = block(dtype, stride)
+    (found,) = emulate(program(one, settings, i1=tile, i2=min(tile + 1, 5)), settings, [one.feeds["x"]])
+    wanted = exact(one, stride)
+    assert found.shape == wanted.shape
+    error = np.linalg.norm(found.astype(np.float64) - wanted) / np.linalg.norm(wanted)
+    assert error < (1e-6 if dtype == "float32" else 2e-3)
+
+
+@pytest.mark.parametrize(("dtype", "used"), [("float16", True), ("float32", False)])
+def test_products_of_16_bit_floats_run_on_tensor_cores(dtype: str, used: bool, settings: Settings) -> None:
+    made = program(block(dtype), settings, i1=3, i2=3)
+    (kernel,) = made.kernels.values()
+    entry = settings.registry.get(RecipeEntry, "cuda.stages")
+    code = cuda_source([device_kernel(kernel, made, settings.registry.code(entry, entry.emitter), "sm_90a")], "sm_90a")
+    assert (code.count("tw_mma_float16(") > 2) == used  # its definition, and a call in each of two stages
