@@ -27,26 +27,11 @@ from tilewright_backends.emit.cuda.half_tiles import HalfTilePlan
 from tilewright_backends.emit.cuda.mbarrier import Barriers
 from tilewright_backends.emit.cuda.passing import HeldRows, pass_on
 from tilewright_backends.emit.cuda.warpgroup import STEP, WARPGROUP, SharedTiles, WarpgroupTile
+from tilewright_backends.emit.cuda.wgmma_ring import RingTiles
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.cuda.chain_wgmma import FetchedChain, block_columns, fetched_chain
 from tilewright_backends.recipes.cuda.wgmma_ring import FETCHER_REGISTERS, MULTIPLIER_REGISTERS
-
-
-@attrs.frozen
-class ChainTiles:
-    """Sizes: rows of a block, columns of a walk, rows of a warpgroup, stages of the ring, blocks."""
-
-    m_block: int
-    n_block: int
-    m_group: int
-    stages: int
-    blocks: int
-
-    @property
-    def groups(self) -> int:
-        """Warpgroups that multiply."""
-        return self.m_block // self.m_group
 
 
 def emit(body: Body, kernel: Kernel, staged: StagedSpec) -> None:
@@ -56,12 +41,12 @@ def emit(body: Body, kernel: Kernel, staged: StagedSpec) -> None:
         raise InternalError(f"cuda.chain_wgmma does not take kernel {kernel.name}.")
     choice = kernel.choice
     m_block, n_block, m_group, stages = (choice[x] for x in ("m.block", "n.block", "m.group", "stages"))
-    tiles = ChainTiles(m_block, n_block, m_group, stages, choice.resources.tasks)
+    tiles = RingTiles(m_block, n_block, m_group, stages, choice.resources.tasks)
     _Emitter(body, detail, tiles, {slot: value.name for slot, value in kernel.packed}).run()
 
 
 class _Emitter:
-    def __init__(self, body: Body, detail: FetchedChain, tiles: ChainTiles, packed: Mapping[int, str]) -> None:
+    def __init__(self, body: Body, detail: FetchedChain, tiles: RingTiles, packed: Mapping[int, str]) -> None:
         self.body, self.chain, self.tiles = body, detail.chain, tiles
         links = self.chain.links
         self.count = -(-self.chain.row_count // tiles.m_block)

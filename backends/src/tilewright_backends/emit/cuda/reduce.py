@@ -88,7 +88,7 @@ def _accumulate(body: Body, spec: FlatSpec, at: dict[str, Expr], lane: Expr, lan
 
     total = points_in(spec.reduce)
     if lanes == 1:
-        _nest(body, spec, {}, step, isinstance(total, int) and total <= _UNROLL)
+        nest(body, spec, {}, step, isinstance(total, int) and total <= _UNROLL)
         return states
     with body.loop("step", body.simplify(ceil_div(total, lanes))) as trip:
         number = body.hold(trip * lanes + lane, "r")
@@ -100,7 +100,7 @@ def _accumulate(body: Body, spec: FlatSpec, at: dict[str, Expr], lane: Expr, lan
     return states
 
 
-def _nest(
+def nest(
     body: Body, spec: FlatSpec, done: dict[str, Expr], step: Callable[[dict[str, Expr]], None], unroll: bool
 ) -> None:
     """Loops over the reduce axes that are not in `done`."""
@@ -109,7 +109,7 @@ def _nest(
         step(done)
         return
     with body.loop("r", rest[0].extent, "unrolled" if unroll else "serial") as index:
-        _nest(body, spec, {**done, rest[0].name: index}, step, unroll)
+        nest(body, spec, {**done, rest[0].name: index}, step, unroll)
 
 
 def _join(

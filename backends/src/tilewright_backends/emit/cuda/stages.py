@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 
@@ -26,6 +26,7 @@ from tilewright.views.staged import StagedSpec
 from tilewright.views.tiles import Box, TileSpec, TileStage, tiles_of
 from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.points import SEMANTICS, both, size, varies
+from tilewright_backends.emit.cuda.reduce import nest
 from tilewright_backends.emit.cuda.stage_product import StageProduct
 from tilewright_backends.emit.cuda.states import States
 from tilewright_backends.lower import types
@@ -194,7 +195,7 @@ class _Emitter:
                 total = 1
                 for axis in spec.reduce:
                     total *= size(axis)
-                self._nest(spec.reduce, {}, step, total <= _UNROLL)
+                nest(body, spec, {}, step, total <= _UNROLL)
             for i, j in pairs:
                 where = None if alone else both(lines[i].inside, stands[j].inside)
                 with body.when(where) if where is not None else nullcontext():
@@ -203,15 +204,6 @@ class _Emitter:
                     point.give({f"s{number}": x for number, x in enumerate(found)})
                     for store in spec.stores:
                         point.store(store)
-
-    def _nest(
-        self, axes: Sequence[Axis], done: dict[str, Expr], step: Callable[[dict[str, Expr]], None], unroll: bool
-    ) -> None:
-        if not axes:
-            step(done)
-            return
-        with self.body.loop("r", axes[0].extent, "unrolled" if unroll else "serial") as index:
-            self._nest(axes[1:], {**done, axes[0].name: index}, step, unroll)
 
     def _loaded(
         self,

@@ -35,7 +35,7 @@ _RASTER = 2048
 
 @attrs.frozen
 class RingTiles:
-    """Sizes: of a block's tile, rows of a warpgroup, stages of the ring, blocks."""
+    """Sizes: rows of a block, columns of a tile or walk, rows of a warpgroup, stages of the ring, blocks."""
 
     m_block: int
     n_block: int

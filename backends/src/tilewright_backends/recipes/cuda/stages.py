@@ -19,8 +19,8 @@ from tilewright.recipes import Constraint, Match, Operand, Recipe, Usage, Work, 
 from tilewright.views.kernel import KernelSpec
 from tilewright.views.staged import StagedSpec
 from tilewright.views.tiles import Box, TileSpec, TileStage, box_of, tiles_of
-from tilewright_backends.lower.flat import flatten
-from tilewright_backends.recipes.contraction import contraction_of, plain_slot
+from tilewright_backends.lower.flat import FlatSpec, flatten
+from tilewright_backends.recipes.contraction import Contraction, contraction_of, plain_slot
 from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, operations, parameter, points, powers
 from tilewright_backends.recipes.rows import memory_bytes
 
@@ -103,11 +103,16 @@ class Sides:
     columns: tuple[Axis, ...]
 
 
+def _two_sided(spec: FlatSpec) -> Contraction | None:
+    """A stage as a product of two operands with sides of their own."""
+    found = contraction_of(spec) if spec.combiner is not None else None
+    return found if found is not None and found.m and found.n else None
+
+
 def sides_of(stage: KernelSpec) -> Sides:
     """How a thread's points lie: `SIDE` rows by `SIDE` columns of a product share what they load."""
-    spec = flatten(stage)
-    found = contraction_of(spec) if spec.combiner is not None else None
-    if found is None or not found.m or not found.n:
+    found = _two_sided(flatten(stage))
+    if found is None:
         return Sides(stage.spatial, ())
     names = {x.name for x in found.n}
     rows = tuple(x for x in stage.spatial if x.name not in names)
@@ -126,8 +131,8 @@ def tensor_factors(stage: KernelSpec) -> tuple[int, int] | None:
     Both are 16-bit floats as they are stored, and the sum is kept in float32.
     """
     spec = flatten(stage)
-    found = contraction_of(spec) if spec.combiner is not None else None
-    if found is None or not found.m or not found.n or found.batch or found.state != "float32":
+    found = _two_sided(spec)
+    if found is None or found.batch or found.state != "float32":
         return None
     slots = []
     for operand in (found.rows, found.columns):
