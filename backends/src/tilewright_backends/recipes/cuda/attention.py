@@ -28,6 +28,9 @@ _POWER = 18
 _MOST_REGISTERS = 288
 """What the assembler would like is more than what it needs: up to here it has never spilled into memory."""
 
+_MOST_GATHERED = 16
+"""The address of every element that is loaded ahead stays in registers over all steps: two to an element."""
+
 
 def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     """The stages as attention, or None when they are not, or the heads are too wide."""
@@ -41,8 +44,9 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     if sizes is None:
         return None
     depth, columns = sizes.depth, sizes.columns
+    most = 2 * max(sizes.rows, 16 if halves.key.chunked and halves.value.chunked else 64)
     parameters = (
-        parameter("rows.block", [x for x in (16, 32, 64, 128) if x < 2 * max(sizes.rows, 16)], align=16, role="rows"),
+        parameter("rows.block", [x for x in (16, 32, 64, 128) if x < most], align=16, role="rows"),
         parameter("keys.step", [x for x in (32, 64, 128) if x < 2 * max(sizes.keys, 32)], align=16, role="keys"),
         parameter("stages", (2, 3)),
     )
@@ -51,14 +55,15 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     tiles = ((block, depth, const(1)), (step, depth, stages), (step, columns, stages))
     shared: Expr = const(256)
     loads: Expr = const(0)
-    ahead: Expr = const(0)
+    gathered: list[Expr] = []
     for (number, width, times), operand in zip(tiles, (halves.query, halves.key, halves.value), strict=True):
         shared = shared + ceil_div(number * width * 2 * times, ALIGNMENT) * ALIGNMENT
         mine = ceil_div(number * width, threads * CHUNK)
         loads = loads + mine
-        ahead = ahead + (mine * CHUNK // 2 if not operand.chunked else const(0))
+        gathered.append(mine * CHUNK // 2 if not operand.chunked else const(0))
+    ahead = gathered[1] + gathered[2]
     fixed = depth * 3 // 8 + columns * 5 // 8 + 4 * found.epilogue_reads + 64
-    wanted = const(fixed) + step + ahead + loads
+    wanted = const(fixed) + step + gathered[0] + ahead + loads
     registers = minimum(wanted, const(255))
     trips, tasks, scored = sizes.trips(step), sizes.tasks(block), sizes.scored(block, step)
     fragments = threads // device.warp * trips * step * (depth + columns) * 2
@@ -71,8 +76,9 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
             divides(block, 128, "rows of a block are a power of two"),
             divides(step, 128, "keys of a step are a power of two"),
             Constraint(const(2), stages, "the ring needs two stages"),
-            Constraint(wanted + ahead // 2, const(_MOST_REGISTERS), "registers, some of which a thread can do without"),
-            Constraint(ahead, const(64), "registers that a thread loads ahead"),
+            Constraint(wanted, const(_MOST_REGISTERS), "registers, some of which a thread can do without"),
+            Constraint(gathered[0], const(64), "registers that a thread loads ahead"),
+            Constraint(ahead, const(_MOST_GATHERED), "registers that a thread loads ahead for a step"),
             Constraint(loads, const(40), "copies that a thread starts for a step"),
             *block_limits(threads, registers, shared, device),
         ),
