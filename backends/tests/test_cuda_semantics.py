@@ -14,7 +14,7 @@ from tilewright.ir.expr import OPS, Expr, Load, Var, apply, cast, const
 from tilewright.ir.ops import Access, Axis, TensorOp, Write, value
 from tilewright.views.kernel import spec_of
 from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell
-from tilewright_backends.emit.cuda import map as element_wise
+from tilewright_backends.emit.gpu import map as element_wise
 from tilewright_backends.lower.flat import flatten
 
 FLOATS = (0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, -2.5, 3.0, 1e-3, -7.25, 40.0, np.inf, -np.inf, np.nan)

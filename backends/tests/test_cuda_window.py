@@ -20,8 +20,8 @@ from tilewright.recipes import Match
 from tilewright.testing import conformance
 from tilewright.testing.cases import Case, case, node
 from tilewright.testing.dimensions import with_dimensions
-from tilewright_backends.recipes.cuda.slides import Slide
-from tilewright_backends.recipes.cuda.window import Window
+from tilewright_backends.recipes.gpu.slides import Slide
+from tilewright_backends.recipes.gpu.window import Window
 
 
 @pytest.fixture(scope="module")

@@ -12,24 +12,18 @@ from tilewright_backends import cpus, gpus
 TILEWRIGHT_API = 1
 
 _CPU_RECIPES = ("contraction", "nest", "rows", "scan", "scatter", "topk")
-_CUDA_RECIPES = (
-    "attention",
+_CUDA_RECIPES = ("attention", "chain", "chain_wgmma", "mma", "thin", "wgmma", "wgmma_ring")
+_GPU_RECIPES = (
     "attention_simt",
-    "chain",
-    "chain_wgmma",
     "map",
-    "mma",
     "reduce",
     "rows",
     "scan",
     "scatter",
     "simt",
-    "thin",
     "stages",
     "topk",
     "topk_sort",
-    "wgmma",
-    "wgmma_ring",
     "window",
 )
 
@@ -70,13 +64,14 @@ def tilewright_recipes() -> Iterable[RecipeEntry]:
             f"tilewright_backends.recipes.cpu.{name}:RECIPE",
             f"tilewright_backends.emit.cpu.{name}:emit",
         )
-    for name in _CUDA_RECIPES:
-        yield RecipeEntry(
-            f"cuda.{name}",
-            "cuda",
-            f"tilewright_backends.recipes.cuda.{name}:RECIPE",
-            f"tilewright_backends.emit.cuda.{name}:emit",
-        )
+    for folder, names in (("cuda", _CUDA_RECIPES), ("gpu", _GPU_RECIPES)):
+        for name in names:
+            yield RecipeEntry(
+                f"cuda.{name}",
+                "cuda",
+                f"tilewright_backends.recipes.{folder}.{name}:RECIPE",
+                f"tilewright_backends.emit.{folder}.{name}:emit",
+            )
 
 
 @hookimpl

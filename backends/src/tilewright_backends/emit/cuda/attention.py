@@ -22,14 +22,14 @@ from tilewright.views.staged import StagedSpec
 from tilewright_backends.emit.cuda import ptx
 from tilewright_backends.emit.cuda.body import Body, i32
 from tilewright_backends.emit.cuda.epilogue import Piece, store_pieces
-from tilewright_backends.emit.cuda.half_tiles import HalfTile, HalfTilePlan
-from tilewright_backends.emit.cuda.online import cleared, inverse, power, raise_to, rescale
-from tilewright_backends.emit.cuda.points import decompose, point_at
-from tilewright_backends.emit.cuda.reduce import WARP
+from tilewright_backends.emit.gpu.half_tiles import HalfTile, HalfTilePlan
+from tilewright_backends.emit.gpu.online import cleared, inverse, power, raise_to, rescale
+from tilewright_backends.emit.gpu.points import decompose, point_at
+from tilewright_backends.emit.gpu.reduce import WARP
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cuda.flat_attention import Attention, Halves, flat_attention, halves_of
-from tilewright_backends.recipes.cuda.tensor import CHUNK, HalfOperand
+from tilewright_backends.recipes.gpu.flat_attention import Attention, Halves, flat_attention, halves_of
+from tilewright_backends.recipes.gpu.tensor import CHUNK, HalfOperand
 
 _SHARING = (1, 2)
 """Distances between the four lanes that share a row of the accumulators."""

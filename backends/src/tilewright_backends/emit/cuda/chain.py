@@ -24,9 +24,9 @@ from tilewright.views.staged import StagedSpec
 from tilewright_backends.emit.cuda import ptx
 from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.epilogue import store_pieces
-from tilewright_backends.emit.cuda.half_tiles import HalfTile, HalfTilePlan
 from tilewright_backends.emit.cuda.passing import HeldRows, pad, pass_on
 from tilewright_backends.emit.cuda.warp_tile import WARP, Fragments, WarpTile
+from tilewright_backends.emit.gpu.half_tiles import HalfTile, HalfTilePlan
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.cuda.chain import block_columns, in_place

@@ -23,11 +23,11 @@ from tilewright_backends.emit.cuda import mbarrier, ptx
 from tilewright_backends.emit.cuda.body import Body, i32
 from tilewright_backends.emit.cuda.epilogue import store_pieces
 from tilewright_backends.emit.cuda.fetched import Fetched
-from tilewright_backends.emit.cuda.half_tiles import HalfTilePlan
 from tilewright_backends.emit.cuda.mbarrier import Barriers
 from tilewright_backends.emit.cuda.passing import HeldRows, pass_on
 from tilewright_backends.emit.cuda.warpgroup import STEP, WARPGROUP, SharedTiles, WarpgroupTile
 from tilewright_backends.emit.cuda.wgmma_ring import RingTiles
+from tilewright_backends.emit.gpu.half_tiles import HalfTilePlan
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.cuda.chain_wgmma import FetchedChain, block_columns, fetched_chain

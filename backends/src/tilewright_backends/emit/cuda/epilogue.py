@@ -10,8 +10,8 @@ import attrs
 
 from tilewright.ir.expr import Expr
 from tilewright_backends.emit.cuda.body import Body
-from tilewright_backends.emit.cuda.neighbours import store_neighbours
-from tilewright_backends.emit.cuda.points import count, decompose, point_at
+from tilewright_backends.emit.gpu.neighbours import store_neighbours
+from tilewright_backends.emit.gpu.points import count, decompose, point_at
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.point import Point
 from tilewright_backends.lower.types import Prim

@@ -8,13 +8,13 @@ from tilewright.ir import dtypes
 from tilewright.ir.expr import Expr, const
 from tilewright_backends.emit.cuda.body import Body, TensorMap
 from tilewright_backends.emit.cuda.mbarrier import Barriers
-from tilewright_backends.emit.cuda.points import count
 from tilewright_backends.emit.cuda.warpgroup import STEP, SharedTiles
+from tilewright_backends.emit.gpu.points import count
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec, split_number
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.cuda.boxes import WIDTH, Boxes
-from tilewright_backends.recipes.cuda.tensor import HalfOperand
+from tilewright_backends.recipes.gpu.tensor import HalfOperand
 
 
 class Fetched:

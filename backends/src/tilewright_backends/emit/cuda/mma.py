@@ -11,11 +11,11 @@ from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda import ptx
 from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.epilogue import store_pieces
-from tilewright_backends.emit.cuda.half_tiles import HalfTile, HalfTilePlan
-from tilewright_backends.emit.cuda.points import count, decompose
 from tilewright_backends.emit.cuda.warp_tile import WARP, Fragments, WarpTile
+from tilewright_backends.emit.gpu.half_tiles import HalfTile, HalfTilePlan
+from tilewright_backends.emit.gpu.points import count, decompose
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cuda.tensor import TensorDetail, detail_of
+from tilewright_backends.recipes.gpu.tensor import TensorDetail, detail_of
 
 
 @attrs.frozen

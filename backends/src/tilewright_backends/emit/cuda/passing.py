@@ -10,13 +10,13 @@ from tilewright.ir.expr import Expr, const, minimum
 from tilewright_backends.emit.cuda import ptx
 from tilewright_backends.emit.cuda.body import Body, i32
 from tilewright_backends.emit.cuda.epilogue import Piece
-from tilewright_backends.emit.cuda.half_tiles import HalfTilePlan
-from tilewright_backends.emit.cuda.points import decompose, point_at, varies
+from tilewright_backends.emit.gpu.half_tiles import HalfTilePlan
+from tilewright_backends.emit.gpu.points import decompose, point_at, varies
 from tilewright_backends.lower import types
 from tilewright_backends.lower.point import Point
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.cuda.flat_chain import Chain, Link
-from tilewright_backends.recipes.cuda.tensor import CHUNK
+from tilewright_backends.recipes.gpu.tensor import CHUNK
 
 
 @attrs.frozen

@@ -13,11 +13,11 @@ from tvm.tirx import op as tir_op
 from tilewright.ir.expr import Expr, const, minimum
 from tilewright_backends.emit.cuda import ptx
 from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.cuda.points import both, count, decompose
+from tilewright_backends.emit.gpu.points import both, count, decompose
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cuda.stages import COLUMNS, DEPTH, ROWS
+from tilewright_backends.recipes.gpu.stages import COLUMNS, DEPTH, ROWS
 
 Place = tuple[dict[str, Expr], Prim | None]
 """The values of axes at a point, and whether it is one (None: always)."""

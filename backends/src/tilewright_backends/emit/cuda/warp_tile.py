@@ -9,10 +9,10 @@ from tilewright.ir.expr import Expr
 from tilewright_backends.emit.cuda import ptx
 from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.epilogue import Piece
-from tilewright_backends.emit.cuda.half_tiles import HalfTilePlan
+from tilewright_backends.emit.gpu.half_tiles import HalfTilePlan
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cuda.tensor import CHUNK
+from tilewright_backends.recipes.gpu.tensor import CHUNK
 
 WARP = 32
 

@@ -20,8 +20,8 @@ from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.epilogue import store_pieces
 from tilewright_backends.emit.cuda.fetched import Fetched
 from tilewright_backends.emit.cuda.mbarrier import Barriers
-from tilewright_backends.emit.cuda.points import count, decompose
 from tilewright_backends.emit.cuda.warpgroup import STEP, WARPGROUP, WarpgroupTile
+from tilewright_backends.emit.gpu.points import count, decompose
 from tilewright_backends.recipes.cuda.wgmma_ring import (
     FETCHER_REGISTERS,
     MULTIPLIER_REGISTERS,

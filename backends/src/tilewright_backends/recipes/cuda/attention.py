@@ -6,8 +6,9 @@ from tilewright.device import DeviceModel
 from tilewright.ir.expr import Expr, const, minimum
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.staged import StagedSpec
-from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, divides, operations, parameter
-from tilewright_backends.recipes.cuda.flat_attention import (
+from tilewright_backends.recipes.cuda.mma import ALIGNMENT
+from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, divides, operations, parameter
+from tilewright_backends.recipes.gpu.flat_attention import (
     Attention,
     Halves,
     beside,
@@ -17,8 +18,7 @@ from tilewright_backends.recipes.cuda.flat_attention import (
     operands_of_attention,
     sizes_of,
 )
-from tilewright_backends.recipes.cuda.mma import ALIGNMENT
-from tilewright_backends.recipes.cuda.tensor import CHUNK, HalfOperand
+from tilewright_backends.recipes.gpu.tensor import CHUNK, HalfOperand
 from tilewright_backends.recipes.rows import memory_bytes
 
 NAME = "cuda.attention"

@@ -12,8 +12,8 @@ from tilewright.ir.expr import Const, Var, loads
 from tilewright.ir.ops import Axis
 from tilewright_backends.lower.flat import FlatSpec, coefficient
 from tilewright_backends.recipes.contraction import Contraction
-from tilewright_backends.recipes.cuda.common import extent
-from tilewright_backends.recipes.cuda.tensor import HalfOperand
+from tilewright_backends.recipes.gpu.common import extent
+from tilewright_backends.recipes.gpu.tensor import HalfOperand
 
 WIDTH = 64
 """Elements of a box along memory: 128 bytes, the width of the swizzle."""

@@ -13,7 +13,9 @@ from tilewright.ir.choice import Packing
 from tilewright.ir.expr import Expr, apply, const, maximum, minimum, variables
 from tilewright.recipes import Constraint, Match, Operand, Recipe, Usage, Work
 from tilewright.views.staged import StagedSpec
-from tilewright_backends.recipes.cuda.common import (
+from tilewright_backends.recipes.cuda.flat_chain import Chain, Link, flat_chain
+from tilewright_backends.recipes.cuda.mma import ALIGNMENT
+from tilewright_backends.recipes.gpu.common import (
     block_limits,
     ceil_div,
     divides,
@@ -23,9 +25,7 @@ from tilewright_backends.recipes.cuda.common import (
     points,
     powers,
 )
-from tilewright_backends.recipes.cuda.flat_chain import Chain, Link, flat_chain
-from tilewright_backends.recipes.cuda.mma import ALIGNMENT
-from tilewright_backends.recipes.cuda.packing import pack_operand
+from tilewright_backends.recipes.gpu.packing import pack_operand
 from tilewright_backends.recipes.rows import memory_bytes
 
 NAME = "cuda.chain"

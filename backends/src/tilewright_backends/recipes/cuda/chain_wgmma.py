@@ -13,11 +13,11 @@ from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.recipes.cuda.boxes import Boxes, boxes_of
 from tilewright_backends.recipes.cuda.chain import beside, operands_of_chain, roles_of_chain, share
-from tilewright_backends.recipes.cuda.common import ceil_div, divides, parameter
 from tilewright_backends.recipes.cuda.flat_chain import Chain, Link, flat_chain
-from tilewright_backends.recipes.cuda.packing import pack_operand
-from tilewright_backends.recipes.cuda.tensor import HalfOperand
 from tilewright_backends.recipes.cuda.wgmma_ring import LATENCY, MOST_SUMS, START_REGISTERS, STEP, steps_at_peak
+from tilewright_backends.recipes.gpu.common import ceil_div, divides, parameter
+from tilewright_backends.recipes.gpu.packing import pack_operand
+from tilewright_backends.recipes.gpu.tensor import HalfOperand
 from tilewright_backends.recipes.rows import memory_bytes
 
 NAME = "cuda.chain_wgmma"

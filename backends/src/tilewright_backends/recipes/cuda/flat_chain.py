@@ -17,9 +17,9 @@ from tilewright.views.kernel import KernelSpec
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.lower.flat import FlatSpec, FlatStore, coefficient
 from tilewright_backends.recipes.contraction import Contraction
-from tilewright_backends.recipes.cuda.common import extent, flat_spec, points
-from tilewright_backends.recipes.cuda.roles import roles_of
-from tilewright_backends.recipes.cuda.tensor import HalfOperand, half_operand, packs
+from tilewright_backends.recipes.gpu.common import extent, flat_spec, points
+from tilewright_backends.recipes.gpu.roles import roles_of
+from tilewright_backends.recipes.gpu.tensor import HalfOperand, half_operand, packs
 
 
 @attrs.frozen

@@ -12,7 +12,7 @@ from tilewright.ir.choice import Packing
 from tilewright.ir.expr import const, maximum
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.recipes.cuda.common import (
+from tilewright_backends.recipes.gpu.common import (
     block_limits,
     ceil_div,
     divides,
@@ -21,8 +21,8 @@ from tilewright_backends.recipes.cuda.common import (
     points,
     powers,
 )
-from tilewright_backends.recipes.cuda.packing import pack_operand
-from tilewright_backends.recipes.cuda.tensor import TensorDetail, axes_of, detail_of, packed_slots, packs
+from tilewright_backends.recipes.gpu.packing import pack_operand
+from tilewright_backends.recipes.gpu.tensor import TensorDetail, axes_of, detail_of, packed_slots, packs
 from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.mma"

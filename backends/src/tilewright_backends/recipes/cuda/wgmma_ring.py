@@ -15,10 +15,10 @@ from tilewright.ir.choice import Packing
 from tilewright.ir.expr import Expr, const, maximum, minimum, select
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.recipes.cuda import tensor
 from tilewright_backends.recipes.cuda.boxes import Boxes, boxes_of
-from tilewright_backends.recipes.cuda.common import ceil_div, divides, memory_bytes, parameter, points
-from tilewright_backends.recipes.cuda.packing import pack_operand
+from tilewright_backends.recipes.gpu import tensor
+from tilewright_backends.recipes.gpu.common import ceil_div, divides, memory_bytes, parameter, points
+from tilewright_backends.recipes.gpu.packing import pack_operand
 from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.wgmma_ring"

@@ -7,7 +7,7 @@ from tilewright.ir import dtypes
 from tilewright.ir.expr import Expr, const, select
 from tilewright.ir.ops import Routine
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
-from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, divides, parameter, powers
+from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, divides, parameter, powers
 from tilewright_backends.recipes.selection import memory_bytes, row_operands, topk_of
 
 NAME = "cuda.topk_sort"

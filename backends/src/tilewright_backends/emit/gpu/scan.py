@@ -15,10 +15,10 @@ from tilewright.ir.expr import Apply, Expr, minimum
 from tilewright.ir.ops import ScanOp
 from tilewright.ir.program import Kernel
 from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.cuda.points import SEMANTICS, count, decompose, point_at
-from tilewright_backends.emit.cuda.states import States, exchanged
+from tilewright_backends.emit.gpu.points import SEMANTICS, count, decompose, point_at
+from tilewright_backends.emit.gpu.states import States, exchanged
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cuda.scan import Scan, scan_of
+from tilewright_backends.recipes.gpu.scan import Scan, scan_of
 
 _WARP = 32
 

@@ -15,8 +15,8 @@ from tilewright.views.staged import StagedSpec
 from tilewright_backends.lower.flat import FlatSpec, flatten
 from tilewright_backends.recipes.contraction import Contraction, contraction_of
 from tilewright_backends.recipes.contraction import Operand as Factor
-from tilewright_backends.recipes.cuda.common import ceil_div, points
-from tilewright_backends.recipes.cuda.tensor import HalfOperand, half_operand
+from tilewright_backends.recipes.gpu.common import ceil_div, points
+from tilewright_backends.recipes.gpu.tensor import HalfOperand, half_operand
 
 MOST = 128
 """Points of the depth and columns of the values: a warp keeps what belongs to its rows in registers."""

@@ -18,12 +18,12 @@ from tilewright.ir.ops import Combiner
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body
-from tilewright_backends.emit.cuda.points import SEMANTICS, decompose, point_at, points_in, whole
-from tilewright_backends.emit.cuda.states import States, cell, exchanged, from_cell
+from tilewright_backends.emit.gpu.points import SEMANTICS, decompose, point_at, points_in, whole
+from tilewright_backends.emit.gpu.states import States, cell, exchanged, from_cell
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.point import combine
-from tilewright_backends.recipes.cuda.reduce import teams_of
+from tilewright_backends.recipes.gpu.reduce import teams_of
 
 WARP = 32
 _UNROLL = 64

@@ -15,7 +15,7 @@ from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.recipes.contraction import Contraction, Operand, plain_slot
-from tilewright_backends.recipes.cuda.common import (
+from tilewright_backends.recipes.gpu.common import (
     block_limits,
     ceil_div,
     counted,
@@ -26,8 +26,8 @@ from tilewright_backends.recipes.cuda.common import (
     powers,
     symbolic_spec,
 )
-from tilewright_backends.recipes.cuda.packing import pack_operand
-from tilewright_backends.recipes.cuda.roles import roles_of, stride
+from tilewright_backends.recipes.gpu.packing import pack_operand
+from tilewright_backends.recipes.gpu.roles import roles_of, stride
 from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.simt"

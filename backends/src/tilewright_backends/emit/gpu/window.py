@@ -21,12 +21,12 @@ from tilewright.ir.polynomial import canonical
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body
-from tilewright_backends.emit.cuda.points import SEMANTICS, decompose, point_at, points_in, size, whole
-from tilewright_backends.emit.cuda.states import States
+from tilewright_backends.emit.gpu.points import SEMANTICS, decompose, point_at, points_in, size, whole
+from tilewright_backends.emit.gpu.states import States
 from tilewright_backends.lower import types
 from tilewright_backends.lower.point import combine
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cuda.window import Window, window_of
+from tilewright_backends.recipes.gpu.window import Window, window_of
 
 Place = tuple[int, int]
 

@@ -9,7 +9,7 @@ from tilewright.ir.choice import Packing
 from tilewright.ir.expr import Expr, Var, const, variables
 from tilewright.ir.ops import Axis
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.recipes.cuda.common import extent, points
+from tilewright_backends.recipes.gpu.common import extent, points
 
 TILE, GROUP, STEP, POINT = "tile", "group", "step", "point"
 

@@ -16,15 +16,15 @@ from tilewright.ir.ops import Axis
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.cuda.neighbours import store_neighbours
-from tilewright_backends.emit.cuda.points import decompose, points_in, whole
-from tilewright_backends.emit.cuda.tiles import Team, TileLoader, plan_tile
+from tilewright_backends.emit.gpu.neighbours import store_neighbours
+from tilewright_backends.emit.gpu.points import decompose, points_in, whole
+from tilewright_backends.emit.gpu.tiles import Team, TileLoader, plan_tile
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.point import Point
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.contraction import Contraction
-from tilewright_backends.recipes.cuda.simt import detail_of
+from tilewright_backends.recipes.gpu.simt import detail_of
 
 _PAD = 4
 

@@ -25,15 +25,15 @@ from tilewright.views.kernel import KernelSpec
 from tilewright.views.staged import StagedSpec
 from tilewright.views.tiles import Box, TileSpec, TileStage, tiles_of
 from tilewright_backends.emit.cuda.body import Body
-from tilewright_backends.emit.cuda.points import SEMANTICS, both, size, varies
-from tilewright_backends.emit.cuda.reduce import nest
 from tilewright_backends.emit.cuda.stage_product import StageProduct
-from tilewright_backends.emit.cuda.states import States
+from tilewright_backends.emit.gpu.points import SEMANTICS, both, size, varies
+from tilewright_backends.emit.gpu.reduce import nest
+from tilewright_backends.emit.gpu.states import States
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec, flatten
 from tilewright_backends.lower.point import Point, combine
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cuda.stages import SIDE, Sides, sides_of, stored_shape, tensor_factors
+from tilewright_backends.recipes.gpu.stages import SIDE, Sides, sides_of, stored_shape, tensor_factors
 
 _UNROLL = 16
 """Reductions of at most this many steps are unrolled."""

@@ -16,11 +16,11 @@ from tilewright.ir.expr import Expr
 from tilewright.ir.ops import Axis
 from tilewright_backends.emit.cuda import ptx
 from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.cuda.points import both, count, decompose, point_at
+from tilewright_backends.emit.gpu.points import both, count, decompose, point_at
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cuda.tensor import CHUNK, HalfOperand
+from tilewright_backends.recipes.gpu.tensor import CHUNK, HalfOperand
 
 
 @attrs.frozen

@@ -7,7 +7,7 @@ from tilewright.ir import dtypes
 from tilewright.ir.expr import Expr, const, maximum, select
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.staged import StagedSpec
-from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, divides, operations, parameter, powers
+from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, divides, operations, parameter, powers
 from tilewright_backends.recipes.rows import Rows, flat_rows, memory_bytes, operands_of_rows
 
 NAME = "cuda.rows"

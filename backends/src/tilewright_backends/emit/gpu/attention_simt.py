@@ -18,15 +18,15 @@ from tilewright.ir.ops import Axis
 from tilewright.ir.program import Kernel
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.cuda.online import cleared, inverse, power, raise_to, rescale
-from tilewright_backends.emit.cuda.points import count, decompose, point_at
-from tilewright_backends.emit.cuda.reduce import WARP
-from tilewright_backends.emit.cuda.tiles import Team, TileLoader, plan_tile
+from tilewright_backends.emit.gpu.online import cleared, inverse, power, raise_to, rescale
+from tilewright_backends.emit.gpu.points import count, decompose, point_at
+from tilewright_backends.emit.gpu.reduce import WARP
+from tilewright_backends.emit.gpu.tiles import Team, TileLoader, plan_tile
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.contraction import Operand
-from tilewright_backends.recipes.cuda.attention_simt import LANES
-from tilewright_backends.recipes.cuda.flat_attention import Attention, flat_attention
+from tilewright_backends.recipes.gpu.attention_simt import LANES
+from tilewright_backends.recipes.gpu.flat_attention import Attention, flat_attention
 
 _SHARING = (16, 8, 4, 2, 1)
 """Distances between the lanes of a warp."""

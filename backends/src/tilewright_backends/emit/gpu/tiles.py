@@ -11,7 +11,7 @@ from tvm import tirx
 from tilewright.ir.expr import Expr, Extent, const
 from tilewright.ir.ops import Axis
 from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.cuda.points import (
+from tilewright_backends.emit.gpu.points import (
     contiguous,
     decompose,
     in_vectors,
@@ -24,7 +24,7 @@ from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.contraction import Operand, plain_slot
-from tilewright_backends.recipes.cuda.roles import stride
+from tilewright_backends.recipes.gpu.roles import stride
 
 
 @attrs.frozen

@@ -18,9 +18,9 @@ from tilewright.ir.ops import Combiner
 from tilewright.ir.program import Kernel
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.cuda.points import SEMANTICS, contiguous, decompose, load_words, point_at, store_words
-from tilewright_backends.emit.cuda.reduce import WARP, join_warp
-from tilewright_backends.emit.cuda.states import States, cell, from_cell, to_cell
+from tilewright_backends.emit.gpu.points import SEMANTICS, contiguous, decompose, load_words, point_at, store_words
+from tilewright_backends.emit.gpu.reduce import WARP, join_warp
+from tilewright_backends.emit.gpu.states import States, cell, from_cell, to_cell
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatAccess, FlatSpec
 from tilewright_backends.lower.point import Point, combine

@@ -9,7 +9,7 @@ from tilewright.ir.polynomial import literal_factor
 from tilewright.recipes import Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec, coefficient
-from tilewright_backends.recipes.cuda.common import (
+from tilewright_backends.recipes.gpu.common import (
     block_limits,
     ceil_div,
     counted,

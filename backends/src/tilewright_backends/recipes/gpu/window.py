@@ -15,7 +15,7 @@ from tilewright.ir.ops import Axis
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatAccess, FlatSpec, FlatStore
-from tilewright_backends.recipes.cuda.common import (
+from tilewright_backends.recipes.gpu.common import (
     block_limits,
     ceil_div,
     counted,
@@ -26,8 +26,8 @@ from tilewright_backends.recipes.cuda.common import (
     points,
     symbolic_spec,
 )
-from tilewright_backends.recipes.cuda.sectors import SECTOR, WARP, by_step, delivered, digits, sampled, touched
-from tilewright_backends.recipes.cuda.slides import Slide, slide_of
+from tilewright_backends.recipes.gpu.sectors import SECTOR, WARP, by_step, delivered, digits, sampled, touched
+from tilewright_backends.recipes.gpu.slides import Slide, slide_of
 from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.window"

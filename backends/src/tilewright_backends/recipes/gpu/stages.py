@@ -21,7 +21,7 @@ from tilewright.views.staged import StagedSpec
 from tilewright.views.tiles import Box, TileSpec, TileStage, box_of, tiles_of
 from tilewright_backends.lower.flat import FlatSpec, flatten
 from tilewright_backends.recipes.contraction import Contraction, contraction_of, plain_slot
-from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, operations, parameter, points, powers
+from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, operations, parameter, points, powers
 from tilewright_backends.recipes.rows import memory_bytes
 
 NAME = "cuda.stages"

@@ -9,7 +9,7 @@ from tilewright.ir import dtypes
 from tilewright.ir.expr import Const, const
 from tilewright.recipes import Match, Operand, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.recipes.cuda.common import (
+from tilewright_backends.recipes.gpu.common import (
     block_limits,
     ceil_div,
     flat_spec,

@@ -10,7 +10,7 @@ from tilewright.ir.expr import Apply, Const, Expr, Var, const, select, variables
 from tilewright.ir.ops import ScanOp
 from tilewright.recipes import Match, Recipe, Usage, Work
 from tilewright_backends.lower.flat import FlatSpec, coefficient, flatten_scan
-from tilewright_backends.recipes.cuda.common import (
+from tilewright_backends.recipes.gpu.common import (
     arranged,
     block_limits,
     ceil_div,

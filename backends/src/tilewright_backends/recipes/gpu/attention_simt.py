@@ -6,8 +6,8 @@ from tilewright.device import DeviceModel
 from tilewright.ir.expr import Expr, const, minimum
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.staged import StagedSpec
-from tilewright_backends.recipes.cuda.common import block_limits, ceil_div, divides, operations, parameter
-from tilewright_backends.recipes.cuda.flat_attention import (
+from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, divides, operations, parameter
+from tilewright_backends.recipes.gpu.flat_attention import (
     Attention,
     beside,
     edges,

@@ -9,11 +9,11 @@ from tvm import tirx
 
 from tilewright.ir.expr import Expr, const
 from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.cuda.points import SEMANTICS, point_at
-from tilewright_backends.emit.cuda.states import exchanged
+from tilewright_backends.emit.gpu.points import SEMANTICS, point_at
+from tilewright_backends.emit.gpu.states import exchanged
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.cuda.flat_attention import Attention
+from tilewright_backends.recipes.gpu.flat_attention import Attention
 
 
 def raise_to(body: Body, best: Prim, score: Prim) -> None:

@@ -10,8 +10,8 @@ from tilewright.ir.ops import Axis
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.recipes.contraction import Contraction, Operand, plain_slot
-from tilewright_backends.recipes.cuda.common import extent, flat_spec
-from tilewright_backends.recipes.cuda.roles import roles_of, stride
+from tilewright_backends.recipes.gpu.common import extent, flat_spec
+from tilewright_backends.recipes.gpu.roles import roles_of, stride
 
 CHUNK = 8
 """16-bit elements of one 16-byte access."""

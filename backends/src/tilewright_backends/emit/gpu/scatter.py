@@ -14,11 +14,11 @@ from tilewright.ir.expr import Const, Expr
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body
-from tilewright_backends.emit.cuda.points import SEMANTICS, count, decompose, point_at
+from tilewright_backends.emit.gpu.points import SEMANTICS, count, decompose, point_at
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec, FlatStore
 from tilewright_backends.lower.point import combine
-from tilewright_backends.recipes.cuda.common import flat_spec
+from tilewright_backends.recipes.gpu.common import flat_spec
 
 
 def elements(store: FlatStore) -> int:

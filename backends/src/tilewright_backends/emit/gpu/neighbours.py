@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tilewright.ir.expr import Expr
 from tilewright.ir.ops import Axis
 from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.cuda.points import contiguous, load_words, point_at, store_words, varies
+from tilewright_backends.emit.gpu.points import contiguous, load_words, point_at, store_words, varies
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.point import Point

@@ -7,10 +7,10 @@ from contextlib import nullcontext
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda.body import Body
-from tilewright_backends.emit.cuda.neighbours import store_neighbours
-from tilewright_backends.emit.cuda.points import decompose, point_at, points_in, whole
+from tilewright_backends.emit.gpu.neighbours import store_neighbours
+from tilewright_backends.emit.gpu.points import decompose, point_at, points_in, whole
 from tilewright_backends.lower.flat import FlatSpec
-from tilewright_backends.recipes.cuda.common import symbolic_spec
+from tilewright_backends.recipes.gpu.common import symbolic_spec
 
 
 def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:

@@ -12,7 +12,7 @@ from tilewright.ir.expr import Expr, const, loads, select, variables
 from tilewright.recipes import Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatAccess, FlatSpec
-from tilewright_backends.recipes.cuda.common import (
+from tilewright_backends.recipes.gpu.common import (
     block_limits,
     ceil_div,
     counted,
@@ -24,7 +24,7 @@ from tilewright_backends.recipes.cuda.common import (
     powers,
     symbolic_spec,
 )
-from tilewright_backends.recipes.cuda.sectors import SECTOR, WARP, by_step, delivered, digits, sampled, touched
+from tilewright_backends.recipes.gpu.sectors import SECTOR, WARP, by_step, delivered, digits, sampled, touched
 from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.reduce"

@@ -1,0 +1,1 @@
+"""What the GPU recipes say about a kernel; no TVM here."""
