@@ -156,7 +156,7 @@ def test_refused_source_is_an_internal_error_that_quotes_the_compiler(tmp_path: 
 @pytest.mark.parametrize("text", ["", "h300", "sm_10"])
 def test_unknown_devices_are_refused_with_the_known_ones(text: str) -> None:
     with pytest.raises(InputError, match=r"h200|h100|sm_80"):
-        gpus.resolve(text)
+        gpus.resolve("cuda", text)
 
 
 def test_no_code_is_generated_for_a_device_that_can_only_be_planned_for(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def tvm_target(target: str, threads: int) -> Any:
         "registers_per_block": 65536,
         "l2_cache_size_bytes": 52428800,
     }
-    return Target({"kind": "cuda", "arch": gpus.arch(device), **limits}, host="llvm")
+    return Target({"kind": "cuda", "arch": gpus.arch("cuda", device), **limits}, host="llvm")
 
 
 def _by_rules(module: Any, target: str) -> Any:

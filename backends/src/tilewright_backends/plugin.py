@@ -47,11 +47,12 @@ def tilewright_backends() -> Iterable[Backend]:
 
 @hookimpl
 def tilewright_device_models() -> Iterable[DeviceEntry]:
-    """Every CPU that LLVM can generate code for."""
+    """Every CPU that LLVM can generate code for, and the GPUs."""
     for name in cpus.NAMES:
         yield DeviceEntry(name, "cpu", functools.partial(cpus.model, name))
-    for name in (*gpus.DEVICES, *gpus.BY_ARCH):
-        yield DeviceEntry(name, "cuda", functools.partial(gpus.model, name))
+    for backend, family in gpus.FAMILIES.items():
+        for name in family:
+            yield DeviceEntry(name, backend, functools.partial(gpus.model, backend, name))
 
 
 @hookimpl
@@ -64,22 +65,30 @@ def tilewright_recipes() -> Iterable[RecipeEntry]:
             f"tilewright_backends.recipes.cpu.{name}:RECIPE",
             f"tilewright_backends.emit.cpu.{name}:emit",
         )
-    for folder, names in (("cuda", _CUDA_RECIPES), ("gpu", _GPU_RECIPES)):
-        for name in names:
+    for name in _CUDA_RECIPES:
+        yield RecipeEntry(
+            f"cuda.{name}",
+            "cuda",
+            f"tilewright_backends.recipes.cuda.{name}:RECIPE",
+            f"tilewright_backends.emit.cuda.{name}:emit",
+        )
+    for kind in gpus.FAMILIES:
+        for name in _GPU_RECIPES:
+            own = "tilewright_backends.emit.cuda.stage_product:emit" if (kind, name) == ("cuda", "stages") else ""
             yield RecipeEntry(
-                f"cuda.{name}",
-                "cuda",
-                f"tilewright_backends.recipes.{folder}.{name}:RECIPE",
-                f"tilewright_backends.emit.{folder}.{name}:emit",
+                f"{kind}.{name}",
+                kind,
+                f"tilewright_backends.recipes.gpu.{name}:{kind.upper()}",
+                own or f"tilewright_backends.emit.gpu.{name}:emit",
             )
 
 
 @hookimpl
 def tilewright_parse_target(text: str) -> Target | None:
-    """`cpu` (this machine's) and `cpu:MCPU`; `cuda:DEVICE` and `cuda:sm_NN`."""
+    """`cpu` (this machine's) and `cpu:MCPU`; `cuda:DEVICE` and `cuda:sm_NN`; `rocm:DEVICE` and `rocm:gfxNN`."""
     backend, _, device = text.partition(":")
     if backend == "cpu":
         return Target("cpu", cpus.resolve(device))
-    if backend == "cuda":
-        return Target("cuda", gpus.resolve(device))
+    if backend in gpus.FAMILIES:
+        return Target(backend, gpus.resolve(backend, device))
     return None

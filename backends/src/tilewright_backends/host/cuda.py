@@ -30,7 +30,8 @@ from tilewright.ir.program import (
 )
 from tilewright.ir.verify.tree import tasks_of
 from tilewright_backends.build.cuda.source import DeviceKernel
-from tilewright_backends.emit.cuda.body import TensorMap, i32
+from tilewright_backends.emit.cuda.body import TensorMap
+from tilewright_backends.emit.gpu.body import i32
 from tilewright_backends.host.function import HostFunction
 from tilewright_backends.lower.types import Prim, convert
 from tilewright_backends.lower.types import storage as stored_as

@@ -18,7 +18,7 @@ class MemoryLevel:
     """One level of the memory hierarchy.
 
     Args:
-        name: "dram", "l2", "l1", "shared" or "register".
+        name: "dram", "infinity" (a cache of memory behind the second level), "l2", "l1", "shared" or "register".
         bytes: capacity; per unit for the levels that a unit owns, of the whole device otherwise.
         bandwidth: bytes per second of the whole device, all units together.
         transaction: bytes of the smallest efficient access (cache line, sector, DRAM burst).

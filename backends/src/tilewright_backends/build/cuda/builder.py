@@ -26,8 +26,8 @@ from tilewright_backends.build.cuda.library import assembly, cuda_module, packed
 from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, cuda_source
 from tilewright_backends.build.cuda.versions import versions
 from tilewright_backends.build.llvm import c_compiler
-from tilewright_backends.emit.cuda.body import i32
 from tilewright_backends.emit.gpu import copy
+from tilewright_backends.emit.gpu.body import i32
 from tilewright_backends.host.cuda import READ_BACK, CudaHost, capturable, copied, emit_launch, reads_back, sets_of
 from tilewright_backends.host.function import buffer_table, ranges, recursion
 from tilewright_backends.lower.types import Prim
@@ -42,7 +42,7 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
         emitters: by recipe: `emit(body, kernel, specification)` adds one task's code to a kernel's body.
     """
     tvm_env.require_tvm()
-    arch = gpus.arch(target.partition(":")[2])
+    arch = gpus.arch("cuda", target.partition(":")[2])
     device = {
         name: device_kernel(kernel, program, emitters[kernel.choice.recipe], arch)
         for name, kernel in program.kernels.items()

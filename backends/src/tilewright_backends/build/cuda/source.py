@@ -15,7 +15,8 @@ from tilewright.errors import InternalError
 from tilewright.ir.expr import Const
 from tilewright.ir.module import Symbol
 from tilewright.ir.ops import Value
-from tilewright_backends.emit.cuda.body import Body, TensorMap, i32
+from tilewright_backends.emit.cuda.body import Body, TensorMap
+from tilewright_backends.emit.gpu.body import i32
 from tilewright_backends.lower.types import Prim, storage
 
 _COOPERATIVE = "tirx.use_cooperative_launch"

@@ -20,12 +20,12 @@ from tilewright.ir.expr import Expr, const, minimum
 from tilewright.ir.program import Kernel
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.emit.cuda import ptx
-from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.epilogue import Piece, store_pieces
+from tilewright_backends.emit.gpu.body import i32
 from tilewright_backends.emit.gpu.half_tiles import HalfTile, HalfTilePlan
 from tilewright_backends.emit.gpu.online import cleared, inverse, power, raise_to, rescale
 from tilewright_backends.emit.gpu.points import decompose, point_at
-from tilewright_backends.emit.gpu.reduce import WARP
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.gpu.flat_attention import Attention, Halves, flat_attention, halves_of
@@ -55,8 +55,8 @@ class _Emitter:
         number = body.hold(body.task // row_tiles, "b")
         self.batch = decompose(number, spec.batch, body) if spec.batch else {}
         self.trips = -(-found.key_count // step)
-        self.lane = body.hold(body.thread % WARP, "lane")
-        self.warp_row = body.hold(body.thread // WARP * 16, "first")
+        self.lane = body.hold(body.thread % body.warp, "lane")
+        self.warp_row = body.hold(body.thread // body.warp * 16, "first")
         self.row = body.hold(tile * block + self.warp_row + self.lane // 4, "row")
         self.depth, self.columns = found.depth(16), found.columns(16)
         padded = self.trips * step

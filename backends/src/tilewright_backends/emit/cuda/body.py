@@ -1,9 +1,6 @@
-"""Statements of one CUDA kernel under construction: threads, registers, shared memory, barriers, device functions."""
+"""Statements of one CUDA kernel under construction: dynamic shared memory, tensor maps, device functions."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import attrs
 import tvm
@@ -13,12 +10,12 @@ from tvm.ir import PointerType, PrimType
 from tvm.script import tirx as script
 from tvm.tirx import op as tir_op
 
-from tilewright.errors import InternalError
-from tilewright.ir.bounds import Interval, bounds_of
-from tilewright.ir.expr import Const, Expr, Extent, Var, const
-from tilewright_backends.emit.cuda.ptx import AFRESH
-from tilewright_backends.lower.code import Code, sequence
-from tilewright_backends.lower.types import Prim
+from tilewright.ir.bounds import bounds_of
+from tilewright.ir.expr import Expr
+from tilewright_backends.emit.cuda.ptx import AFRESH, CP_ASYNC, CP_ASYNC_IF
+from tilewright_backends.emit.cuda.semantics import CudaSemantics
+from tilewright_backends.emit.gpu.body import GpuBody, i32, pointer
+from tilewright_backends.lower.types import Prim, convert, element
 
 SHARED = "shared.dyn"
 
@@ -42,71 +39,28 @@ class TensorMap:
     box: tuple[int, ...]
 
 
-def i32(value: int) -> Prim:
-    """An int32 literal."""
-    return tirx.IntImm("int32", value)
-
-
-def pointer(name: str, dtype: str, scope: str = "global") -> Prim:
-    """A pointer variable to elements of `dtype`."""
-    return tirx.Var(name, PointerType(PrimType(dtype), scope))
-
-
-class Body(Code):
-    """Collects the statements of one kernel.
-
-    Args:
-        threads: threads of a block.
-        tasks: number of tasks; a task is what one block does.
+class Body(GpuBody):
+    """Collects the statements of one CUDA kernel.
 
     Attributes:
-        thread: the thread's number in the block, as a variable of the tile IR.
-        task: the task's number, likewise.
-        params: flat buffer of each value that the kernel takes a pointer to, by value name.
         maps: the tensor maps that it takes, and the parameter of each.
-        together: how many blocks of a multiprocessor the assembler leaves registers for. It spills none but what these
-            would not have; with 0, it may spill some so that more blocks fit.
 
-    All indices are into flat buffers. Shared memory is one dynamic allocation; every buffer in it has its own bytes.
+    Shared memory is one dynamic allocation.
     """
 
+    warp = 32
+    semantics = CudaSemantics()
+    asynchronous = True
+
     def __init__(self, threads: int, tasks: int) -> None:
-        super().__init__()
-        self.threads = threads
-        self.tasks = tasks
-        self.params: dict[str, Prim] = {}
+        super().__init__(threads, tasks)
         self.maps: dict[TensorMap, Prim] = {}
-        self.shared_bytes = 0
-        self.together = 0
-        self.thread_var = tirx.Var("tid", "int32")
-        self.task_var = tirx.Var("task", "int32")
-        self.thread: Expr = self.define("tid", self.thread_var, Interval(0, threads - 1))
-        self.task: Expr = self.define("task", self.task_var, Interval(0, tasks - 1))
         self._shared = tirx.Var("shared", PointerType(PrimType("uint8"), SHARED))
-
-    def below(self, number: Expr, total: Extent) -> Prim | None:
-        """The condition `number < total`, or None where it always holds."""
-        condition = self.simplify(number < total)
-        if isinstance(condition, Const) and condition.value:
-            return None
-        return self.bind(self.index(condition), "inside")
-
-    def hold(self, expr: Expr, hint: str) -> Expr:
-        """`expr` computed once: a variable of the tile IR with its bounds, or the expression itself if it is a leaf."""
-        short = self.simplify(expr)
-        if isinstance(short, (Const, Var)):
-            return short
-        return self.define(hint, self.bind(self.index(short), hint), bounds_of(short, self.bounds))
 
     def afresh(self, expr: Expr, hint: str) -> Expr:
         """`expr` as a new variable: what follows from it is computed here, not kept in registers from earlier code."""
         value = self.call("tw_afresh", self.index(self.simplify(expr), "int32"), source=AFRESH, result="int32")
         return self.define(hint, self.bind(value, hint), bounds_of(self.simplify(expr), self.bounds))
-
-    @staticmethod
-    def constant(value: int) -> Expr:
-        """A literal of the tile IR."""
-        return const(value)
 
     def bind(self, value: Prim, hint: str = "t") -> Prim:
         """A CUDA variable holding `value`, so that it is computed once."""
@@ -114,14 +68,7 @@ class Body(Code):
             return value
         return self.let(value, hint)
 
-    def registers(self, dtype: str, count: int, hint: str = "reg") -> Prim:
-        """Registers: an array that is only indexed by constants once loops are unrolled."""
-        buffer = tirx.decl_buffer((count,), dtype, self.unique(hint), scope="local", layout=None)
-        self.emit(tirx.AllocBuffer(buffer))
-        return buffer
-
     def shared(self, dtype: str, count: int, hint: str = "tile", align: int = 16) -> Prim:
-        """A buffer of the block's shared memory, at a multiple of `align` bytes (at most 1024)."""
         kind = tvm.DataType(dtype)
         offset = -(-self.shared_bytes // align) * align
         self.shared_bytes = offset + count * kind.bits * kind.lanes // 8
@@ -136,21 +83,6 @@ class Body(Code):
             self.maps[tensor_map] = tirx.Var(self.unique("map"), script.handle("tensormap").ty)
         return self.maps[tensor_map]
 
-    def view(self, data: Prim, dtype: str, count: int) -> Prim:
-        """A flat buffer over a pointer; `dtype` may be a vector type such as `float32x4`."""
-        buffer = tirx.decl_buffer((count,), dtype, self.unique("view"), data=data, layout=None)
-        self.emit(tirx.DeclBuffer(buffer, data=data))
-        return buffer
-
-    def vectors(self, buffer: Prim, lanes: int) -> Prim:
-        """`buffer` seen as vectors of `lanes` elements."""
-        if lanes == 1:
-            return buffer
-        return self.view(buffer.data, f"{buffer.dtype}x{lanes}", -(-int(buffer.shape[0]) // lanes))
-
-    def store(self, buffer: Prim, index: Prim, value: Prim) -> None:
-        self.emit(tirx.BufferStore(buffer, value, [index]))
-
     def call(self, name: str, *args: Prim, source: str, result: str = "") -> Prim:
         """A call of a CUDA device function given as source. Without a result it is emitted as a statement."""
         call = cuda_func_call(name, *args, source_code=source, return_type=result or "void")
@@ -158,34 +90,23 @@ class Body(Code):
             self.evaluate(call)
         return call
 
-    @contextmanager
-    def repeat(self, extent: int, hint: str = "i", *, unroll: bool = True) -> Iterator[Prim]:
-        """`for hint in range(extent)` whose variable is used in TIR directly."""
-        with self.loop(hint, extent, "unrolled" if unroll else "serial") as counter:
-            yield self.index(counter, "int32")
-
-    @contextmanager
-    def branches(self, condition: Prim | None) -> Iterator[Callable[[], None]]:
-        """`if condition: … else: …`; calling what it yields starts the second block. With None there is no branch."""
-        if condition is None:
-            yield lambda: None
-            return
-        self._frames.append([])
-        blocks: list[Prim] = []
-
-        def otherwise() -> None:
-            blocks.append(sequence(self._frames.pop()))
-            self._frames.append([])
-
-        yield otherwise
-        second = sequence(self._frames.pop())
-        if len(blocks) != 1:
-            raise InternalError("a two-way branch needs exactly two blocks.")
-        self.emit(tirx.IfThenElse(condition, blocks[0], second))
-
     def sync(self) -> None:
-        """A barrier of all threads of the block."""
         self.evaluate(tir_op.tvm_storage_sync("shared"))
+
+    def warp_sync(self) -> None:
+        self.call("__syncwarp", source="")
+
+    def across(self, value: Prim, distance: int) -> Prim:
+        return self.call("__shfl_xor_sync", i32(-1), value, i32(distance), source="", result=element(value))
+
+    def from_lane(self, value: Prim, lane: Prim) -> Prim:
+        return self.call("__shfl_sync", i32(-1), value, lane, source="", result=element(value))
+
+    def copy_ahead(self, to: Prim, source: Prim, size: Prim, mine: Prim | None) -> None:
+        if mine is None:
+            self.call("tw_cp_async_16", to, source, size, source=CP_ASYNC)
+        else:
+            self.call("tw_cp_async_16_if", to, source, size, convert(mine, "int32"), source=CP_ASYNC_IF)
 
     def finish(self) -> Prim:
         """The whole body as one statement."""

@@ -20,13 +20,14 @@ from tilewright.ir.expr import Expr, const
 from tilewright.ir.program import Kernel
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.emit.cuda import mbarrier, ptx
-from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.epilogue import store_pieces
 from tilewright_backends.emit.cuda.fetched import Fetched
 from tilewright_backends.emit.cuda.mbarrier import Barriers
 from tilewright_backends.emit.cuda.passing import HeldRows, pass_on
 from tilewright_backends.emit.cuda.warpgroup import STEP, WARPGROUP, SharedTiles, WarpgroupTile
 from tilewright_backends.emit.cuda.wgmma_ring import RingTiles
+from tilewright_backends.emit.gpu.body import i32
 from tilewright_backends.emit.gpu.half_tiles import HalfTilePlan
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim

@@ -8,8 +8,9 @@ from tvm.tirx import op as tir_op
 
 from tilewright.ir.expr import Expr, const, minimum
 from tilewright_backends.emit.cuda import ptx
-from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.epilogue import Piece
+from tilewright_backends.emit.gpu.body import i32
 from tilewright_backends.emit.gpu.half_tiles import HalfTilePlan
 from tilewright_backends.emit.gpu.points import decompose, point_at, varies
 from tilewright_backends.lower import types

@@ -11,29 +11,29 @@ from collections.abc import Callable, Sequence
 from tvm.tirx import op as tir_op
 
 from tilewright.ir.expr import Expr, const, minimum
+from tilewright.ir.program import Kernel
+from tilewright.views.staged import StagedSpec
 from tilewright_backends.emit.cuda import ptx
-from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.cuda.body import Body
+from tilewright_backends.emit.gpu import stages
+from tilewright_backends.emit.gpu.body import i32
 from tilewright_backends.emit.gpu.points import both, count, decompose
+from tilewright_backends.emit.gpu.stages import Place
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.gpu.stages import COLUMNS, DEPTH, ROWS
 
-Place = tuple[dict[str, Expr], Prim | None]
-"""The values of axes at a point, and whether it is one (None: always)."""
 _PIECE = 8
 
 
-class StageProduct:
-    """Emits one.
+def emit(body: Body, kernel: Kernel, staged: StagedSpec) -> None:
+    """The code of one task of `cuda.stages`."""
+    stages.emit(body, kernel, staged, lambda *args: _StageProduct(*args).run())
 
-    Args:
-        slots: the reads that are the factors of rows and columns.
-        totals: rows and columns.
-        row, column: the place of a number.
-        read: the carried value of a read at a point, zero where a condition does not hold.
-        store: stores what belongs to a sum at a point, where a condition holds.
-    """
+
+class _StageProduct:
+    """Emits one; the arguments are those of `Product`."""
 
     def __init__(
         self,

@@ -18,7 +18,8 @@ from tilewright.ir.expr import Expr
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.cuda import ptx
-from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.cuda.body import Body
+from tilewright_backends.emit.gpu.body import i32
 from tilewright_backends.emit.gpu.neighbours import store_neighbours
 from tilewright_backends.emit.gpu.points import both, count, decompose, in_vectors, point_at
 from tilewright_backends.lower import types

@@ -7,8 +7,9 @@ from tvm.tirx import op as tir_op
 
 from tilewright.ir.expr import Expr, const
 from tilewright_backends.emit.cuda import ptx
-from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.epilogue import Piece
+from tilewright_backends.emit.gpu.body import i32
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
 

@@ -17,10 +17,9 @@ from tilewright.ir.expr import Expr, const, minimum
 from tilewright.ir.ops import Axis
 from tilewright.ir.program import Kernel
 from tilewright.views.staged import StagedSpec
-from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.gpu.body import GpuBody, i32
 from tilewright_backends.emit.gpu.online import cleared, inverse, power, raise_to, rescale
 from tilewright_backends.emit.gpu.points import count, decompose, point_at
-from tilewright_backends.emit.gpu.reduce import WARP
 from tilewright_backends.emit.gpu.tiles import Team, TileLoader, plan_tile
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
@@ -28,41 +27,39 @@ from tilewright_backends.recipes.contraction import Operand
 from tilewright_backends.recipes.gpu.attention_simt import LANES
 from tilewright_backends.recipes.gpu.flat_attention import Attention, flat_attention
 
-_SHARING = (16, 8, 4, 2, 1)
-"""Distances between the lanes of a warp."""
 
-
-def emit(body: Body, kernel: Kernel, staged: StagedSpec) -> None:
+def emit(body: GpuBody, kernel: Kernel, staged: StagedSpec) -> None:
     """The code of one task of a kernel: a block of rows against all keys."""
     found = flat_attention(staged)
     if found is None:
-        raise InternalError(f"cuda.attention_simt does not take kernel {kernel.name}.")
+        raise InternalError(f"attention_simt does not take kernel {kernel.name}.")
     choice = kernel.choice
     _Emitter(body, found, choice["rows.warp"], choice["warps"], choice["keys.step"]).run()
 
 
 class _Emitter:
-    def __init__(self, body: Body, found: Attention, mine: int, warps: int, step: int) -> None:
+    def __init__(self, body: GpuBody, found: Attention, mine: int, warps: int, step: int) -> None:
         self.body, self.found, self.mine, self.step = body, found, mine, step
         body.together = 1
+        self.sharing = [1 << i for i in reversed(range(body.warp.bit_length() - 1))]
         spec, block = found.spec, mine * warps
         row_tiles = -(-found.row_count // block)
         self.tile = body.hold(body.task % row_tiles, "tile")
         number = body.hold(body.task // row_tiles, "b")
         self.batch = decompose(number, spec.batch, body) if spec.batch else {}
         self.trips = -(-found.key_count // step)
-        self.lane = body.hold(body.thread % WARP, "lane")
-        self.first = body.hold(body.thread // WARP * mine, "first")
+        self.lane = body.hold(body.thread % self.body.warp, "lane")
+        self.first = body.hold(body.thread // self.body.warp * mine, "first")
         self.row = body.hold(self.tile * block + self.first, "row")
-        self.depth, self.across = found.depth(LANES), found.columns(WARP)
+        self.depth, self.across = found.depth(LANES), found.columns(self.body.warp)
         self.pitch = self.depth + LANES
         self.queries = body.shared("float32", block * self.depth, "queries")
         self.keys = body.shared("float32", step * self.pitch, "keys")
         self.values = body.shared("float32", step * self.across, "values")
         self.passed = body.shared("float32", block * step, "weights")
-        self.each = step // WARP
+        self.each = step // self.body.warp
         self.scores = body.registers("float32", mine * self.each, "score")
-        self.sums = body.registers("float32", mine * self.across // WARP, "sum")
+        self.sums = body.registers("float32", mine * self.across // self.body.warp, "sum")
         self.highest = body.registers("float32", mine, "highest")
         self.totals = body.registers("float32", mine, "total")
         self.at_rows = [self._row(r) for r in range(mine)]
@@ -90,7 +87,7 @@ class _Emitter:
         """All keys, block after block, then the result."""
         body = self.body
         for registers, size, value in (
-            (self.sums, self.mine * self.across // WARP, 0.0),
+            (self.sums, self.mine * self.across // self.body.warp, 0.0),
             (self.totals, self.mine, 0.0),
             (self.highest, self.mine, -math.inf),
         ):
@@ -110,7 +107,7 @@ class _Emitter:
                 value_.fetch(trip + 1)
             self._score()
             self._weigh(trip)
-            body.call("__syncwarp", source="")
+            body.warp_sync()
             self._add()
             body.sync()
             with body.when(more):
@@ -133,7 +130,7 @@ class _Emitter:
         to_mine, to_row = body.vectors(mine, LANES), body.vectors(row, LANES)
         with body.loop("d", self.depth // LANES) as d:
             for n in range(self.each):
-                place = (self.lane + n * WARP) * (self.pitch // LANES) + d
+                place = (self.lane + n * self.body.warp) * (self.pitch // LANES) + d
                 body.store(to_mine, i32(n), keys[index(body.simplify(place))])
             with body.loop("r", self.mine, "unrolled") as r:
                 place = (self.first + r) * (self.depth // LANES) + d
@@ -153,7 +150,7 @@ class _Emitter:
             best = body.registers("float32", 1, "best")
             body.store(best, i32(0), self.highest[i32(r)])
             for n in range(self.each):
-                key = body.hold(trip * self.step + self.lane + n * WARP, "key")
+                key = body.hold(trip * self.step + self.lane + n * self.body.warp, "key")
                 inside = body.simplify(key < found.key_count)
                 last = body.hold(minimum(key, const(found.key_count - 1)), "at")
                 here = {**self.batch, **self.at_rows[r], found.spec.keys.name: last}
@@ -163,25 +160,25 @@ class _Emitter:
                 value = body.bind(value, "score")
                 body.store(self.scores, place, value)
                 raise_to(body, best, value)
-            factor = rescale(body, best, self.highest, r, _SHARING)
+            factor = rescale(body, best, self.highest, r, self.sharing)
             body.store(self.totals, i32(r), self.totals[i32(r)] * factor)
             self._scale(r, factor)
             for n in range(self.each):
                 weight = power(body, self.scores[i32(r * self.each + n)], best)
                 body.store(self.totals, i32(r), self.totals[i32(r)] + weight)
-                place = body.index(body.simplify((self.first + r) * self.step + self.lane + n * WARP))
+                place = body.index(body.simplify((self.first + r) * self.step + self.lane + n * self.body.warp))
                 body.store(self.passed, place, types.rounded(weight, dtype))
 
     def _scale(self, r: int, factor: Prim) -> None:
         """Multiplies a row's sums."""
-        each = self.across // WARP
+        each = self.across // self.body.warp
         for c in range(each):
             at = i32(r * each + c)
             self.body.store(self.sums, at, self.sums[at] * factor)
 
     def _add(self) -> None:
         """Adds the products of the weights with a block of values."""
-        body, index, each = self.body, self.body.index, self.across // WARP
+        body, index, each = self.body, self.body.index, self.across // self.body.warp
         weights = body.vectors(self.passed, LANES)
         row = body.registers("float32", LANES, "weight")
         to_row = body.vectors(row, LANES)
@@ -189,7 +186,7 @@ class _Emitter:
         with body.loop("k", self.step // LANES) as k:
             for lane in range(LANES):
                 for c in range(each):
-                    place = (k * LANES + lane) * self.across + self.lane + c * WARP
+                    place = (k * LANES + lane) * self.across + self.lane + c * self.body.warp
                     body.store(column, i32(lane * each + c), self.values[index(body.simplify(place))])
             with body.loop("r", self.mine, "unrolled") as r:
                 place = (self.first + r) * (self.step // LANES) + k
@@ -202,17 +199,17 @@ class _Emitter:
 
     def _finish(self) -> None:
         """Divides by the totals and runs the epilogue."""
-        body, found, each = self.body, self.found, self.across // WARP
+        body, found, each = self.body, self.found, self.across // self.body.warp
         spec = found.spec
         for r in range(self.mine):
-            self._scale(r, inverse(body, self.totals[i32(r)], _SHARING))
+            self._scale(r, inverse(body, self.totals[i32(r)], self.sharing))
             places = [i32(r * each + c) for c in range(each)]
             cleared(body, found, {**self.batch, **self.at_rows[r]}, self.sums, places)
         for r in range(self.mine):
             row = body.below(body.hold(self.row + r, "row"), found.row_count)
             with nullcontext() if row is None else body.when(row):
                 for c in range(each):
-                    number = body.hold(self.lane + c * WARP, "column")
+                    number = body.hold(self.lane + c * self.body.warp, "column")
                     inside = body.below(number, count(spec.columns))
                     with nullcontext() if inside is None else body.when(inside):
                         at = {**self.batch, **self.at_rows[r], **decompose(number, spec.columns, body)}

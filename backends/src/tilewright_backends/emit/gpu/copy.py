@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 
-from tilewright_backends.emit.cuda.body import Body
+from tilewright_backends.emit.gpu.body import GpuBody
 
 THREADS = 256
 
@@ -14,7 +14,7 @@ def word_of(size: int) -> tuple[str, int]:
     return ("uint32x4", size // 16) if size % 16 == 0 else ("uint8", size)
 
 
-def statements(body: Body, source: str, target: str, size: int) -> None:
+def statements(body: GpuBody, source: str, target: str, size: int) -> None:
     """Statements of one task: one word for each thread.
 
     Args:

@@ -1,6 +1,6 @@
 """Shared tiles of 16-bit operands for the tensor cores.
 
-Swizzled rows of 16-byte chunks, filled asynchronously where memory allows.
+Swizzled rows of 16-byte chunks, filled asynchronously where memory and device allow.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from tvm.tirx import op as tir_op
 
 from tilewright.ir.expr import Expr
 from tilewright.ir.ops import Axis
-from tilewright_backends.emit.cuda import ptx
-from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.gpu.points import both, count, decompose, point_at
+from tilewright_backends.emit.gpu.body import GpuBody, i32
+from tilewright_backends.emit.gpu.points import both, count, decompose, in_vectors, point_at
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
@@ -105,7 +104,7 @@ class HalfTile:
 
     def __init__(
         self,
-        body: Body,
+        body: GpuBody,
         spec: FlatSpec,
         plan: HalfTilePlan,
         k: tuple[Axis, ...],
@@ -129,7 +128,8 @@ class HalfTile:
         self._partial = total % body.threads != 0
         self._batch = dict(batch)
         storage = types.storage(self.dtype)
-        self._registers = None if plan.chunked else body.registers(storage, self.loads * CHUNK, "ahead")
+        ahead = plan.chunked and body.asynchronous
+        self._registers = None if ahead else body.registers(storage, self.loads * CHUNK, "ahead")
         self._places = [self._place(load, base) for load in range(self.loads)]
 
     def _place(self, load: int, base: Expr) -> tuple[Expr, Expr, Expr, Prim]:
@@ -150,11 +150,14 @@ class HalfTile:
             beyond: whether `trip` may lie beyond the last tile, which is then filled with zeros.
         """
         for load in range(self.loads):
-            if self.plan.chunked:
+            if self._registers is None:
                 self._copy(load, trip, stage, beyond)
             else:
                 with self._mine(load):
-                    self._load(load, trip, beyond)
+                    if self.plan.chunked:
+                        self._load_chunk(load, trip, beyond)
+                    else:
+                        self._load(load, trip, beyond)
 
     def finish(self, stage: Expr) -> None:
         """Stores what `start` loaded into registers."""
@@ -195,10 +198,10 @@ class HalfTile:
             return None
         return conditions[0] if len(conditions) == 1 else tirx.And(*conditions)
 
-    def _copy(self, load: int, trip: Expr, stage: Expr, beyond: bool) -> None:
+    def _chunk(self, load: int, trip: Expr, beyond: bool) -> tuple[Prim, Prim, Prim | None]:
+        """The buffer that has a thread's chunk, its first element there, and whether it is read (None: always)."""
         body, plan = self.body, self.plan
         inside: Prim | None
-        to = self.buffer[body.index(stage * self.pitch) + self._places[load][3]]
         row, chunk, _, _ = self._places[load]
         if plan.packed is not None:
             address = (self.tile * plan.padded + trip * plan.step + row) * plan.extent + chunk * CHUNK
@@ -211,17 +214,35 @@ class HalfTile:
             buffer, place = body.params[access.value.name], point.index(access.address)
             if access.guard is not None:
                 inside = both(inside, point.index(access.guard))
-        bytes_ = i32(16)
         if inside is not None:
             inside = body.bind(inside, "inside")
             place = tirx.Select(inside, place, types.literal(0, types.element(place)))
-            bytes_ = tirx.Select(inside, i32(16), i32(0))
-        args = [tir_op.address_of(to), tir_op.address_of(buffer[place]), bytes_]
+        return buffer, place, inside
+
+    def _copy(self, load: int, trip: Expr, stage: Expr, beyond: bool) -> None:
+        body = self.body
+        buffer, place, inside = self._chunk(load, trip, beyond)
+        to = self.buffer[body.index(stage * self.pitch) + self._places[load][3]]
+        bytes_ = i32(16) if inside is None else tirx.Select(inside, i32(16), i32(0))
+        mine = None
         if self._partial:
-            mine = body.index(self.thread + load * body.threads < plan.elements // CHUNK)
-            body.call("tw_cp_async_16_if", *args, types.convert(mine, "int32"), source=ptx.CP_ASYNC_IF)
-        else:
-            body.call("tw_cp_async_16", *args, source=ptx.CP_ASYNC)
+            mine = body.index(self.thread + load * body.threads < self.plan.elements // CHUNK)
+        body.copy_ahead(tir_op.address_of(to), tir_op.address_of(buffer[place]), bytes_, mine)
+
+    def _load_chunk(self, load: int, trip: Expr, beyond: bool) -> None:
+        """A chunk into registers; where there is nothing to read, the first one is read and zeros are taken."""
+        body = self.body
+        assert self._registers is not None
+        buffer, place, inside = self._chunk(load, trip, beyond)
+        near = body.view(self._registers.data, "uint32", self.loads * (CHUNK // 2))
+        words = body.registers("uint32", CHUNK // 2, "chunk")
+        wide = body.view(words.data, "uint32x4", 1)
+        body.store(wide, i32(0), body.view(buffer.data, "uint32x4", 1)[in_vectors(place, CHUNK)])
+        for number in range(CHUNK // 2):
+            word = words[i32(number)]
+            if inside is not None:
+                word = tirx.Select(inside, word, types.literal(0, "uint32"))
+            body.store(near, i32(load * (CHUNK // 2) + number), word)
 
     def _load(self, load: int, trip: Expr, beyond: bool) -> None:
         body = self.body

@@ -6,19 +6,19 @@ from contextlib import nullcontext
 
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.emit.cuda.body import Body
+from tilewright_backends.emit.gpu.body import GpuBody
 from tilewright_backends.emit.gpu.neighbours import store_neighbours
 from tilewright_backends.emit.gpu.points import decompose, point_at, points_in, whole
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.recipes.gpu.common import symbolic_spec
 
 
-def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
+def emit(body: GpuBody, kernel: Kernel, spec: KernelSpec) -> None:
     """The code of one task of a kernel."""
     statements(body, symbolic_spec(spec), kernel.choice["vector"])
 
 
-def statements(body: Body, spec: FlatSpec, vector: int) -> None:
+def statements(body: GpuBody, spec: FlatSpec, vector: int) -> None:
     """Statements of one task: `threads * vector` neighbouring points.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from tilewright.ir.expr import Expr
 from tilewright.ir.ops import Axis
-from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.gpu.body import GpuBody, i32
 from tilewright_backends.emit.gpu.points import contiguous, load_words, point_at, store_words, varies
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
@@ -15,7 +15,7 @@ from tilewright_backends.lower.types import Prim
 
 
 def store_neighbours(
-    body: Body,
+    body: GpuBody,
     spec: FlatSpec,
     at: Mapping[str, Expr],
     axis: Axis,

@@ -8,15 +8,14 @@ from collections.abc import Mapping, Sequence
 from tvm import tirx
 
 from tilewright.ir.expr import Expr, const
-from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.gpu.points import SEMANTICS, point_at
-from tilewright_backends.emit.gpu.states import exchanged
+from tilewright_backends.emit.gpu.body import GpuBody, i32
+from tilewright_backends.emit.gpu.points import point_at
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.gpu.flat_attention import Attention
 
 
-def raise_to(body: Body, best: Prim, score: Prim) -> None:
+def raise_to(body: GpuBody, best: Prim, score: Prim) -> None:
     """Makes a register the larger of itself and a score.
 
     NaN is passed over: its power makes the total of the row NaN, and with it all that is divided by that.
@@ -25,7 +24,7 @@ def raise_to(body: Body, best: Prim, score: Prim) -> None:
     body.store(best, i32(0), tirx.Select(tirx.LT(old, score), score, old))
 
 
-def rescale(body: Body, best: Prim, highest: Prim, number: int, distances: Sequence[int]) -> Prim:
+def rescale(body: GpuBody, best: Prim, highest: Prim, number: int, distances: Sequence[int]) -> Prim:
     """Merges the maxima of the lanes and gives the factor of sums that are relative to the old one.
 
     As long as every score is -inf, powers are taken relative to 0, so that they are 0 and not NaN.
@@ -36,22 +35,21 @@ def rescale(body: Body, best: Prim, highest: Prim, number: int, distances: Seque
         distances: between lanes that share the row, powers of two.
     """
     for distance in distances:
-        mask = types.literal(distance, "int32")
-        raise_to(body, best, exchanged(body, "__shfl_xor_sync", best[i32(0)], "float32", mask))
+        raise_to(body, best, body.bind(body.across(best[i32(0)], distance), "other"))
     low = tirx.EQ(best[i32(0)], types.literal(-math.inf, "float32"))
     base = body.bind(tirx.Select(low, types.literal(0.0, "float32"), best[i32(0)]), "base")
-    factor = body.bind(SEMANTICS.function("exp", highest[i32(number)] - base, body.bind), "factor")
+    factor = body.bind(body.semantics.function("exp", highest[i32(number)] - base, body.bind), "factor")
     body.store(highest, i32(number), best[i32(0)])
     body.store(best, i32(0), base)
     return factor
 
 
-def power(body: Body, score: Prim, best: Prim) -> Prim:
+def power(body: GpuBody, score: Prim, best: Prim) -> Prim:
     """The weight of a score, before it is rounded."""
-    return body.bind(SEMANTICS.function("exp", score - best[i32(0)], body.bind), "power")
+    return body.bind(body.semantics.function("exp", score - best[i32(0)], body.bind), "power")
 
 
-def cleared(body: Body, found: Attention, at: Mapping[str, Expr], sums: Prim, places: Sequence[Prim]) -> None:
+def cleared(body: GpuBody, found: Attention, at: Mapping[str, Expr], sums: Prim, places: Sequence[Prim]) -> None:
     """Makes a row's sums 0 where its weights are, whatever the softmax gives.
 
     Args:
@@ -65,9 +63,9 @@ def cleared(body: Body, found: Attention, at: Mapping[str, Expr], sums: Prim, pl
             body.store(sums, place, types.literal(0.0, "float32"))
 
 
-def inverse(body: Body, total: Prim, distances: Sequence[int]) -> Prim:
+def inverse(body: GpuBody, total: Prim, distances: Sequence[int]) -> Prim:
     """The factor of a row's sums in the end. A row without any weight becomes NaN, as softmax makes it."""
     for distance in distances:
         mine = body.bind(total, "total")
-        total = mine + exchanged(body, "__shfl_xor_sync", mine, "float32", types.literal(distance, "int32"))
+        total = mine + body.across(mine, distance)
     return body.bind(types.literal(1.0, "float32") / body.bind(total, "total"), "inverse")

@@ -1,4 +1,4 @@
-"""Points of a domain on CUDA: one thread, one point at a time."""
+"""Points of a domain on a GPU: one thread, one point at a time."""
 
 from __future__ import annotations
 
@@ -12,18 +12,15 @@ from tilewright.ir.bounds import linear_terms, simplify
 from tilewright.ir.expr import Const, Expr, Extent, Var, as_expr, as_extent, loads, maximum, number_of, variables
 from tilewright.ir.ops import Axis
 from tilewright.ir.polynomial import canonical, literal_factor
-from tilewright_backends.emit.cuda.body import Body
-from tilewright_backends.emit.cuda.semantics import CudaSemantics
+from tilewright_backends.emit.gpu.body import GpuBody
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatAccess, FlatSpec, FlatStore
 from tilewright_backends.lower.point import Point
 from tilewright_backends.lower.types import Prim
 
-SEMANTICS = CudaSemantics()
-
 
 def point_at(
-    body: Body,
+    body: GpuBody,
     spec: FlatSpec,
     at: Mapping[str, Expr],
     states: Sequence[Prim] = (),
@@ -31,7 +28,7 @@ def point_at(
 ) -> Point:
     """The point where the axes have the values `at` and the states are `states`."""
     given = {f"s{i}": x for i, x in enumerate(states)}
-    return Point(body, spec, body.params, at, SEMANTICS, given=given, loaded=loaded)
+    return Point(body, spec, body.params, at, body.semantics, given=given, loaded=loaded)
 
 
 def both(a: Prim | None, b: Prim | None) -> Prim | None:
@@ -66,7 +63,7 @@ def whole(total: Extent, block: int) -> bool:
     return literal_factor(as_expr(total)) % block == 0
 
 
-def decompose(at: Expr, axes: Sequence[Axis], body: Body) -> dict[str, Expr]:
+def decompose(at: Expr, axes: Sequence[Axis], body: GpuBody) -> dict[str, Expr]:
     """The axis values of point number `at` of fused axes, innermost last, each computed once."""
     found: dict[str, Expr] = {}
     rest = body.hold(at, "at")
@@ -113,7 +110,7 @@ def words(dtype: str, lanes: int) -> tuple[str, int]:
     return _WORDS[wide], bytes_ // wide
 
 
-def load_words(body: Body, dtype: str, lanes: int, source: Prim, address: Prim) -> Prim:
+def load_words(body: GpuBody, dtype: str, lanes: int, source: Prim, address: Prim) -> Prim:
     """Registers holding `lanes` elements from `address` (a multiple of `lanes`) of a flat buffer."""
     registers = body.registers(types.storage(dtype), lanes, "vec")
     word, number = words(dtype, lanes)
@@ -124,7 +121,7 @@ def load_words(body: Body, dtype: str, lanes: int, source: Prim, address: Prim) 
     return registers
 
 
-def store_words(body: Body, dtype: str, lanes: int, registers: Prim, target: Prim, address: Prim) -> None:
+def store_words(body: GpuBody, dtype: str, lanes: int, registers: Prim, target: Prim, address: Prim) -> None:
     """Writes `lanes` elements in registers to `address` (a multiple of `lanes`) of a flat buffer."""
     word, number = words(dtype, lanes)
     far, near = body.view(target.data, word, 1), body.view(registers.data, word, number)

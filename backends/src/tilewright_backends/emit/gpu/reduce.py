@@ -17,28 +17,27 @@ from tilewright.ir.expr import Expr, as_expr, ceil_div, minimum
 from tilewright.ir.ops import Combiner
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.emit.cuda.body import Body
-from tilewright_backends.emit.gpu.points import SEMANTICS, decompose, point_at, points_in, whole
-from tilewright_backends.emit.gpu.states import States, cell, exchanged, from_cell
+from tilewright_backends.emit.gpu.body import GpuBody
+from tilewright_backends.emit.gpu.points import decompose, point_at, points_in, whole
+from tilewright_backends.emit.gpu.states import States, across, cell, from_cell
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.point import combine
 from tilewright_backends.recipes.gpu.reduce import teams_of
 
-WARP = 32
 _UNROLL = 64
 """Reductions of at most this many steps are unrolled."""
 
 
-def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
+def emit(body: GpuBody, kernel: Kernel, spec: KernelSpec) -> None:
     """The code of one task of a kernel."""
     teams = teams_of(spec)
     if teams is None:
-        raise InternalError(f"cuda.reduce does not take kernel {kernel.name}.")
+        raise InternalError(f"reduce does not take kernel {kernel.name}.")
     statements(body, teams.spec, kernel.choice["x.block"], kernel.choice["lanes"], teams.along_reduction)
 
 
-def statements(body: Body, spec: FlatSpec, points: int, lanes: int, along_reduction: bool) -> None:
+def statements(body: GpuBody, spec: FlatSpec, points: int, lanes: int, along_reduction: bool) -> None:
     """Statements of one task: `points` points with `lanes` threads each (`points * lanes` is the block).
 
     Args:
@@ -68,13 +67,13 @@ def statements(body: Body, spec: FlatSpec, points: int, lanes: int, along_reduct
             _finish(body, spec, at, states)
 
 
-def _finish(body: Body, spec: FlatSpec, at: dict[str, Expr], states: States) -> None:
+def _finish(body: GpuBody, spec: FlatSpec, at: dict[str, Expr], states: States) -> None:
     point = point_at(body, spec, at, states.read())
     for store in spec.stores:
         point.store(store)
 
 
-def _accumulate(body: Body, spec: FlatSpec, at: dict[str, Expr], lane: Expr, lanes: int) -> States:
+def _accumulate(body: GpuBody, spec: FlatSpec, at: dict[str, Expr], lane: Expr, lanes: int) -> States:
     """The states of the reduction steps `lane, lane + lanes, …` in registers."""
     combiner = spec.combiner
     assert combiner is not None
@@ -84,7 +83,7 @@ def _accumulate(body: Body, spec: FlatSpec, at: dict[str, Expr], lane: Expr, lan
     def step(reduced: dict[str, Expr]) -> None:
         point = point_at(body, spec, {**at, **reduced})
         new = [point.value(x) for x in spec.body]
-        states.write(combine(body, SEMANTICS, combiner, states.read(), new))
+        states.write(combine(body, body.semantics, combiner, states.read(), new))
 
     total = points_in(spec.reduce)
     if lanes == 1:
@@ -101,7 +100,7 @@ def _accumulate(body: Body, spec: FlatSpec, at: dict[str, Expr], lane: Expr, lan
 
 
 def nest(
-    body: Body, spec: FlatSpec, done: dict[str, Expr], step: Callable[[dict[str, Expr]], None], unroll: bool
+    body: GpuBody, spec: FlatSpec, done: dict[str, Expr], step: Callable[[dict[str, Expr]], None], unroll: bool
 ) -> None:
     """Loops over the reduce axes that are not in `done`."""
     rest = spec.reduce[len(done) :]
@@ -113,7 +112,7 @@ def nest(
 
 
 def _join(
-    body: Body,
+    body: GpuBody,
     spec: FlatSpec,
     states: States,
     lane: Expr,
@@ -126,11 +125,11 @@ def _join(
     combiner = spec.combiner
     assert combiner is not None
     if along_reduction:
-        join_warp(body, combiner, states, min(lanes, WARP))
-        if lanes <= WARP:
+        join_warp(body, combiner, states, min(lanes, body.warp))
+        if lanes <= body.warp:
             return states
-        lane, lanes = body.hold(lane // WARP, "warp"), lanes // WARP
-        deposits = body.index((body.thread % WARP) < 1)
+        lane, lanes = body.hold(lane // body.warp, "warp"), lanes // body.warp
+        deposits = body.index((body.thread % body.warp) < 1)
     else:
         deposits = None
     # The partial states of each point, one row per lane (or warp), merged by the first.
@@ -143,18 +142,15 @@ def _join(
     with body.when(body.index(lane < 1)), body.loop("other", lanes - 1) as other:
         row = body.index((other + 1) * points + which)
         right = [from_cell(body, t[row], d) for t, d in zip(tables, combiner.dtypes, strict=True)]
-        states.write(combine(body, SEMANTICS, combiner, states.read(), right))
+        states.write(combine(body, body.semantics, combiner, states.read(), right))
     return states
 
 
-def join_warp(body: Body, combiner: Combiner, states: States, width: int) -> None:
+def join_warp(body: GpuBody, combiner: Combiner, states: States, width: int) -> None:
     """Butterfly exchange among `width` neighbouring lanes; all of them end with the result."""
     distance = width // 2
     while distance:
-        mask = types.literal(distance, "int32")
         left = states.read()
-        right = [
-            exchanged(body, "__shfl_xor_sync", x, d, mask) for x, d in zip(left, combiner.dtypes, strict=True)
-        ]
-        states.write(combine(body, SEMANTICS, combiner, left, right))
+        right = [across(body, x, d, distance) for x, d in zip(left, combiner.dtypes, strict=True)]
+        states.write(combine(body, body.semantics, combiner, left, right))
         distance //= 2

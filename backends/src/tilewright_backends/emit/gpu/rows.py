@@ -1,4 +1,4 @@
-"""Emits `cuda.rows`: teams of threads that take rows through all stages.
+"""Emits `rows`: teams of threads that take rows through all stages.
 
 A thread has the same columns in every stage, so what passes from stage to stage stays in its registers; what a
 reduction makes is known to all threads of the team.
@@ -17,9 +17,9 @@ from tilewright.ir.expr import Expr, const, loads, minimum, variables
 from tilewright.ir.ops import Combiner
 from tilewright.ir.program import Kernel
 from tilewright.views.staged import StagedSpec
-from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.gpu.points import SEMANTICS, contiguous, decompose, load_words, point_at, store_words
-from tilewright_backends.emit.gpu.reduce import WARP, join_warp
+from tilewright_backends.emit.gpu.body import GpuBody, i32
+from tilewright_backends.emit.gpu.points import contiguous, decompose, load_words, point_at, store_words
+from tilewright_backends.emit.gpu.reduce import join_warp
 from tilewright_backends.emit.gpu.states import States, cell, from_cell, to_cell
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatAccess, FlatSpec
@@ -28,18 +28,18 @@ from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.rows import FlatStage, Rows, flat_rows
 
 
-def emit(body: Body, kernel: Kernel, staged: StagedSpec) -> None:
+def emit(body: GpuBody, kernel: Kernel, staged: StagedSpec) -> None:
     """The code of one task of a kernel."""
     rows = flat_rows(staged)
     if rows is None:
-        raise InternalError(f"cuda.rows does not take kernel {kernel.name}.")
+        raise InternalError(f"rows does not take kernel {kernel.name}.")
     if kernel.choice["reads"] > 1:
         rows = attrs.evolve(rows, again=())
     _Emitter(body, rows, kernel.choice["rows.block"], kernel.choice["lanes"], kernel.choice["vector"]).run()
 
 
 class _Emitter:
-    def __init__(self, body: Body, rows: Rows, block: int, lanes: int, vector: int) -> None:
+    def __init__(self, body: GpuBody, rows: Rows, block: int, lanes: int, vector: int) -> None:
         self.body, self.rows, self.block, self.lanes, self.vector = body, rows, block, lanes, vector
         self.chunks = -(-rows.column_count // (lanes * vector))
         self.exact = self.chunks * lanes * vector == rows.column_count
@@ -198,22 +198,22 @@ class _Emitter:
             for v in range(self.vector):
                 point = self._point(stage, at, v, loaded)
                 new = [point.value(x) for x in spec.body]
-                states.write(combine(body, SEMANTICS, combiner, states.read(), new))
+                states.write(combine(body, body.semantics, combiner, states.read(), new))
 
         self._columns(stage, step)
         if self.lanes > 1:
-            join_warp(body, combiner, states, min(self.lanes, WARP))
-        if self.lanes > WARP:
+            join_warp(body, combiner, states, min(self.lanes, self.body.warp))
+        if self.lanes > self.body.warp:
             self._join_warps(combiner, states)
         self._finish(stage, states.read())
 
     def _join_warps(self, combiner: Combiner, states: States) -> None:
         """Merges what the warps of a team have; every thread reads all of it, in the same order."""
-        body, warps = self.body, self.lanes // WARP
+        body, warps = self.body, self.lanes // self.body.warp
         mine = self.which * warps
         tables = [body.shared(cell(d), self.block * warps, "partial") for d in combiner.dtypes]
-        with body.when(body.index((body.thread % WARP) < 1)):
-            place = body.index(mine + self.lane // WARP)
+        with body.when(body.index((body.thread % self.body.warp) < 1)):
+            place = body.index(mine + self.lane // self.body.warp)
             for table, value, dtype in zip(tables, states.read(), combiner.dtypes, strict=True):
                 body.store(table, place, to_cell(value, dtype))
         body.sync()
@@ -222,7 +222,7 @@ class _Emitter:
         with body.loop("other", warps - 1) as other:
             place = body.index(mine + other + 1)
             right = [from_cell(body, t[place], d) for t, d in zip(tables, combiner.dtypes, strict=True)]
-            states.write(combine(body, SEMANTICS, combiner, states.read(), right))
+            states.write(combine(body, body.semantics, combiner, states.read(), right))
 
     def _finish(self, stage: FlatStage, states: list[Prim]) -> None:
         """The numbers that a row has: kept by all threads of its team, stored by one."""

@@ -14,24 +14,22 @@ from tilewright.errors import InternalError
 from tilewright.ir.expr import Apply, Expr, minimum
 from tilewright.ir.ops import ScanOp
 from tilewright.ir.program import Kernel
-from tilewright_backends.emit.cuda.body import Body, i32
-from tilewright_backends.emit.gpu.points import SEMANTICS, count, decompose, point_at
-from tilewright_backends.emit.gpu.states import States, exchanged
+from tilewright_backends.emit.gpu.body import GpuBody, i32
+from tilewright_backends.emit.gpu.points import count, decompose, point_at
+from tilewright_backends.emit.gpu.states import States, from_lane
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.gpu.scan import Scan, scan_of
 
-_WARP = 32
 
-
-def emit(body: Body, kernel: Kernel, op: ScanOp) -> None:
+def emit(body: GpuBody, kernel: Kernel, op: ScanOp) -> None:
     """The code of one task of a kernel."""
     scan = scan_of(op)
     if scan is None:
-        raise InternalError(f"cuda.scan does not take kernel {kernel.name}.")
+        raise InternalError(f"scan does not take kernel {kernel.name}.")
     statements(body, scan, kernel.choice["x.block"], kernel.choice["lanes"])
 
 
-def statements(body: Body, scan: Scan, points: int, lanes: int) -> None:
+def statements(body: GpuBody, scan: Scan, points: int, lanes: int) -> None:
     """Statements of one task: `points` points with `lanes` neighbouring threads each.
 
     Args:
@@ -49,7 +47,7 @@ def statements(body: Body, scan: Scan, points: int, lanes: int) -> None:
     _lanes(body, scan, at, inside, lanes)
 
 
-def _states(body: Body, scan: Scan, at: dict[str, Expr]) -> States:
+def _states(body: GpuBody, scan: Scan, at: dict[str, Expr]) -> States:
     """The states before the first step."""
     init = scan.spec.body[: scan.states]
     states = States(body, [x.dtype for x in init])
@@ -58,7 +56,7 @@ def _states(body: Body, scan: Scan, at: dict[str, Expr]) -> States:
     return states
 
 
-def _one_thread(body: Body, scan: Scan, at: dict[str, Expr]) -> None:
+def _one_thread(body: GpuBody, scan: Scan, at: dict[str, Expr]) -> None:
     spec, states = scan.spec, _states(body, scan, at)
     with body.loop("t", scan.steps) as number:
         point = point_at(body, spec, at | decompose(number, spec.reduce, body))
@@ -70,16 +68,16 @@ def _one_thread(body: Body, scan: Scan, at: dict[str, Expr]) -> None:
         states.write(after)
 
 
-def _lanes(body: Body, scan: Scan, at: dict[str, Expr], inside: Prim | None, lanes: int) -> None:
+def _lanes(body: GpuBody, scan: Scan, at: dict[str, Expr], inside: Prim | None, lanes: int) -> None:
     """Each trip takes `lanes` steps; the last lane's state is the one that the next trip begins with."""
     spec, states, term = scan.spec, _states(body, scan, at), scan.term
     assert term is not None
     (dtype,) = states.dtypes
     lane = body.hold(body.thread % lanes, "lane")
-    me = body.bind(body.index(body.thread % _WARP), "me")
+    me = body.bind(body.index(body.thread % body.warp), "me")
     first = body.bind(body.index(lane < 1), "first")
     below = body.bind(tirx.Select(first, me, tirx.Sub(me, i32(1))), "below")
-    last = body.bind(body.index(body.thread % _WARP - lane + (lanes - 1)), "last")
+    last = body.bind(body.index(body.thread % body.warp - lane + (lanes - 1)), "last")
 
     with body.loop("trip", -(-scan.steps // lanes)) as trip:
         number = body.hold(trip * lanes + lane, "t")
@@ -88,29 +86,29 @@ def _lanes(body: Body, scan: Scan, at: dict[str, Expr], inside: Prim | None, lan
         point = point_at(body, spec, at | step)
         (before,) = states.read()
         after = _join(body, scan, before, _prefix(body, scan, point.value(term), lane, me, lanes))
-        earlier = exchanged(body, "__shfl_sync", after, dtype, below)
+        earlier = from_lane(body, after, dtype, below)
         point.give({"p0": body.bind(tirx.Select(first, before, earlier)), "s0": after})
-        states.write([exchanged(body, "__shfl_sync", after, dtype, last)])
+        states.write([from_lane(body, after, dtype, last)])
         conditions = [x for x in (inside, present) if x is not None]
         with body.when(tirx.all(*conditions)) if conditions else nullcontext():
             for store in spec.stores:
                 point.store(store)
 
 
-def _prefix(body: Body, scan: Scan, term: Prim, lane: Expr, me: Prim, lanes: int) -> Prim:
+def _prefix(body: GpuBody, scan: Scan, term: Prim, lane: Expr, me: Prim, lanes: int) -> Prim:
     """The terms of a lane and of those below it in its team, joined."""
     found = body.bind(term)
     distance = 1
     while distance < lanes:
         far = body.bind(body.index(lane >= distance), "far")
         source = body.bind(tirx.Select(far, tirx.Sub(me, i32(distance)), me), "source")
-        other = exchanged(body, "__shfl_sync", found, scan.spec.body[0].dtype, source)
+        other = from_lane(body, found, scan.spec.body[0].dtype, source)
         found = body.bind(tirx.Select(far, _join(body, scan, other, found), found))
         distance *= 2
     return found
 
 
-def _join(body: Body, scan: Scan, left: Prim, right: Prim) -> Prim:
+def _join(body: GpuBody, scan: Scan, left: Prim, right: Prim) -> Prim:
     step = scan.spec.body[scan.states]
     assert isinstance(step, Apply)
-    return body.bind(SEMANTICS.apply(step.op, [left, right], step.dtype, step.dtype, body.bind))
+    return body.bind(body.semantics.apply(step.op, [left, right], step.dtype, step.dtype, body.bind))

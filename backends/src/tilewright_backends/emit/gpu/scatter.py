@@ -13,8 +13,8 @@ from tilewright.ir.bounds import Interval
 from tilewright.ir.expr import Const, Expr
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.emit.cuda.body import Body
-from tilewright_backends.emit.gpu.points import SEMANTICS, count, decompose, point_at
+from tilewright_backends.emit.gpu.body import GpuBody
+from tilewright_backends.emit.gpu.points import count, decompose, point_at
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec, FlatStore
 from tilewright_backends.lower.point import combine
@@ -29,15 +29,15 @@ def elements(store: FlatStore) -> int:
     return int(total.value)
 
 
-def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
+def emit(body: GpuBody, kernel: Kernel, spec: KernelSpec) -> None:
     """The code of one task of a kernel."""
     flat = flat_spec(spec)
     if flat is None:
-        raise InternalError(f"cuda.scatter does not take kernel {kernel.name}.")
+        raise InternalError(f"scatter does not take kernel {kernel.name}.")
     statements(body, flat)
 
 
-def statements(body: Body, spec: FlatSpec) -> None:
+def statements(body: GpuBody, spec: FlatSpec) -> None:
     """Statements of one task: the elements whose number leaves this thread's number modulo all threads."""
     if spec.combiner is not None:
         raise InternalError("a scatter of reductions must be split into two kernels.")
@@ -55,7 +55,7 @@ def statements(body: Body, spec: FlatSpec) -> None:
             _update(body, spec, store, decompose(number, spec.spatial, body), me, owners)
 
 
-def _update(body: Body, spec: FlatSpec, store: FlatStore, at: dict[str, Expr], me: Expr, owners: int) -> None:
+def _update(body: GpuBody, spec: FlatSpec, store: FlatStore, at: dict[str, Expr], me: Expr, owners: int) -> None:
     point = point_at(body, spec, at)
     address = body.bind(point.index(store.address), "address")
     place = body.define("place", address, Interval(0, max(elements(store) - 1, 0)))
@@ -68,5 +68,5 @@ def _update(body: Body, spec: FlatSpec, store: FlatStore, at: dict[str, Expr], m
         target = body.params[store.value.name]
         if store.update is not None:
             old = body.bind(types.from_storage(target[address], store.value.dtype), "old")
-            (value,) = combine(body, SEMANTICS, store.update, [old], [value])
+            (value,) = combine(body, body.semantics, store.update, [old], [value])
         body.store(target, address, types.to_storage(value, store.value.dtype))

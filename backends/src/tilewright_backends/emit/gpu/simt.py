@@ -15,7 +15,7 @@ from tilewright.ir.expr import Expr, Extent, as_expr, as_extent, ceil_div, const
 from tilewright.ir.ops import Axis
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.gpu.body import GpuBody, i32
 from tilewright_backends.emit.gpu.neighbours import store_neighbours
 from tilewright_backends.emit.gpu.points import decompose, points_in, whole
 from tilewright_backends.emit.gpu.tiles import Team, TileLoader, plan_tile
@@ -61,11 +61,11 @@ class SimtTiles:
         return as_extent(ceil_div(k_total, self.k_step * self.slices))
 
 
-def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
+def emit(body: GpuBody, kernel: Kernel, spec: KernelSpec) -> None:
     """The code of one task of a kernel."""
     detail = detail_of(spec)
     if detail is None:
-        raise InternalError(f"cuda.simt does not take kernel {kernel.name}.")
+        raise InternalError(f"simt does not take kernel {kernel.name}.")
     choice = kernel.choice
     tiles = SimtTiles(*(choice[x] for x in ("m.block", "n.block", "k.step", "m.thread", "n.thread", "slices")))
     buffers = {slot: body.params[value.name] for slot, value in kernel.packed}
@@ -74,7 +74,7 @@ def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
 
 
 def statements(
-    body: Body, spec: FlatSpec, contraction: Contraction, tiles: SimtTiles, packed: tuple[Prim | None, Prim | None]
+    body: GpuBody, spec: FlatSpec, contraction: Contraction, tiles: SimtTiles, packed: tuple[Prim | None, Prim | None]
 ) -> None:
     """Statements of one task: one `m_block` × `n_block` tile of the result.
 
@@ -138,7 +138,7 @@ def _groups(whole: int, part: int) -> list[tuple[int, int]]:
 class _Stages:
     """The shared tiles: two stages of both operands for each slice, in one buffer."""
 
-    def __init__(self, body: Body, tiles: SimtTiles, loaders: list[TileLoader], slice_: Expr, cell: str) -> None:
+    def __init__(self, body: GpuBody, tiles: SimtTiles, loaders: list[TileLoader], slice_: Expr, cell: str) -> None:
         self.loaders, self.cell = loaders, cell
         # Transposed stores of neighbouring threads would meet in one bank without the padding.
         self.rows = [x.plan.extent + (_PAD if x.plan.along_k else 0) for x in loaders]
@@ -185,7 +185,7 @@ class _Runs:
 class _RegisterTile:
     """The part of a block's result that one thread computes."""
 
-    def __init__(self, body: Body, tiles: SimtTiles, stages: _Stages, member: Expr) -> None:
+    def __init__(self, body: GpuBody, tiles: SimtTiles, stages: _Stages, member: Expr) -> None:
         self.body, self.tiles, self.stages, self.member = body, tiles, stages, member
         across, down = tiles.n_block // tiles.n_thread, tiles.m_block // tiles.m_thread
         self.tx, self.ty = _places(body, member, across, down)
@@ -258,7 +258,7 @@ class _RegisterTile:
                 body.store(self.sums, i, self.sums[i] + pool[place + i * tiles.team])
 
 
-def _places(body: Body, member: Expr, across: int, down: int) -> tuple[Expr, Expr]:
+def _places(body: GpuBody, member: Expr, across: int, down: int) -> tuple[Expr, Expr]:
     """Column and row of a thread among the `down` x `across` of a team.
 
     A warp takes 8 columns and 4 rows where that goes up: then it reads least of the shared tiles.
@@ -275,7 +275,7 @@ def _places(body: Body, member: Expr, across: int, down: int) -> tuple[Expr, Exp
 
 
 def _store(
-    body: Body,
+    body: GpuBody,
     spec: FlatSpec,
     c: Contraction,
     tiles: SimtTiles,
@@ -302,7 +302,7 @@ def _store(
 
 
 def _outer(
-    body: Body, axes: tuple[Axis, ...], base: Expr, who: Expr, runs: list[tuple[int, int]], lanes: int
+    body: GpuBody, axes: tuple[Axis, ...], base: Expr, who: Expr, runs: list[tuple[int, int]], lanes: int
 ) -> list[tuple[dict[str, Expr], Prim | None]]:
     """Axis values of every `lanes`-th point that a thread owns along one side, and whether these are inside."""
     total = points_in(axes)

@@ -1,17 +1,18 @@
-"""Emits `cuda.stages`: stage after stage over the box that a tile of the results needs, in shared memory between them.
+"""Emits stages: one after the other over the box that a tile of the results needs, in shared memory between them.
 
 A thread takes points of a stage's box, one at a time; of a product `SIDE` rows by `SIDE` columns, so that what it loads
-serves several sums. Products of 16-bit floats run on tensor cores (`stage_product`). Points of a box that lie outside
-of the value are neither computed nor read.
+serves several sums. Products of 16-bit floats run on tensor cores where there are some. Points of a box that lie
+outside of the value are neither computed nor read.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import Any, Protocol
 
 import attrs
 from tvm import tirx
@@ -24,9 +25,8 @@ from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright.views.staged import StagedSpec
 from tilewright.views.tiles import Box, TileSpec, TileStage, tiles_of
-from tilewright_backends.emit.cuda.body import Body
-from tilewright_backends.emit.cuda.stage_product import StageProduct
-from tilewright_backends.emit.gpu.points import SEMANTICS, both, size, varies
+from tilewright_backends.emit.gpu.body import GpuBody
+from tilewright_backends.emit.gpu.points import both, size, varies
 from tilewright_backends.emit.gpu.reduce import nest
 from tilewright_backends.emit.gpu.states import States
 from tilewright_backends.lower import types
@@ -39,14 +39,47 @@ _UNROLL = 16
 """Reductions of at most this many steps are unrolled."""
 
 
-def emit(body: Body, kernel: Kernel, staged: StagedSpec) -> None:
-    """The code of one task of a kernel."""
+Place = tuple[dict[str, Expr], Prim | None]
+"""The values of axes at a point, and whether it is one (None: always)."""
+
+
+class Product(Protocol):
+    """What emits a stage that is a product of 16-bit floats on tensor cores."""
+
+    def __call__(
+        self,
+        body: Any,
+        spec: FlatSpec,
+        slots: tuple[int, int],
+        totals: tuple[int, int],
+        row: Callable[[Expr], Place],
+        column: Callable[[Expr], Place],
+        read: Callable[[int, dict[str, Expr], Prim | None], Prim],
+        store: Callable[[dict[str, Expr], Prim | None, Prim], None],
+    ) -> None:
+        """Emits one.
+
+        Args:
+            slots: the reads that are the factors of rows and columns.
+            totals: rows and columns.
+            row, column: the place of a number.
+            read: the carried value of a read at a point, zero where a condition does not hold.
+            store: stores what belongs to a sum at a point, where a condition holds.
+        """
+
+
+def emit(body: GpuBody, kernel: Kernel, staged: StagedSpec, product: Product | None = None) -> None:
+    """The code of one task of a kernel.
+
+    Args:
+        product: emits products of 16-bit floats; None where there are no tensor cores for them.
+    """
     params = kernel.choice.as_dict()
     sizes = {name.removeprefix("tile."): x for name, x in params.items() if name.startswith("tile.")}
     tiles = tiles_of(staged, sizes)
     if tiles is None:
-        raise InternalError(f"cuda.stages does not take kernel {kernel.name}.")
-    _Emitter(body, tiles, sizes).run()
+        raise InternalError(f"stages does not take kernel {kernel.name}.")
+    _Emitter(body, tiles, sizes, product).run()
 
 
 @attrs.frozen
@@ -58,8 +91,10 @@ class _Place:
 
 
 class _Emitter:
-    def __init__(self, body: Body, tiles: TileSpec, sizes: Mapping[str, int]) -> None:
-        self.body, self.tiles = body, tiles
+    def __init__(
+        self, body: GpuBody, tiles: TileSpec, sizes: Mapping[str, int], product: Product | None
+    ) -> None:
+        self.body, self.tiles, self.product = body, tiles, product
         self.buffers = dict(body.params)
         for value, box in tiles.boxes.items():
             count = math.prod(map(_literal, stored_shape(value, box)))
@@ -87,7 +122,7 @@ class _Emitter:
         body = self.body
         spec, starts = self._flat(stage)
         sides = sides_of(stage.spec)
-        factors = tensor_factors(stage.spec)
+        factors = None if self.product is None else tensor_factors(stage.spec)
         if factors is not None:
             self._product(stage, spec, sides, factors, starts)
             return
@@ -116,7 +151,9 @@ class _Emitter:
         """A stage on tensor cores."""
         totals = self._points(stage, sides.rows), self._points(stage, sides.columns)
 
-        def place(axes: Sequence[Axis], total: int, number: Expr) -> tuple[dict[str, Expr], Prim | None]:
+        assert self.product is not None
+
+        def place(axes: Sequence[Axis], total: int, number: Expr) -> Place:
             found = self._place(stage, axes, number, 0, total, starts)
             return found.at, found.inside
 
@@ -127,7 +164,7 @@ class _Emitter:
                 for one in spec.stores:
                     point.store(one)
 
-        StageProduct(
+        self.product(
             self.body,
             spec,
             factors,
@@ -136,7 +173,7 @@ class _Emitter:
             partial(place, sides.columns, totals[1]),
             partial(self._load, spec),
             store,
-        ).run()
+        )
 
     def _points(self, stage: TileStage, axes: Sequence[Axis]) -> int:
         total = 1
@@ -189,7 +226,7 @@ class _Emitter:
                         point = self._point(spec, {**lines[i].at, **stands[j].at, **reduced}, loaded[i, j])
                         new = [point.value(x) for x in spec.body]
                         assert spec.combiner is not None
-                        merged = combine(body, SEMANTICS, spec.combiner, states[i, j].read(), new)
+                        merged = combine(body, body.semantics, spec.combiner, states[i, j].read(), new)
                         states[i, j].write(merged)
 
                 total = 1
@@ -243,7 +280,7 @@ class _Emitter:
 
     def _point(self, spec: FlatSpec, at: dict[str, Expr], loaded: Mapping[int, Prim]) -> Point:
         placed = {**at, **{_origin(name): x for name, x in self.origins.items()}}
-        return Point(self.body, spec, self.buffers, placed, SEMANTICS, loaded=loaded)
+        return Point(self.body, spec, self.buffers, placed, self.body.semantics, loaded=loaded)
 
     def _flat(self, stage: TileStage) -> tuple[FlatSpec, dict[str, Expr]]:
         """The stage over boxes in shared memory, and the first point of its domain along each axis."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tvm import tirx
 
-from tilewright_backends.emit.cuda.body import Body
+from tilewright_backends.emit.gpu.body import GpuBody
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
 
@@ -16,7 +16,7 @@ def cell(dtype: str) -> str:
     return "int32" if dtype in ("bool", "int8", "uint8", "int16", "uint16") else types.carrier(dtype)
 
 
-def from_cell(body: Body, value: Prim, dtype: str) -> Prim:
+def from_cell(body: GpuBody, value: Prim, dtype: str) -> Prim:
     """What a register holds, as a carried value of an IR dtype."""
     if dtype == "bool":
         return body.bind(tirx.NE(value, types.literal(0, "int32")), "s")
@@ -28,22 +28,20 @@ def to_cell(value: Prim, dtype: str) -> Prim:
     return types.convert(value, cell(dtype))
 
 
-def exchanged(body: Body, how: str, value: Prim, dtype: str, which: Prim) -> Prim:
-    """The carried value that another lane of the warp has; all lanes of the warp must come here.
+def across(body: GpuBody, value: Prim, dtype: str, distance: int) -> Prim:
+    """The carried value of the lane whose number differs in one bit; all lanes of the warp must come here."""
+    return from_cell(body, body.across(to_cell(value, dtype), distance), dtype)
 
-    Args:
-        how: CUDA's name of the exchange, such as `__shfl_xor_sync`.
-        which: its last argument.
-    """
-    every = types.literal(-1, "int32")
-    other = body.call(how, every, to_cell(value, dtype), which, source="", result=cell(dtype))
-    return from_cell(body, other, dtype)
+
+def from_lane(body: GpuBody, value: Prim, dtype: str, lane: Prim) -> Prim:
+    """The carried value of another lane of the warp; all lanes of the warp must come here."""
+    return from_cell(body, body.from_lane(to_cell(value, dtype), lane), dtype)
 
 
 class States:
     """One register for a state of each IR dtype."""
 
-    def __init__(self, body: Body, dtypes: Sequence[str]) -> None:
+    def __init__(self, body: GpuBody, dtypes: Sequence[str]) -> None:
         self.body = body
         self.dtypes = tuple(dtypes)
         self.registers = [body.registers(cell(d), 1, "acc") for d in dtypes]

@@ -10,7 +10,7 @@ from tvm import tirx
 
 from tilewright.ir.expr import Expr, Extent, const
 from tilewright.ir.ops import Axis
-from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.gpu.body import GpuBody, i32
 from tilewright_backends.emit.gpu.points import (
     contiguous,
     decompose,
@@ -112,7 +112,7 @@ class TileLoader:
 
     def __init__(
         self,
-        body: Body,
+        body: GpuBody,
         spec: FlatSpec,
         team: Team,
         plan: TilePlan,

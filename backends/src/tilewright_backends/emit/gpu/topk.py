@@ -11,21 +11,21 @@ from tilewright.ir.bounds import Interval
 from tilewright.ir.expr import Expr
 from tilewright.ir.ops import Routine
 from tilewright.ir.program import Kernel
-from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.gpu.body import GpuBody, i32
 from tilewright_backends.lower.order import Element, beats
 from tilewright_backends.lower.types import from_storage
 from tilewright_backends.recipes.selection import TopK, topk_of
 
 
-def emit(body: Body, kernel: Kernel, routine: Routine) -> None:
+def emit(body: GpuBody, kernel: Kernel, routine: Routine) -> None:
     """The code of one task of a kernel."""
     found = topk_of(routine)
     if found is None:
-        raise InternalError(f"cuda.topk does not take kernel {kernel.name}.")
+        raise InternalError(f"topk does not take kernel {kernel.name}.")
     statements(body, routine, found)
 
 
-def statements(body: Body, routine: Routine, found: TopK) -> None:
+def statements(body: GpuBody, routine: Routine, found: TopK) -> None:
     """Statements of one task: one element for each thread."""
     number = body.hold(body.task * body.threads + body.thread, "element")
     inside = body.below(number, found.rows * found.length)
@@ -34,7 +34,7 @@ def statements(body: Body, routine: Routine, found: TopK) -> None:
         _element(body, routine, found, row, body.hold(number % found.length, "place"))
 
 
-def _element(body: Body, routine: Routine, found: TopK, row: Expr, place: Expr) -> None:
+def _element(body: GpuBody, routine: Routine, found: TopK, row: Expr, place: Expr) -> None:
     (source,), (values, indices) = routine.inputs, routine.outputs
     start = body.hold(row * found.length, "start")
 

@@ -16,7 +16,7 @@ from tilewright.ir import dtypes
 from tilewright.ir.expr import Expr
 from tilewright.ir.ops import Routine
 from tilewright.ir.program import Kernel
-from tilewright_backends.emit.cuda.body import Body, i32
+from tilewright_backends.emit.gpu.body import GpuBody, i32
 from tilewright_backends.lower.order import Element, beats
 from tilewright_backends.lower.types import Prim, carrier, from_storage, literal, storage, to_storage
 from tilewright_backends.recipes.selection import TopK, topk_of
@@ -25,16 +25,16 @@ _NOWHERE = (1 << 31) - 1
 """Position of an element that is none; rows are shorter."""
 
 
-def emit(body: Body, kernel: Kernel, routine: Routine) -> None:
+def emit(body: GpuBody, kernel: Kernel, routine: Routine) -> None:
     """The code of one task of a kernel: one row."""
     found = topk_of(routine)
     if found is None:
-        raise InternalError(f"cuda.topk_sort does not take kernel {kernel.name}.")
+        raise InternalError(f"topk_sort does not take kernel {kernel.name}.")
     _Row(body, routine, found, kernel.choice["piece"]).run()
 
 
 class _Row:
-    def __init__(self, body: Body, routine: Routine, found: TopK, piece: int) -> None:
+    def __init__(self, body: GpuBody, routine: Routine, found: TopK, piece: int) -> None:
         self.body = body
         self.routine = routine
         self.found = found

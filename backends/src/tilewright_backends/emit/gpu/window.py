@@ -20,8 +20,8 @@ from tilewright.ir.ops import Axis
 from tilewright.ir.polynomial import canonical
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.emit.cuda.body import Body
-from tilewright_backends.emit.gpu.points import SEMANTICS, decompose, point_at, points_in, size, whole
+from tilewright_backends.emit.gpu.body import GpuBody
+from tilewright_backends.emit.gpu.points import decompose, point_at, points_in, size, whole
 from tilewright_backends.emit.gpu.states import States
 from tilewright_backends.lower import types
 from tilewright_backends.lower.point import combine
@@ -31,15 +31,15 @@ from tilewright_backends.recipes.gpu.window import Window, window_of
 Place = tuple[int, int]
 
 
-def emit(body: Body, kernel: Kernel, spec: KernelSpec) -> None:
+def emit(body: GpuBody, kernel: Kernel, spec: KernelSpec) -> None:
     """The code of one task of a kernel."""
     window = window_of(spec)
     if window is None:
-        raise InternalError(f"cuda.window does not take kernel {kernel.name}.")
+        raise InternalError(f"window does not take kernel {kernel.name}.")
     statements(body, window, kernel.choice["y.thread"], kernel.choice["x.thread"])
 
 
-def statements(body: Body, window: Window, rows: int, columns: int) -> None:
+def statements(body: GpuBody, window: Window, rows: int, columns: int) -> None:
     """Statements of one task: each thread computes `rows * columns` neighbouring points."""
     tiles = (
         *window.planes,
@@ -59,7 +59,7 @@ def statements(body: Body, window: Window, rows: int, columns: int) -> None:
 class _Tile:
     """The outputs of one thread."""
 
-    def __init__(self, body: Body, window: Window, rows: int, columns: int, tile: Mapping[str, Expr]) -> None:
+    def __init__(self, body: GpuBody, window: Window, rows: int, columns: int, tile: Mapping[str, Expr]) -> None:
         self.body = body
         self.window = window
         self.rows = range(rows)
@@ -119,7 +119,7 @@ class _Tile:
         point = point_at(body, window.spec, at, (), loaded)
         new = [point.value(x) for x in window.spec.body]
         state = self.states[row, column]
-        state.write(combine(body, SEMANTICS, self.combiner, state.read(), new))
+        state.write(combine(body, body.semantics, self.combiner, state.read(), new))
 
     def _reduced(self, outer: tuple[int, ...], over_y: int, over_x: int) -> dict[str, Expr]:
         window = self.window

@@ -1,12 +1,12 @@
-"""`cuda.attention_simt`: softmax between two contractions in one pass over the keys, without tensor cores."""
+"""`attention_simt`: softmax between two contractions in one pass over the keys, without tensor cores."""
 
 from __future__ import annotations
 
 from tilewright.device import DeviceModel
 from tilewright.ir.expr import Expr, const, minimum
-from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
+from tilewright.recipes import Constraint, Match, Usage, Work
 from tilewright.views.staged import StagedSpec
-from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, divides, operations, parameter
+from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, divides, on_gpus, operations, parameter
 from tilewright_backends.recipes.gpu.flat_attention import (
     Attention,
     beside,
@@ -17,7 +17,7 @@ from tilewright_backends.recipes.gpu.flat_attention import (
 )
 from tilewright_backends.recipes.rows import memory_bytes
 
-NAME = "cuda.attention_simt"
+NAME = "attention_simt"
 LANES = 4
 """Points of the depth, and keys, that a thread takes from shared memory at once."""
 _POWER = 24
@@ -37,7 +37,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     parameters = (
         parameter("rows.warp", (1, 2, 4, 8), role="rows", level="register"),
         parameter("warps", (1, 2, 4, 8)),
-        parameter("keys.step", [x for x in (32, 64) if x < 2 * max(sizes.keys, 32)], align=32, role="keys"),
+        parameter("keys.step", [x for x in (warp, 64) if x < 2 * max(sizes.keys, warp)], align=warp, role="keys"),
     )
     mine, warps, step = (p.var for p in parameters)
     block = mine * warps
@@ -51,7 +51,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     # Words that a warp reads at once per score: of its keys and queries, of values and weights.
     reads = depth // LANES + columns // warp
     return Match(
-        recipe=NAME,
+        recipe=f"{device.kind}.{NAME}",
         roles=found.names,
         extents=sizes.extents,
         parameters=parameters,
@@ -88,4 +88,4 @@ def _efficiency(found: Attention, depth: int, columns: int) -> int:
     return max(80 * (depth + columns) // (depth + columns + others), 1)
 
 
-RECIPE = Recipe(NAME, "cuda", match, priority=10, takes=StagedSpec)
+CUDA, ROCM = on_gpus(NAME, match, 10, takes=StagedSpec)

@@ -1,9 +1,10 @@
-"""What the CUDA recipes share: specifications in the form that emitters want, limits, formulas."""
+"""What the GPU recipes share: specifications in the form that emitters want, limits, formulas."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 
@@ -13,8 +14,9 @@ from tilewright.ir.bounds import bounds_of
 from tilewright.ir.expr import Apply, Const, Expr, apply, const, number_of, walk
 from tilewright.ir.ops import Axis
 from tilewright.ir.polynomial import canonical
-from tilewright.recipes import Constraint, Parameter
+from tilewright.recipes import Constraint, Match, Parameter, Recipe
 from tilewright.views.kernel import KernelSpec
+from tilewright.views.subject import Subject
 from tilewright_backends.lower.flat import FlatSpec, coefficient, flatten, merge_axes
 
 _SLOW = frozenset(
@@ -39,6 +41,17 @@ _SLOW = frozenset(
         "floormod",
     ]
 )
+
+
+def on_gpus(
+    name: str,
+    match: Callable[[Any, DeviceModel], Match | None],
+    priority: int,
+    takes: type[Subject] = KernelSpec,
+) -> tuple[Recipe, Recipe]:
+    """A recipe for CUDA and the same for ROCm; its matches are called `KIND.name` after the kind of the device."""
+    cuda, rocm = (Recipe(f"{kind}.{name}", kind, match, priority=priority, takes=takes) for kind in ("cuda", "rocm"))
+    return cuda, rocm
 
 
 def flat_spec(kernel: KernelSpec) -> FlatSpec | None:

@@ -1,4 +1,4 @@
-"""`cuda.map`: element-wise kernels and data movement, one thread per vector of neighbouring points."""
+"""`map`: element-wise kernels and data movement, one thread per vector of neighbouring points."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.expr import const
 from tilewright.ir.polynomial import literal_factor
-from tilewright.recipes import Match, Recipe, Usage, Work
+from tilewright.recipes import Match, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec, coefficient
 from tilewright_backends.recipes.gpu.common import (
@@ -16,6 +16,7 @@ from tilewright_backends.recipes.gpu.common import (
     divides,
     memory_bytes,
     most,
+    on_gpus,
     operations,
     parameter,
     powers,
@@ -23,7 +24,7 @@ from tilewright_backends.recipes.gpu.common import (
 )
 from tilewright_backends.recipes.operands import operands_of
 
-NAME = "cuda.map"
+NAME = "map"
 
 
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
@@ -44,7 +45,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     work = operations(*spec.body, *(s.expr for s in spec.stores)) + len(spec.reads) + len(spec.stores)
     roles = {"x": tuple(x.name for x in spec.spatial)}
     return Match(
-        recipe=NAME,
+        recipe=f"{device.kind}.{NAME}",
         roles=roles,
         extents={"x": total},
         parameters=parameters,
@@ -80,4 +81,4 @@ def _l2_bytes(spec: FlatSpec, total: int) -> int:
     return found
 
 
-RECIPE = Recipe(NAME, "cuda", match, priority=10)
+CUDA, ROCM = on_gpus(NAME, match, 10)

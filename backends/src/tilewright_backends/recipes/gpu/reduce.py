@@ -1,4 +1,4 @@
-"""`cuda.reduce`: a team of threads per output point; one thread is the plain serial loop that runs every kernel."""
+"""`reduce`: a team of threads per output point; one thread is the plain serial loop that runs every kernel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import bounds_of
 from tilewright.ir.expr import Expr, const, loads, select, variables
-from tilewright.recipes import Match, Recipe, Usage, Work
+from tilewright.recipes import Match, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatAccess, FlatSpec
 from tilewright_backends.recipes.gpu.common import (
@@ -19,6 +19,7 @@ from tilewright_backends.recipes.gpu.common import (
     divides,
     memory_bytes,
     most,
+    on_gpus,
     operations,
     parameter,
     powers,
@@ -27,7 +28,7 @@ from tilewright_backends.recipes.gpu.common import (
 from tilewright_backends.recipes.gpu.sectors import SECTOR, WARP, by_step, delivered, digits, sampled, touched
 from tilewright_backends.recipes.operands import operands_of
 
-NAME = "cuda.reduce"
+NAME = "reduce"
 _DIVISION = 6
 """Operations of a division by a literal and of its remainder."""
 
@@ -78,7 +79,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     finish = 2 * operations(*(s.expr for s in spec.stores))
     roles = {"x": tuple(x.name for x in spec.spatial), "k": tuple(x.name for x in spec.reduce)}
     return Match(
-        recipe=NAME,
+        recipe=f"{device.kind}.{NAME}",
         roles=roles,
         extents={"x": total, "k": steps},
         parameters=parameters,
@@ -169,4 +170,4 @@ def _along_reduction(spec: FlatSpec) -> bool:
     return along < sum(_sectors(spec, x, WARP, False) for x in reads)
 
 
-RECIPE = Recipe(NAME, "cuda", match, priority=0)
+CUDA, ROCM = on_gpus(NAME, match, 0)

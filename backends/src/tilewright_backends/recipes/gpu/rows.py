@@ -1,16 +1,24 @@
-"""`cuda.rows`: softmax, normalisations and the like; a team of threads takes a row through all stages in registers."""
+"""`rows`: softmax, normalisations and the like; a team of threads takes a row through all stages in registers."""
 
 from __future__ import annotations
 
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.expr import Expr, const, maximum, select
-from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
+from tilewright.recipes import Constraint, Match, Usage, Work
 from tilewright.views.staged import StagedSpec
-from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, divides, operations, parameter, powers
+from tilewright_backends.recipes.gpu.common import (
+    block_limits,
+    ceil_div,
+    divides,
+    on_gpus,
+    operations,
+    parameter,
+    powers,
+)
 from tilewright_backends.recipes.rows import Rows, flat_rows, memory_bytes, operands_of_rows
 
-NAME = "cuda.rows"
+NAME = "rows"
 _WIDEST = 16
 """Bytes of a vector."""
 _MOST_ELEMENTS = 64
@@ -46,7 +54,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     roles = {"rows": tuple(x.name for x in rows.rows), "columns": tuple(x.name for x in rows.columns)}
     reductions = sum(x.kind == "reduce" for x in rows.stages)
     return Match(
-        recipe=NAME,
+        recipe=f"{device.kind}.{NAME}",
         roles=roles,
         extents={"rows": count, "columns": columns},
         parameters=parameters,
@@ -113,4 +121,4 @@ def _moved(rows: Rows) -> int:
     return 3 * (reads + writes)
 
 
-RECIPE = Recipe(NAME, "cuda", match, priority=0, takes=StagedSpec)
+CUDA, ROCM = on_gpus(NAME, match, 0, takes=StagedSpec)

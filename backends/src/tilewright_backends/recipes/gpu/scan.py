@@ -1,4 +1,4 @@
-"""`cuda.scan`: recurrences, serial along their axis; lanes share a point where the step is associative."""
+"""`scan`: recurrences, serial along their axis; lanes share a point where the step is associative."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.expr import Apply, Const, Expr, Var, const, select, variables
 from tilewright.ir.ops import ScanOp
-from tilewright.recipes import Match, Recipe, Usage, Work
+from tilewright.recipes import Match, Usage, Work
 from tilewright_backends.lower.flat import FlatSpec, coefficient, flatten_scan
 from tilewright_backends.recipes.gpu.common import (
     arranged,
@@ -16,6 +16,7 @@ from tilewright_backends.recipes.gpu.common import (
     ceil_div,
     divides,
     memory_bytes,
+    on_gpus,
     operations,
     parameter,
     points,
@@ -23,7 +24,7 @@ from tilewright_backends.recipes.gpu.common import (
 )
 from tilewright_backends.recipes.operands import operands_of
 
-NAME = "cuda.scan"
+NAME = "scan"
 _ASSOCIATIVE = frozenset(["add", "mul", "min", "max"])
 """Operators that may join steps in another order; all of them commute."""
 
@@ -85,7 +86,7 @@ def match(op: ScanOp, device: DeviceModel) -> Match | None:
     near = lanes if _along_steps(spec) else const(device.warp) // lanes
     roles = {"x": tuple(x.name for x in spec.spatial), "t": tuple(x.name for x in spec.reduce)}
     return Match(
-        recipe=NAME,
+        recipe=f"{device.kind}.{NAME}",
         roles=roles,
         extents={"x": total, "t": steps},
         parameters=parameters,
@@ -124,4 +125,4 @@ def _along_steps(spec: FlatSpec) -> bool:
     return all(x in (1, -1) for x in steps)
 
 
-RECIPE = Recipe(NAME, "cuda", match, priority=0, takes=ScanOp)
+CUDA, ROCM = on_gpus(NAME, match, 0, takes=ScanOp)

@@ -1,4 +1,4 @@
-"""`cuda.scatter`: every thread owns some elements of the result and walks over all updates."""
+"""`scatter`: every thread owns some elements of the result and walks over all updates."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import attrs
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.expr import Const, const
-from tilewright.recipes import Match, Operand, Recipe, Usage, Work
+from tilewright.recipes import Match, Operand, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.recipes.gpu.common import (
     block_limits,
     ceil_div,
     flat_spec,
     memory_bytes,
+    on_gpus,
     operations,
     parameter,
     points,
 )
 from tilewright_backends.recipes.operands import operands_of
 
-NAME = "cuda.scatter"
+NAME = "scatter"
 
 
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
@@ -48,7 +49,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         for s in spec.stores
     )
     return Match(
-        recipe=NAME,
+        recipe=f"{device.kind}.{NAME}",
         roles=roles,
         extents={"x": updates, "owned": elements},
         parameters=parameters,
@@ -66,4 +67,4 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     )
 
 
-RECIPE = Recipe(NAME, "cuda", match, priority=0)
+CUDA, ROCM = on_gpus(NAME, match, 0)

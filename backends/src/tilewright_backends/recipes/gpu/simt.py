@@ -1,4 +1,4 @@
-"""`cuda.simt`: contractions on the ordinary arithmetic units, convolutions as implicit products included."""
+"""`simt`: contractions on the ordinary arithmetic units, convolutions as implicit products included."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tilewright.ir import dtypes
 from tilewright.ir.choice import Packing
 from tilewright.ir.expr import Const, Expr, apply, const, maximum, select
 from tilewright.ir.polynomial import literal_factor
-from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
+from tilewright.recipes import Constraint, Match, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.recipes.contraction import Contraction, Operand, plain_slot
@@ -22,6 +22,7 @@ from tilewright_backends.recipes.gpu.common import (
     divides,
     memory_bytes,
     most,
+    on_gpus,
     parameter,
     powers,
     symbolic_spec,
@@ -30,7 +31,7 @@ from tilewright_backends.recipes.gpu.packing import pack_operand
 from tilewright_backends.recipes.gpu.roles import roles_of, stride
 from tilewright_backends.recipes.operands import operands_of
 
-NAME = "cuda.simt"
+NAME = "simt"
 
 
 @attrs.frozen
@@ -81,7 +82,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     axes = {"m": _names(roles.m), "n": _names(roles.n), "k": _names(roles.k), "batch": _names(roles.batch)}
     packed = {s: role for s, role in zip(detail.constants, ("m", "n"), strict=True) if s is not None}
     return Match(
-        recipe=NAME,
+        recipe=f"{device.kind}.{NAME}",
         roles=axes,
         extents={"m": m, "n": n, "k": k, "batch": batch},
         parameters=parameters,
@@ -179,4 +180,4 @@ def _sizes(limit: int) -> tuple[int, ...]:
     return tuple(x for x in powers(8, 256) if x < 2 * max(limit, 8))
 
 
-RECIPE = Recipe(NAME, "cuda", match, priority=20)
+CUDA, ROCM = on_gpus(NAME, match, 20)

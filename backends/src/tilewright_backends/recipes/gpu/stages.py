@@ -1,4 +1,4 @@
-"""`cuda.stages`: several loop nests in one kernel; a block takes a tile of the last one's results through all of them.
+"""`stages`: several loop nests in one kernel; a block takes a tile of the last one's results through all of them.
 
 What passes from stage to stage stays in shared memory, with the halo that windows need, so products after depthwise
 convolutions, convolutions after convolutions, pools and what is element-wise between them are one kernel. Halos are
@@ -15,16 +15,24 @@ from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.expr import Apply, Const, Expr, const, number_of
 from tilewright.ir.ops import Axis, Value
-from tilewright.recipes import Constraint, Match, Operand, Recipe, Usage, Work, product
+from tilewright.recipes import Constraint, Match, Operand, Usage, Work, product
 from tilewright.views.kernel import KernelSpec
 from tilewright.views.staged import StagedSpec
 from tilewright.views.tiles import Box, TileSpec, TileStage, box_of, tiles_of
 from tilewright_backends.lower.flat import FlatSpec, flatten
 from tilewright_backends.recipes.contraction import Contraction, contraction_of, plain_slot
-from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, operations, parameter, points, powers
+from tilewright_backends.recipes.gpu.common import (
+    block_limits,
+    ceil_div,
+    on_gpus,
+    operations,
+    parameter,
+    points,
+    powers,
+)
 from tilewright_backends.recipes.rows import memory_bytes
 
-NAME = "cuda.stages"
+NAME = "stages"
 SIDE = 4
 """Points along each side of what a thread computes at a time of a product."""
 HALVES = frozenset(["float16", "bfloat16"])
@@ -64,7 +72,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     inputs, operands = _moved(tiles)
     out = sum(math.prod(v.static_shape()) * dtypes.size_of(v.dtype) for v in staged.outputs)
     return Match(
-        recipe=NAME,
+        recipe=f"{device.kind}.{NAME}",
         roles={x.name: (x.name,) for x in tiles.axes},
         extents=extents,
         parameters=parameters,
@@ -200,4 +208,4 @@ def _operand(value: Value, axes: list[Axis], outside: bool) -> Operand:
     return Operand(value.name, dtypes.size_of(value.dtype), count, roles, along, 1 if along else 0, 1, outside)
 
 
-RECIPE = Recipe(NAME, "cuda", match, priority=0, takes=StagedSpec)
+CUDA, ROCM = on_gpus(NAME, match, 0, takes=StagedSpec)

@@ -1,4 +1,4 @@
-"""`cuda.topk`: one thread per element counts how many of its row come before it. For every length and count."""
+"""`topk`: one thread per element counts how many of its row come before it. For every length and count."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.expr import const
 from tilewright.ir.ops import Routine
-from tilewright.recipes import Match, Recipe, Usage, Work
-from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, parameter
+from tilewright.recipes import Match, Usage, Work
+from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, on_gpus, parameter
 from tilewright_backends.recipes.selection import memory_bytes, row_operands, topk_of
 
-NAME = "cuda.topk"
+NAME = "topk"
 
 
 def match(routine: Routine, device: DeviceModel) -> Match | None:
@@ -24,7 +24,7 @@ def match(routine: Routine, device: DeviceModel) -> Match | None:
     registers = const(32)
     size = dtypes.size_of(routine.inputs[0].dtype)
     return Match(
-        recipe=NAME,
+        recipe=f"{device.kind}.{NAME}",
         roles={"rows": (), "length": (), "count": ()},
         extents={"rows": found.rows, "length": found.length, "count": found.count},
         parameters=(threads,),
@@ -49,4 +49,4 @@ def match(routine: Routine, device: DeviceModel) -> Match | None:
     )
 
 
-RECIPE = Recipe(NAME, "cuda", match, priority=0, takes=Routine)
+CUDA, ROCM = on_gpus(NAME, match, 0, takes=Routine)

@@ -1,4 +1,4 @@
-"""`cuda.topk_sort`: a block sorts a row, in pieces if need be, in shared memory. For rows and counts that fit there."""
+"""`topk_sort`: a block sorts a row, in pieces if need be, in shared memory. For rows and counts that fit there."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.expr import Expr, const, select
 from tilewright.ir.ops import Routine
-from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
-from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, divides, parameter, powers
+from tilewright.recipes import Constraint, Match, Usage, Work
+from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, divides, on_gpus, parameter, powers
 from tilewright_backends.recipes.selection import memory_bytes, row_operands, topk_of
 
-NAME = "cuda.topk_sort"
+NAME = "topk_sort"
 SHORTEST = 64
 """Slots of the shortest piece: two for each lane of a warp."""
 _ALIGNMENT = 16
@@ -40,7 +40,7 @@ def match(routine: Routine, device: DeviceModel) -> Match | None:
     doublings = _doublings(candidates[-1], piece)
     stages = doublings * (doublings + 1) // 2
     return Match(
-        recipe=NAME,
+        recipe=f"{device.kind}.{NAME}",
         roles={"rows": (), "length": (), "count": ()},
         extents={"rows": found.rows, "length": found.length, "count": found.count},
         parameters=parameters,
@@ -74,4 +74,4 @@ def _doublings(largest: int, piece: Expr) -> Expr:
     return total
 
 
-RECIPE = Recipe(NAME, "cuda", match, priority=0, takes=Routine)
+CUDA, ROCM = on_gpus(NAME, match, 0, takes=Routine)

@@ -1,4 +1,4 @@
-"""`cuda.window`: sliding windows (depthwise convolution, pooling); a thread computes a small tile from few loads."""
+"""`window`: sliding windows (depthwise convolution, pooling); a thread computes a small tile from few loads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tilewright.ir import dtypes
 from tilewright.ir.bounds import bounds_of
 from tilewright.ir.expr import Apply, Const, Expr, const, loads, maximum, minimum, select, walk
 from tilewright.ir.ops import Axis
-from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
+from tilewright.recipes import Constraint, Match, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatAccess, FlatSpec, FlatStore
 from tilewright_backends.recipes.gpu.common import (
@@ -21,6 +21,7 @@ from tilewright_backends.recipes.gpu.common import (
     counted,
     memory_bytes,
     most,
+    on_gpus,
     operations,
     parameter,
     points,
@@ -30,7 +31,7 @@ from tilewright_backends.recipes.gpu.sectors import SECTOR, WARP, by_step, deliv
 from tilewright_backends.recipes.gpu.slides import Slide, slide_of
 from tilewright_backends.recipes.operands import operands_of
 
-NAME = "cuda.window"
+NAME = "window"
 _MOST_STEPS = 64
 """Elements of a window; every step of every output of a thread is code of its own."""
 _MOST_CODE = 640
@@ -157,7 +158,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     }
     along_y = maximum(minimum(threads // per_row, per_plane), const(1))
     return Match(
-        recipe=NAME,
+        recipe=f"{device.kind}.{NAME}",
         roles=axes,
         extents={"p": planes, "y": window.rows, "x": window.columns, "k": steps},
         parameters=parameters,
@@ -283,4 +284,4 @@ def _delivered(columns: Expr, sectors: dict[int, float]) -> Expr:
     return by_step(columns, {n: delivered(1, x) for n, x in sectors.items()})
 
 
-RECIPE = Recipe(NAME, "cuda", match, priority=5)
+CUDA, ROCM = on_gpus(NAME, match, 5)
