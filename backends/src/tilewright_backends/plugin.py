@@ -43,6 +43,12 @@ def tilewright_backends() -> Iterable[Backend]:
         "tilewright_backends.load_cuda:load_cuda",
         "tilewright_backends.build.cuda.versions:versions",
     )
+    yield Backend(
+        "rocm",
+        "tilewright_backends.build.rocm.builder:build",
+        "tilewright_backends.load_rocm:load_rocm",
+        "tilewright_backends.build.rocm.versions:versions",
+    )
 
 
 @hookimpl
@@ -81,6 +87,12 @@ def tilewright_recipes() -> Iterable[RecipeEntry]:
                 f"tilewright_backends.recipes.gpu.{name}:{kind.upper()}",
                 own or f"tilewright_backends.emit.gpu.{name}:emit",
             )
+    yield RecipeEntry(
+        "rocm.matrix",
+        "rocm",
+        "tilewright_backends.recipes.rocm.matrix:RECIPE",
+        "tilewright_backends.emit.rocm.matrix:emit",
+    )
 
 
 @hookimpl

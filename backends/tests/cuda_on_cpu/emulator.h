@@ -1,5 +1,5 @@
 // Runs CUDA C++ kernels on the CPU, thread for thread: every thread of a block is a fiber, a barrier waits for all of them.
-// For tests of generated code on machines without a GPU. Knows what the emitters use, nothing else.
+// For tests of generated code on machines without a GPU. Knows what the emitters use, nothing else. EMU_WARP lanes a warp.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -12,11 +12,13 @@
 #include <ucontext.h>
 #include <vector>
 
+#ifndef EMU_WARP
+#define EMU_WARP 32
+#endif
 #define __global__
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
-#define __shared__
 #define __grid_constant__
 #define CUDART_INF_F (std::numeric_limits<float>::infinity())
 #define CUDART_NAN_F (std::numeric_limits<float>::quiet_NaN())
@@ -40,7 +42,7 @@ static emu_dim emu_tid, emu_bid, emu_bdim, emu_gdim;
 static int emu_number, emu_threads;
 static std::function<void()> emu_kernel;
 alignas(1024) static unsigned char emu_shared[256 * 1024];
-struct emu_exchange { unsigned long long slot[32]; unsigned char block[32][64]; };
+struct emu_exchange { unsigned long long slot[EMU_WARP]; unsigned char block[EMU_WARP][64]; };
 static std::vector<emu_exchange> emu_warps;
 
 #define threadIdx (emu_tid)
@@ -66,7 +68,7 @@ static void emu_run(int grid, int block, int shared_bytes, std::function<void()>
   emu_threads = block;
   emu_bdim = {block, 1, 1};
   emu_gdim = {grid, 1, 1};
-  emu_warps.assign((block + 31) / 32, {});
+  emu_warps.assign((block + EMU_WARP - 1) / EMU_WARP, {});
   std::vector<emu_fiber> fibers(block);
   for (auto& f : fibers) f.stack.resize(emu_stack);
   for (int b = 0; b < grid; ++b) {
@@ -88,10 +90,10 @@ static void emu_run(int grid, int block, int shared_bytes, std::function<void()>
       if (all_done) break;
       bool progress = false;
       if (all_block) { for (auto& f : fibers) f.waits = 0; }
-      for (int w = 0; w * 32 < block; ++w) {
+      for (int w = 0; w * EMU_WARP < block; ++w) {
         bool ready = true;
-        for (int t = w * 32; t < block && t < w * 32 + 32; ++t) ready &= fibers[t].done || fibers[t].waits == 2;
-        if (ready) for (int t = w * 32; t < block && t < w * 32 + 32; ++t) fibers[t].waits = 0;
+        for (int t = w * EMU_WARP; t < block && t < w * EMU_WARP + EMU_WARP; ++t) ready &= fibers[t].done || fibers[t].waits == 2;
+        if (ready) for (int t = w * EMU_WARP; t < block && t < w * EMU_WARP + EMU_WARP; ++t) fibers[t].waits = 0;
       }
       for (int t = 0; t < block; ++t) {
         if (fibers[t].done || fibers[t].waits) continue;
@@ -108,18 +110,18 @@ static void emu_run(int grid, int block, int shared_bytes, std::function<void()>
 
 template <typename T> static T emu_from_lane(T value, int lane) {
   static_assert(sizeof(T) <= 8, "");
-  auto& warp = emu_warps[emu_number / 32];
+  auto& warp = emu_warps[emu_number / EMU_WARP];
   unsigned long long bits = 0;
   std::memcpy(&bits, &value, sizeof(T));
-  warp.slot[emu_number % 32] = bits;
+  warp.slot[emu_number % EMU_WARP] = bits;
   emu_yield(2);
-  bits = warp.slot[lane & 31];
+  bits = warp.slot[lane & (EMU_WARP - 1)];
   emu_yield(2);
   T result;
   std::memcpy(&result, &bits, sizeof(T));
   return result;
 }
-template <typename T> static T __shfl_xor_sync(unsigned, T value, int mask) { return emu_from_lane(value, (emu_number % 32) ^ mask); }
+template <typename T> static T __shfl_xor_sync(unsigned, T value, int mask) { return emu_from_lane(value, (emu_number % EMU_WARP) ^ mask); }
 template <typename T> static T __shfl_sync(unsigned, T value, int lane) { return emu_from_lane(value, lane); }
 
 template <int N, typename R, typename... A> struct emu_nth;

@@ -1,4 +1,7 @@
-"""Runs generated CUDA source on the CPU, thread for thread, with guard pages around every operand.
+"""Runs generated kernels on the CPU, thread for thread, with guard pages around every operand.
+
+CUDA kernels are compiled from their source. ROCm kernels, for which TVM makes no source, are printed as CUDA source for
+it: the same statements, calling the device functions of `amdgpu.h`.
 
 What it proves: indexing, guards, barriers in the right places for some interleaving, tile layouts as the PTX manual
 describes them. What it does not: races between threads (a barrier too few can go unnoticed), asynchrony, speed.
@@ -16,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 
 from tilewright.config.binding import Settings
@@ -35,8 +39,10 @@ from tilewright.ir.program import (
 )
 from tilewright.planning.weights import weights_of
 from tilewright.plugins.records import RecipeEntry
+from tilewright_backends import gpus
 from tilewright_backends.build.cuda.builder import device_kernel
-from tilewright_backends.build.cuda.source import DeviceKernel, cuda_source
+from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, cuda_source, cuda_target
+from tilewright_backends.build.rocm.source import shell_for, warp_of
 from tilewright_backends.emit.cuda.body import TensorMap
 
 HERE = Path(__file__).parent
@@ -63,13 +69,16 @@ class Emulated:
     """Compiled kernels; `run(name, arrays)` runs one on copies of the arrays that end at a page without access."""
 
     def __init__(self, kernels: Sequence[DeviceKernel], arch: str = "sm_90a") -> None:
+        rocm = arch.startswith("gfx")
+        source = cuda_source([_printable(k) for k in kernels] if rocm else kernels, "sm_90a" if rocm else arch)
+        header, warp = ("amdgpu.h", warp_of(arch)) if rocm else ("emulator.h", 32)
         self._maps = {kernel.name: (kernel.params, kernel.maps) for kernel in kernels}
         self._folder = Path(tempfile.mkdtemp(prefix="tilewright-emulator-"))
         try:
             path = self._folder / "kernels.cc"
-            path.write_text(_host_source(cuda_source(kernels, arch), kernels), encoding="utf-8")
+            path.write_text(_host_source(source, kernels, header), encoding="utf-8")
             library = self._folder / "kernels.so"
-            flags = ["-O1", "-std=c++17", "-fpermissive", "-w", "-shared", "-fPIC", f"-I{HERE}"]
+            flags = ["-O1", "-std=c++17", "-fpermissive", "-w", "-shared", "-fPIC", f"-I{HERE}", f"-DEMU_WARP={warp}"]
             done = subprocess.run(
                 ["g++", *flags, "-o", str(library), str(path)], capture_output=True, text=True, check=False
             )
@@ -126,13 +135,28 @@ class _Guarded:
         ctypes.memmove(array.ctypes.data, self.address, array.nbytes)
 
 
-def _host_source(source: str, kernels: Sequence[DeviceKernel]) -> str:
+_WORD = re.compile(r"(\w+)\.([xyzw]) = (tw_load_\w+x[24]\(.*\));")
+_SHARED = re.compile(r"__shared__ alignas\((\d+)\) (\w+) (\w+)\[(\d+)\];")
+
+
+def _printable(kernel: DeviceKernel) -> DeviceKernel:
+    """A ROCm kernel as TVM's generator of CUDA source takes it: the same statements."""
+    return attrs.evolve(kernel, function=kernel.function.with_attr("target", cuda_target("sm_90a")))
+
+
+def _host_source(source: str, kernels: Sequence[DeviceKernel], header: str) -> str:
+    # A call that gives a vector is printed once for each of its elements.
+    source = _WORD.sub(lambda x: f"{x[1]} = {x[3]};" if x[2] == "x" else "", source)
+    # Shared memory with a size: one for all threads, poisoned by the first thread of each block.
+    source = _SHARED.sub(
+        r"static \2 \3[\4] __attribute__((aligned(\1))); if (emu_number == 0) std::memset(\3, 0xff, sizeof \3);", source
+    )
     source = re.sub(
         r"extern __shared__ __align__\(\d+\) uchar shared_memory_ptr\[\];",
         "unsigned char* emu_shared_memory = emu_shared;",
         source,
     )
-    parts = ['#include "emulator.h"', _without_instructions(source)]
+    parts = [f'#include "{header}"', _without_instructions(source)]
     for kernel in kernels:
         count = len(kernel.params)
         values = [f"(decltype(emu_arg<{i}>(&{kernel.name})))a[{i}]" for i in range(count)]
@@ -178,11 +202,13 @@ def emulate(
     used = {kernel.choice.recipe for kernel in program.kernels.values()}
     entries = {name: registry.get(RecipeEntry, name) for name in used}
     emitters: Mapping[str, Callable[..., Any]] = {n: registry.resolve(e, e.emitter) for n, e in entries.items()}
+    arch = gpus.arch("rocm", settings.target.device) if settings.target.backend == "rocm" else "sm_90a"
+    shell = shell_for(arch) if arch.startswith("gfx") else KernelShell
     kernels = {
-        name: device_kernel(kernel, program, emitters[kernel.choice.recipe], "sm_90a")
+        name: device_kernel(kernel, program, emitters[kernel.choice.recipe], arch, shell)
         for name, kernel in program.kernels.items()
     }
-    emulated = Emulated(list(kernels.values()))
+    emulated = Emulated(list(kernels.values()), arch)
     places = program.storage.placements
     memory = {name: np.full(program.size_of(b), 0xFF, np.uint8) for name, b in program.storage.buffers.items()}
     depth = 0  # active calls

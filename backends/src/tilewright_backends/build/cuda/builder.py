@@ -71,13 +71,18 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
     return BuildOutput(library, weights_of(program), data, ("runtime",), versions())
 
 
-def device_kernel(kernel: Kernel, program: Program, emitter: Callable[..., Any], arch: str) -> DeviceKernel:
+MakeShell = Callable[..., KernelShell]
+
+
+def device_kernel(
+    kernel: Kernel, program: Program, emitter: Callable[..., Any], arch: str, shell_of: MakeShell = KernelShell
+) -> DeviceKernel:
     """The device function of one kernel; an empty one where no result has an element."""
     resources = kernel.choice.resources
     # A result may be placed over an operand that dies here only when the operator allows it in place.
     inplace = any(getattr(op, "inplace", "") for op in kernel.group.ops)
     shape = (resources.threads, resources.tasks)
-    shell = KernelShell(f"tw_{kernel.name}", kernel.params, *shape, inplace, (), kernel.symbols)
+    shell = shell_of(f"tw_{kernel.name}", kernel.params, *shape, inplace, (), kernel.symbols)
     if any(x.num_elements() != const(0) for x in kernel.group.outputs):
         subject = subject_of(kernel.group, program.constants, kernel.symbols)
         if subject is None:
@@ -91,19 +96,19 @@ def device_kernel(kernel: Kernel, program: Program, emitter: Callable[..., Any],
     return shell.finish(arch)
 
 
-def copy_kernel(size: int, arch: str) -> DeviceKernel:
+def copy_kernel(size: int, arch: str, shell_of: MakeShell = KernelShell) -> DeviceKernel:
     """The device function that copies `size` bytes from its first pointer to its second."""
     source, target = value("source", "uint8", (size,)), value("target", "uint8", (size,))
     _, words = copy.word_of(size)
-    shell = KernelShell(f"tw_copy_{size}", (source, target), copy.THREADS, -(-words // copy.THREADS))
+    shell = shell_of(f"tw_copy_{size}", (source, target), copy.THREADS, -(-words // copy.THREADS))
     copy.statements(shell.body, source.name, target.name, size)
     return shell.finish(arch)
 
 
-def set_kernel(dtype: str, arch: str) -> DeviceKernel:
+def set_kernel(dtype: str, arch: str, shell_of: MakeShell = KernelShell) -> DeviceKernel:
     """The device function that writes the number that it is given into a scalar."""
     target = value("target", dtype, ())
-    shell = KernelShell(f"tw_set_{dtype}", (target,), 1, 1, numbers=("number",))
+    shell = shell_of(f"tw_set_{dtype}", (target,), 1, 1, numbers=("number",))
     body = shell.body
     cell = body.params[target.name]
     body.store(cell, i32(0), tirx.Cast(str(cell.dtype), shell.numbers["number"]))

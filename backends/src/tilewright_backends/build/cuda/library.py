@@ -48,14 +48,14 @@ def cuda_module(code: bytes, kernels: Sequence[DeviceKernel], form: str = "cubin
     return b"".join(parts)
 
 
-def packed_modules(modules: Sequence[bytes]) -> bytes:
-    """The table of a library that imports CUDA modules."""
+def packed_modules(modules: Sequence[bytes], kind: str = "cuda") -> bytes:
+    """The table of a library that imports modules of a kind, as TVM's runtime calls it."""
     count = len(modules)
     rows = [0] + [count] * (count + 1)
     parts = [_number(len(rows)), *map(_number, rows), _number(count), *(_number(i + 1) for i in range(count))]
     parts.append(_text("_lib"))
     for module in modules:
-        parts += [_text("cuda"), _text(module)]
+        parts += [_text(kind), _text(module)]
     body = b"".join(parts)
     return _number(len(body)) + body
 

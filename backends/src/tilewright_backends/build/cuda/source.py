@@ -16,7 +16,7 @@ from tilewright.ir.expr import Const
 from tilewright.ir.module import Symbol
 from tilewright.ir.ops import Value
 from tilewright_backends.emit.cuda.body import Body, TensorMap
-from tilewright_backends.emit.gpu.body import i32
+from tilewright_backends.emit.gpu.body import GpuBody, i32
 from tilewright_backends.lower.types import Prim, storage
 
 _COOPERATIVE = "tirx.use_cooperative_launch"
@@ -101,7 +101,7 @@ class KernelShell:
         self.name = name
         self.params = tuple(params)
         self.aliased = aliased
-        self.body = Body(threads, tasks)
+        self.body = self.new_body(threads, tasks)
         self._pointers: list[Prim] = []
         self.numbers = {x: tirx.Var(x, "int64") for x in (*numbers, *(s.name for s in symbols))}
         for symbol in symbols:
@@ -113,22 +113,30 @@ class KernelShell:
             self._pointers.append(pointer)
             self.body.params[value.name] = self.body.view(pointer, storage(value.dtype), max(size, 1))
 
+    def new_body(self, threads: int, tasks: int) -> GpuBody:
+        """The body of a kernel for this kind of GPU."""
+        return Body(threads, tasks)
+
+    def target(self, arch: str) -> tvm.target.Target:
+        """TVM's target."""
+        return cuda_target(arch)
+
     def finish(self, arch: str, cooperative: bool = False) -> DeviceKernel:
         """The device function."""
-        body, maps = self.body.finish(), self.body.maps
+        body, maps = self.body.finish(), self.body.maps if isinstance(self.body, Body) else {}
         for variable, tag, extent in (
             (self.body.thread_var, "threadIdx.x", self.body.threads),
             (self.body.task_var, "blockIdx.x", self.body.tasks),
         ):
             axis = tirx.IterVar(Range(0, extent), variable, 1, tag)
             body = tirx.AttrStmt(axis, "thread_extent", i32(extent), body)
-        shape = (self.body.tasks, self.body.threads, self.body.shared_bytes)
+        shape = (self.body.tasks, self.body.threads, self.body.launched_bytes)
         kernel = DeviceKernel(self.name, self.params, *shape, cooperative, None, tuple(maps), len(self.numbers))
         kernel = attrs.evolve(kernel, together=self.body.together)
         function = tirx.PrimFunc([*self._pointers, *maps.values(), *self.numbers.values()], body)
         attributes = {
             "global_symbol": self.name,
-            "target": cuda_target(arch),
+            "target": self.target(arch),
             "calling_conv": 2,
             "tirx.is_global_func": True,
             "tirx.kernel_launch_params": kernel.launch_tags,

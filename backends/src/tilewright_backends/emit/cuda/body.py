@@ -57,6 +57,10 @@ class Body(GpuBody):
         self.maps: dict[TensorMap, Prim] = {}
         self._shared = tirx.Var("shared", PointerType(PrimType("uint8"), SHARED))
 
+    @property
+    def launched_bytes(self) -> int:
+        return self.shared_bytes
+
     def afresh(self, expr: Expr, hint: str) -> Expr:
         """`expr` as a new variable: what follows from it is computed here, not kept in registers from earlier code."""
         value = self.call("tw_afresh", self.index(self.simplify(expr), "int32"), source=AFRESH, result="int32")

@@ -30,7 +30,7 @@ class HeldRows:
 
     def words(self) -> Prim:
         """The elements in pairs."""
-        return self.body.view(self.buffer.data, "uint32", int(self.buffer.shape[0]) // 2)
+        return self.body.view(self.buffer, "uint32", int(self.buffer.shape[0]) // 2)
 
     def element(self, row: Expr, column: Expr) -> Prim:
         """Where the block's row lies at a reduction point."""

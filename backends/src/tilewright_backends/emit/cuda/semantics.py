@@ -1,4 +1,4 @@
-"""Elementary functions on CUDA: the accurate ones of the CUDA math library, never the fast approximations."""
+"""Elementary functions on CUDA: those of the CUDA math library; minimum and maximum in one instruction."""
 
 from __future__ import annotations
 
@@ -8,32 +8,10 @@ from tvm import tirx
 from tvm.backend.cuda.op import cuda_func_call
 from tvm.tirx.op import call_pure_extern
 
-from tilewright.errors import InternalError
-from tilewright_backends.lower.semantics import Bind, Semantics
+from tilewright_backends.emit.gpu.semantics import GpuSemantics
+from tilewright_backends.lower.semantics import Bind
 from tilewright_backends.lower.types import Prim, element
 
-_NAMES = [
-    "exp",
-    "log",
-    "sqrt",
-    "sin",
-    "cos",
-    "tan",
-    "asin",
-    "acos",
-    "atan",
-    "sinh",
-    "cosh",
-    "tanh",
-    "asinh",
-    "acosh",
-    "atanh",
-    "erf",
-    "floor",
-    "ceil",
-    "trunc",
-]
-_FUNCTIONS = {name: name for name in _NAMES} | {"abs": "fabs", "round": "rint"}
 _EXTREME = """
 __forceinline__ __device__ float tw_{op}_f32(float a, float b) {{
 #if __CUDA_ARCH__ >= 800
@@ -46,14 +24,7 @@ __forceinline__ __device__ float tw_{op}_f32(float a, float b) {{
 _EXTREME_SOURCE = {"min": _EXTREME.format(op="min", sign=">"), "max": _EXTREME.format(op="max", sign="<")}
 
 
-def _extern(name: str, *args: Prim) -> Prim:
-    dtype = element(args[0])
-    if dtype not in ("float32", "float64"):
-        raise InternalError(f"{name} was asked of {dtype}; it must be carried in a float type.")
-    return call_pure_extern(dtype, name + ("f" if dtype == "float32" else ""), *args)
-
-
-class CudaSemantics(Semantics):
+class CudaSemantics(GpuSemantics):
     """`Semantics` whose functions are CUDA's."""
 
     def apply(self, op: str, args: list[Prim], given: str, dtype: str, bind: Bind) -> Prim:
@@ -61,24 +32,9 @@ class CudaSemantics(Semantics):
             return cuda_func_call(f"tw_{op}_f32", *args, source_code=_EXTREME_SOURCE[op], return_type="float32")
         return super().apply(op, args, given, dtype, bind)
 
-    def function(self, name: str, x: Prim, bind: Bind) -> Prim:
-        if name not in _FUNCTIONS:
-            raise InternalError(f"there is no CUDA function for {name!r}.")
-        return _extern(_FUNCTIONS[name], x)
-
-    def power(self, x: Prim, y: Prim, bind: Bind) -> Prim:
-        exponent = float(y.value) if isinstance(y, tirx.FloatImm) else None
-        if exponent == 2.0:
-            return tirx.Mul(x, x)
-        if exponent == 0.5 and element(x) == "float32":
-            # pow(-0, 0.5) is +0 and pow(-inf, 0.5) is +inf, unlike the square root.
-            root = bind(_extern("sqrt", _extern("fabs", x)))
-            negative = tirx.And(tirx.LT(x, tirx.const(0, element(x))), tirx.LT(root, tirx.const(math.inf, element(x))))
-            return tirx.Select(negative, tirx.const(math.nan, element(x)), root)
-        return _extern("pow", x, y)
-
-    def remainder(self, x: Prim, y: Prim, bind: Bind) -> Prim:
-        return _extern("fmod", x, y)
+    def library(self, name: str, *args: Prim) -> Prim:
+        dtype = element(args[0])
+        return call_pure_extern(dtype, name + ("f" if dtype == "float32" else ""), *args)
 
 
 def _is_number(value: Prim) -> bool:

@@ -74,7 +74,7 @@ class _StageProduct:
         lines = [self.row(first + self.g + half * _PIECE) for half in range(2)]
         stands = [self.column(left + self.g + piece * _PIECE) for piece in range(self.pieces)]
         a, b = body.registers(storage, 8, "a"), body.registers(storage, 4, "b")
-        words = body.view(a.data, "uint32", 4), body.view(b.data, "uint32", 2)
+        words = body.view(a, "uint32", 4), body.view(b, "uint32", 2)
         total = count(self.spec.reduce)
         with body.loop("step", -(-total // DEPTH)) as step:
             depths = [self._depth(step * DEPTH + self.t * 2 + x, total) for x in (0, 1, 8, 9)]

@@ -117,8 +117,8 @@ class _Task:
     def _piece(self, into: Prim, place: int, source: Prim, address: Callable[[], Prim], inside: Prim | None) -> None:
         """16 bytes from a multiple of 8 elements, or zeros."""
         body = self.body
-        near = body.view(into.data, "uint32x4", int(into.shape[0]) // _WORDS)
-        far = body.view(source.data, "uint32x4", 1)
+        near = body.view(into, "uint32x4", int(into.shape[0]) // _WORDS)
+        far = body.view(source, "uint32x4", 1)
         with body.branches(inside) as otherwise:
             body.store(near, i32(place), far[in_vectors(address(), _PIECE)])
             if inside is not None:

@@ -64,6 +64,11 @@ class GpuBody(Code):
         self.thread: Expr = self.define("tid", self.thread_var, Interval(0, threads - 1))
         self.task: Expr = self.define("task", self.task_var, Interval(0, tasks - 1))
 
+    @property
+    def launched_bytes(self) -> int:
+        """Shared memory that a launch has to ask for."""
+        return 0
+
     @abstractmethod
     def shared(self, dtype: str, count: int, hint: str = "tile", align: int = 16) -> Prim:
         """A buffer of the block's shared memory, at a multiple of `align` bytes (at most 1024)."""
@@ -117,8 +122,9 @@ class GpuBody(Code):
         self.emit(tirx.AllocBuffer(buffer))
         return buffer
 
-    def view(self, data: Prim, dtype: str, count: int) -> Prim:
-        """A flat buffer over a pointer; `dtype` may be a vector type such as `float32x4`."""
+    def view(self, of: Prim, dtype: str, count: int) -> Prim:
+        """A flat buffer over a pointer or another buffer; `dtype` may be a vector type such as `float32x4`."""
+        data = of if isinstance(of.ty, PointerType) else of.data
         buffer = tirx.decl_buffer((count,), dtype, self.unique("view"), data=data, layout=None)
         self.emit(tirx.DeclBuffer(buffer, data=data))
         return buffer
@@ -127,7 +133,7 @@ class GpuBody(Code):
         """`buffer` seen as vectors of `lanes` elements."""
         if lanes == 1:
             return buffer
-        return self.view(buffer.data, f"{buffer.dtype}x{lanes}", -(-int(buffer.shape[0]) // lanes))
+        return self.view(buffer, f"{buffer.dtype}x{lanes}", -(-int(buffer.shape[0]) // lanes))
 
     def store(self, buffer: Prim, index: Prim, value: Prim) -> None:
         self.emit(tirx.BufferStore(buffer, value, [index]))

@@ -25,6 +25,6 @@ def statements(body: GpuBody, source: str, target: str, size: int) -> None:
     word, total = word_of(size)
     at = body.hold(body.task * body.threads + body.thread, "at")
     inside = body.below(at, total)
-    near, far = (body.view(body.params[name].data, word, total) for name in (target, source))
+    near, far = (body.view(body.params[name], word, total) for name in (target, source))
     with nullcontext() if inside is None else body.when(inside):
         body.store(near, body.index(at), far[body.index(at)])

@@ -164,8 +164,8 @@ class HalfTile:
         if self._registers is None:
             return
         body = self.body
-        near = body.view(self._registers.data, "uint32x4", self.loads)
-        far = body.view(self.buffer.data, "uint32x4", int(self.buffer.shape[0]) // CHUNK)
+        near = body.view(self._registers, "uint32x4", self.loads)
+        far = body.view(self.buffer, "uint32x4", int(self.buffer.shape[0]) // CHUNK)
         for load in range(self.loads):
             with self._mine(load):
                 place = body.index(stage * self.pitch) + self._places[load][3]
@@ -234,10 +234,10 @@ class HalfTile:
         body = self.body
         assert self._registers is not None
         buffer, place, inside = self._chunk(load, trip, beyond)
-        near = body.view(self._registers.data, "uint32", self.loads * (CHUNK // 2))
+        near = body.view(self._registers, "uint32", self.loads * (CHUNK // 2))
         words = body.registers("uint32", CHUNK // 2, "chunk")
-        wide = body.view(words.data, "uint32x4", 1)
-        body.store(wide, i32(0), body.view(buffer.data, "uint32x4", 1)[in_vectors(place, CHUNK)])
+        wide = body.view(words, "uint32x4", 1)
+        body.store(wide, i32(0), body.view(buffer, "uint32x4", 1)[in_vectors(place, CHUNK)])
         for number in range(CHUNK // 2):
             word = words[i32(number)]
             if inside is not None:

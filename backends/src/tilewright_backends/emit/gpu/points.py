@@ -114,7 +114,7 @@ def load_words(body: GpuBody, dtype: str, lanes: int, source: Prim, address: Pri
     """Registers holding `lanes` elements from `address` (a multiple of `lanes`) of a flat buffer."""
     registers = body.registers(types.storage(dtype), lanes, "vec")
     word, number = words(dtype, lanes)
-    far, near = body.view(source.data, word, 1), body.view(registers.data, word, number)
+    far, near = body.view(source, word, 1), body.view(registers, word, number)
     first = _word_index(address, lanes, number)
     for i in range(number):
         body.store(near, types.literal(i, "int32"), far[first + i])
@@ -124,7 +124,7 @@ def load_words(body: GpuBody, dtype: str, lanes: int, source: Prim, address: Pri
 def store_words(body: GpuBody, dtype: str, lanes: int, registers: Prim, target: Prim, address: Prim) -> None:
     """Writes `lanes` elements in registers to `address` (a multiple of `lanes`) of a flat buffer."""
     word, number = words(dtype, lanes)
-    far, near = body.view(target.data, word, 1), body.view(registers.data, word, number)
+    far, near = body.view(target, word, 1), body.view(registers, word, number)
     first = _word_index(address, lanes, number)
     for i in range(number):
         body.store(far, first + i, near[i])

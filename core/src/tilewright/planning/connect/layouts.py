@@ -28,7 +28,7 @@ _HALVES = ("float16", "bfloat16")
 
 def laid_out(region: Region, session: Session) -> Region:
     """The region with channels innermost where that makes more of its products' work read in whole pieces."""
-    if not session.device.has("mma.sync"):
+    if not any(map(session.device.has, ("mma.sync", "mfma", "wmma"))):
         return region
     linked = _Linked(region)
     for op in region.ops:

@@ -1,0 +1,1 @@
+"""Building ROCm programs: LLVM code, code objects, what their notes say."""

@@ -1,0 +1,1 @@
+"""ROCm emitters: what AMD GPUs do in their own way."""

@@ -1,0 +1,124 @@
+"""Statements of one ROCm kernel under construction, in the form that TVM's AMDGPU code generator takes.
+
+Memory on chip is declared in front of the kernel, so that unrolled loops do not declare it again. It is read and
+written as another type through functions (`functions`), for the generator takes every declared view for global memory.
+"""
+
+from __future__ import annotations
+
+import attrs
+import tvm
+from tvm import tirx
+from tvm.ir import PointerType
+from tvm.tirx import op as tir_op
+
+from tilewright_backends.emit.gpu.body import GpuBody, i32
+from tilewright_backends.emit.rocm.functions import SPACES
+from tilewright_backends.emit.rocm.semantics import RocmSemantics
+from tilewright_backends.lower.code import Code
+from tilewright_backends.lower.types import Prim, element
+
+
+@attrs.frozen
+class View:
+    """A buffer on chip seen as words of a type; it is indexed and stored to like a buffer."""
+
+    buffer: Prim
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def start(self) -> Prim:
+        return tir_op.address_of(self.buffer[i32(0)])
+
+    def _name(self, what: str) -> str:
+        return f"tw_{what}_{self.buffer.scope()}_{self.dtype}"
+
+    def __getitem__(self, index: Prim) -> Prim:
+        return tirx.call_extern(self.dtype, self._name("load"), self.start, tirx.Cast("int32", index))
+
+    def put(self, index: Prim, value: Prim) -> Prim:
+        """The call that stores."""
+        return tirx.call_extern("void", self._name("store"), self.start, tirx.Cast("int32", index), value)
+
+
+class RocmBody(GpuBody):
+    """Collects the statements of one ROCm kernel. The size of its shared memory is part of the machine code.
+
+    Args:
+        arch: such as `gfx942`.
+        warp: lanes of a wave.
+    """
+
+    semantics = RocmSemantics()
+
+    def __init__(self, threads: int, tasks: int, arch: str, warp: int) -> None:
+        super().__init__(threads, tasks)
+        self.arch, self.warp = arch, warp
+        self._declared: list[Prim] = []
+
+    def bind(self, value: Prim, hint: str = "t") -> Prim:
+        """A register holding `value`; TVM's own variables are slow over chains of selects (`Code.bind`)."""
+        return Code.bind(self, value, hint)
+
+    def let(self, value: Prim, hint: str) -> Prim:
+        return self.bind(value, hint)
+
+    def local(self, hint: str, dtype: str, elements: int) -> Prim:
+        return self.registers(dtype, elements, hint)
+
+    def registers(self, dtype: str, count: int, hint: str = "reg") -> Prim:
+        buffer = tirx.decl_buffer(
+            (count,), dtype, self.unique(hint), scope="local", layout=None, data_alignment=_alignment(dtype)
+        )
+        self._declared.append(tirx.AllocBuffer(buffer))
+        return buffer
+
+    def shared(self, dtype: str, count: int, hint: str = "tile", align: int = 16) -> Prim:
+        kind = tvm.DataType(dtype)
+        buffer = tirx.decl_buffer(
+            (count,), dtype, self.unique(hint), scope="shared", layout=None, data_alignment=max(align, 16)
+        )
+        self.shared_bytes = -(-self.shared_bytes // align) * align + count * kind.bits * kind.lanes // 8
+        self._declared.append(tirx.AllocBuffer(buffer))
+        return buffer
+
+    def view(self, of: Prim, dtype: str, count: int) -> Prim:
+        if not isinstance(of.ty, PointerType) and of.scope() in SPACES:
+            return of if str(of.dtype) == dtype else View(of, dtype, (count,))
+        return super().view(of, dtype, count)
+
+    def store(self, buffer: Prim, index: Prim, value: Prim) -> None:
+        if isinstance(buffer, View):
+            self.evaluate(buffer.put(index, value))
+        else:
+            super().store(buffer, index, value)
+
+    def call(self, name: str, *args: Prim, result: str = "") -> Prim:
+        """A call of a device function. Without a result it is emitted as a statement."""
+        call = tirx.call_extern(result or "void", name, *args)
+        if not result:
+            self.evaluate(call)
+        return call
+
+    def sync(self) -> None:
+        self.call("tw_barrier")
+
+    def warp_sync(self) -> None:
+        self.call("tw_wave_barrier")
+
+    def across(self, value: Prim, distance: int) -> Prim:
+        return self.call(f"tw_across_{element(value)}", value, i32(distance), result=element(value))
+
+    def from_lane(self, value: Prim, lane: Prim) -> Prim:
+        dtype = element(value)
+        return self.call(f"tw_of_lane_{dtype}", value, tirx.Cast("int32", lane), result=dtype)
+
+    def finish(self) -> Prim:
+        """The whole body as one statement."""
+        return tirx.SeqStmt([*self._declared, super().finish()])
+
+
+def _alignment(dtype: str) -> int:
+    kind = tvm.DataType(dtype)
+    return max(kind.bits * kind.lanes // 8, 16)

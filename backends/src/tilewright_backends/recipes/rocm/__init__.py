@@ -1,0 +1,1 @@
+"""ROCm recipes: what AMD GPUs do in their own way; no TVM here."""

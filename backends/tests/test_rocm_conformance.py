@@ -1,0 +1,69 @@
+"""Every ROCm recipe on the emulator, waves of 64 and of 32 lanes: what constraints allow computes the right thing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from backends.tests.cuda_on_cpu.emulator import emulate
+from tilewright.config.binding import Settings, bind
+from tilewright.config.loading import load_config
+from tilewright.plugins.manager import Registry
+from tilewright.testing import conformance
+from tilewright.testing.cases import Case
+from tilewright.testing.corpus import corpus
+
+RECIPES = (
+    "attention_simt",
+    "map",
+    "reduce",
+    "rows",
+    "scan",
+    "scatter",
+    "simt",
+    "stages",
+    "topk",
+    "topk_sort",
+    "window",
+)
+DEVICES = ("gfx90a", "gfx1100", "gfx1201")
+
+
+@pytest.fixture(scope="module", params=DEVICES)
+def settings(request: pytest.FixtureRequest) -> Settings:
+    registry = Registry()
+    registry.load()
+    return bind(load_config({"target": f"rocm:{request.param}"}), registry)
+
+
+def check(
+    recipe: str,
+    settings: Settings,
+    samples: int,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
+    cases: Sequence[Case] | None = None,
+    most: int | None = None,
+) -> None:
+    monkeypatch.setattr(conformance, "run", emulate)
+    report = conformance.check_recipe(f"rocm.{recipe}", settings, samples, seed, cases, most)
+    assert not report.failures, report.failures
+    assert report.kernels
+    assert report.choices
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_few_choices(recipe: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(recipe, settings, 4, 1, monkeypatch, corpus("float32"), most=4)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_products_on_matrix_units(dtype: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    check("matrix", settings, 6, 1, monkeypatch, [x for x in corpus(dtype) if dtype == "float16" or x.name.startswith("matmul")], most=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["matrix", *RECIPES])
+def test_many_choices(recipe: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(recipe, settings, 200, 2, monkeypatch, most=60)
