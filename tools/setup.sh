@@ -50,6 +50,17 @@ need_cxx() {
     fail "a C++ compiler is needed: generated CPU code is linked with it." "As root: apt-get install g++"
 }
 
+# What assembles code for AMD GPUs, with the tools that its tests read code objects with. Where Debian has none, these
+# tests say what is missing.
+want_rocm() {
+    if command -v ld.lld-22 >/dev/null && command -v llvm-readelf-22 >/dev/null &&
+        [ -f /usr/lib/x86_64-linux-gnu/amdgcn/bitcode/ocml.bc ]; then
+        return
+    fi
+    apt_install lld-22 llvm-22 rocm-device-libs ||
+        echo "setup: code for ROCm needs, as root on Debian: apt-get install lld-22 llvm-22 rocm-device-libs"
+}
+
 have_nvcc() {
     command -v nvcc >/dev/null || [ -x "${CUDA_HOME:-${CUDA_PATH:-/usr/local/cuda}}/bin/nvcc" ]
 }
@@ -83,6 +94,7 @@ make_venv() {
 
 python=$(find_python)
 need_cxx
+want_rocm
 supported "$venv/bin/python" && "$venv/bin/python" -m pip --version >/dev/null 2>&1 || make_venv "$python"
 
 backends=backends

@@ -236,6 +236,21 @@ def test_a_compiled_program_names_its_plugins_and_toolchain(tw: Tw, dense: Path,
         )
 
 
+def test_doctor_names_what_rocm_lacks(tw: Tw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = importlib.import_module("tilewright_backends.build.rocm.tools")
+    checks = {c["what"]: c for c in json.loads(tw("doctor", "--target", "rocm", "--json").out)}
+    assert checks["ROCm linker"]["found"] == (tools.find_linker() or "none")
+    assert checks["ROCm device libraries"]["found"] == str(tools.find_device_libraries() or "none")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("ROCM_PATH", str(tmp_path))
+    for arguments, state in ((["--target", "rocm:mi300x"], "bad"), ([], "optional")):
+        result = tw("doctor", *arguments, "--json")
+        (linker,) = [c for c in json.loads(result.out) if c["what"] == "ROCm linker"]
+        assert (linker["state"], linker["found"]) == (state, "none")
+        assert "lld-22" in linker["remedy"]
+        assert result.code == (2 if state == "bad" else 0)
+
+
 @pytest.mark.parametrize("variable", ["CUDA_HOME", "CUDA_PATH"])
 def test_doctor_names_the_compiler_that_is_used(
     tw: Tw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str

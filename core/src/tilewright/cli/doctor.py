@@ -4,6 +4,8 @@ imported.
 
 from __future__ import annotations
 
+import ctypes.util
+import importlib.util
 import os
 import platform
 import re
@@ -22,6 +24,7 @@ from tilewright.errors import InputError
 from tilewright.plugins.discovery import discover
 from tilewright.plugins.identity import distribution_version
 from tilewright.threads import thread_count
+from tilewright.workers import run_tool
 
 
 @frozen
@@ -37,9 +40,11 @@ class Check:
 
 
 @click.command("doctor", cls=Command)
-def command(output: Output) -> int:
+@click.option("--target", metavar="T", help="What compiling for it needs (cpu, cuda, rocm) must be there too.")
+def command(output: Output, target: str | None) -> int:
     """Check the installation; exit with 2 if something is wrong. No plugin is imported."""
-    checks = [*_machine(), *_distributions(), *_cuda(), _cache(), *_plugins()]
+    kind = (target or "").partition(":")[0]
+    checks = [*_machine(), *_distributions(), *_cuda(kind == "cuda"), *_rocm(kind == "rocm"), _cache(), *_plugins()]
     output.result(
         [asdict(check) for check in checks],
         table(["check", "state", "found", "remedy"], [[c.what, c.state, c.found, c.remedy] for c in checks]),
@@ -97,7 +102,7 @@ def _distributions() -> list[Check]:
     return checks
 
 
-def _cuda() -> list[Check]:
+def _cuda(needed: bool) -> list[Check]:
     driver = Path("/proc/driver/nvidia/version")
     nvcc = _nvcc()
     nvrtc = distribution_version("nvidia-cuda-nvrtc")
@@ -111,7 +116,7 @@ def _cuda() -> list[Check]:
         Check(
             "CUDA compiler",
             nvcc or (f"NVRTC {nvrtc}" if nvrtc != "not installed" else "none"),
-            "ok" if nvcc or nvrtc != "not installed" else "optional",
+            "ok" if nvcc or nvrtc != "not installed" else _missing(needed),
             "" if nvcc or nvrtc != "not installed" else "pip install 'tilewright-backends[cuda]'",
         ),
     ]
@@ -125,6 +130,83 @@ def _nvcc() -> str | None:
         return str(named)
     usual = Path("/usr/local/cuda/bin/nvcc")
     return shutil.which("nvcc") or (str(usual) if usual.is_file() else None)
+
+
+def _missing(needed: bool) -> str:
+    """The state of what is not there."""
+    return "bad" if needed else "optional"
+
+
+_LLVM = 22
+"""The major version of LLVM in the pinned TVM."""
+
+
+def _rocm(needed: bool) -> list[Check]:
+    linker, libraries = _lld(), _device_libraries()
+    driver, hip = Path("/dev/kfd"), ctypes.util.find_library("amdhip64")
+    runtime = _tvm_library("libtvm_runtime_rocm.so")
+    to_run = "needed to run ROCm programs, not to compile them: "
+    return [
+        Check(
+            "ROCm linker",
+            linker or "none",
+            "ok" if linker else _missing(needed),
+            "" if linker else f"as root on Debian: apt-get install lld-{_LLVM}; or set ROCM_PATH to a ROCm 7 with LLVM",
+        ),
+        Check(
+            "ROCm device libraries",
+            libraries or "none",
+            "ok" if libraries else _missing(needed),
+            "" if libraries else "as root on Debian: apt-get install rocm-device-libs; or set ROCM_PATH",
+        ),
+        Check(
+            "AMD driver",
+            str(driver) if driver.exists() else "none",
+            "ok" if driver.exists() else "optional",
+            "" if driver.exists() else f"{to_run}AMD's kernel driver",
+        ),
+        Check(
+            "HIP runtime",
+            hip or "none",
+            "ok" if hip else "optional",
+            "" if hip else f"{to_run}libamdhip64.so of ROCm 6 or newer",
+        ),
+        Check(
+            "TVM runtime for ROCm",
+            runtime or "none",
+            "ok" if runtime else "optional",
+            "" if runtime else f"{to_run}TVM of the pinned version built with USE_ROCM",
+        ),
+    ]
+
+
+def _lld() -> str | None:
+    """A linker that knows the object files of TVM's LLVM, where code generation looks for it too."""
+    root = os.environ.get("ROCM_PATH", "/opt/rocm")
+    for name in (f"ld.lld-{_LLVM}", f"{root}/llvm/bin/ld.lld", "ld.lld"):
+        path = shutil.which(name)
+        if path is None:
+            continue
+        version = re.search(r"LLD (\d+)\.", run_tool([path, "--version"]).stdout)
+        if version is not None and int(version[1]) >= _LLVM:
+            return path
+    return None
+
+
+def _device_libraries() -> str | None:
+    """Where code generation looks for them too, in this order."""
+    for root in (os.environ.get("ROCM_PATH"), "/opt/rocm", "/usr/lib/x86_64-linux-gnu", "/usr"):
+        path = Path(root, "amdgcn", "bitcode", "ocml.bc") if root else None
+        if path is not None and path.is_file():
+            return str(path)
+    return None
+
+
+def _tvm_library(name: str) -> str | None:
+    """One of TVM's libraries, without importing TVM."""
+    found = importlib.util.find_spec("tvm")
+    path = Path(found.origin).parent / "lib" / name if found is not None and found.origin else None
+    return str(path) if path is not None and path.is_file() else None
 
 
 def _cache() -> Check:

@@ -52,8 +52,8 @@ class Unit:
         name: of its instruction, as device functions are called after it.
         held: elements of an operand that a lane has.
         shared: whether lanes 16 apart have the same elements, instead of the next ones along the reduction.
-        sums: neighbouring elements of the result that a lane has. Where the unit's own are two apart, so are the rows of
-            the operand that it is given.
+        sums: neighbouring elements of the result that a lane has. Where the unit's own are two apart, so are the rows
+            of the operand that it is given.
         apart: elements of the unit's result between those of a lane.
     """
 
