@@ -19,9 +19,13 @@ from tilewright.config.binding import Settings
 from tilewright.errors import InputError
 from tilewright.frontend import load
 from tilewright.ir.program import Program
+from tilewright.planning.trial import CodeFacts
 from tilewright.plugins.records import RecipeEntry
 from tilewright.testing import conformance
 from tilewright.testing.cases import case, node
+from tilewright.testing.control import control_case
+from tilewright.testing.models import BUILDERS
+from tilewright.testing.precision import narrowed
 from tilewright.testing.seeded import light_model, light_names
 from tilewright.views.subject import subject_of
 from tilewright_backends import gpus
@@ -80,6 +84,11 @@ def test_code_objects_are_what_llvm_reads(arch: str, tmp_path: Path) -> None:
     output = build_program(small(settings), settings, tmp_path)
     text = check_object(tmp_path, dict(output.data), arch)
     assert not any(k["spill_bytes"] or k["stack_bytes"] for k in output.data["kernels"].values())
+    for name, facts in output.data["facts"].items():
+        told = output.data["kernels"][f"tw_{name}"]
+        found = CodeFacts(seconds=0, **facts)
+        assert (found.registers, found.spills, found.shared_bytes) == (told["registers"], 0, told["shared_bytes"])
+        assert 1 <= found.blocks_per_unit <= 2048 // told["threads"]
     assert (tmp_path / "kernels.hsaco").read_bytes() in output.library.read_bytes()
     assert "v_exp_f32" in text
     assert "ds_bpermute_b32" in text
@@ -167,6 +176,26 @@ def test_every_target_plans(name: str) -> None:
 def test_unknown_devices_are_refused(text: str) -> None:
     with pytest.raises(InputError, match=r"mi300x|ROCm device"):
         gpus.resolve("rocm", text)
+
+
+def test_control_flow_reads_back_through_hip(tmp_path: Path) -> None:
+    settings = settings_for("gfx1201")
+    program = plan_module(load(control_case(0).model), settings).program
+    output = build_program(program, settings, tmp_path)
+    check_object(tmp_path, dict(output.data), "gfx1201")
+    wanted = subprocess.run(["nm", "-D", str(output.library)], capture_output=True, text=True, check=True).stdout
+    assert "U hipMemcpyAsync" in wanted
+    assert "cuda" not in wanted
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", DEVICES)
+def test_bert_becomes_code_objects(arch: str, tmp_path: Path) -> None:
+    settings = settings_for(arch)
+    model = narrowed(BUILDERS["bert"]().model, "float16")
+    output = build_program(plan_module(load(model), settings).program, settings, tmp_path)
+    assert MATRIX[arch] in check_object(tmp_path, dict(output.data), arch)
+    assert not any(k["spill_bytes"] for k in output.data["kernels"].values())
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tilewright.device import DeviceModel
 from tilewright.ir.program import Program
 from tilewright.planning.storage import byte_size
 from tilewright.planning.weights import weights_of
@@ -51,7 +52,8 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
     """
     tvm_env.require_tvm()
     linker()  # missing tools are reported before any work is done
-    arch = gpus.arch("rocm", target.partition(":")[2])
+    model = gpus.model("rocm", target.partition(":")[2])
+    arch = model.arch
     shell = shell_for(arch)
     device = {
         name: device_kernel(kernel, program, emitters[kernel.choice.recipe], arch, shell)
@@ -72,12 +74,29 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
     host = CudaHost(program, device, copies, sets)
     host.run(emit_launch)
     described = {k.name: _described(k, facts[k.name]) for k in kernels}
-    told = {"arch": arch, "kernels": described, **recursion(program), **ranges(program)}
+    known = {name: _code_facts(described[kernel.name], model) for name, kernel in device.items()}
+    told = {"arch": arch, "kernels": described, "facts": known, **recursion(program), **ranges(program)}
     data = buffers.described(buffer_table(program), told, target)
     library = workdir / "library.so"
     helper = READ_BACK if reads_back(program.steps) else ""
     link_library(host_module(host.finish(data["entry"])), packed_modules(modules, "hip"), library, workdir, helper)
     return BuildOutput(library, weights_of(program), data, ("runtime",), versions())
+
+
+def _code_facts(kernel: Mapping[str, int], device: DeviceModel) -> dict[str, int]:
+    """What a trial of a kernel is told (`tilewright.planning.trial.CodeFacts`)."""
+    fits = [
+        device.max_blocks_per_unit,
+        device.max_threads_per_unit // kernel["threads"],
+        device.level("shared").bytes // max(kernel["shared_bytes"], 1),
+        device.registers_per_unit // (max(kernel["registers"], 1) * kernel["threads"]),
+    ]
+    return {
+        "registers": kernel["registers"],
+        "spills": kernel["spill_bytes"],
+        "shared_bytes": kernel["shared_bytes"],
+        "blocks_per_unit": min(fits),
+    }
 
 
 def _described(kernel: DeviceKernel, facts: KernelFacts) -> dict[str, int]:
