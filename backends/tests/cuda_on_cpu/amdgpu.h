@@ -10,6 +10,7 @@ static void tw_barrier() { emu_yield(1); }
 static void tw_wave_barrier() { emu_yield(2); }
 
 #define EMU_LANES(name, type) \
+  static type tw_settled_##name(type x) { return x; } \
   static type tw_of_lane_##name(type x, int lane) { return emu_from_lane(x, lane); } \
   static type tw_across_##name(type x, int distance) { return emu_from_lane(x, emu_number % EMU_WARP ^ distance); }
 EMU_LANES(int32, int) EMU_LANES(uint32, unsigned) EMU_LANES(int64, int64_t) EMU_LANES(uint64, uint64_t)

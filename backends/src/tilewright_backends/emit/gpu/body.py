@@ -89,6 +89,13 @@ class GpuBody(Code):
     def from_lane(self, value: Prim, lane: Prim) -> Prim:
         """What another lane of the warp has; all lanes of the warp must come here."""
 
+    def settled(self, value: Prim) -> Prim:
+        """`value`, computed here even where it is used in branches that come later.
+
+        A compiler that would move the computation there keeps what it is computed from in registers.
+        """
+        return value
+
     def copy_ahead(self, to: Prim, source: Prim, size: Prim, mine: Prim | None) -> None:
         """Starts a copy of `size` bytes (0 to 16) to shared memory, with zeros for the rest of 16.
 

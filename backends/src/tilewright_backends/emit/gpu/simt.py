@@ -255,7 +255,7 @@ class _RegisterTile:
         with body.when(body.index(slice_ < 1)), body.loop("other", tiles.slices - 1) as other:
             place = body.bind(body.index(body.simplify(other * (count_ * tiles.team) + self.member)), "place")
             with body.repeat(count_, "take") as i:
-                body.store(self.sums, i, self.sums[i] + pool[place + i * tiles.team])
+                body.store(self.sums, i, body.settled(self.sums[i] + pool[place + i * tiles.team]))
 
 
 def _places(body: GpuBody, member: Expr, across: int, down: int) -> tuple[Expr, Expr]:

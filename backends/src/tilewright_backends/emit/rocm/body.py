@@ -107,6 +107,9 @@ class RocmBody(GpuBody):
     def warp_sync(self) -> None:
         self.call("tw_wave_barrier")
 
+    def settled(self, value: Prim) -> Prim:
+        return self.call(f"tw_settled_{element(value)}", value, result=element(value))
+
     def across(self, value: Prim, distance: int) -> Prim:
         return self.call(f"tw_across_{element(value)}", value, i32(distance), result=element(value))
 

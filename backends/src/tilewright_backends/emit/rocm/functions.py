@@ -6,6 +6,7 @@ What TVM's code generator has no statement for, or not the right one:
 - words in registers and shared memory that are read and written as another type: TVM would turn their addresses into
   addresses of global memory.
 - values of other lanes, through `ds_bpermute`.
+- points that a value passes, so that LLVM does not move its computation behind them.
 - products of 16-bit floats by the matrix units. The lane maps are in `recipes.rocm.matrix`.
 """
 
@@ -57,6 +58,12 @@ declare void @llvm.amdgcn.wave.barrier() #1
 declare i32 @llvm.amdgcn.ds.bpermute(i32, i32) #1
 declare i32 @llvm.amdgcn.mbcnt.lo(i32, i32)
 declare i32 @llvm.amdgcn.mbcnt.hi(i32, i32)
+"""
+_SETTLED = """
+define linkonce_odr hidden {type} @tw_settled_{name}({type} %x) #0 {{
+  %y = call {type} asm sideeffect "", "=v,0"({type} %x)
+  ret {type} %y
+}}
 """
 _OF_LANE_32 = """
 define linkonce_odr hidden {type} @tw_of_lane_{name}({type} %x, i32 %lane) #0 {{
@@ -145,7 +152,8 @@ def source(arch: str) -> str:
     parts = [_OPTIONS.format(isa=isa, wave64=int(version[0] == 9)), _BARRIER]
     for name, kind in LANE_TYPES.items():
         wide = kind in ("i64", "double")
-        parts += [x.format(type=kind, name=name) for x in (_OF_LANE_64 if wide else _OF_LANE_32, _ACROSS)]
+        forms = (_OF_LANE_64 if wide else _OF_LANE_32, _ACROSS, _SETTLED)
+        parts += [x.format(type=kind, name=name) for x in forms]
     for space, number in SPACES.items():
         for name, kind in WORDS.items():
             bytes_ = _BYTES.get(name, 16) if space == "shared" else min(_BYTES.get(name, 4), 4)

@@ -96,7 +96,8 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     threads = maximum((mb // mw) * (nb // nw), 1) * device.warp
     shared = (mb + nb) * ks * (2 * STAGES)
     ahead = ceil_div(mb * ks, threads * 2) + ceil_div(nb * ks, threads * 2) + 8
-    fragments = (mw // SIDE + nw // SIDE) * (unit.held // 2)
+    # LLVM loads what the next instructions multiply while these run.
+    fragments = (mw // SIDE + nw // SIDE) * unit.held
     registers = mw * nw // device.warp + fragments + ahead + 64
     tasks = ceil_div(m, mb) * ceil_div(n, nb) * batch
     trips = ceil_div(k, ks)
