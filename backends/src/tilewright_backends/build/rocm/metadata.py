@@ -48,11 +48,8 @@ def facts_of(code: bytes) -> dict[str, KernelFacts]:
 
 def _facts(found: Mapping[str, Any]) -> KernelFacts:
     spilled = found.get(".vgpr_spill_count", 0) + found.get(".sgpr_spill_count", 0)
-    vector, accumulators = found[".vgpr_count"], found.get(".agpr_count", 0)
-    # Accumulators follow the others in one file, from a multiple of four on.
-    registers = -(-vector // _WORD) * _WORD + accumulators if accumulators else vector
     return KernelFacts(
-        registers,
+        found[".vgpr_count"],  # accumulators are among them where both share a file, as from gfx90a on
         found[".sgpr_count"],
         spilled * _WORD,
         found[".private_segment_fixed_size"],

@@ -89,6 +89,9 @@ class GpuBody(Code):
     def from_lane(self, value: Prim, lane: Prim) -> Prim:
         """What another lane of the warp has; all lanes of the warp must come here."""
 
+    def in_order(self) -> None:
+        """A point over which the compiler moves nothing: loads in front of it would take too many registers."""
+
     def settled(self, value: Prim) -> Prim:
         """`value`, computed here even where it is used in branches that come later.
 

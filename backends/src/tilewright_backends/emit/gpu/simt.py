@@ -221,6 +221,7 @@ class _RegisterTile:
 
         pick(const(0), 0)
         with body.loop("kk", tiles.k_step // 2, "unrolled") as pair:
+            body.in_order()
             pick(pair * 2 + 1, 1)
             self._products(0)
             with body.when(body.index(pair < tiles.k_step // 2 - 1)) if tiles.k_step > 2 else nullcontext():

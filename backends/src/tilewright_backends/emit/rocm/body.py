@@ -107,6 +107,9 @@ class RocmBody(GpuBody):
     def warp_sync(self) -> None:
         self.call("tw_wave_barrier")
 
+    def in_order(self) -> None:
+        self.call("tw_in_order")
+
     def settled(self, value: Prim) -> Prim:
         return self.call(f"tw_settled_{element(value)}", value, result=element(value))
 

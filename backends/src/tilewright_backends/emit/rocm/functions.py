@@ -6,6 +6,7 @@ What TVM's code generator has no statement for, or not the right one:
 - words in registers and shared memory that are read and written as another type: TVM would turn their addresses into
   addresses of global memory.
 - values of other lanes, through `ds_bpermute`.
+- points over which nothing is scheduled;
 - points that a value passes, so that LLVM does not move its computation behind them.
 - products of 16-bit floats by the matrix units. The lane maps are in `recipes.rocm.matrix`.
 """
@@ -43,6 +44,10 @@ define linkonce_odr hidden void @tw_wave_barrier() #0 {
   fence syncscope("wavefront") acquire
   ret void
 }
+define linkonce_odr hidden void @tw_in_order() #0 {
+  call void @llvm.amdgcn.sched.barrier(i32 0)
+  ret void
+}
 define linkonce_odr hidden i32 @tw_word_of_lane(i32 %x, i32 %lane) #0 {
   %at = shl i32 %lane, 2
   %y = call i32 @llvm.amdgcn.ds.bpermute(i32 %at, i32 %x)
@@ -55,6 +60,7 @@ define linkonce_odr hidden i32 @tw_lane() #0 {
 }
 declare void @llvm.amdgcn.s.barrier() #1
 declare void @llvm.amdgcn.wave.barrier() #1
+declare void @llvm.amdgcn.sched.barrier(i32 immarg) #1
 declare i32 @llvm.amdgcn.ds.bpermute(i32, i32) #1
 declare i32 @llvm.amdgcn.mbcnt.lo(i32, i32)
 declare i32 @llvm.amdgcn.mbcnt.hi(i32, i32)

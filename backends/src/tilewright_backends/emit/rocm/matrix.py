@@ -113,6 +113,7 @@ class _WaveTile:
         # Columns are the unit's rows: of each 16, those that a lane has sums of follow each other in the result.
         turn = body.hold(self.low % unit.apart * unit.sums + self.low // unit.apart, "turn")
         for kk in range(0, self.tiles.k_step, SIDE):
+            body.in_order()
             first = const(kk) if unit.shared else self.high * unit.held + kk
             for i in range(self.m_count):
                 self._fragment(self.rows, stage, self.m_first + (i * SIDE + self.low), first, self._rows, i)
