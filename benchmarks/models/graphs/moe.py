@@ -1,7 +1,7 @@
 """A mixture of experts: each token's feed-forward network is two of eight (Lepikhin et al., 2021).
 
-Experts have a fixed capacity, as in V-MoE (Riquelme et al., 2021): each takes the tokens that weigh it most, and what is
-routed beyond that is dropped. An expert that few tokens chose fills its places with tokens of weight 0.
+Experts have a fixed capacity, as in V-MoE (Riquelme et al., 2021): each takes the tokens that weigh it most, and what
+is routed beyond that is dropped. An expert that few tokens chose fills its places with tokens of weight 0.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ def moe_block(
     nothing = net.const(np.zeros((tokens, experts), np.float32))
     shares = net.op("ScatterElements", nothing, which, net.op("Softmax", best, axis=1), axis=1)
     # A row for each expert, then its tokens.
-    weights, places = net.op(
-        "TopK", net.op("Transpose", shares, perm=[1, 0]), net.const([capacity]), count=2, axis=1
-    )
+    weights, places = net.op("TopK", net.op("Transpose", shares, perm=[1, 0]), net.const([capacity]), count=2, axis=1)
     weighted = net.op("Split", net.op("Unsqueeze", weights, net.const([2])), count=experts, axis=0)
     rows = net.op("Split", places, count=experts, axis=0)
     zero = net.const([0])

@@ -13,6 +13,7 @@ import numpy as np
 from tilewright.testing.cases import Case
 from tilewright.testing.models.net import Net
 
+
 @dataclass(frozen=True)
 class Layer:
     """Weights of an LSTM, with the input, forget, cell and output gates one after the other, as PyTorch has them.

@@ -26,10 +26,10 @@ def resnet(
             as many.
         groups: of the 3 × 3 convolutions.
         group_width: channels of a group in the first stage, where `width` is 64.
-        shrink: whether what comes before the stages divides the image's size by 4; else it is a 3 × 3 convolution, as for
-            CIFAR.
-        apart: whether groups are written as convolutions of their own, which are concatenated (figure 3b of ResNeXt's
-            paper), instead of as one with groups (figure 3c).
+        shrink: whether the image's size is divided by 4 before the stages; else a 3 × 3 convolution is all that is there,
+            as for CIFAR.
+        apart: whether groups are convolutions of their own, which are concatenated, instead of one with groups; figures
+            3b and 3c of ResNeXt's paper.
     """
     net = Net("resnet", seed)
     x = net.normal("pixel_values", batch, 3, image, image)
