@@ -12,9 +12,6 @@ from benchmarks.models.graphs.layers import HE, gemm
 from tilewright.testing.cases import Case
 from tilewright.testing.models.net import Net
 
-SPARE = 2.0
-"""Capacity over the mean number of tokens of an expert."""
-
 
 def moe_block(
     seed: int = 0,
@@ -24,16 +21,18 @@ def moe_block(
     inner: int = 3072,
     experts: int = 8,
     chosen: int = 2,
+    spare: float = 2.0,
 ) -> Case:
     """`batch · sequence` tokens of width `hidden`, in the sizes of Switch-Base (Fedus et al., 2022).
 
     Args:
         inner: width within each expert.
         chosen: experts of each token.
+        spare: capacity of an expert over the mean number of tokens that choose it.
     """
     net = Net("moe_block", seed)
     tokens = batch * sequence
-    capacity = min(int(np.ceil(SPARE * chosen * tokens / experts)), tokens)
+    capacity = min(int(np.ceil(spare * chosen * tokens / experts)), tokens)
     x = net.normal("tokens", tokens, hidden)
     scores = net.op("MatMul", x, net.weight(hidden, experts, scale=hidden**-0.5))
     best, which = net.op("TopK", scores, net.const([chosen]), count=2, axis=1)

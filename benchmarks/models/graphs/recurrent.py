@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import onnx
 
 from tilewright.testing.cases import Case
 from tilewright.testing.models.net import Net
@@ -76,6 +77,14 @@ def lstm(seed: int = 0, batch: int = 1, steps: int = 100, hidden: int = 256, lay
     for _ in range(layers):
         xs = Layer.drawn(net, hidden, hidden).run(net, xs, zeros)
     return net.case({"output": xs[-1]})
+
+
+def lstm_layers(model: onnx.ModelProto) -> list[Layer]:
+    """Names of the weights of what `lstm` makes, layer by layer."""
+    gemms = [n.input for n in model.graph.node if n.op_type == "Gemm"]
+    of_inputs = dict.fromkeys(tuple(x[1:]) for x in gemms if len(x) == 3)
+    of_outputs = dict.fromkeys(x[1] for x in gemms if len(x) == 2)
+    return [Layer(w, u, b) for (w, b), u in zip(of_inputs, of_outputs, strict=True)]
 
 
 def seq2seq(

@@ -26,7 +26,7 @@ def resnet(
             as many.
         groups: of the 3 × 3 convolutions.
         group_width: channels of a group in the first stage, where `width` is 64.
-        shrink: whether the image's size is divided by 4 before the stages; else a 3 × 3 convolution is all that is there,
+        shrink: whether the image's size is divided by 4 before the stages; else only a 3 × 3 convolution is there,
             as for CIFAR.
         apart: whether groups are convolutions of their own, which are concatenated, instead of one with groups; figures
             3b and 3c of ResNeXt's paper.
