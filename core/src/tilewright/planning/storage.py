@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
+import numpy as np
 
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import Bounds, bounds_of
@@ -219,17 +220,20 @@ def pack_by_lifetime(
     real models).
     """
     offsets = [0] * len(items)
-    placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last
+    placed: list[tuple[int, int]] = []  # offset, end
+    born, died = np.zeros((2, len(items)), np.int64)  # of what is placed; an unrolled recurrence has thousands
     total = 0
     for i in sorted(range(len(items)), key=lambda i: (-items[i][0], items[i][1], i)):
         size, first, last = items[i]
         size = -(-max(size, 1) // alignment) * alignment
-        offset = 0
-        for start, stop in sorted((o, e) for o, e, born, died in placed if born <= last and first <= died):
+        offset, count = 0, len(placed)
+        together = np.flatnonzero((born[:count] <= last) & (first <= died[:count]))
+        for start, stop in sorted(placed[k] for k in together):
             if offset + size <= start:
                 break
             offset = max(offset, stop)
         offsets[i] = offset
-        placed.append((offset, offset + size, first, last))
+        placed.append((offset, offset + size))
+        born[count], died[count] = first, last
         total = max(total, offset + size)
     return offsets, total
