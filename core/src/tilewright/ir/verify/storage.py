@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import Bounds, bounds_of
 from tilewright.ir.ops import TensorOp
@@ -85,12 +87,12 @@ def _check_overlap(program: Program, place: Place) -> None:
     inplace = set(_overwritten(program))
     for placements in by_buffer.values():
         ordered = sorted(placements, key=lambda x: (x.offset, x.value.name))
-        active: list[Placement] = []
-        for b in ordered:
-            active = [a for a in active if a.offset + a.bytes > b.offset]
-            for a in active:
-                if not (a.first <= b.last and b.first <= a.last) or not b.bytes:
-                    continue
+        first, last, end = np.array([(x.first, x.last, x.offset + x.bytes) for x in ordered], np.int64).T
+        for i, b in enumerate(ordered):
+            if not b.bytes:
+                continue
+            together = (end[:i] > b.offset) & (first[:i] <= b.last) & (b.first <= last[:i])
+            for a in (ordered[k] for k in np.flatnonzero(together)):
                 pair = frozenset((a.value.name, b.value.name))
                 once = min(a.last, b.last) == max(a.first, b.first)
                 if (a.offset, a.bytes) == (b.offset, b.bytes) and once and pair in inplace:
@@ -99,7 +101,6 @@ def _check_overlap(program: Program, place: Place) -> None:
                     f"{a.value.name!r} (steps {a.first} to {a.last}) and {b.value.name!r} (steps {b.first} to {b.last})"
                 )
                 raise place.at(f"buffer {a.buffer}").broken(OVERLAP, f"{found} share byte {b.offset}")
-            active.append(b)
 
 
 def _overwritten(program: Program) -> Iterator[frozenset[str]]:
