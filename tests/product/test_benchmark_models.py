@@ -204,9 +204,8 @@ def test_rounding_moves_no_token_to_another_expert() -> None:
     for batch in {c.batch for c in cells(FOLDER / "rammer.csv") if c.model == "moe_block"}:
         given = case("moe_block", batch)
         router, x = moe_weights(given.model)[0], given.feeds["tokens"]
-        exact = np.argsort(-(x @ router))[:, :2]
-        rounded = np.argsort(-(x.astype(np.float16) @ router.astype(np.float16)))[:, :2]
-        assert (exact == rounded).all()
+        _, second, third, *_ = np.sort(x @ router).T[::-1]
+        assert (second - third > 4 * np.spacing(np.abs(second).astype(np.float16))).all()
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from tilewright.testing.models.net import Net
 def moe_block(
     seed: int = 0,
     batch: int = 1,
-    sequence: int = 16,
+    sequence: int = 4,
     hidden: int = 768,
     inner: int = 3072,
     experts: int = 8,
