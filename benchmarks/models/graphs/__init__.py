@@ -52,6 +52,7 @@ class Model:
 _VIT = {"layers": 12, "image": 224, "classes": 1000}
 _RESNET = {"image": 64, "depths": (1, 2), "classes": 10}
 _RESNEXT29 = {"image": 32, "depths": (3, 3, 3), "groups": 16, "group_width": 64, "classes": 10, "shrink": False}
+_SMALL29 = {**_RESNEXT29, "image": 8, "depths": (1, 1), "groups": 4, "width": 16}
 _NASNET = {"image": 32, "cells": 3, "filters": 8, "stem": 12, "classes": 10}
 
 MODELS: Mapping[str, Model] = {
@@ -96,16 +97,10 @@ MODELS: Mapping[str, Model] = {
     "nerf_256": Model(nerf, {"points": 40}, {"points": 65536, "width": 256}),
     "resnet50": Model(resnet, {**_RESNET, "width": 16}),
     "resnext50": Model(resnet, {**_RESNET, "width": 32, "groups": 4}, {"groups": 32, "group_width": 4}),
-    "resnext29": Model(resnet, {**_RESNEXT29, "image": 8, "depths": (1, 1), "groups": 4, "width": 16}, _RESNEXT29),
-    "resnext29_paths": Model(
-        resnet,
-        {**_RESNEXT29, "image": 8, "depths": (1, 1), "groups": 4, "width": 16, "apart": True},
-        {**_RESNEXT29, "apart": True},
-    ),
+    "resnext29": Model(resnet, _SMALL29, _RESNEXT29),
+    "resnext29_paths": Model(resnet, {**_SMALL29, "apart": True}, {**_RESNEXT29, "apart": True}),
     "resnext101": Model(
-        resnet,
-        {**_RESNET, "width": 32, "groups": 4},
-        {"depths": (3, 4, 23, 3), "groups": 32, "group_width": 4},
+        resnet, {**_RESNET, "width": 32, "groups": 4}, {"depths": (3, 4, 23, 3), "groups": 32, "group_width": 4}
     ),
     "restormer": Model(restormer, {"image": 16, "width": 12, "blocks": (1, 1, 1), "heads": (1, 2, 4), "refinement": 1}),
     "seq2seq": Model(seq2seq, {"steps": 4, "decoded": 3, "hidden": 32, "encoders": 2, "decoders": 2}),
