@@ -138,11 +138,21 @@ class Envelope:
 
 @attrs.frozen
 class Launch:
-    """One kernel launch or parallel region. A grid barrier stands between its phases."""
+    """One kernel launch or parallel region. A grid barrier stands between its phases.
+
+    Args:
+        events: number of counters of each event that its units signal and wait for. All are zero when it begins.
+    """
 
     name: str
     envelope: Envelope
     body: tuple[Phase | GridControl, ...]
+    events: Mapping[str, int] = attrs.field(converter=frozen_mapping, factory=dict)
+
+    @property
+    def event_buffer(self) -> str:
+        """Name of the buffer in which its units meet; only a launch that is cooperative or has events has one."""
+        return f"{self.name}.events" if self.envelope.cooperative or self.events else ""
 
 
 @attrs.frozen
@@ -235,6 +245,8 @@ class Buffer:
     """A piece of memory.
 
     Args:
+        kind: an `event` buffer belongs to a launch, holds no values, and is zero when the program is loaded; what a launch
+            leaves in it is the back end's affair.
         bytes: size by the bounds of the symbols; of one frame where frames own it.
         owner: how long it lives: the whole program, one call of a procedure (it is there once for each call that is
             active, `Program.depth` times at most), one launch, or one unit of a launch.

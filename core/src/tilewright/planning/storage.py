@@ -9,6 +9,7 @@ import numpy as np
 
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import Bounds, bounds_of
+from tilewright.ir.events import event_bytes
 from tilewright.ir.ops import Value
 from tilewright.ir.program import (
     Buffer,
@@ -22,6 +23,7 @@ from tilewright.ir.program import (
     Placement,
     Procedure,
     Storage,
+    launches,
     next_number,
     spans,
 )
@@ -59,7 +61,9 @@ def allocate(
     procedures: Sequence[Procedure] = (),
     symbols: Bounds | None = None,
 ) -> Storage:
-    """Places inputs, outputs and weights in buffers of their own, and everything else in one workspace.
+    """Places inputs, outputs and weights in buffers of their own, and all other values in one workspace.
+
+    Each launch whose units meet gets an event buffer.
 
     What a procedure takes, gives or needs after a call that it makes stands in its frame. The rest of what it computes
     stands in a part of the workspace that all procedures share.
@@ -97,6 +101,9 @@ def allocate(
         items.append((max(x.bytes for x in shared), called[0], called[-1]))
     offsets, total = pack_by_lifetime(items)
     buffers[WORKSPACE] = Buffer(WORKSPACE, "workspace", total)
+    for launch in launches((*steps, *(x for p in procedures for x in p.body))):
+        if launch.event_buffer:
+            buffers[launch.event_buffer] = Buffer(launch.event_buffer, "event", event_bytes(launch))
     for (name, life), offset in zip(temporary.items(), offsets, strict=False):
         placements[name] = _placement(values[name], WORKSPACE, offset, sizes[name], life)
     if called:

@@ -47,9 +47,16 @@ class Access:
 
 
 class PhaseOrder:
-    """The happens-before relation of one phase, as bit sets over the numbered events."""
+    """The happens-before relation of one phase, as bit sets over the numbered events.
 
-    def __init__(self, units: Mapping[int, Sequence[Event]], place: Place) -> None:
+    Args:
+        counted: how often events were signalled in earlier phases of the launch.
+    """
+
+    def __init__(
+        self, units: Mapping[int, Sequence[Event]], place: Place, counted: Mapping[tuple[str, int], int] | None = None
+    ) -> None:
+        self._counted = counted or {}
         self.events = [e for events in units.values() for e in events]
         self._place = place
         self._before = [0] * len(self.events)  # direct predecessors
@@ -67,7 +74,7 @@ class PhaseOrder:
 
     def _check_met(self, units: Mapping[int, Sequence[Event]]) -> None:
         """Runs the units as far as they go; whoever is left waits for ever."""
-        counts: dict[tuple[str, int], int] = {}
+        counts = dict(self._counted)
         at = dict.fromkeys(units, 0)
         moved = True
         while moved:
@@ -95,8 +102,8 @@ class PhaseOrder:
         for i, event in enumerate(self.events):
             if isinstance(event.item, Signal):
                 signals.setdefault(event.key, []).append(i)
-            elif isinstance(event.item, Wait) and event.target > 0:
-                waits.setdefault((event.key, event.target), []).append(i)
+            elif isinstance(event.item, Wait) and (target := event.target - self._counted.get(event.key, 0)) > 0:
+                waits.setdefault((event.key, target), []).append(i)
         changed = True
         while changed:
             self._close()
@@ -153,10 +160,18 @@ def _bits(mask: int) -> list[int]:
 
 
 def check_phase(
-    program: Program, units: Mapping[int, Sequence[Event]], place: Place, footprint: Footprint = whole
+    program: Program,
+    units: Mapping[int, Sequence[Event]],
+    place: Place,
+    footprint: Footprint = whole,
+    counted: Mapping[tuple[str, int], int] | None = None,
 ) -> PhaseOrder:
-    """Refuses a phase in which two units may touch the same bytes in either order, one of them writing."""
-    order = PhaseOrder(units, place)
+    """Refuses a phase in which two units may touch the same bytes in either order, one of them writing.
+
+    Args:
+        counted: how often events were signalled in earlier phases of the launch.
+    """
+    order = PhaseOrder(units, place, counted)
     calls: dict[tuple[str, tuple[str, ...]], list[int]] = {}
     for i, event in enumerate(order.events):
         if isinstance(event.item, Task) and event.tasks:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tilewright.interpret.evaluate import evaluate
-from tilewright.ir.program import UNIT, Lane, Launch, Phase, Program, Task
+from tilewright.ir.program import UNIT, Lane, Launch, Phase, Program, Signal, Task
 from tilewright.ir.verify.laws import Place
 from tilewright.ir.verify.ordering import (
     Access,
@@ -22,10 +22,15 @@ from tilewright.ir.verify.ordering import (
     conflicts,
     touch_same,
 )
+from tilewright.ir.verify.tree import Part, leaves
 from tilewright.ir.verify.unroll import Event, lane_units, unroll
 
 TASKS = "a launch runs every task of a kernel that it calls, each as often as the others"
 LANES = "a unit of the envelope stands in at most one lane of a phase"
+EVENTS = (
+    "an event is one of its launch, its index within the event's counters, and the launch has a buffer for its events; "
+    "what a phase signals under a condition, or more often than is looked at, no later phase signals or waits for"
+)
 WRITTEN = "a value is written before it is read, and every output is written"
 
 Call = tuple[str, tuple[str, ...]]
@@ -34,9 +39,16 @@ Numbers = npt.NDArray[np.int64]
 
 @attrs.define
 class Run:
-    """What a launch has run so far: the numbers of the tasks of each call."""
+    """What a launch has run so far: the numbers of the tasks of each call, and its signals.
+
+    Attributes:
+        counted: how often each counter of an event was signalled.
+        unknown: events of which that is not known.
+    """
 
     tasks: dict[Call, list[Numbers]] = attrs.field(factory=dict)
+    counted: dict[tuple[str, int], int] = attrs.field(factory=dict)
+    unknown: set[str] = attrs.field(factory=set)
 
     def add(self, task: Task, numbers: Numbers) -> None:
         """Counts some tasks."""
@@ -81,15 +93,40 @@ def run_phase(
             if numbers.size > 1:
                 check_inplace(program.kernels[task.kernel], accesses(program, task.kernel, task.args), place)
         return written | {x.value for task, _ in straight for x in _writes(program, task)}
-    order = check_phase(program, unroll(phase, env, place), place, footprint)
+    units, complete = unroll(phase, env, place)
+    _check_events(phase, launch, run, place)
+    order = check_phase(program, units, place, footprint, run.counted)
     for event in order.events:
-        if isinstance(event.item, Task) and not event.optional:
-            run.add(event.item, np.asarray(event.tasks, np.int64))
+        if isinstance(event.item, Task):
+            if not event.optional:
+                run.add(event.item, np.asarray(event.tasks, np.int64))
+            continue
+        if not 0 <= event.key[1] < launch.events[event.item.event]:
+            raise place.broken(EVENTS, f"{event.key[0]}[{event.key[1]}] of {launch.events[event.item.event]} counters")
+        if isinstance(event.item, Signal):
+            run.counted[event.key] = run.counted.get(event.key, 0) + 1
+    if not complete:
+        run.unknown |= signalled((phase,))
     return _flow(program, order, written, place, footprint)
 
 
 def _writes(program: Program, task: Task) -> list[Access]:
     return [x for x in accesses(program, task.kernel, task.args) if x.write]
+
+
+def _check_events(phase: Phase, launch: Launch, run: Run, place: Place) -> None:
+    for item in leaves((phase,)):
+        if isinstance(item, Task):
+            continue
+        if item.event not in launch.events:
+            raise place.broken(EVENTS, f"launch {launch.name} has no event {item.event!r}")
+        if item.event in run.unknown:
+            raise place.broken(EVENTS, f"how often {item.event!r} was signalled before is not known")
+
+
+def signalled(parts: Sequence[Part]) -> set[str]:
+    """The events that some phases signal."""
+    return {x.event for x in leaves(parts) if isinstance(x, Signal)}
 
 
 def _check_lanes(phase: Phase, launch: Launch, env: Mapping[str, int], place: Place) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import INFINITY, Interval, bounds_of
+from tilewright.ir.events import event_bytes
 from tilewright.ir.expr import variables
 from tilewright.ir.ops import Value
 from tilewright.ir.program import (
@@ -30,7 +31,7 @@ from tilewright.ir.verify.choice import check_resources
 from tilewright.ir.verify.groups import check_group
 from tilewright.ir.verify.laws import Place, show, show_value
 from tilewright.ir.verify.ordering import Footprint, accesses, whole
-from tilewright.ir.verify.phases import WRITTEN, Run, run_phase
+from tilewright.ir.verify.phases import EVENTS, WRITTEN, Run, run_phase, signalled
 from tilewright.ir.verify.storage import check_storage
 from tilewright.ir.verify.tree import Part, first_phases, leaves, tasks_of
 from tilewright.ir.verify.unroll import TRIPS, number
@@ -257,10 +258,19 @@ class _Checker:
             for access in accesses(self._program, task.kernel, task.args):
                 if access.write:
                     self._write(access.value, place.at(f"task of {task.kernel}"))
+        self._check_event_buffer(launch, place)
         run = Run()
         written = self._parts(launch.body, launch, written, env, run, place)
         run.check(self._program, place)
         return written
+
+    def _check_event_buffer(self, launch: Launch, place: Place) -> None:
+        if launch.event_buffer:
+            buffer = self._program.storage.buffers.get(launch.event_buffer)
+            needed = event_bytes(launch)
+            if buffer is None or buffer.kind != "event" or buffer.bytes < needed:
+                found = "none" if buffer is None else f"{buffer.kind} of {buffer.bytes} bytes"
+                raise place.broken(EVENTS, f"{launch.event_buffer!r} needs {needed} bytes of kind event, found {found}")
 
     def _check_envelope(self, launch: Launch, place: Place) -> None:
         e, device = launch.envelope, self._device
@@ -313,10 +323,15 @@ class _Checker:
                 for trip in range(count):
                     inner = {**env, part.counter: trip}
                     after = self._parts(part.body, launch, after, inner, run, there.at(f"trip {trip}"))
+                if part.trip is None or part.condition or number(part.trip, env) > count:
+                    run.unknown |= signalled(part.body)
                 written = after if part.trip is not None and not part.condition else written
             else:
+                before = dict(run.counted)
                 then = self._parts(part.body, launch, written, env, run, there.at("then"))
+                run.counted = before
                 written = then & self._parts(part.orelse, launch, written, env, run, there.at("else"))
+                run.unknown |= signalled((*part.body, *part.orelse))
         return written
 
     def _check_uniform(self, control: GridControl, following: Sequence[Part], place: Place) -> None:
