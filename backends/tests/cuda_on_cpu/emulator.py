@@ -31,11 +31,11 @@ from tilewright.ir.program import (
     Launch,
     Phase,
     Program,
-    Task,
 )
 from tilewright.planning.weights import weights_of
 from tilewright.plugins.records import RecipeEntry
-from tilewright_backends.build.cuda.builder import device_kernel
+from tilewright_backends import gpus
+from tilewright_backends.build.cuda.builder import device_code
 from tilewright_backends.build.cuda.source import DeviceKernel, cuda_source
 from tilewright_backends.emit.cuda.body import TensorMap
 
@@ -49,6 +49,8 @@ _COLLECTIVE = (
     "tw_cp_async_",
     "tw_fence_async",
     "tw_group_barrier",
+    "tw_member_barrier",
+    "tw_gpu_",
     "tw_wgmma_",
     "tw_mbarrier_",
     "tw_tma_",
@@ -62,12 +64,12 @@ _LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 class Emulated:
     """Compiled kernels; `run(name, arrays)` runs one on copies of the arrays that end at a page without access."""
 
-    def __init__(self, kernels: Sequence[DeviceKernel], arch: str = "sm_90a") -> None:
+    def __init__(self, kernels: Sequence[DeviceKernel], arch: str = "sm_90a", preamble: str = "") -> None:
         self._maps = {kernel.name: (kernel.params, kernel.maps) for kernel in kernels}
         self._folder = Path(tempfile.mkdtemp(prefix="tilewright-emulator-"))
         try:
             path = self._folder / "kernels.cc"
-            path.write_text(_host_source(cuda_source(kernels, arch), kernels), encoding="utf-8")
+            path.write_text(_host_source(cuda_source(kernels, arch, preamble), kernels), encoding="utf-8")
             library = self._folder / "kernels.so"
             flags = ["-O1", "-std=c++17", "-fpermissive", "-w", "-shared", "-fPIC", f"-I{HERE}"]
             done = subprocess.run(
@@ -96,6 +98,23 @@ class Emulated:
         getattr(self._library, f"run_{name}")(pointers, given, -1 if blocks is None else blocks)
         for array in arrays:
             guarded[id(array)].read_into(array)
+
+    def run_persistent(
+        self, name: str, buffers: Sequence[tuple[Array, int] | None], numbers: Sequence[int], seed: int
+    ) -> None:
+        """Runs a persistent kernel, its blocks taking turns at random, on buffers in place and numbers behind them.
+
+        Args:
+            buffers: with the byte of each that its address is of.
+        """
+        guarded = [None if x is None else _Guarded(x[0]) for x in buffers]
+        given = zip(guarded, buffers, strict=True)
+        addresses = [g.address + b[1] if g is not None and b is not None else 0 for g, b in given]
+        words = (ctypes.c_uint64 * (len(addresses) + len(numbers)))(*addresses, *numbers)
+        getattr(self._library, f"run_{name}")(ctypes.byref(words), ctypes.c_uint64(seed))
+        for copy, buffer in zip(guarded, buffers, strict=True):
+            if copy is not None and buffer is not None:
+                copy.read_into(buffer[0])
 
 
 def _encoded(address: int, tensor_map: TensorMap) -> Array:
@@ -134,13 +153,21 @@ def _host_source(source: str, kernels: Sequence[DeviceKernel]) -> str:
     )
     parts = ['#include "emulator.h"', _without_instructions(source)]
     for kernel in kernels:
+        if kernel.member:
+            continue
+        if kernel.words:
+            parts.append(
+                f'extern "C" void run_{kernel.name}({kernel.name}_words* w, uint64_t seed) {{ emu_run({kernel.grid}, '
+                f"{kernel.block}, {kernel.shared_bytes}, true, seed, [=]() {{ {kernel.name}(*w); }}); }}"
+            )
+            continue
         count = len(kernel.params)
         values = [f"(decltype(emu_arg<{i}>(&{kernel.name})))a[{i}]" for i in range(count)]
         values += [f"*(CUtensorMap*)a[{count + i}]" for i in range(len(kernel.maps))]
         args = ", ".join([*values, *(f"n[{i}]" for i in range(kernel.numbers))])
         parts.append(
             f'extern "C" void run_{kernel.name}(void** a, int64_t* n, int blocks) {{ emu_run(blocks < 0 ? '
-            f"{kernel.grid} : blocks, {kernel.block}, {kernel.shared_bytes}, [=]() {{ {kernel.name}({args}); }}); }}"
+            f"{kernel.grid} : blocks, {kernel.block}, {kernel.shared_bytes}, false, 0, [=]() {{ {kernel.name}({args}); }}); }}"
         )
     return "\n".join(parts)
 
@@ -170,27 +197,39 @@ def _without_instructions(source: str) -> str:
 
 
 def emulate(
-    program: Program, settings: Settings, inputs: Sequence[Array], symbols: Mapping[str, int] | None = None
+    program: Program,
+    settings: Settings,
+    inputs: Sequence[Array],
+    symbols: Mapping[str, int] | None = None,
+    seeds: Sequence[int] = (0,),
 ) -> list[Array]:
-    """The outputs of a planned program for the values of its symbols, each launch on the emulator."""
+    """The outputs of a planned program for the values of its symbols, each launch on the emulator.
+
+    Args:
+        seeds: of runs one after the other, in which the blocks of persistent launches take turns in another order each;
+            the outputs are those of the last.
+    """
     values = dict(symbols or {})
     registry = settings.registry
     used = {kernel.choice.recipe for kernel in program.kernels.values()}
     entries = {name: registry.get(RecipeEntry, name) for name in used}
     emitters: Mapping[str, Callable[..., Any]] = {n: registry.resolve(e, e.emitter) for n, e in entries.items()}
-    kernels = {
-        name: device_kernel(kernel, program, emitters[kernel.choice.recipe], "sm_90a")
-        for name, kernel in program.kernels.items()
-    }
-    emulated = Emulated(list(kernels.values()))
+    code = device_code(program, emitters, gpus.model("h200"))
+    emulated = Emulated(code.kernels, preamble=code.preamble)
     places = program.storage.placements
-    memory = {name: np.full(program.size_of(b), 0xFF, np.uint8) for name, b in program.storage.buffers.items()}
-    depth = 0  # active calls
+    memory = {
+        name: np.full(program.size_of(b), 0 if b.kind == "event" else 0xFF, np.uint8)
+        for name, b in program.storage.buffers.items()
+    }
+    depth, seed = 0, 0  # active calls; of the run
+
+    def frame(buffer: str, ahead: int = 0) -> int:
+        found = program.storage.buffers[buffer]
+        return found.bytes * (depth - 1 + ahead) if found.owner == "frame" else 0
 
     def bytes_of(name: str, ahead: int = 0) -> Array:
         place = places[name]
-        buffer = program.storage.buffers[place.buffer]
-        first = place.offset + (buffer.bytes * (depth - 1 + ahead) if buffer.owner == "frame" else 0)
+        first = place.offset + frame(place.buffer, ahead)
         return memory[place.buffer][first : first + place.bytes]
 
     for weight in weights_of(program):
@@ -234,23 +273,27 @@ def emulate(
                     while all(trip < x for x in limits) and (not step.condition or scalar(step.condition)):
                         run(step.body, {**env, step.counter: trip})
                         trip += 1
+                case Launch() if (task := step.only_task) is None:
+                    found = code.persistent[step.name]
+                    buffers = [(memory[x], frame(x)) if x else None for x in found.buffers]
+                    numbers = [values[x.name] for x in program.symbols]
+                    emulated.run_persistent(found.kernel.name, buffers, numbers, seed)
                 case Launch():
                     (phase,) = step.body
                     assert isinstance(phase, Phase)
-                    (task,) = phase.lanes[0].items
-                    assert isinstance(task, Task)
                     kernel = program.kernels[task.kernel]
                     emulated.run(
-                        kernels[task.kernel].name,
+                        code.alone[task.kernel].name,
                         [bytes_of(name) for name in task.args],
                         [values[x.name] for x in kernel.symbols],
                         int(evaluate(phase.lanes[0].units, values)),
                     )
 
-    run(program.body, {})
-    found = []
+    for seed in seeds:
+        run(program.body, {})
+    outputs = []
     for v in program.outputs:
         shape = [int(evaluate(n, values)) for n in v.shape]
         flat = bytes_of(v.name).view(dtypes.to_numpy(v.dtype))
-        found.append(flat[: int(np.prod(shape, dtype=np.int64))].reshape(shape))
-    return found
+        outputs.append(flat[: int(np.prod(shape, dtype=np.int64))].reshape(shape))
+    return outputs

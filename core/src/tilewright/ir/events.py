@@ -1,7 +1,7 @@
 """How the buffer is laid out in which the units of a launch meet.
 
-Two lines for tickets (which run of the launch it is, which grid barrier), then the launch's counters twice. Runs use one
-set of counters by turns and clear the other, so that nothing has to be cleared in front of a launch.
+Two lines for tickets (which run of the launch it is, which grid barrier), then the launch's counters twice. Runs use
+one set of counters by turns and clear the other, so that nothing has to be cleared in front of a launch.
 """
 
 from __future__ import annotations

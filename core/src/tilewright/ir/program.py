@@ -13,7 +13,7 @@ from typing import Literal
 import attrs
 
 from tilewright.ir.choice import Packing, TileChoice
-from tilewright.ir.expr import Expr, const
+from tilewright.ir.expr import Expr, Var, const
 from tilewright.ir.group import Group, Level
 from tilewright.ir.module import Constant, Symbol, frozen_mapping
 from tilewright.ir.ops import Access, Axis, Value
@@ -150,6 +150,19 @@ class Launch:
     events: Mapping[str, int] = attrs.field(converter=frozen_mapping, factory=dict)
 
     @property
+    def only_task(self) -> Task | None:
+        """The task of a launch in which every unit runs the task of its own number and nothing else; None of others.
+
+        Such a launch needs no more than the kernel's own code. Kernels of any other are members of a persistent kernel.
+        """
+        lanes = [x for p in self.body if isinstance(p, Phase) for x in p.lanes if x.items]
+        if len(self.body) != 1 or len(lanes) != 1 or lanes[0].first != 0 or len(lanes[0].items) != 1:
+            return None
+        (item,) = lanes[0].items
+        one = isinstance(item, Task) and item.first == Var(UNIT) and item.count == const(1)
+        return item if one and isinstance(item, Task) else None
+
+    @property
     def event_buffer(self) -> str:
         """Name of the buffer in which its units meet; only a launch that is cooperative or has events has one."""
         return f"{self.name}.events" if self.envelope.cooperative or self.events else ""
@@ -245,8 +258,8 @@ class Buffer:
     """A piece of memory.
 
     Args:
-        kind: an `event` buffer belongs to a launch, holds no values, and is zero when the program is loaded; what a launch
-            leaves in it is the back end's affair.
+        kind: an `event` buffer belongs to a launch, holds no values, and is zero when the program is loaded; what a
+            launch leaves in it is the back end's affair.
         bytes: size by the bounds of the symbols; of one frame where frames own it.
         owner: how long it lives: the whole program, one call of a procedure (it is there once for each call that is
             active, `Program.depth` times at most), one launch, or one unit of a launch.

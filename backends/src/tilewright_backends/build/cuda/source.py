@@ -37,6 +37,9 @@ class DeviceKernel:
         maps: tensor maps that follow the pointers, each of a value among `params`.
         numbers: how many int64 arguments follow then.
         together: how many blocks of a multiprocessor the assembler leaves registers for; 0 if that is its own choice.
+        member: whether it is a device function that a persistent kernel calls, with the task's number in front.
+        words: how many 64-bit integers it takes in one struct by value, in front of everything else.
+        source: CUDA C++ of the kernel, where there is no TIR function.
     """
 
     name: str
@@ -49,6 +52,9 @@ class DeviceKernel:
     maps: tuple[TensorMap, ...] = ()
     numbers: int = 0
     together: int = 0
+    member: bool = False
+    words: int = 0
+    source: str = attrs.field(default="", repr=False)
 
     @property
     def launch_tags(self) -> list[str]:
@@ -81,10 +87,11 @@ class KernelShell:
         name: symbol in the machine code.
         params: values that it takes pointers to, outputs included.
         threads: threads per block.
-        tasks: number of blocks; each runs one task.
+        tasks: number of blocks; each runs one task. Of a member, the number of its tasks.
         aliased: whether two of the pointers may overlap (an output that replaces an input).
         numbers: names of int64 arguments that follow the pointers.
         symbols: whose values follow these, as int64.
+        member: whether it is a member of a persistent kernel.
     """
 
     def __init__(
@@ -96,11 +103,12 @@ class KernelShell:
         aliased: bool = False,
         numbers: Sequence[str] = (),
         symbols: Sequence[Symbol] = (),
+        member: bool = False,
     ) -> None:
         self.name = name
         self.params = tuple(params)
         self.aliased = aliased
-        self.body = Body(threads, tasks)
+        self.body = Body(threads, tasks, member)
         self._pointers: list[Prim] = []
         self.numbers = {x: tirx.Var(x, "int64") for x in (*numbers, *(s.name for s in symbols))}
         for symbol in symbols:
@@ -114,29 +122,37 @@ class KernelShell:
 
     def finish(self, arch: str, cooperative: bool = False) -> DeviceKernel:
         """The device function."""
-        body, maps = self.body.finish(), self.body.maps
-        for variable, tag, extent in (
-            (self.body.thread_var, "threadIdx.x", self.body.threads),
-            (self.body.task_var, "blockIdx.x", self.body.tasks),
-        ):
-            axis = tirx.IterVar(Range(0, extent), variable, 1, tag)
-            body = tirx.AttrStmt(axis, "thread_extent", i32(extent), body)
+        body, maps, member = self.body.finish(), self.body.maps, self.body.member
+        body = _bound(self.body.thread_var, "threadIdx.x", self.body.threads, body)
+        if not member:
+            body = _bound(self.body.task_var, "blockIdx.x", self.body.tasks, body)
         shape = (self.body.tasks, self.body.threads, self.body.shared_bytes)
         kernel = DeviceKernel(self.name, self.params, *shape, cooperative, None, tuple(maps), len(self.numbers))
-        kernel = attrs.evolve(kernel, together=self.body.together)
-        function = tirx.PrimFunc([*self._pointers, *maps.values(), *self.numbers.values()], body)
-        attributes = {
-            "global_symbol": self.name,
-            "target": cuda_target(arch),
-            "calling_conv": 2,
-            "tirx.is_global_func": True,
-            "tirx.kernel_launch_params": kernel.launch_tags,
-            "tirx.noalias": not self.aliased,
-            "s_tir": True,
-        }
-        for key, value in attributes.items():
-            function = function.with_attr(key, value)
-        return attrs.evolve(kernel, function=function)
+        kernel = attrs.evolve(kernel, together=self.body.together, member=member)
+        params = [*self._pointers, *maps.values(), *self.numbers.values()]
+        function = device_function(self.name, [self.body.task_var, *params] if member else params, body, arch, not member)
+        function = function.with_attr("tirx.kernel_launch_params", kernel.launch_tags)
+        return attrs.evolve(kernel, function=function.with_attr("tirx.noalias", not self.aliased))
+
+
+def _bound(variable: Prim, tag: str, extent: int, body: Prim) -> Prim:
+    axis = tirx.IterVar(Range(0, extent), variable, 1, tag)
+    return tirx.AttrStmt(axis, "thread_extent", i32(extent), body)
+
+
+def device_function(name: str, params: Sequence[Prim], body: Prim, arch: str, launched: bool) -> Prim:
+    """A TIR function in the form that the code generator takes: one that is launched, or one that others call."""
+    attributes = {
+        "global_symbol": name,
+        "target": cuda_target(arch),
+        "calling_conv": 2 if launched else 0,
+        "tirx.is_global_func": launched,
+        "s_tir": True,
+    }
+    function = tirx.PrimFunc(list(params), body)
+    for key, value in attributes.items():
+        function = function.with_attr(key, value)
+    return function
 
 
 def _take_source(code: str) -> bytes:
@@ -144,8 +160,8 @@ def _take_source(code: str) -> bytes:
     return b"source only"
 
 
-def cuda_source(kernels: Sequence[DeviceKernel], arch: str) -> str:
-    """CUDA C++ of the kernels. Each appears once.
+def cuda_source(kernels: Sequence[DeviceKernel], arch: str, preamble: str = "") -> str:
+    """CUDA C++ of the kernels. Each appears once, those that are source already behind the others and the preamble.
 
     No TVM pass runs over them: the bodies are in the form that the code generator takes, and passes that analyse
     expressions take exponential time, or all of the stack, over chains of selects.
@@ -153,17 +169,21 @@ def cuda_source(kernels: Sequence[DeviceKernel], arch: str) -> str:
     target = cuda_target(arch)
     if len({k.name for k in kernels}) != len(kernels):
         raise InternalError("two kernels have one symbol.")
-    module = tvm.IRModule({k.name: k.function for k in kernels})
+    module = tvm.IRModule({k.name: k.function for k in kernels if not k.source})
     tvm_ffi.register_global_func("tvm_callback_cuda_compile", _take_source, override=True)
     with target:
         built = tvm.get_global_func("target.build.cuda")(module, target)
     source = with_preamble(str(built.inspect_source()))
+    source = _MEMBER.sub(r"static __device__ __noinline__ void \1(", source)
     for kernel in kernels:
         # Warpgroups hand over registers, which the assembler allows where it knows all of them.
         if together := kernel.together or bool(kernel.maps):
             bounds = f"({kernel.block}, {int(together)})"
             source = source.replace(f"({kernel.block}) {kernel.name}(", f"{bounds} {kernel.name}(")
-    return source
+    return "\n".join([source, preamble, *(x.source for x in kernels if x.source)])
+
+
+_MEMBER = re.compile(r'extern "C" __device__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(')
 
 
 _PREAMBLE_END = "#define ushort unsigned short\n#endif\n"

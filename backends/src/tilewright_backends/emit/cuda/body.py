@@ -16,11 +16,12 @@ from tvm.tirx import op as tir_op
 from tilewright.errors import InternalError
 from tilewright.ir.bounds import Interval, bounds_of
 from tilewright.ir.expr import Const, Expr, Extent, Var, const
-from tilewright_backends.emit.cuda.ptx import AFRESH
+from tilewright_backends.emit.cuda.ptx import AFRESH, MEMBER_BARRIER
 from tilewright_backends.lower.code import Code, sequence
 from tilewright_backends.lower.types import Prim
 
 SHARED = "shared.dyn"
+_WARP = 32
 
 
 @attrs.frozen
@@ -58,6 +59,8 @@ class Body(Code):
     Args:
         threads: threads of a block.
         tasks: number of tasks; a task is what one block does.
+        member: whether it is a member of a persistent kernel: its threads are the first ones of a block that may have
+            more, and `sync` is a barrier of these alone.
 
     Attributes:
         thread: the thread's number in the block, as a variable of the tile IR.
@@ -70,9 +73,10 @@ class Body(Code):
     All indices are into flat buffers. Shared memory is one dynamic allocation; every buffer in it has its own bytes.
     """
 
-    def __init__(self, threads: int, tasks: int) -> None:
+    def __init__(self, threads: int, tasks: int, member: bool = False) -> None:
         super().__init__()
         self.threads = threads
+        self.member = member
         self.tasks = tasks
         self.params: dict[str, Prim] = {}
         self.maps: dict[TensorMap, Prim] = {}
@@ -184,8 +188,13 @@ class Body(Code):
         self.emit(tirx.IfThenElse(condition, blocks[0], second))
 
     def sync(self) -> None:
-        """A barrier of all threads of the block."""
-        self.evaluate(tir_op.tvm_storage_sync("shared"))
+        """A barrier of all threads of the block, or of the member."""
+        if not self.member:
+            self.evaluate(tir_op.tvm_storage_sync("shared"))
+            return
+        if self.threads % _WARP:
+            raise InternalError(f"{self.threads} threads, which are no whole warps, cannot wait for each other alone.")
+        self.call("tw_member_barrier", i32(self.threads), source=MEMBER_BARRIER)
 
     def finish(self) -> Prim:
         """The whole body as one statement."""

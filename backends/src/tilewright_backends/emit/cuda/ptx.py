@@ -96,6 +96,13 @@ __forceinline__ __device__ void tw_group_barrier(int number, int threads) {
 """
 """A barrier of some warps of the block, `threads` in all; groups of warps have different numbers from 0 to 14."""
 
+MEMBER_BARRIER = """
+__forceinline__ __device__ void tw_member_barrier(int threads) {
+  asm volatile("bar.sync 15, %0;" :: "r"(threads) : "memory");
+}
+"""
+"""A barrier of the first `threads` threads of the block, which are whole warps."""
+
 WGMMA_FENCE = """
 __forceinline__ __device__ void tw_wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 """
