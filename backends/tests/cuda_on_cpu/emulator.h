@@ -41,6 +41,7 @@ struct emu_exchange { unsigned long long slot[32]; unsigned char block[32][64]; 
 static const size_t emu_stack = 256 * 1024;
 struct emu_block {
   int number = 0;
+  long seen = -1;  // changes when it last looked in vain
   std::vector<emu_fiber> fibers;
   std::vector<emu_exchange> warps;
   unsigned char* memory;  // the stacks, then the shared memory
@@ -56,6 +57,7 @@ struct emu_block {
   unsigned char* shared() { return memory + stacks; }
 };
 static emu_block* emu_here;
+static long emu_changes;  // of what blocks wait for
 static emu_fiber* emu_current;
 static ucontext_t emu_scheduler;
 static emu_dim emu_tid, emu_bid, emu_bdim, emu_gdim;
@@ -147,20 +149,26 @@ static void emu_run(int grid, int block, int shared_bytes, bool together, unsign
     return;
   }
   std::mt19937_64 random(seed);
-  for (long idle = 0; !live.empty();) {
-    size_t at = random() % live.size();
+  while (!live.empty()) {
+    // A block that looked in vain would do so again until another has changed something.
+    std::vector<size_t> able;
+    for (size_t i = 0; i < live.size(); ++i) if (live[i]->seen != emu_changes) able.push_back(i);
+    if (able.empty()) { std::fprintf(stderr, "emulator: units wait for each other for ever\n"); std::abort(); }
+    size_t at = able[random() % able.size()];
     emu_state state = emu_running;
-    for (int turns = random() % 16; turns >= 0 && state == emu_running; --turns) state = emu_sweep(*live[at]);
-    idle = state == emu_pausing ? idle + 1 : 0;
-    if (idle > 1000 + 100 * (long)live.size()) { std::fprintf(stderr, "emulator: units wait for each other for ever\n"); std::abort(); }
+    for (int turns = random() % 16; turns >= 0 && state == emu_running; --turns) {
+      long before = emu_changes;
+      state = emu_sweep(*live[at]);
+      if (state == emu_pausing) live[at]->seen = before;
+    }
     if (state == emu_finished) live.erase(live.begin() + at);
   }
 }
 
 // How blocks meet. A block that looks at memory in vain lets the others run.
-static uint64_t tw_gpu_ticket(uint64_t* p) { return (*p)++; }
+static uint64_t tw_gpu_ticket(uint64_t* p) { ++emu_changes; return (*p)++; }
 static uint64_t tw_gpu_tickets(const uint64_t* p) { return *(const volatile uint64_t*)p; }
-static void tw_gpu_count(uint32_t* p) { ++*p; }
+static void tw_gpu_count(uint32_t* p) { ++emu_changes; ++*p; }
 static int tw_gpu_counted(const uint32_t* p) { return *(const volatile int*)p; }
 static void tw_gpu_pause(int) { emu_current->paused = true; emu_yield(0); }
 

@@ -153,7 +153,7 @@ def _host_source(source: str, kernels: Sequence[DeviceKernel]) -> str:
     )
     parts = ['#include "emulator.h"', _without_instructions(source)]
     for kernel in kernels:
-        if kernel.member:
+        if kernel.role != "kernel":
             continue
         if kernel.words:
             parts.append(

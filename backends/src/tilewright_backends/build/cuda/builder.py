@@ -58,7 +58,7 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
     if kernels:
         source = cuda_source(kernels, arch, code.preamble)
         compiled = compile_source(source, arch, workdir)
-        kernels = [x for x in kernels if not x.member]
+        kernels = [x for x in kernels if x.role == "kernel"]
         modules.append(cuda_module(compiled.cubin, kernels))
         facts = dict(compiled.facts)
     host = CudaHost(program, code.alone, code.persistent, copies, sets)

@@ -131,7 +131,7 @@ def _form(name: str, form: Form, records: Records, launch: Launch, program: Prog
         if expr is not None:
             code.emit(tirx.BufferStore(cells, _int32(code, expr), [i32(place)]))
     function = device_function(name, [out, unit, *counters, *symbols], code.finish(), arch, launched=False)
-    return DeviceKernel(name, (), 0, 0, 0, False, function, member=True)
+    return DeviceKernel(name, (), 0, 0, 0, False, function, role="helper")
 
 
 def _int32(code: Code, expr: Expr) -> Prim:
@@ -283,7 +283,7 @@ class _Source:
 
 
 def _table(element: str, name: str, values: Iterable[str]) -> str:
-    return f"static __device__ const {element} {name}[] = {{{', '.join(values)}}};"
+    return f'extern "C" __device__ const {element} {name}[] = {{{", ".join(values)}}};'
 
 
 def _address(argument: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 import attrs
 import tvm
@@ -37,7 +38,8 @@ class DeviceKernel:
         maps: tensor maps that follow the pointers, each of a value among `params`.
         numbers: how many int64 arguments follow then.
         together: how many blocks of a multiprocessor the assembler leaves registers for; 0 if that is its own choice.
-        member: whether it is a device function that a persistent kernel calls, with the task's number in front.
+        role: a kernel is launched; a member is a device function that persistent kernels call, with the task's number in
+            front; a helper is one that becomes part of them.
         words: how many 64-bit integers it takes in one struct by value, in front of everything else.
         source: CUDA C++ of the kernel, where there is no TIR function.
     """
@@ -52,7 +54,7 @@ class DeviceKernel:
     maps: tuple[TensorMap, ...] = ()
     numbers: int = 0
     together: int = 0
-    member: bool = False
+    role: Literal["kernel", "member", "helper"] = "kernel"
     words: int = 0
     source: str = attrs.field(default="", repr=False)
 
@@ -128,7 +130,7 @@ class KernelShell:
             body = _bound(self.body.task_var, "blockIdx.x", self.body.tasks, body)
         shape = (self.body.tasks, self.body.threads, self.body.shared_bytes)
         kernel = DeviceKernel(self.name, self.params, *shape, cooperative, None, tuple(maps), len(self.numbers))
-        kernel = attrs.evolve(kernel, together=self.body.together, member=member)
+        kernel = attrs.evolve(kernel, together=self.body.together, role="member" if member else "kernel")
         params = [*self._pointers, *maps.values(), *self.numbers.values()]
         function = device_function(self.name, [self.body.task_var, *params] if member else params, body, arch, not member)
         function = function.with_attr("tirx.kernel_launch_params", kernel.launch_tags)
@@ -174,7 +176,8 @@ def cuda_source(kernels: Sequence[DeviceKernel], arch: str, preamble: str = "") 
     with target:
         built = tvm.get_global_func("target.build.cuda")(module, target)
     source = with_preamble(str(built.inspect_source()))
-    source = _MEMBER.sub(r"static __device__ __noinline__ void \1(", source)
+    called = {k.name: _CALLED[k.role] for k in kernels if k.role != "kernel"}
+    source = _DEVICE.sub(lambda x: f"{x[1]}{called[x[3]]} {x[2]}{x[3]}(", source)
     for kernel in kernels:
         # Warpgroups hand over registers, which the assembler allows where it knows all of them.
         if together := kernel.together or bool(kernel.maps):
@@ -183,7 +186,9 @@ def cuda_source(kernels: Sequence[DeviceKernel], arch: str, preamble: str = "") 
     return "\n".join([source, preamble, *(x.source for x in kernels if x.source)])
 
 
-_MEMBER = re.compile(r'extern "C" __device__ void (?:__launch_bounds__\(\d+\) )?(\w+)\(')
+_DEVICE = re.compile(r'(extern "C" __device__ )(void )(?:__launch_bounds__\(\d+\) )?(\w+)\(')
+_CALLED = {"member": "__noinline__", "helper": "__forceinline__"}
+"""How functions are called. A member's registers are its own business: the assembler allots them function by function."""
 
 
 _PREAMBLE_END = "#define ushort unsigned short\n#endif\n"

@@ -98,7 +98,7 @@ __forceinline__ __device__ void tw_group_barrier(int number, int threads) {
 
 MEMBER_BARRIER = """
 __forceinline__ __device__ void tw_member_barrier(int threads) {
-  asm volatile("bar.sync 15, %0;" :: "r"(threads) : "memory");
+  asm volatile("bar.sync 1, %0;" :: "r"(threads) : "memory");
 }
 """
 """A barrier of the first `threads` threads of the block, which are whole warps."""
