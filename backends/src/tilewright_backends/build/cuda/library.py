@@ -11,12 +11,12 @@ import struct
 from collections.abc import Sequence
 
 from tilewright_backends.build.cuda.source import DeviceKernel
+from tilewright_backends.machine_code import SYMBOL
 
 _POINTER = struct.pack("<BBH", 3, 64, 1)  # DLPack's dtype of an opaque handle: code, bits, lanes
 _INT64 = struct.pack("<BBH", 0, 64, 1)
 _PLAIN, _COPIED = struct.pack("<i", 0), struct.pack("<i", 1)
 """How an argument is given: as it is, or as the address of what is copied (TVM calls this a tensor map)."""
-SYMBOL = "__tvm_ffi__library_bin"
 
 
 def _number(value: int) -> bytes:
