@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
-from tilewright.device import DeviceModel
 from tilewright.ir.expr import Var, const, maximum
 from tilewright.ir.program import (
     UNIT,
-    BlockControl,
-    Buffer,
     Envelope,
     GridControl,
+    HostIf,
+    HostLoop,
     HostStep,
     Item,
     Lane,
@@ -21,47 +21,63 @@ from tilewright.ir.program import (
     Phase,
     Program,
     Signal,
-    Storage,
     Task,
     Wait,
 )
-from tilewright.ir.events import event_bytes
-from tilewright.ir.verify.ordering import accesses, conflicts
-from tilewright.planning.storage import allocate, byte_size
+from tilewright.planning.storage import allocate
 
-Merge = Callable[[Sequence[Task], Program, int], tuple[tuple[Phase | GridControl, ...], Mapping[str, int]]]
+Body = tuple[Phase | GridControl, ...]
+Merge = Callable[[Sequence[Task], Program, int], tuple[Body, Mapping[str, int]]]
 """(calls in order, program, units) -> the body of one launch, and its events."""
 
 ALONE = ("cuda.wgmma_ring", "cuda.chain_wgmma")
 
 
 def merged(program: Program, merge: Merge, units: int, alone: Sequence[str] = ALONE) -> Program:
-    """The program with each run of launches as one, on units that take turns. Values get places of their own.
+    """The program with each run of launches as one, on units that take turns, in loops, branches and procedures too.
 
     Args:
         alone: recipes whose kernels stay launches of their own.
     """
-    body: list[HostStep] = []
-    run: list[Task] = []
+    names = (f"all{n}" for n in itertools.count())
 
-    def close() -> None:
-        if run:
-            body.append(_launch(f"all{len(body)}", run, program, merge, units))
-        run.clear()
+    def steps(given: Sequence[HostStep]) -> tuple[HostStep, ...]:
+        made: list[HostStep] = []
+        run: list[Task] = []
 
-    for step in program.body:
-        task = step.only_task if isinstance(step, Launch) else None
-        if task is None or program.kernels[task.kernel].choice.recipe in alone:
+        def close() -> None:
+            if run:
+                made.append(_launch(next(names), run, program, merge, units))
+            run.clear()
+
+        for step in given:
+            task = step.only_task if isinstance(step, Launch) else None
+            if task is not None and program.kernels[task.kernel].choice.recipe not in alone:
+                run.append(task)
+                continue
             close()
-            body.append(step)
-        else:
-            run.append(task)
-    close()
+            match step:
+                case HostLoop():
+                    made.append(attrs.evolve(step, body=steps(step.body)))
+                case HostIf():
+                    made.append(attrs.evolve(step, then=steps(step.then), orelse=steps(step.orelse)))
+                case _:
+                    made.append(step)
+        close()
+        return tuple(made)
+
+    procedures = {n: attrs.evolve(p, body=steps(p.body)) for n, p in program.procedures.items()}
+    return placed(attrs.evolve(program, body=steps(program.body), procedures=procedures))
+
+
+def placed(program: Program) -> Program:
+    """The program with new storage for its steps."""
     values = {name: x.value for name, x in program.storage.placements.items()}
     weights = [values[name] for name in program.weights]
     bounds = {x.name: x.interval for x in program.symbols}
-    storage = allocate(body, values, program.inputs, program.outputs, weights, symbols=bounds)
-    return attrs.evolve(program, body=tuple(body), storage=storage)
+    procedures = tuple(program.procedures.values())
+    storage = allocate(program.body, values, program.inputs, program.outputs, weights, procedures, bounds)
+    return attrs.evolve(program, storage=storage)
 
 
 def _launch(name: str, calls: Sequence[Task], program: Program, merge: Merge, units: int) -> Launch:
@@ -75,27 +91,20 @@ def _launch(name: str, calls: Sequence[Task], program: Program, merge: Merge, un
 
 def dealt(call: Task, program: Program, first: int, units: int) -> Lane:
     """All tasks of a call, dealt out to the units from `first` on."""
-    tasks = program.kernels[call.kernel].choice.resources.tasks
+    choice = program.kernels[call.kernel].choice
+    tasks = const(choice.resources.tasks) if choice.count is None else choice.count
     unit = Var(UNIT) - first
-    count = maximum((const(tasks + units - 1) - unit) // units, const(0))
+    count = maximum((tasks + (units - 1) - unit) // units, const(0))
     return Lane(first, const(units), (attrs.evolve(call, first=unit, count=count, stride=const(units)),))
 
 
-def phases(calls: Sequence[Task], program: Program, units: int) -> tuple[tuple[Phase, ...], Mapping[str, int]]:
+def phases(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, Mapping[str, int]]:
     """A phase for each call."""
     return tuple(Phase((dealt(x, program, 0, units),)) for x in calls), {}
 
 
-def _depends(later: Task, earlier: Task, program: Program) -> bool:
-    return bool(conflicts(_touches(later, program), _touches(earlier, program), program))
-
-
-def _touches(call: Task, program: Program) -> list:
-    return accesses(program, call.kernel, call.args)
-
-
-def side_by_side(calls: Sequence[Task], program: Program, units: int) -> tuple[tuple[Phase, ...], Mapping[str, int]]:
-    """A phase for each wave of calls that do not depend on each other, each call on units of its own as far as there are."""
+def side_by_side(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, Mapping[str, int]]:
+    """A phase for each wave of calls that do not depend on each other, each on units of its own as far as there are."""
     waves: list[list[Task]] = []
     for call in calls:
         at = max((n + 1 for n, wave in enumerate(waves) if any(_reads(call, x, program) for x in wave)), default=0)
@@ -115,7 +124,7 @@ def _reads(later: Task, earlier: Task, program: Program) -> bool:
     return bool(set(earlier.args[-outputs:]) & set(later.args))
 
 
-def point_to_point(calls: Sequence[Task], program: Program, units: int) -> tuple[tuple[Phase, ...], Mapping[str, int]]:
+def point_to_point(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, Mapping[str, int]]:
     """One phase: every unit signals after its part of a call, and waits for all parts of the calls that it reads."""
     items: list[Item] = []
     for number, call in enumerate(calls):
@@ -126,7 +135,7 @@ def point_to_point(calls: Sequence[Task], program: Program, units: int) -> tuple
     return (Phase((Lane(0, const(units), tuple(items)),)),), {"done": len(calls)}
 
 
-def looped(calls: Sequence[Task], program: Program, units: int) -> tuple[tuple[Phase | GridControl, ...], Mapping[str, int]]:
+def looped(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, Mapping[str, int]]:
     """The calls three times over in a loop of the grid, those of a trip ordered by a counter that goes on."""
     trip, meetings = Var("trip"), len(calls) - 1
     items: list[Item] = []

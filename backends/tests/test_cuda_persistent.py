@@ -13,21 +13,20 @@ import numpy as np
 import pytest
 
 from backends.tests.cuda_on_cpu.emulator import emulate
-from backends.tests.persistent import MERGES, merged
+from backends.tests.persistent import MERGES, dealt, merged, placed
 from backends.tests.test_cuda_conformance import HALF_RECIPES, RECIPES, check
-from backends.tests.test_cuda_models import agree, expected
-from tilewright.compiler import build_program, plan_model, recipes_of
+from backends.tests.test_cuda_models import RANGES, VALUES, agree, close, expected, symbolic_block, symbolic_feeds
+from tilewright.compiler import build_program, plan_model, plan_module, recipes_of
 from tilewright.config.binding import Settings, bind
 from tilewright.config.loading import load_config
 from tilewright.errors import InternalError, VerifyError
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Var, const
+from tilewright.ir.expr import const
+from tilewright.ir.lengths import delivered
 from tilewright.ir.program import (
-    UNIT,
     BlockControl,
     Envelope,
     GridControl,
-    HostCopy,
     Item,
     Lane,
     Launch,
@@ -38,14 +37,15 @@ from tilewright.ir.program import (
     Wait,
 )
 from tilewright.ir.verify import verify_program
-from tilewright.planning.storage import allocate
 from tilewright.plugins.manager import Registry
 from tilewright.testing import conformance
 from tilewright.testing.cases import Case, case, node
+from tilewright.testing.control import control_case
 from tilewright.testing.corpus import corpus
-from tilewright.testing.dimensions import with_dimensions
 from tilewright.testing.precision import narrowed
-from tilewright_backends.build.cuda.compile import compile_source, find_nvcc
+from tilewright.testing.recursion import recursion_case
+from tilewright.testing.reference import Reference
+from tilewright_backends.build.cuda.compile import find_nvcc
 from tilewright_backends.machine_code import machine_code
 
 ALONE = ("cuda.chain_wgmma", "cuda.wgmma_ring")
@@ -142,3 +142,209 @@ def test_recipes_say_which_kernels_are_launched_alone(settings: Settings, tmp_pa
     assert {x.choice.recipe for x in program.kernels.values()} == {"cuda.wgmma_ring"}
     with pytest.raises(InternalError, match="cuda.wgmma_ring is not embeddable"):
         build_program(merged(program, MERGES["phases"], 4, alone=()), settings, tmp_path)
+
+
+@pytest.mark.parametrize("values", [VALUES[1], pytest.param(VALUES[2], marks=pytest.mark.slow)])
+@pytest.mark.parametrize("merge", ["phases", "point to point"])
+def test_symbols_decide_how_many_tasks_there_are(merge: str, values: dict[str, int], settings: Settings) -> None:
+    """Tasks and numbers of kernels follow from sizes that are known when the program runs."""
+    program = plan_model(symbolic_block(), settings, RANGES).program
+    made = merged(program, MERGES[merge], 5)
+    assert len(made.body) == 1
+    feeds = symbolic_feeds(values)
+    found = emulate(made, settings, [feeds[x] for x in program.input_names], values)
+    agree(made.output_names, found, expected(symbolic_block(), feeds))
+
+
+@pytest.fixture(scope="module")
+def separate() -> Settings:
+    """Settings in which every operator has a kernel of its own."""
+    registry = Registry()
+    registry.load()
+    return bind(load_config({"target": "cuda:h200", "slots": {"connect": "singletons"}}), registry)
+
+
+def quartering() -> Case:
+    """`t = x / 2; y = t / 2`, and whether the sum of `y` is above 1."""
+    nodes = [
+        node("Mul", "x half", "t"),
+        node("Mul", "t half", "y"),
+        node("ReduceSum", "y", "sum", keepdims=0),
+        node("Greater", "sum one", "go"),
+    ]
+    weights = {"half": np.float32(0.5), "one": np.float32(1)}
+    return case("quartering", nodes, {"x": np.ones((40, 33), np.float32)}, weights, ("y", "go"))
+
+
+def again(calls: Sequence[Task], program: Program) -> list[Task]:
+    """The calls with the first one on what the second one made."""
+    x, y = program.inputs[0].name, program.outputs[0].name
+    return [attrs.evolve(calls[0], args=tuple(y if a == x else a for a in calls[0].args)), *calls[1:]]
+
+
+def while_on_the_grid(calls: Sequence[Task], program: Program) -> tuple[Phase | GridControl, ...]:
+    def each(given: Sequence[Task]) -> tuple[Phase, ...]:
+        return tuple(Phase((dealt(x, program, 0, 4),)) for x in given)
+
+    go = program.outputs[1].name
+    return (*each(calls), GridControl("i", const(1000), go, each(again(calls, program))))
+
+
+def while_in_a_block(calls: Sequence[Task], program: Program) -> tuple[Phase | GridControl, ...]:
+    def each(given: Sequence[Task]) -> tuple[Item, ...]:
+        return tuple(dealt(x, program, 2, 1).items[0] for x in given)
+
+    go = program.outputs[1].name
+    loop = BlockControl("i", const(1000), go, each(again(calls, program)))
+    return (Phase((Lane(2, const(1), (*each(calls), loop)),)),)
+
+
+def branch_of_the_grid(calls: Sequence[Task], program: Program) -> tuple[Phase | GridControl, ...]:
+    """Twice more where the sum is above 1, else once more."""
+    go = program.outputs[1].name
+    once = tuple(Phase((dealt(x, program, 0, 4),)) for x in again(calls, program))
+    first = tuple(Phase((dealt(x, program, 0, 4),)) for x in calls)
+    return (*first, GridControl("", None, go, (*once, *once), once))
+
+
+CONTROLS = {"grid": while_on_the_grid, "block": while_in_a_block, "branch": branch_of_the_grid}
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("value", [3.0, 1e-4])
+def test_control_inside_a_launch(control: str, value: float, separate: Settings) -> None:
+    """Conditions are read by all threads of all units before anything writes them again."""
+    one = quartering()
+    program = planned(one, separate)
+    calls = [x.only_task for x in program.body if isinstance(x, Launch) and x.only_task is not None]
+    assert len(calls) == len(program.body) == 4
+    body = CONTROLS[control](calls, program)
+    made = placed(attrs.evolve(program, body=(Launch("all", Envelope(4, 1024, 0, 1 << 15, True), body),)))
+    verify_program(made)
+    x = np.full((40, 33), value, np.float32)
+    y, go = emulate(made, separate, [x], seeds=range(4))
+    wanted = x / 4
+    if control == "branch":
+        wanted = wanted / (16 if wanted.sum() > 1 else 4)
+    while control != "branch" and wanted.sum() > 1:
+        wanted = wanted / 4
+    assert np.array_equal(y, wanted)
+    assert bool(go) == (wanted.sum() > 1)
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_procedures_have_persistent_launches(seed: int, settings: Settings) -> None:
+    """Their values stand in frames, whose address is one of the kernel's."""
+    one = recursion_case(seed)
+    made = merged(plan_module(one.module, settings).program, MERGES["phases"], 3)
+    verify_program(made)
+    close(emulate(made, settings, one.feeds), one.wanted)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_loops_and_branches_of_the_host_have_persistent_launches(seed: int, settings: Settings) -> None:
+    """A launch in a loop runs again and again: its tickets go on, its counters are cleared."""
+    one = control_case(seed)
+    made = merged(plan_model(one.model, settings).program, MERGES["point to point"], 3)
+    verify_program(made)
+    found = emulate(made, settings, [np.asarray(one.feeds[x]) for x in made.input_names])
+    names = [x.name for x in one.model.graph.output]
+    wanted = Reference(18).graph(one.model.graph, one.feeds)
+    agree(names, delivered(made.output_names, made.lengths, found), wanted)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_a_merged_model_becomes_machine_code(arch: str, tmp_path: Path) -> None:
+    """Members spill nothing, and what they read is never taken for constant: others may write it meanwhile."""
+    settings = settings_for(arch)
+    program = planned(branches(), settings, "float16")
+    made = merged(program, MERGES["point to point"], 108)
+    output = build_program(made, settings, tmp_path)
+    (launch,) = made.body
+    assert isinstance(launch, Launch)
+    assert output.data["cooperative"] == {launch.name: "tw_persistent_0"}
+    facts = output.data["kernels"]["tw_persistent_0"]
+    assert 0 < facts["registers"] <= 65536 // launch.envelope.threads
+    assert (facts["spill_bytes"], facts["stack_bytes"], facts["blocks"]) == (0, 0, 108)
+    assert [x for x in output.data["buffers"] if x[1] == "event"] == [[launch.event_buffer, "event", 512]]
+    (code,) = machine_code(output.library)
+    assert code == (tmp_path / "kernels.cubin").read_bytes()
+    source = (tmp_path / "kernels.cu").read_text()
+    assert all(source.count(f"void tw_member_{x}(") == 2 for x in program.kernels)  # declared, defined
+    if (nvcc := find_nvcc()) is not None:
+        number = arch.removeprefix("sm_")
+        command = [nvcc, "-ptx", "-std=c++17", f"-gencode=arch=compute_{number},code=compute_{number}"]
+        subprocess.run([*command, "-o", "kernels.ptx", "kernels.cu"], cwd=tmp_path, check=True, capture_output=True)
+        members, kernel = (tmp_path / "kernels.ptx").read_text().split(".entry tw_persistent_0", 1)
+        assert "ld.global" in members
+        assert "ld.global.nc" not in members
+        assert "ld.acquire.gpu" in kernel
+
+
+def test_builds_are_byte_identical(settings: Settings, tmp_path: Path) -> None:
+    made = merged(planned(branches(), settings), MERGES["phases"], 4)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    first, second = (build_program(made, settings, tmp_path / name).library.read_bytes() for name in "ab")
+    assert first == second
+
+
+WAITS = """
+import sys
+sys.path.insert(0, {root!r})
+from backends.tests.test_cuda_persistent import dropped
+dropped({what!r})
+"""
+
+
+def dropped(what: str) -> None:
+    """Runs a merged program with something left out, on the emulator, past the verifier."""
+    settings, one = settings_for("h200"), branches()
+    made = merged(planned(one, settings), MERGES["point to point"], 3)
+    (launch,) = made.body
+    assert isinstance(launch, Launch)
+    broken = without(launch, what)
+    try:
+        verify_program(attrs.evolve(made, body=(broken,)))
+    except VerifyError as error:
+        print(error)
+    found = emulate(attrs.evolve(made, body=(broken,)), settings, inputs_of(made, one), seeds=range(6))
+    agree(made.output_names, found, expected(one.model, dict(one.feeds)))
+
+
+def without(launch: Launch, what: str) -> Launch:
+    """The launch without its first wait or signal."""
+    (phase,) = launch.body
+    assert isinstance(phase, Phase)
+    (lane,) = phase.lanes
+    kind = {"wait": Wait, "signal": Signal}[what]
+    first = next(i for i, x in enumerate(lane.items) if isinstance(x, kind))
+    items = (*lane.items[:first], *lane.items[first + 1 :])
+    return attrs.evolve(launch, body=(Phase((attrs.evolve(lane, items=items),)),))
+
+
+@pytest.mark.parametrize(
+    ("what", "law", "outcome"),
+    [("wait", "are unordered", "AssertionError"), ("signal", "is met by signals", "wait for each other for ever")],
+)
+def test_what_is_dropped_is_refused_and_goes_wrong(what: str, law: str, outcome: str) -> None:
+    """Without a wait the numbers are wrong for some order of the blocks; without a signal they wait for ever."""
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", WAITS.format(root=root, what=what)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode
+    assert law in done.stdout, done.stdout
+    assert outcome in done.stderr, done.stderr
+
+
+def test_a_dropped_barrier_is_refused(settings: Settings) -> None:
+    made = merged(planned(branches(), settings), MERGES["phases"], 3)
+    (launch,) = made.body
+    assert isinstance(launch, Launch)
+    first, second, *rest = launch.body
+    assert isinstance(first, Phase)
+    assert isinstance(second, Phase)
+    lane = attrs.evolve(first.lanes[0], items=(*first.lanes[0].items, *second.lanes[0].items))
+    with pytest.raises(VerifyError):
+        verify_program(attrs.evolve(made, body=(attrs.evolve(launch, body=(Phase((lane,)), *rest)),)))

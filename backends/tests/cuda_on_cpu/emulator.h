@@ -22,6 +22,8 @@
 #define __launch_bounds__(...)
 #define __shared__
 #define __grid_constant__
+#define __isGlobal(p) true
+#define __builtin_assume(x)
 #define CUDART_INF_F (std::numeric_limits<float>::infinity())
 #define CUDART_NAN_F (std::numeric_limits<float>::quiet_NaN())
 #define CUDART_INF (std::numeric_limits<double>::infinity())

@@ -290,6 +290,9 @@ def emulate(
                     )
 
     for seed in seeds:
+        for name, buffer in program.storage.buffers.items():
+            if buffer.kind in ("workspace", "output"):
+                memory[name].fill(0xFF)
         run(program.body, {})
     outputs = []
     for v in program.outputs:

@@ -19,7 +19,16 @@ from tilewright.ir.bounds import Interval
 from tilewright.ir.events import LINE, set_bytes
 from tilewright.ir.expr import Expr
 from tilewright.ir.program import UNIT, Launch, Program
-from tilewright_backends.build.cuda.records import ENDLESS, KIND_BITS, OFFSET_BITS, Form, Kind, Records, counter, records_of
+from tilewright_backends.build.cuda.records import (
+    ENDLESS,
+    KIND_BITS,
+    OFFSET_BITS,
+    Form,
+    Kind,
+    Records,
+    counter,
+    records_of,
+)
 from tilewright_backends.build.cuda.source import DeviceKernel, device_function
 from tilewright_backends.emit.cuda.body import i32
 from tilewright_backends.lower.code import Code, symbol_dtype

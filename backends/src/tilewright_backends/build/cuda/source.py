@@ -17,6 +17,7 @@ from tilewright.ir.expr import Const
 from tilewright.ir.module import Symbol
 from tilewright.ir.ops import Value
 from tilewright_backends.emit.cuda.body import Body, TensorMap, i32
+from tilewright_backends.emit.cuda.ptx import IN_GLOBAL
 from tilewright_backends.lower.types import Prim, storage
 
 _COOPERATIVE = "tirx.use_cooperative_launch"
@@ -120,6 +121,8 @@ class KernelShell:
             elements = value.num_elements()
             size = int(elements.value) if isinstance(elements, Const) else 1
             self._pointers.append(pointer)
+            if member:
+                self.body.call("tw_in_global", pointer, source=IN_GLOBAL)
             self.body.params[value.name] = self.body.view(pointer, storage(value.dtype), max(size, 1))
 
     def finish(self, arch: str, cooperative: bool = False) -> DeviceKernel:
