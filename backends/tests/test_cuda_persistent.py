@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ from tilewright.testing.recursion import recursion_case
 from tilewright.testing.reference import Reference
 from tilewright_backends.build.cuda.compile import find_nvcc
 from tilewright_backends.machine_code import machine_code
+from tilewright_backends.timeline import TaskTime
 
 ALONE = ("cuda.chain_wgmma", "cuda.wgmma_ring")
 ARCHITECTURES = ("sm_80", "sm_90a")
@@ -137,10 +139,11 @@ def test_recipes_say_which_kernels_are_launched_alone(settings: Settings, tmp_pa
     rng = np.random.default_rng(0)
     weights = {"w": rng.standard_normal((1024, 1024)).astype(np.float16)}
     feeds = {"x": np.zeros((1024, 1024), np.float16)}
-    one = case("ring", [node("MatMul", "x w", "h"), node("Relu", "h", "t"), node("MatMul", "t w", "y")], feeds, weights, ("y",))
+    nodes = [node("MatMul", "x w", "h"), node("Relu", "h", "t"), node("MatMul", "t w", "y")]
+    one = case("ring", nodes, feeds, weights)
     program = plan_model(one.model, settings).program
     assert {x.choice.recipe for x in program.kernels.values()} == {"cuda.wgmma_ring"}
-    with pytest.raises(InternalError, match="cuda.wgmma_ring is not embeddable"):
+    with pytest.raises(InternalError, match="wgmma_ring is not embeddable"):
         build_program(merged(program, MERGES["phases"], 4, alone=()), settings, tmp_path)
 
 
@@ -289,6 +292,44 @@ def test_builds_are_byte_identical(settings: Settings, tmp_path: Path) -> None:
     assert first == second
 
 
+def test_a_traced_launch_says_when_it_ran_what(settings: Settings, tmp_path: Path) -> None:
+    """Every task is recorded once and begins after the phase before; nothing is recorded where that is not asked for."""
+    one = branches()
+    plain = merged(planned(one, settings), MERGES["phases"], 3)
+    (launch,) = plain.body
+    made = placed(attrs.evolve(plain, body=(attrs.evolve(launch, traced=200),)))
+    verify_program(made)
+    times: dict[str, list[TaskTime]] = {}
+    found = emulate(made, settings, inputs_of(made, one), seeds=(3, 4), times=times)
+    agree(made.output_names, found, expected(one.model, dict(one.feeds)))
+    (records,) = times.values()
+    wanted = {(n, i) for n, k in made.kernels.items() for i in range(k.choice.resources.tasks)}
+    assert len(records) == len(wanted)
+    assert {(x.kernel, x.task) for x in records} == wanted
+    assert all(x.begin < x.end and x.place == x.unit == x.task % 3 for x in records)
+    order = list(made.kernels)  # a phase each
+    for before, after in itertools.pairwise(order):
+        last = max(x.end for x in records if x.kernel == before)
+        assert last < min(x.begin for x in records if x.kernel == after)
+    sources = []
+    for program, name in ((plain, "plain"), (made, "traced")):
+        (tmp_path / name).mkdir()
+        told = build_program(program, settings, tmp_path / name).data
+        assert ("traced" in told) == (name == "traced")
+        sources.append((tmp_path / name / "kernels.cu").read_text().split("tw_persistent_0_words", 1)[1])
+    assert ["tw_gpu_time" in x for x in sources] == [False, True]
+
+
+def test_a_unit_keeps_no_more_records_than_it_has_room_for(settings: Settings) -> None:
+    one = branches()
+    made = merged(planned(one, settings), MERGES["phases"], 3)
+    (launch,) = made.body
+    made = placed(attrs.evolve(made, body=(attrs.evolve(launch, traced=2),)))
+    times: dict[str, list[TaskTime]] = {}
+    emulate(made, settings, inputs_of(made, one), times=times)
+    assert [x.unit for x in times["all0"]] == [0, 0, 1, 1, 2, 2]
+
+
 WAITS = """
 import sys
 sys.path.insert(0, {root!r})
@@ -307,7 +348,7 @@ def dropped(what: str) -> None:
     try:
         verify_program(attrs.evolve(made, body=(broken,)))
     except VerifyError as error:
-        print(error)
+        sys.stdout.write(str(error))
     found = emulate(attrs.evolve(made, body=(broken,)), settings, inputs_of(made, one), seeds=range(6))
     agree(made.output_names, found, expected(one.model, dict(one.feeds)))
 

@@ -18,6 +18,7 @@ from tilewright_backends.buffers import BufferTable, check_seal, load_library
 from tilewright_backends.device_weights import SHARED
 from tilewright_backends.load import Calls, runtime_library
 from tilewright_backends.residency import check_resident
+from tilewright_backends.timeline import TaskTime, task_times
 
 _CUDA = 2
 """DLPack's device type."""
@@ -101,6 +102,7 @@ class CudaProgram:
         _check_device(self._cuda, str(data["arch"]))
         self._graphs: dict[tuple[int, ...], ctypes.c_void_p | None] = {}  # None: the values came once
         self._capturable = bool(data["capturable"])
+        self._traced: Mapping[str, Any] = data.get("traced", {})
         self._table = BufferTable(data)
         self.input_bytes, self.output_bytes = self._table.input_bytes, self._table.output_bytes
         with ExitStack() as held:  # what was taken is given back, also where the rest fails
@@ -245,6 +247,18 @@ class CudaProgram:
         finally:
             queued.set()
             self._cuda("cudaStreamSynchronize", self._stream)  # nothing calls `waiting` later
+
+    def timeline(self) -> dict[str, list[TaskTime]]:
+        """What the units of each traced launch did in its last run, by the launch's name."""
+        found = {}
+        for name, told in self._traced.items():
+            size, address = self._table.place(told["buffer"])
+            buffer = ctypes.create_string_buffer(size)
+            source = ctypes.c_void_p(address)
+            self._cuda("cudaMemcpyAsync", buffer, source, ctypes.c_size_t(size), _TO_HOST, self._stream)
+            self._cuda("cudaStreamSynchronize", self._stream)
+            found[name] = task_times(told, buffer.raw)
+        return found
 
     def _elapsed(self, first: ctypes.c_void_p, last: ctypes.c_void_p) -> float:
         milliseconds = ctypes.c_float()

@@ -1,4 +1,4 @@
-"""Whether all blocks of a launch that wait for each other are on the GPU at once: asked of the driver before the first run.
+"""Whether all blocks of a launch that wait for each other are on the GPU at once: asked of the driver when loading.
 
 A block that spins for one that has no place yet would spin for ever. The driver says how many blocks of a kernel a
 multiprocessor holds; it also refuses a cooperative launch of more, so this is about saying why, and in time.

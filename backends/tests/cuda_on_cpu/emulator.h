@@ -172,6 +172,8 @@ static uint64_t tw_gpu_ticket(uint64_t* p) { ++emu_changes; return (*p)++; }
 static uint64_t tw_gpu_tickets(const uint64_t* p) { return *(const volatile uint64_t*)p; }
 static void tw_gpu_count(uint32_t* p) { ++emu_changes; ++*p; }
 static int tw_gpu_counted(const uint32_t* p) { return *(const volatile int*)p; }
+static uint64_t tw_gpu_time() { static uint64_t now = 0; return ++now; }
+static int tw_gpu_place() { return emu_here->number; }
 static void tw_gpu_pause(int) { emu_current->paused = true; emu_yield(0); }
 
 template <typename T> static T emu_from_lane(T value, int lane) {

@@ -31,6 +31,7 @@ from tilewright.ir.program import (
     Launch,
     Phase,
     Program,
+    launches,
 )
 from tilewright.planning.weights import weights_of
 from tilewright.plugins.records import RecipeEntry
@@ -38,6 +39,7 @@ from tilewright_backends import gpus
 from tilewright_backends.build.cuda.builder import device_code
 from tilewright_backends.build.cuda.source import DeviceKernel, cuda_source
 from tilewright_backends.emit.cuda.body import TensorMap
+from tilewright_backends.timeline import TaskTime, task_times, traced
 
 HERE = Path(__file__).parent
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -167,7 +169,8 @@ def _host_source(source: str, kernels: Sequence[DeviceKernel]) -> str:
         args = ", ".join([*values, *(f"n[{i}]" for i in range(kernel.numbers))])
         parts.append(
             f'extern "C" void run_{kernel.name}(void** a, int64_t* n, int blocks) {{ emu_run(blocks < 0 ? '
-            f"{kernel.grid} : blocks, {kernel.block}, {kernel.shared_bytes}, false, 0, [=]() {{ {kernel.name}({args}); }}); }}"
+            f"{kernel.grid} : blocks, {kernel.block}, {kernel.shared_bytes}, false, 0, "
+            f"[=]() {{ {kernel.name}({args}); }}); }}"
         )
     return "\n".join(parts)
 
@@ -202,12 +205,14 @@ def emulate(
     inputs: Sequence[Array],
     symbols: Mapping[str, int] | None = None,
     seeds: Sequence[int] = (0,),
+    times: dict[str, list[TaskTime]] | None = None,
 ) -> list[Array]:
     """The outputs of a planned program for the values of its symbols, each launch on the emulator.
 
     Args:
         seeds: of runs one after the other, in which the blocks of persistent launches take turns in another order each;
             the outputs are those of the last.
+        times: gets the records of traced launches.
     """
     values = dict(symbols or {})
     registry = settings.registry
@@ -289,11 +294,16 @@ def emulate(
                         int(evaluate(phase.lanes[0].units, values)),
                     )
 
-    for seed in seeds:
+    for number in seeds:
+        seed = number
         for name, buffer in program.storage.buffers.items():
             if buffer.kind in ("workspace", "output"):
                 memory[name].fill(0xFF)
         run(program.body, {})
+    if times is not None:
+        for launch in (x for x in launches(program.steps) if x.traced):
+            told = traced(launch, code.persistent[launch.name].names)
+            times[launch.name] = task_times(told, memory[launch.event_buffer].tobytes())
     outputs = []
     for v in program.outputs:
         shape = [int(evaluate(n, values)) for n in v.shape]

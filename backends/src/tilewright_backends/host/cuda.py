@@ -88,7 +88,7 @@ class CudaHost(HostFunction):
                 if (name, found) not in self._maps:
                     self._maps[name, found] = self._room_for(found, name)
         most = max((x.kernel.words for x in persistent.values()), default=0)
-        self._words = self.code.local("words", "uint64", most) if most else None
+        self._words: Prim = self.code.local("words", "uint64", most) if most else None
 
     def _room_for(self, tensor_map: TensorMap, name: str) -> Prim:
         """Room for a map of a value; it is encoded at once where the value stays while the program runs."""

@@ -142,21 +142,24 @@ class Launch:
 
     Args:
         events: number of counters of each event that its units signal and wait for. All are zero when it begins.
+        traced: of how many tasks each unit keeps a record of when it ran them; 0: of none.
     """
 
     name: str
     envelope: Envelope
     body: tuple[Phase | GridControl, ...]
     events: Mapping[str, int] = attrs.field(converter=frozen_mapping, factory=dict)
+    traced: int = 0
 
     @property
     def only_task(self) -> Task | None:
-        """The task of a launch in which every unit runs the task of its own number and nothing else; None of others.
+        """The task of a launch in which every unit runs the task of its own number and nothing else; else None.
 
         Such a launch needs no more than the kernel's own code. Kernels of any other are members of a persistent kernel.
         """
         lanes = [x for p in self.body if isinstance(p, Phase) for x in p.lanes if x.items]
-        if len(self.body) != 1 or len(lanes) != 1 or lanes[0].first != 0 or len(lanes[0].items) != 1:
+        several = len(self.body) != 1 or len(lanes) != 1 or len(lanes[0].items) != 1
+        if several or lanes[0].first != 0 or self.traced:
             return None
         (item,) = lanes[0].items
         one = isinstance(item, Task) and item.first == Var(UNIT) and item.count == const(1)
@@ -164,8 +167,8 @@ class Launch:
 
     @property
     def event_buffer(self) -> str:
-        """Name of the buffer in which its units meet; only a launch that is cooperative or has events has one."""
-        return f"{self.name}.events" if self.envelope.cooperative or self.events else ""
+        """Name of the buffer in which its units meet and are traced; "" where they do neither."""
+        return f"{self.name}.events" if self.envelope.cooperative or self.events or self.traced else ""
 
 
 @attrs.frozen

@@ -35,6 +35,7 @@ from tilewright_backends.emit.cuda.body import i32
 from tilewright_backends.host.cuda import READ_BACK, CudaHost, capturable, copied, emit_launch, reads_back, sets_of
 from tilewright_backends.host.function import buffer_table, ranges, recursion
 from tilewright_backends.lower.types import Prim
+from tilewright_backends.timeline import traced
 
 
 @tvm_log.forwarded()
@@ -67,6 +68,8 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
     told = {"arch": arch, "capturable": capturable(program.body), "kernels": described}
     meeting = {name: x.kernel.name for name, x in code.persistent.items() if x.kernel.cooperative}
     told |= {"cooperative": meeting} if meeting else {}
+    recorded = {x.name: traced(x, code.persistent[x.name].names) for x in launches(program.steps) if x.traced}
+    told |= {"traced": recorded} if recorded else {}
     told |= {**recursion(program), **ranges(program)}
     data = buffers.described(buffer_table(program), told, target)
     library = workdir / "library.so"

@@ -27,7 +27,7 @@ class KernelFacts:
 
     Args:
         registers: per thread.
-        spill_bytes: stores and loads of registers that did not fit, per thread; those of functions that it calls included.
+        spill_bytes: stores and loads of registers that did not fit, per thread; also those of functions that it calls.
         stack_bytes: local memory per thread, arrays with run-time indices included.
         static_shared_bytes: shared memory besides the dynamic allocation.
     """

@@ -16,7 +16,7 @@ from tvm.ir import PointerType, PrimType
 from tilewright.device import DeviceModel
 from tilewright.errors import InternalError
 from tilewright.ir.bounds import Interval
-from tilewright.ir.events import LINE, set_bytes
+from tilewright.ir.events import LINE, TRACE_BYTES, set_bytes, trace_bytes, trace_offset
 from tilewright.ir.expr import Expr
 from tilewright.ir.program import UNIT, Launch, Program
 from tilewright_backends.build.cuda.records import (
@@ -64,6 +64,16 @@ __forceinline__ __device__ int tw_gpu_counted(const uint32_t* p) {
 __forceinline__ __device__ void tw_gpu_pause(int tries) {
   if (tries > 16) __nanosleep(40);
 }
+__forceinline__ __device__ uint64_t tw_gpu_time() {
+  uint64_t v;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(v) :: "memory");
+  return v;
+}
+__forceinline__ __device__ int tw_gpu_place() {
+  int v;
+  asm volatile("mov.u32 %0, %%smid;" : "=r"(v));
+  return v;
+}
 __forceinline__ __device__ bool tw_holds(uint64_t address) {
   bool holds = *(const volatile signed char*)address != 0;
   __syncthreads();
@@ -81,11 +91,13 @@ class Persistent:
         kernel: the kernel.
         helpers: device functions that it calls besides its members.
         buffers: whose addresses the struct begins with; the symbols' values follow.
+        names: of its members' kernels, by the numbers that a traced launch records.
     """
 
     kernel: DeviceKernel
     helpers: tuple[DeviceKernel, ...]
     buffers: tuple[str, ...]
+    names: tuple[str, ...]
 
 
 def persistent(
@@ -100,11 +112,14 @@ def persistent(
     """
     records = records_of(launch, program)
     name = f"tw_persistent_{number}"
-    helpers = tuple(_form(f"{name}_form{i}", x, records, launch, program, device.arch) for i, x in enumerate(records.forms))
+    helpers = tuple(
+        _form(f"{name}_form{number}", form, records, launch, program, device.arch)
+        for number, form in enumerate(records.forms)
+    )
     buffers = (launch.event_buffer, *records.buffers)
     words = len(buffers) + len(program.symbols)
     if words > _MOST_WORDS:
-        raise InternalError(f"launch {launch.name} takes {words} addresses and numbers, a kernel {_MOST_WORDS} at most.")
+        raise InternalError(f"launch {launch.name} takes {words} addresses and numbers; {_MOST_WORDS} are the most.")
     envelope = launch.envelope
     together = -(-envelope.units // device.units) if envelope.cooperative else 1
     source = _Source(name, launch, program, records, members, words, together).text()
@@ -119,7 +134,7 @@ def persistent(
         words=words,
         source=source,
     )
-    return Persistent(kernel, helpers, buffers)
+    return Persistent(kernel, helpers, buffers, records.kernels)
 
 
 def _form(name: str, form: Form, records: Records, launch: Launch, program: Program, arch: str) -> DeviceKernel:
@@ -176,11 +191,12 @@ class _Source:
             _table("tw_record", f"{name}_code", [f"{{{', '.join(map(str, x))}}}" for x in r.code]),
             _table("int", f"{name}_starts", map(str, r.starts)),
             _table("uint64_t", f"{name}_rows", (f"{x}ull" for x in r.rows)),
-            f'extern "C" __global__ void __launch_bounds__({e.threads}, {self.together}) '
+            f'extern "C" __global__ void __launch_bounds__({e.threads}, {self.together})',
             f"{name}(const __grid_constant__ {name}_words t) {{",
             "  const int unit = (int)blockIdx.x, thread = (int)threadIdx.x;",
             f"  const tw_record* next = {name}_code + {name}_starts[unit];",
             *self._events(),
+            *self._trace(),
             *(f"  int {counter(i)} = 0;" for i in range(r.depth)),
             "  while (true) {",
             "    const tw_record record = *next++;",
@@ -213,6 +229,15 @@ class _Source:
             f"    uint32_t* others = (uint32_t*)(t.at[0] + {2 * LINE} + (run + 1) % 2 * {size});",
             f"    for (int i = unit; i < {total}; i += {units}) others[i] = 0;",
             "  }",
+        ]
+
+    def _trace(self) -> list[str]:
+        if not self.launch.traced:
+            return []
+        first, each = trace_offset(self.launch), trace_bytes(self.launch)
+        return [
+            f"  uint64_t* const trace = (uint64_t*)(t.at[0] + {first} + unit * {each}ull);",
+            "  if (thread == 0) trace[0] = 0;",
         ]
 
     def _forms(self) -> list[str]:
@@ -272,22 +297,40 @@ class _Source:
     def _call(self, number: int, member: DeviceKernel) -> list[str]:
         """Some tasks of a kernel; what the next record does follows what all threads have done."""
         given = [f"a{i}" for i in range(len(member.params))]
-        given += [f"(int64_t){self.symbols[x.name]}" for x in self.program.kernels[self.records.kernels[number]].symbols]
+        symbols = self.program.kernels[self.records.kernels[number]].symbols
+        given += [f"(int64_t){self.symbols[x.name]}" for x in symbols]
         call = f"{member.name}({', '.join(['n[0] + i * n[2]', *given])});"
         if member.block < self.launch.envelope.threads:
             call = f"if (thread < {member.block}) {call}"
+        before, after = self._traced(number)
         # Tasks of one call are independent but for the shared memory that they have after each other.
-        inside, behind = ("__syncthreads();", "") if member.shared_bytes else ("", "__syncthreads();")
+        each = member.shared_bytes or self.launch.traced
+        inside, behind = ("__syncthreads();", "") if each else ("", "__syncthreads();")
         return [
             f"      case {Kind.KERNEL + number}: {{",
             *(f"        const tw_pointer a{i} = {{{_address(f'row[{i}]')}}};" for i in range(len(member.params))),
             "        for (int i = 0; i < n[1]; ++i) {",
+            *before,
             f"          {call}",
             *[f"          {inside}"] * bool(inside),
+            *after,
             "        }",
             *[f"        {behind}"] * bool(behind),
             "        break;",
             "      }",
+        ]
+
+    def _traced(self, number: int) -> tuple[list[str], list[str]]:
+        """What stands in front of a task and behind it, where tasks are recorded."""
+        if not self.launch.traced:
+            return [], []
+        words = TRACE_BYTES // 8
+        return ["          const uint64_t begin = tw_gpu_time();"], [
+            f"          if (thread == 0 && trace[0] < {self.launch.traced}) {{",
+            f"            uint64_t* kept = trace + {LINE // 8} + {words} * trace[0]++;",
+            f"            kept[0] = (uint64_t)(n[0] + i * n[2]) << 32 | {number};",
+            "            kept[1] = begin, kept[2] = tw_gpu_time(), kept[3] = tw_gpu_place();",
+            "          }",
         ]
 
 

@@ -1,10 +1,10 @@
 """What the units of a persistent launch do, as records that its kernel takes one after the other.
 
 Unrolled models run thousands of tasks, every unit others. As data they cost 16 bytes each and no code, whatever their
-number: the kernel has each member once. A record has a kind, a row of arguments and three numbers. Where a number depends
-on a loop's counter or on a symbol, the kernel computes it: such a record has a *form* for its kind, of which there are as
-many as there are different expressions. What depends on the unit alone is computed here, and units that do the same have
-the same records.
+number: the kernel has each member once. A record has a kind, a row of arguments and three numbers. Where a number
+depends on a loop's counter or on a symbol, the kernel computes it: such a record has a *form* for its kind, of which
+there are as many as there are different expressions. What depends on the unit alone is computed here, and units that do
+the same have the same records.
 """
 
 from __future__ import annotations
@@ -90,14 +90,14 @@ def records_of(launch: Launch, program: Program) -> Records:
 
 
 def _three(numbers: Sequence[Expr]) -> Numbers:
-    first, second, third = (*numbers, *(const(0),) * (3 - len(numbers)))
-    return first, second, third
+    padded = (*numbers, const(0), const(0), const(0))
+    return padded[0], padded[1], padded[2]
 
 
 @attrs.frozen
 class _Record:
     kind: int
-    numbers: Numbers = attrs.field(converter=_three, factory=tuple)
+    numbers: Numbers = attrs.field(converter=_three, factory=lambda: _three(()))
     row: int = 0
 
 

@@ -39,8 +39,8 @@ class DeviceKernel:
         maps: tensor maps that follow the pointers, each of a value among `params`.
         numbers: how many int64 arguments follow then.
         together: how many blocks of a multiprocessor the assembler leaves registers for; 0 if that is its own choice.
-        role: a kernel is launched; a member is a device function that persistent kernels call, with the task's number in
-            front; a helper is one that becomes part of them.
+        role: a kernel is launched; a member is a device function that persistent kernels call, with the task's number
+            in front; a helper is one that becomes part of them.
         words: how many 64-bit integers it takes in one struct by value, in front of everything else.
         source: CUDA C++ of the kernel, where there is no TIR function.
     """
@@ -134,8 +134,9 @@ class KernelShell:
         shape = (self.body.tasks, self.body.threads, self.body.shared_bytes)
         kernel = DeviceKernel(self.name, self.params, *shape, cooperative, None, tuple(maps), len(self.numbers))
         kernel = attrs.evolve(kernel, together=self.body.together, role="member" if member else "kernel")
-        params = [*self._pointers, *maps.values(), *self.numbers.values()]
-        function = device_function(self.name, [self.body.task_var, *params] if member else params, body, arch, not member)
+        first = [self.body.task_var] if member else []
+        params = [*first, *self._pointers, *maps.values(), *self.numbers.values()]
+        function = device_function(self.name, params, body, arch, launched=not member)
         function = function.with_attr("tirx.kernel_launch_params", kernel.launch_tags)
         return attrs.evolve(kernel, function=function.with_attr("tirx.noalias", not self.aliased))
 
@@ -191,7 +192,7 @@ def cuda_source(kernels: Sequence[DeviceKernel], arch: str, preamble: str = "") 
 
 _DEVICE = re.compile(r'(extern "C" __device__ )(void )(?:__launch_bounds__\(\d+\) )?(\w+)\(')
 _CALLED = {"member": "__noinline__", "helper": "__forceinline__"}
-"""How functions are called. A member's registers are its own business: the assembler allots them function by function."""
+"""How functions are called. The assembler allots registers to each member on its own."""
 
 
 _PREAMBLE_END = "#define ushort unsigned short\n#endif\n"
