@@ -293,7 +293,7 @@ def test_builds_are_byte_identical(settings: Settings, tmp_path: Path) -> None:
 
 
 def test_a_traced_launch_says_when_it_ran_what(settings: Settings, tmp_path: Path) -> None:
-    """Every task is recorded once and begins after the phase before; nothing is recorded where that is not asked for."""
+    """Every task is recorded once and begins after the phase before; nothing is recorded if not asked for."""
     one = branches()
     plain = merged(planned(one, settings), MERGES["phases"], 3)
     (launch,) = plain.body

@@ -295,8 +295,9 @@ class _Checker:
         ):
             if there and needed > there:
                 raise place.broken(ENVELOPE, f"{needed} {what}, {device.name} has {there}")
-        if e.cooperative and e.units > device.units * _blocks_per_unit(launch, device):
-            raise place.broken(RESIDENT, f"{e.units} units do not fit on {device.name} at once")
+        held = device.units * device.blocks_held(e.threads, e.registers, e.shared_bytes)
+        if e.cooperative and e.units > held:
+            raise place.broken(RESIDENT, f"{e.units} units do not fit on {device.name} at once, which holds {held}")
 
     def _parts(
         self,
@@ -346,16 +347,3 @@ class _Checker:
                 if access.write and p.buffer == placement.buffer and p.offset < high and low < p.offset + p.bytes:
                     found = f"{task.kernel} writes {control.condition!r} in the phase after the condition is read"
                     raise place.broken(UNIFORM, found)
-
-
-def _blocks_per_unit(launch: Launch, device: DeviceModel) -> int:
-    """How many blocks of the envelope fit on one multiprocessor; one on a CPU."""
-    e = launch.envelope
-    limits = [max(1, device.max_blocks_per_unit)]
-    if device.max_threads_per_unit:
-        limits.append(device.max_threads_per_unit // max(1, e.threads))
-    if device.registers_per_unit and e.registers:
-        limits.append(device.registers_per_unit // (e.registers * e.threads))
-    if device.shared_per_block and e.shared_bytes:
-        limits.append(device.shared_per_block // e.shared_bytes)
-    return min(limits)
