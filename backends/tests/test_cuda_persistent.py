@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
+import tvm_ffi
 
 from backends.tests.cuda_on_cpu.emulator import emulate
 from backends.tests.persistent import MERGES, dealt, merged, placed
@@ -39,6 +41,7 @@ from tilewright.ir.program import (
 )
 from tilewright.ir.verify import verify_program
 from tilewright.plugins.manager import Registry
+from tilewright.plugins.records import RecipeEntry
 from tilewright.testing import conformance
 from tilewright.testing.cases import Case, case, node
 from tilewright.testing.control import control_case
@@ -46,7 +49,12 @@ from tilewright.testing.corpus import corpus
 from tilewright.testing.precision import narrowed
 from tilewright.testing.recursion import recursion_case
 from tilewright.testing.reference import Reference
+from tilewright_backends import gpus
+from tilewright_backends.buffers import load_library
+from tilewright_backends.build.cuda.builder import device_code, host_module, link
 from tilewright_backends.build.cuda.compile import find_nvcc
+from tilewright_backends.build.cuda.library import packed_modules
+from tilewright_backends.host.cuda import CudaHost, emit_launch
 from tilewright_backends.machine_code import machine_code
 from tilewright_backends.timeline import TaskTime
 
@@ -235,6 +243,16 @@ def test_control_inside_a_launch(control: str, value: float, separate: Settings)
     assert bool(go) == (wanted.sum() > 1)
 
 
+def test_units_that_wait_need_a_cooperative_launch(settings: Settings, tmp_path: Path) -> None:
+    """Whatever the verifier was told to look at."""
+    made = merged(planned(branches(), settings), MERGES["point to point"], 3)
+    (launch,) = made.body
+    assert isinstance(launch, Launch)
+    apart = attrs.evolve(launch, envelope=attrs.evolve(launch.envelope, cooperative=False))
+    with pytest.raises(InternalError, match="not cooperative"):
+        build_program(attrs.evolve(made, body=(apart,)), settings, tmp_path)
+
+
 @pytest.mark.parametrize("seed", [2, 3])
 def test_procedures_have_persistent_launches(seed: int, settings: Settings) -> None:
     """Their values stand in frames, whose address is one of the kernel's."""
@@ -389,3 +407,33 @@ def test_a_dropped_barrier_is_refused(settings: Settings) -> None:
     lane = attrs.evolve(first.lanes[0], items=(*first.lanes[0].items, *second.lanes[0].items))
     with pytest.raises(VerifyError):
         verify_program(attrs.evolve(made, body=(attrs.evolve(launch, body=(Phase((lane,)), *rest)),)))
+
+
+def test_the_host_hands_over_addresses_and_symbols(settings: Settings, tmp_path: Path) -> None:
+    """A function in the place of the kernel sees its struct: the addresses that records name, then the symbols."""
+    program = plan_model(symbolic_block(), settings, RANGES).program
+    made = merged(program, MERGES["phases"], 5)
+    (launch,) = made.body
+    assert isinstance(launch, Launch)
+    registry = settings.registry
+    used = {x.choice.recipe for x in made.kernels.values()}
+    entries = {name: registry.get(RecipeEntry, name) for name in used}
+    code = device_code(made, {n: registry.resolve(e, e.emitter) for n, e in entries.items()}, gpus.model("h200"))
+    found = code.persistent[launch.name]
+    host = CudaHost(made, code.alone, code.persistent, {}, {})
+    host.run(emit_launch)
+    link(host_module(host.finish("main_host")), packed_modules([]), tmp_path / "library.so", tmp_path)
+    calls = []
+
+    def kernel(words: Any, *sizes: int) -> None:
+        calls.append((list((ctypes.c_uint64 * found.kernel.words).from_address(words.value)), sizes))
+
+    tvm_ffi.register_global_func(found.kernel.name, kernel, override=True)
+    names = [*made.storage.buffers]
+    table = np.array([1000 * i for i in range(1, len(names) + 1)] + [2, 7, 8], np.uint64)
+    _, main = load_library(tmp_path / "library.so", "main_host")
+    main(ctypes.c_void_p(table.ctypes.data))
+    ((words, sizes),) = calls
+    assert words == [*(1000 * (1 + names.index(x)) for x in found.buffers), 2, 7, 8]
+    assert found.buffers[0] == launch.event_buffer
+    assert list(sizes) == [5, launch.envelope.threads, launch.envelope.shared_bytes]

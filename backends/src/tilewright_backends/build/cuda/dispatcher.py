@@ -113,14 +113,15 @@ def persistent(
     records = records_of(launch, program)
     name = f"tw_persistent_{number}"
     helpers = tuple(
-        _form(f"{name}_form{number}", form, records, launch, program, device.arch)
-        for number, form in enumerate(records.forms)
+        _form(f"{name}_form{i}", form, records, launch, program, device.arch) for i, form in enumerate(records.forms)
     )
     buffers = (launch.event_buffer, *records.buffers)
     words = len(buffers) + len(program.symbols)
     if words > _MOST_WORDS:
         raise InternalError(f"launch {launch.name} takes {words} addresses and numbers; {_MOST_WORDS} are the most.")
     envelope = launch.envelope
+    if records.waiting and not envelope.cooperative:
+        raise InternalError(f"launch {launch.name}: units wait for each other, and the launch is not cooperative.")
     together = -(-envelope.units // device.units) if envelope.cooperative else 1
     source = _Source(name, launch, program, records, members, words, together).text()
     kernel = DeviceKernel(

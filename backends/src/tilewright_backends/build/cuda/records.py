@@ -68,6 +68,7 @@ class Records:
         forms: in the order of their kinds, which follow those of the kernels.
         buffers: in the order of their numbers, from 1; 0 is the launch's event buffer.
         depth: of nested loops.
+        waiting: whether units wait for each other.
     """
 
     code: tuple[Packed, ...]
@@ -77,6 +78,7 @@ class Records:
     forms: tuple[Form, ...]
     buffers: tuple[str, ...]
     depth: int
+    waiting: bool
 
 
 def counter(depth: int) -> str:
@@ -122,6 +124,7 @@ class _Writer:
         self.buffers: dict[str, int] = {}
         self.forms: dict[Form, int] = {}
         self.depth = 0
+        self.waiting = False
 
     def write(self) -> Records:
         code: list[Packed] = []
@@ -135,11 +138,13 @@ class _Writer:
                 code += packed
             starts.append(known[packed])
         kernels, forms, buffers = self.kernels, tuple(self.forms), tuple(self.buffers)
-        return Records(tuple(code), tuple(starts), tuple(self.rows), kernels, forms, buffers, self.depth)
+        rows = tuple(self.rows)
+        return Records(tuple(code), tuple(starts), rows, kernels, forms, buffers, self.depth, self.waiting)
 
     def _packed(self, record: _Record, unit: int) -> Packed:
         known = [_known(x, unit) for x in record.numbers]
         kind = record.kind
+        self.waiting |= kind in (Kind.BARRIER, Kind.WAIT)
         if None in known:
             a, b, c = (x if n is None else None for x, n in zip(record.numbers, known, strict=True))
             form = self.forms.setdefault(Form(kind, (a, b, c)), len(self.forms))
