@@ -1,52 +1,231 @@
-"""Launches on the CPU: each phase is a parallel region of TVM's thread pool, whose end is the barrier."""
+"""Launches on the CPU.
+
+A launch of one phase is a parallel region of TVM's thread pool, whose end is the barrier. One whose units wait for
+each other is one region in which each unit has a worker of its own: they spin at barriers and waits, then yield.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from tvm import tirx
+from tvm.ir import PointerType, PrimType
 
 from tilewright.errors import InternalError
 from tilewright.ir.bounds import bounds_of
-from tilewright.ir.expr import Const, Expr, const
-from tilewright.ir.program import UNIT, BlockControl, GridControl, Item, Lane, Launch, Phase, Task
+from tilewright.ir.events import CELL_BYTES, EVENTS, Cells, event_cells, phase_events
+from tilewright.ir.expr import Const, Expr, const, eq
+from tilewright.ir.program import (
+    UNIT,
+    BlockControl,
+    GridControl,
+    Item,
+    Lane,
+    Launch,
+    Phase,
+    Program,
+    Signal,
+    Task,
+    Wait,
+    launches,
+)
 from tilewright_backends.host.function import HostFunction, call
+from tilewright_backends.lower.types import Prim
+
+WAITING = """\
+#include <sched.h>
+#include <stdint.h>
+#if defined(__x86_64__)
+#define tw_pause() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define tw_pause() __asm__ volatile("yield")
+#else
+#define tw_pause()
+#endif
+
+/* Counters only grow. Who waits long lets others have the processor, in case there are fewer than units. */
+int32_t tw_wait(const int32_t* cell, int32_t target) {
+  for (int spins = 0; __atomic_load_n(cell, __ATOMIC_ACQUIRE) < target; ++spins) {
+    if (spins < 4000) tw_pause();
+    else sched_yield();
+  }
+  return 0;
+}
+int32_t tw_signal(int32_t* cell) { __atomic_fetch_add(cell, 1, __ATOMIC_RELEASE); return 0; }
+int32_t tw_barrier(int32_t* cell, int32_t units) {
+  int32_t before = __atomic_fetch_add(cell, 1, __ATOMIC_ACQ_REL);
+  return tw_wait(cell, before - before % units + units);
+}
+"""
+"""C source that is linked into the library of a program whose units wait for each other."""
+
+
+def together(program: Program) -> int:
+    """How many units of a program must be at work at once, by the bounds of the symbols; 0 if none."""
+    waiting = [x for x in launches(program.steps) if x.envelope.cooperative]
+    return max((x.envelope.units for x in waiting), default=0)
 
 
 def emit_launch(host: HostFunction, launch: Launch) -> None:
     """The code of one launch."""
-    _body(host, launch.name, launch.body)
-
-
-def _body(host: HostFunction, name: str, body: Sequence[Phase | GridControl]) -> None:
-    for part in body:
-        if isinstance(part, Phase):
-            _phase(host, name, part)
-        elif part.trip is not None and not part.condition:
-            with host.code.loop(part.counter or "trip", part.trip) as counter:
-                _alias(host, part.counter, counter)
-                _body(host, name, part.body)
-        else:
-            raise InternalError(f"launch {name}: control inside a launch that a value decides is not generated yet.")
+    if launch.envelope.cooperative:
+        _Region(host, launch).emit()
+        return
+    for part in launch.body:
+        if not isinstance(part, Phase):
+            raise InternalError(f"launch {launch.name} has control, and its units need not be at work at once.")
+        _phase(host, launch.name, part)
 
 
 def _phase(host: HostFunction, name: str, phase: Phase) -> None:
     lanes = [lane for lane in phase.lanes if lane.items]
     if not lanes:
         return
+    items = _Items(host, name)
     if len(lanes) == 1:
         units = lanes[0].units
         several = bounds_of(units, host.code.bounds).high > 1
         with host.code.loop("unit", units, "parallel" if several else "serial") as unit:
-            _lane(host, name, lanes[0], const(lanes[0].first) + unit)
+            items.lane(lanes[0], const(lanes[0].first) + unit)
         return
     last = max(lane.first + bounds_of(lane.units, host.code.bounds).high for lane in lanes)
     with host.code.loop("unit", last, "parallel") as unit:
+        items.lanes(lanes, unit, last)
+
+
+class _Items:
+    """What units do, as code.
+
+    Args:
+        cells: of the events.
+        base: address of the event buffer, where there are events.
+    """
+
+    def __init__(
+        self, host: HostFunction, name: str, cells: Mapping[str, Cells] | None = None, base: Prim = None
+    ) -> None:
+        self._host = host
+        self._name = name
+        self._cells = cells or {}
+        self._base = base
+
+    def lanes(self, lanes: Sequence[Lane], unit: Expr, units: int) -> None:
+        """Each unit does what its lane says.
+
+        Args:
+            units: of the launch.
+        """
+        code = self._host.code
         for lane in lanes:
+            if lane.first == 0 and lane.units == const(units):
+                self.lane(lane, unit)
+                continue
             inside = (const(lane.first) <= unit) & (unit < const(lane.first) + lane.units)
-            with host.code.when(host.code.index(host.code.simplify(inside))):
-                _lane(host, name, lane, unit)
+            with code.when(code.index(code.simplify(inside))):
+                self.lane(lane, unit)
+
+    def lane(self, lane: Lane, unit: Expr) -> None:
+        """What one unit does."""
+        name_variable(self._host, UNIT, unit)
+        self._items(lane.items)
+
+    def _items(self, items: Sequence[Item]) -> None:
+        for item in items:
+            match item:
+                case Task():
+                    self._task(item)
+                case Signal():
+                    self._call("tw_signal", self.cell(item.event, item.index))
+                case Wait():
+                    target = self._host.code.index(item.target, "int32")
+                    self._call("tw_wait", self.cell(item.event, item.index), target)
+                case BlockControl() if item.trip is not None and not item.condition:
+                    with counted(self._host, item.counter, item.trip):
+                        self._items(item.body)
+                case _:
+                    raise InternalError(f"launch {self._name}: control that a value decides is not generated yet.")
+
+    def cell(self, event: str, index: Expr) -> Prim:
+        """The address of the counter of an index of an event."""
+        return cell_address(self._host, self._base, const(self._cells[event].first) + index)
+
+    def _call(self, function: str, *args: Prim) -> None:
+        self._host.code.evaluate(tirx.call_extern("int32", function, *args))
+
+    def _task(self, task: Task) -> None:
+        host = self._host
+        given = [*(host.pointer(x) for x in task.args), *host.symbol_values(task.kernel)]
+        kernel = host.kernels[task.kernel]
+        if isinstance(task.count, Const) and task.count.value == 1:
+            host.code.evaluate(call(kernel, [host.code.index(task.first, "int32"), *given]))
+            return
+        with host.code.loop("run", task.count) as run:
+            number = host.code.simplify(task.first + run * task.stride)
+            host.code.evaluate(call(kernel, [host.code.index(number, "int32"), *given]))
 
 
-def _alias(host: HostFunction, name: str, value: Expr) -> None:
+class _Region:
+    """A launch whose units wait for each other, as one parallel region."""
+
+    def __init__(self, host: HostFunction, launch: Launch) -> None:
+        self._host = host
+        self._launch = launch
+        self._units = launch.envelope.units
+        self._cells = event_cells(launch, host.code.bounds)
+        self._base = host.base(EVENTS)
+        self._items = _Items(host, launch.name, self._cells, self._base)
+
+    def emit(self) -> None:
+        """The region, after its counters are cleared."""
+        used = 1 + sum(x.count for x in self._cells.values())
+        self._clear(0, used)
+        with self._host.code.loop("unit", self._units, "parallel") as unit:
+            self._parts(self._launch.body, unit, looped=False)
+
+    def _parts(self, parts: Sequence[Phase | GridControl], unit: Expr, looped: bool) -> None:
+        for number, part in enumerate(parts):
+            if number or looped:
+                self._barrier()
+            match part:
+                case Phase():
+                    self._phase(part, unit, looped)
+                case GridControl() if part.trip is not None and not part.condition:
+                    with counted(self._host, part.counter, part.trip):
+                        self._parts(part.body, unit, looped=True)
+                case _:
+                    name = self._launch.name
+                    raise InternalError(f"launch {name}: control that a value decides is not generated yet.")
+
+    def _phase(self, phase: Phase, unit: Expr, looped: bool) -> None:
+        events = phase_events(phase, self._host.code.bounds)
+        if events and looped:
+            # The last trip's counts: all units are past them, and none may count before they are gone.
+            with self._host.code.when(self._host.code.index(eq(unit, const(0)))):
+                for event in events:
+                    self._clear(self._cells[event].first, self._cells[event].count)
+            self._barrier()
+        self._items.lanes([x for x in phase.lanes if x.items], unit, self._units)
+
+    def _barrier(self) -> None:
+        cell = cell_address(self._host, self._base, const(0))
+        self._host.code.evaluate(tirx.call_extern("int32", "tw_barrier", cell, tirx.const(self._units, "int32")))
+
+    def _clear(self, first: int, count: int) -> None:
+        cell = cell_address(self._host, self._base, const(first))
+        size = tirx.const(count * CELL_BYTES, "int64")
+        self._host.code.evaluate(tirx.call_extern("int32", "memset", cell, tirx.const(0, "int32"), size))
+
+
+@contextmanager
+def counted(host: HostFunction, counter: str, trip: Expr) -> Iterator[None]:
+    """A loop whose counter the expressions inside know."""
+    with host.code.loop(counter or "trip", trip) as value:
+        name_variable(host, counter, value)
+        yield
+
+
+def name_variable(host: HostFunction, name: str, value: Expr) -> None:
     """Makes `name` stand for a loop variable."""
     if not name:
         return
@@ -54,29 +233,8 @@ def _alias(host: HostFunction, name: str, value: Expr) -> None:
     host.code.bounds[name] = bounds_of(value, host.code.bounds)
 
 
-def _lane(host: HostFunction, name: str, lane: Lane, unit: Expr) -> None:
-    _alias(host, UNIT, unit)
-    _items(host, name, lane.items)
-
-
-def _items(host: HostFunction, name: str, items: Sequence[Item]) -> None:
-    for item in items:
-        if isinstance(item, Task):
-            _task(host, item)
-        elif isinstance(item, BlockControl) and item.trip is not None and not item.condition:
-            with host.code.loop(item.counter or "trip", item.trip) as counter:
-                _alias(host, item.counter, counter)
-                _items(host, name, item.body)
-        else:
-            raise InternalError(f"launch {name}: {type(item).__name__} inside a unit is not generated yet.")
-
-
-def _task(host: HostFunction, task: Task) -> None:
-    given = [*(host.pointer(x) for x in task.args), *host.symbol_values(task.kernel)]
-    kernel = host.kernels[task.kernel]
-    if isinstance(task.count, Const) and task.count.value == 1:
-        host.code.evaluate(call(kernel, [host.code.index(task.first, "int32"), *given]))
-        return
-    with host.code.loop("run", task.count) as run:
-        number = host.code.simplify(task.first + run * task.stride)
-        host.code.evaluate(call(kernel, [host.code.index(number, "int32"), *given]))
+def cell_address(host: HostFunction, base: Prim, cell: Expr) -> Prim:
+    """The address of a counter as a pointer to its 32 bits."""
+    offset = host.code.index(host.code.simplify(cell * CELL_BYTES), "int64")
+    address = tirx.Add(base, tirx.Cast("uint64", offset))
+    return tirx.reinterpret(PointerType(PrimType("int32")), address)
