@@ -15,7 +15,6 @@ from core.tests.ir.samples import SIZE, TASKS, value
 from core.tests.ir.test_verify_module import refused
 from tilewright.device import load_device
 from tilewright.ir.choice import Resources, TileChoice
-from tilewright.ir.events import CELL_BYTES, event_bytes, event_cells
 from tilewright.ir.expr import Expr, Load, Var, apply, cast, const
 from tilewright.ir.group import Group
 from tilewright.ir.ops import Access, TensorOp, Write

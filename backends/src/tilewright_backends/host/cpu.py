@@ -6,7 +6,7 @@ each other is one region in which each unit has a worker of its own: they spin a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tvm import tirx
@@ -14,8 +14,8 @@ from tvm.ir import PointerType, PrimType
 
 from tilewright.errors import InternalError
 from tilewright.ir.bounds import bounds_of
-from tilewright.ir.events import CELL_BYTES, EVENTS, Cells, event_cells, phase_events
-from tilewright.ir.expr import Const, Expr, const, eq
+from tilewright.ir.events import COUNTER_BYTES, LINE, event_bytes, first_counters
+from tilewright.ir.expr import Const, Expr, const
 from tilewright.ir.program import (
     UNIT,
     BlockControl,
@@ -45,17 +45,17 @@ WAITING = """\
 #endif
 
 /* Counters only grow. Who waits long lets others have the processor, in case there are fewer than units. */
-int32_t tw_wait(const int32_t* cell, int32_t target) {
-  for (int spins = 0; __atomic_load_n(cell, __ATOMIC_ACQUIRE) < target; ++spins) {
+int32_t tw_wait(const int32_t* counter, int32_t target) {
+  for (int spins = 0; __atomic_load_n(counter, __ATOMIC_ACQUIRE) < target; ++spins) {
     if (spins < 4000) tw_pause();
     else sched_yield();
   }
   return 0;
 }
-int32_t tw_signal(int32_t* cell) { __atomic_fetch_add(cell, 1, __ATOMIC_RELEASE); return 0; }
-int32_t tw_barrier(int32_t* cell, int32_t units) {
-  int32_t before = __atomic_fetch_add(cell, 1, __ATOMIC_ACQ_REL);
-  return tw_wait(cell, before - before % units + units);
+int32_t tw_signal(int32_t* counter) { __atomic_fetch_add(counter, 1, __ATOMIC_RELEASE); return 0; }
+int32_t tw_barrier(int32_t* counter, int32_t units) {
+  int32_t before = __atomic_fetch_add(counter, 1, __ATOMIC_ACQ_REL);
+  return tw_wait(counter, before - before % units + units);
 }
 """
 """C source that is linked into the library of a program whose units wait for each other."""
@@ -75,14 +75,14 @@ def emit_launch(host: HostFunction, launch: Launch) -> None:
     for part in launch.body:
         if not isinstance(part, Phase):
             raise InternalError(f"launch {launch.name} has control, and its units need not be at work at once.")
-        _phase(host, launch.name, part)
+        _phase(host, launch, part)
 
 
-def _phase(host: HostFunction, name: str, phase: Phase) -> None:
+def _phase(host: HostFunction, launch: Launch, phase: Phase) -> None:
     lanes = [lane for lane in phase.lanes if lane.items]
     if not lanes:
         return
-    items = _Items(host, name)
+    items = _Items(host, launch)
     if len(lanes) == 1:
         units = lanes[0].units
         several = bounds_of(units, host.code.bounds).high > 1
@@ -98,16 +98,13 @@ class _Items:
     """What units do, as code.
 
     Args:
-        cells: of the events.
-        base: address of the event buffer, where there are events.
+        base: address of the launch's event buffer, if it has one.
     """
 
-    def __init__(
-        self, host: HostFunction, name: str, cells: Mapping[str, Cells] | None = None, base: Prim = None
-    ) -> None:
+    def __init__(self, host: HostFunction, launch: Launch, base: Prim = None) -> None:
         self._host = host
-        self._name = name
-        self._cells = cells or {}
+        self._name = launch.name
+        self._counters = first_counters(launch)
         self._base = base
 
     def lanes(self, lanes: Sequence[Lane], unit: Expr, units: int) -> None:
@@ -148,7 +145,8 @@ class _Items:
 
     def cell(self, event: str, index: Expr) -> Prim:
         """The address of the counter of an index of an event."""
-        return cell_address(self._host, self._base, const(self._cells[event].first) + index)
+        place = const(2 * LINE) + (const(self._counters[event]) + index) * COUNTER_BYTES
+        return counter_at(self._host, self._base, place)
 
     def _call(self, function: str, *args: Prim) -> None:
         self._host.code.evaluate(tirx.call_extern("int32", function, *args))
@@ -172,15 +170,16 @@ class _Region:
         self._host = host
         self._launch = launch
         self._units = launch.envelope.units
-        self._cells = event_cells(launch, host.code.bounds)
-        self._base = host.base(EVENTS)
-        self._items = _Items(host, launch.name, self._cells, self._base)
+        self._base = host.base(launch.event_buffer)
+        self._items = _Items(host, launch, self._base)
 
     def emit(self) -> None:
-        """The region, after its counters are cleared."""
-        used = 1 + sum(x.count for x in self._cells.values())
-        self._clear(0, used)
-        with self._host.code.loop("unit", self._units, "parallel") as unit:
+        """The region, after all counters are cleared."""
+        code = self._host.code
+        size = tirx.const(event_bytes(self._launch), "int64")
+        zero = tirx.const(0, "int32")
+        code.evaluate(tirx.call_extern("int32", "memset", counter_at(self._host, self._base, const(0)), zero, size))
+        with code.loop("unit", self._units, "parallel") as unit:
             self._parts(self._launch.body, unit, looped=False)
 
     def _parts(self, parts: Sequence[Phase | GridControl], unit: Expr, looped: bool) -> None:
@@ -189,7 +188,7 @@ class _Region:
                 self._barrier()
             match part:
                 case Phase():
-                    self._phase(part, unit, looped)
+                    self._items.lanes([x for x in part.lanes if x.items], unit, self._units)
                 case GridControl() if part.trip is not None and not part.condition:
                     with counted(self._host, part.counter, part.trip):
                         self._parts(part.body, unit, looped=True)
@@ -197,24 +196,9 @@ class _Region:
                     name = self._launch.name
                     raise InternalError(f"launch {name}: control that a value decides is not generated yet.")
 
-    def _phase(self, phase: Phase, unit: Expr, looped: bool) -> None:
-        events = phase_events(phase, self._host.code.bounds)
-        if events and looped:
-            # The last trip's counts: all units are past them, and none may count before they are gone.
-            with self._host.code.when(self._host.code.index(eq(unit, const(0)))):
-                for event in events:
-                    self._clear(self._cells[event].first, self._cells[event].count)
-            self._barrier()
-        self._items.lanes([x for x in phase.lanes if x.items], unit, self._units)
-
     def _barrier(self) -> None:
-        cell = cell_address(self._host, self._base, const(0))
-        self._host.code.evaluate(tirx.call_extern("int32", "tw_barrier", cell, tirx.const(self._units, "int32")))
-
-    def _clear(self, first: int, count: int) -> None:
-        cell = cell_address(self._host, self._base, const(first))
-        size = tirx.const(count * CELL_BYTES, "int64")
-        self._host.code.evaluate(tirx.call_extern("int32", "memset", cell, tirx.const(0, "int32"), size))
+        counter = counter_at(self._host, self._base, const(0))
+        self._host.code.evaluate(tirx.call_extern("int32", "tw_barrier", counter, tirx.const(self._units, "int32")))
 
 
 @contextmanager
@@ -233,8 +217,7 @@ def name_variable(host: HostFunction, name: str, value: Expr) -> None:
     host.code.bounds[name] = bounds_of(value, host.code.bounds)
 
 
-def cell_address(host: HostFunction, base: Prim, cell: Expr) -> Prim:
-    """The address of a counter as a pointer to its 32 bits."""
-    offset = host.code.index(host.code.simplify(cell * CELL_BYTES), "int64")
-    address = tirx.Add(base, tirx.Cast("uint64", offset))
-    return tirx.reinterpret(PointerType(PrimType("int32")), address)
+def counter_at(host: HostFunction, base: Prim, place: Expr) -> Prim:
+    """The address of a counter, `place` bytes into an event buffer, as a pointer to its 32 bits."""
+    offset = host.code.index(host.code.simplify(place), "int64")
+    return tirx.reinterpret(PointerType(PrimType("int32")), tirx.Add(base, tirx.Cast("uint64", offset)))

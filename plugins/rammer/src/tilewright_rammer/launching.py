@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from tilewright.ir.expr import const
 from tilewright.ir.program import Envelope, Item, Lane, Launch, Phase, Signal, Task, Wait
 from tilewright_rammer.plan import RProgram, Run
 
 DONE = "done"
-"""The event that a unit signals after its tasks of an operator; the index is the operator's place in the launch."""
+"""The event that a unit signals after its tasks of an operator. Its indices number operators that are waited for."""
 
 
 def launch_of(program: RProgram, name: str, envelope: Envelope) -> Launch:
     """One persistent launch."""
-    return Launch(name, envelope, tuple(_phase(part) for part in program.parts))
-
-
-def _phase(part: Sequence[Sequence[Run]]) -> Phase:
-    waited = sorted({x for runs in part for run in runs for x in run.waits})
+    waited = sorted({x for run in program.runs for x in run.waits})
     index = {number: i for i, number in enumerate(waited)}
-    signals = dict.fromkeys(waited, 0)
-    for runs in part:
-        for run in runs:
-            if run.operator.number in index:
-                signals[run.operator.number] += 1
+    phases = tuple(_phase(part, index) for part in program.parts)
+    return Launch(name, envelope, phases, {DONE: len(waited)} if waited else {})
+
+
+def _phase(part: Sequence[Sequence[Run]], index: Mapping[int, int]) -> Phase:
+    signals = Counter(run.operator.number for runs in part for run in runs)
     lanes = []
     for unit, runs in enumerate(part):
         items: list[Item] = []
