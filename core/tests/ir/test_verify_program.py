@@ -40,7 +40,7 @@ from tilewright.ir.program import (
     Task,
     Wait,
 )
-from tilewright.ir.verify import ordering, phases, program, storage, unroll, verify_program
+from tilewright.ir.verify import clocks, ordering, phases, program, storage, unroll, verify_program
 from tilewright.ir.verify.choice import DEVICE
 
 LAUNCHES, PHASES, EVENTS = (samples.program(kind) for kind in ("launches", "phases", "events"))
@@ -300,15 +300,15 @@ ORDER: dict[str, tuple[Callable[[], Program], str, str]] = {
     "barrier dropped": (lambda: one_phase(DOUBLE, TRIPLE, FIVE), ordering.LAW, "'t'"),
     "second barrier dropped": (lambda: with_body(PHASES, phase1, Phase((Lane(0, const(TASKS), (TRIPLE, FIVE)),))), ordering.LAW, "'u'"),
     "wait dropped": (lambda: one_phase(DOUBLE, signal0, TRIPLE, signal1, wait1, FIVE), ordering.LAW, "'t'"),
-    "signal dropped": (lambda: one_phase(DOUBLE, wait0, TRIPLE, signal1, wait1, FIVE), ordering.MET, "done[0] is signalled 0 of 4 times"),
-    "wait before the signal": (lambda: one_phase(DOUBLE, wait0, signal0, TRIPLE, signal1, wait1, FIVE), ordering.MET, "done[0] is signalled 0 of 4 times"),
+    "signal dropped": (lambda: one_phase(DOUBLE, wait0, TRIPLE, signal1, wait1, FIVE), clocks.MET, "done[0] is signalled 0 of 4 times"),
+    "wait before the signal": (lambda: one_phase(DOUBLE, wait0, signal0, TRIPLE, signal1, wait1, FIVE), clocks.MET, "done[0] is signalled 0 of 4 times"),
     "wait for one signal too few": (lambda: one_phase(DOUBLE, signal0, attrs.evolve(wait0, target=const(TASKS - 1)), TRIPLE, signal1, wait1, FIVE), ordering.LAW, "'t'"),
-    "wait for one signal too many": (lambda: one_phase(DOUBLE, signal0, attrs.evolve(wait0, target=const(TASKS + 1)), TRIPLE, signal1, wait1, FIVE), ordering.MET, "4 of 5"),
-    "wait on another event": (lambda: one_phase(DOUBLE, signal0, attrs.evolve(wait0, index=const(1)), TRIPLE, signal1, wait1, FIVE), ordering.MET, "done[1]"),
+    "wait for one signal too many": (lambda: one_phase(DOUBLE, signal0, attrs.evolve(wait0, target=const(TASKS + 1)), TRIPLE, signal1, wait1, FIVE), clocks.MET, "4 of 5"),
+    "wait on another event": (lambda: one_phase(DOUBLE, signal0, attrs.evolve(wait0, index=const(1)), TRIPLE, signal1, wait1, FIVE), clocks.MET, "done[1]"),
     "signal before the work": (lambda: one_phase(signal0, DOUBLE, wait0, TRIPLE, signal1, wait1, FIVE), ordering.LAW, "'t'"),
     "back edge of a ring without the second barrier": (lambda: one_phase(BlockControl("trip", const(TRIPS), "", (DOUBLE, Signal("ring", const(0)), Wait("ring", const(0), (Var("trip") + 1) * TASKS), TRIPLE)), FIVE), ordering.LAW, "'t'"),
     "ring that waits for one unit less": (lambda: ring(const(TASKS - 1)), ordering.LAW, "'t'"),
-    "ring that waits for one unit more": (lambda: ring(const(TASKS + 1)), ordering.MET, "ring[0]"),
+    "ring that waits for one unit more": (lambda: ring(const(TASKS + 1)), clocks.MET, "ring[0]"),
     "producer that does not wait for the consumer": (lambda: pipeline(0), ordering.LAW, "'t'"),
     "two lanes on one value": (lambda: lanes(Lane(0, const(2), (attrs.evolve(DOUBLE, first=U * 2, count=const(2)),)), Lane(2, const(2), (attrs.evolve(TRIPLE, first=(U - 2) * 2, count=const(2)),))), ordering.LAW, "unit"),
     "operand overwritten by its own call": (lambda: with_body(PHASES, phase1, Phase((Lane(0, const(TASKS), (attrs.evolve(TRIPLE, args=("t", "t")),)),)), phase3), ordering.LAW, "over their input 't'"),

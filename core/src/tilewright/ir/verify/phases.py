@@ -11,15 +11,15 @@ import numpy.typing as npt
 
 from tilewright.interpret.evaluate import evaluate
 from tilewright.ir.program import UNIT, Lane, Launch, Phase, Program, Signal, Task
+from tilewright.ir.verify.clocks import PhaseOrder
 from tilewright.ir.verify.laws import Place
 from tilewright.ir.verify.ordering import (
     Access,
     Footprint,
-    PhaseOrder,
     accesses,
     check_inplace,
     check_phase,
-    conflicts,
+    conflicting,
     touch_same,
 )
 from tilewright.ir.verify.tree import Part, leaves
@@ -160,11 +160,10 @@ def _straight(
     for task, numbers in found:
         calls.setdefault((task.kernel, task.args), []).append(numbers)
     listed = [accesses(program, name, args) for name, args in calls]
-    for number, mine in enumerate(listed):
-        if any(not x.write and x.value not in written for x in mine):
-            return None
-        if any(conflicts(mine, theirs, program) for theirs in listed[number + 1 :]):
-            return None
+    if any(not x.write and x.value not in written for mine in listed for x in mine):
+        return None
+    if next(conflicting(listed, program), None) is not None:
+        return None
     if any(np.unique(x := np.concatenate(parts)).size != x.size for parts in calls.values()):
         return None
     return found
@@ -217,7 +216,7 @@ def _check_written(
     if not writers:
         raise place.broken(WRITTEN, f"{access.value!r} is read and never written before")
     for ((name, args), _), nodes in writers.items():
-        if any(order.earlier[reader] >> x & 1 and (not own or order.events[x].unit == event.unit) for x in nodes):
+        if any(order.before(x, reader) and (not own or order.events[x].unit == event.unit) for x in nodes):
             continue
         write = next(x for x in accesses(program, name, args) if x.write and x.value == access.value)
         if _touch(program, event, access, order.events[nodes[0]], write, name, footprint):
