@@ -227,20 +227,17 @@ def pack_by_lifetime(
     real models).
     """
     offsets = [0] * len(items)
-    placed: list[tuple[int, int]] = []  # offset, end
-    born, died = np.zeros((2, len(items)), np.int64)  # of what is placed; an unrolled recurrence has thousands
-    total = 0
+    # Of what is placed, by offset; an unrolled recurrence has thousands of values.
+    starts, ends, born, died = (np.zeros(0, np.int64) for _ in range(4))
     for i in sorted(range(len(items)), key=lambda i: (-items[i][0], items[i][1], i)):
         size, first, last = items[i]
         size = -(-max(size, 1) // alignment) * alignment
-        offset, count = 0, len(placed)
-        together = np.flatnonzero((born[:count] <= last) & (first <= died[:count]))
-        for start, stop in sorted(placed[k] for k in together):
-            if offset + size <= start:
-                break
-            offset = max(offset, stop)
+        together = (born <= last) & (first <= died)
+        reached = np.maximum.accumulate(np.concatenate([[0], ends[together]]))
+        fits = np.flatnonzero(reached[:-1] + size <= starts[together])
+        offset = int(reached[fits[0]] if len(fits) else reached[-1])
         offsets[i] = offset
-        placed.append((offset, offset + size))
-        born[count], died[count] = first, last
-        total = max(total, offset + size)
-    return offsets, total
+        at = np.searchsorted(starts, offset)
+        starts, ends = np.insert(starts, at, offset), np.insert(ends, at, offset + size)
+        born, died = np.insert(born, at, first), np.insert(died, at, last)
+    return offsets, int(ends.max(initial=0))
