@@ -1,7 +1,7 @@
 """Launches on the CPU.
 
 A launch of one phase is a parallel region of TVM's thread pool, whose end is the barrier. One whose units wait for
-each other is one region in which each unit has a worker of its own: they spin at barriers and waits, then yield.
+each other is one region in which each unit has a worker of its own: they spin at barriers and waits, then sleep.
 """
 
 from __future__ import annotations
@@ -34,8 +34,20 @@ from tilewright_backends.host.function import HostFunction, call
 from tilewright_backends.lower.types import Prim
 
 WAITING = """\
+#define _GNU_SOURCE
+#include <limits.h>
 #include <sched.h>
 #include <stdint.h>
+#if defined(__linux__)
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#define tw_sleep(counter, seen) syscall(SYS_futex, counter, FUTEX_WAIT_PRIVATE, seen, 0, 0, 0)
+#define tw_wake(counter) syscall(SYS_futex, counter, FUTEX_WAKE_PRIVATE, INT_MAX, 0, 0, 0)
+#else
+#define tw_sleep(counter, seen) sched_yield()
+#define tw_wake(counter)
+#endif
 #if defined(__x86_64__)
 #define tw_pause() __builtin_ia32_pause()
 #elif defined(__aarch64__)
@@ -44,17 +56,27 @@ WAITING = """\
 #define tw_pause()
 #endif
 
-/* Counters only grow. Who waits long lets others have the processor, in case there are fewer than units. */
-int32_t tw_wait(const int32_t* counter, int32_t target) {
-  for (int spins = 0; __atomic_load_n(counter, __ATOMIC_ACQUIRE) < target; ++spins) {
-    if (spins < 4000) tw_pause();
-    else sched_yield();
+/* Counters only grow while a launch runs. Who has waited for some microseconds sleeps: where processors are short, the
+   one that is waited for may need this one's. */
+static int32_t tw_asleep;
+int32_t tw_wait(int32_t* counter, int32_t target) {
+  for (int spins = 0; spins < 1000; ++spins) {
+    if (__atomic_load_n(counter, __ATOMIC_ACQUIRE) >= target) return 0;
+    tw_pause();
   }
+  __atomic_fetch_add(&tw_asleep, 1, __ATOMIC_SEQ_CST);
+  for (int32_t seen; (seen = __atomic_load_n(counter, __ATOMIC_SEQ_CST)) < target;) tw_sleep(counter, seen);
+  __atomic_fetch_sub(&tw_asleep, 1, __ATOMIC_RELAXED);
   return 0;
 }
-int32_t tw_signal(int32_t* counter) { __atomic_fetch_add(counter, 1, __ATOMIC_RELEASE); return 0; }
+static int32_t tw_count(int32_t* counter) {
+  int32_t before = __atomic_fetch_add(counter, 1, __ATOMIC_SEQ_CST);
+  if (__atomic_load_n(&tw_asleep, __ATOMIC_SEQ_CST)) tw_wake(counter);
+  return before;
+}
+int32_t tw_signal(int32_t* counter) { tw_count(counter); return 0; }
 int32_t tw_barrier(int32_t* counter, int32_t units) {
-  int32_t before = __atomic_fetch_add(counter, 1, __ATOMIC_ACQ_REL);
+  int32_t before = tw_count(counter);
   return tw_wait(counter, before - before % units + units);
 }
 """
