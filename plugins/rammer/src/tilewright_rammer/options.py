@@ -19,11 +19,12 @@ class RammerOptions:
             operators side by side need less of the device (the paper's SelectRKernels).
         placement: whether a unit prefers tasks whose weights it has used before.
         most: operators of one rProgram.
-        gain: the least share of the separate launches' time that an rProgram has to save.
+        gain: the least share of the separate launches' time that an rProgram has to save; a negative one also lets it
+            take longer by as much.
     """
 
     policy: str = attrs.field(default="list", validator=in_(POLICIES))
     select: bool = attrs.field(default=True, validator=instance_of(bool))
     placement: bool = attrs.field(default=True, validator=instance_of(bool))
     most: int = attrs.field(default=16384, validator=[instance_of(int), ge(2)])
-    gain: float = attrs.field(default=0.02, converter=float, validator=[ge(0.0)])
+    gain: float = attrs.field(default=0.03, converter=float)

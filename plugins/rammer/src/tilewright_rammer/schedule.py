@@ -12,6 +12,7 @@ from tilewright.planning.session import Session
 from tilewright_rammer.kernels import selected
 from tilewright_rammer.launching import launch_of
 from tilewright_rammer.listing import listed
+from tilewright_rammer.members import excluded
 from tilewright_rammer.memory import Levels, levels_of
 from tilewright_rammer.operators import ROperator, operators_of
 from tilewright_rammer.options import RammerOptions
@@ -25,39 +26,29 @@ def make(options: RammerOptions) -> Schedule:
 
     def schedule(planned: Sequence[Planned], request: Request) -> tuple[Launch, ...]:
         launches: list[Launch] = []
-        for together, run in _runs(planned, options.most):
-            if together and len(run) > 1:
-                launches += _merged(run, request.session, options)
+        for why, run in _runs(planned, excluded(planned, request.session), options.most):
+            if why or len(run) < 2:
+                launches += [_alone(x, request.session, why or "nothing stands beside it") for x in run]
             else:
-                launches += [_alone(x, request.session, _reason(x)) for x in run]
+                launches += _merged(run, request.session, options)
         return tuple(launches)
 
     return schedule
 
 
-def _runs(planned: Sequence[Planned], most: int) -> Iterator[tuple[bool, list[Planned]]]:
-    """Kernels that follow each other and can be rOperators, at most so many; and those between them."""
+def _runs(planned: Sequence[Planned], why: Sequence[str], most: int) -> Iterator[tuple[str, list[Planned]]]:
+    """Kernels that follow each other and can be rOperators; and those between them, with the reason."""
     run: list[Planned] = []
-    for item in planned:
-        if _reason(item):
-            if run:
-                yield True, run
-            yield False, [item]
+    for item, reason in zip(planned, why, strict=True):
+        if run and (reason or len(run) == most):
+            yield "", run
             run = []
-            continue
-        run.append(item)
-        if len(run) == most:
-            yield True, run
-            run = []
+        if reason:
+            yield reason, [item]
+        else:
+            run.append(item)
     if run:
-        yield True, run
-
-
-def _reason(item: Planned) -> str:
-    """Why a kernel cannot be an rOperator; "" if it can."""
-    if item.kernel.choice.count is not None:
-        return "how many tasks it has depends on the shapes of a run"
-    return ""
+        yield "", run
 
 
 def _merged(run: Sequence[Planned], session: Session, options: RammerOptions) -> Iterator[Launch]:
@@ -66,7 +57,7 @@ def _merged(run: Sequence[Planned], session: Session, options: RammerOptions) ->
     envelope = envelope_of(session.device, resources)
     device = vdevice_of(session.device, resources)
     if device.units < 2:
-        why = "units that wait for each other would find no second one to be resident with"
+        why = "the device has one unit"
         yield from (_alone(x, session, why) for x in run)
         return
     operators = operators_of(run, session)

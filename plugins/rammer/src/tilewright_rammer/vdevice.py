@@ -42,13 +42,19 @@ def vdevice_of(device: DeviceModel, resources: Iterable[Resources]) -> VDevice:
     )
 
 
-def envelope_of(device: DeviceModel, resources: Iterable[Resources]) -> Envelope:
-    """What a launch occupies that has room for each of its tasks, with as many units as fit on the device at once."""
+def union(resources: Iterable[Resources]) -> Resources:
+    """What a unit needs that can run any of some tasks."""
     needs = list(resources)
     threads, registers, shared = (
         max((getattr(x, name) for x in needs), default=0) for name in ("threads", "registers", "shared_bytes")
     )
+    return Resources(1, threads, registers, shared)
+
+
+def envelope_of(device: DeviceModel, resources: Iterable[Resources]) -> Envelope:
+    """What a launch occupies that has room for each of its tasks, with as many units as fit on the device at once."""
+    whole = union(resources)
     if device.kind == "cpu":
-        return Envelope(device.units, 1, 0, shared, cooperative=True)
-    units = device.units * device.blocks_per_unit(threads, registers, shared)
-    return Envelope(units, threads, registers, shared, cooperative=True)
+        return Envelope(device.units, 1, 0, whole.shared_bytes, cooperative=True)
+    units = device.units * device.blocks_per_unit(whole.threads, whole.registers, whole.shared_bytes)
+    return Envelope(units, whole.threads, whole.registers, whole.shared_bytes, cooperative=True)
