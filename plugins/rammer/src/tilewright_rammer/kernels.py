@@ -19,6 +19,9 @@ from tilewright_rammer.operators import ROperator, task_seconds
 from tilewright_rammer.vdevice import VDevice
 from tilewright_rammer.waves import spread, wavefronts
 
+_WORTH = 0.9
+"""Predicted times that lie closer together than this say nothing of which kernels are faster."""
+
 
 def selected(
     operators: Sequence[ROperator], session: Session, device: VDevice, levels: Levels, envelope: Envelope
@@ -29,7 +32,7 @@ def selected(
         if len(wave) < 2 or sum(x.tasks for x in wave) <= device.units:
             continue
         thrifty = [_thrifty(x, session, envelope) for x in wave]
-        if thrifty != wave and _seconds(thrifty, device, levels) < _seconds(wave, device, levels):
+        if thrifty != wave and _seconds(thrifty, device, levels) < _WORTH * _seconds(wave, device, levels):
             for operator in thrifty:
                 found[operator.number] = operator
     return found

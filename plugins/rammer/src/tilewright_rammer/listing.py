@@ -69,7 +69,7 @@ def listed(operators: Sequence[ROperator], device: VDevice, levels: Levels) -> R
             missing[number] -= 1
             if not missing[number]:
                 ready.add(operators[number])
-    end = max((x.free for x in units), default=0.0)
+    end = max(*(x.free for x in units), memory.work)
     return RProgram((tuple(tuple(x.runs) for x in units),), end + device.launch)
 
 
@@ -120,11 +120,13 @@ def _place(
     chosen = _units_for(operator, parts, units, [done[x] for x in operator.before], device, memory)
     begun = [_begin(unit, operator, done, device) for unit in chosen]
     near = sum(memory.holds(u.number, operator, *part) for u, part in zip(chosen, parts, strict=True))
-    served = memory.serve(operator, min(start for start, _ in begun), near)
+    took = [memory.seconds(u.number, operator, *part) for u, part in zip(chosen, parts, strict=True)]
+    memory.fetch(operator, near)
     ends: dict[int, int] = {}
     clocks: dict[int, list[int]] = {}
-    for (first, count), unit, (start, waits) in zip(parts, chosen, begun, strict=True):
-        unit.free = max(start + memory.run(unit.number, operator, first, count), served)
+    for (first, count), unit, (start, waits), seconds in zip(parts, chosen, begun, took, strict=True):
+        memory.use(unit.number, operator, first, count)
+        unit.free = start + seconds
         unit.runs.append(Run(operator, first, count, start, unit.free, waits))
         unit.known[unit.number] = ends[unit.number] = len(unit.runs)
         clocks[unit.number] = list(unit.known)
@@ -139,13 +141,16 @@ def _units_for(
     device: VDevice,
     memory: Memory,
 ) -> list[_Unit]:
-    """A unit for each part: those that can begin first, and of these for each part the one that has its weights."""
+    """A unit for each part, which is predicted to be done with it first."""
     if len(parts) == len(units):
         return list(units)
-    left = sorted(units, key=lambda u: (max(u.free, _ready(u, needed, device)), u.number))[: len(parts)]
+    begin = {u.number: max(u.free, _ready(u, needed, device)) for u in units}
+    left = sorted(units, key=lambda u: (begin[u.number], u.number))
+    if not memory.keeps:
+        return left[: len(parts)]
     chosen: list[_Unit] = []
-    for first, count in parts:
-        best = max(left, key=lambda u: memory.holds(u.number, operator, first, count))
+    for part in parts:
+        best = min(left, key=lambda u: begin[u.number] + memory.seconds(u.number, operator, *part))
         left.remove(best)
         chosen.append(best)
     return chosen

@@ -53,23 +53,27 @@ class Memory:
     """What lies where while rTasks run one after the other.
 
     Attributes:
-        now: seconds since the beginning, as far as who uses it counts them.
+        work: seconds that the memories which all units share have had to do so far.
     """
 
     def __init__(self, levels: Levels, units: int) -> None:
-        self.now = 0.0
+        self.work = 0.0
         self._levels = levels
         self._own = [_Cache(levels.own_bytes) for _ in range(units)]
         self._seen: set[str] = set()
-        self._free = 0.0
 
     def holds(self, unit: int, operator: ROperator, first: int, count: int) -> float:
         """Bytes of the weights of some rTasks that lie in the unit's own cache."""
         size = operator.weight_bytes * count
         return size if self._own[unit].holds((tuple(operator.weights), first, count)) else 0.0
 
-    def run(self, unit: int, operator: ROperator, first: int, count: int) -> float:
-        """Seconds of rTasks on a unit, which has their weights near it then."""
+    @property
+    def keeps(self) -> bool:
+        """Whether units have caches that keep weights."""
+        return self._levels.own_bytes > 0
+
+    def seconds(self, unit: int, operator: ROperator, first: int, count: int) -> float:
+        """Seconds of rTasks on a unit."""
         side_by_side = min(operator.tasks, len(self._own))
         seconds = operator.seconds * count
         near = self.holds(unit, operator, first, count)
@@ -77,21 +81,22 @@ class Memory:
         seen = sum(x for name, x in operator.weights.items() if name in self._seen) * share - near
         levels = self._levels
         saved = near * (levels.far - levels.own) + max(seen, 0.0) * (levels.far - levels.shared)
-        self._own[unit].use((tuple(operator.weights), first, count), operator.weight_bytes * count)
         return max(seconds - saved * side_by_side, seconds * _LEAST)
 
-    def serve(self, operator: ROperator, start: float, near: float) -> float:
-        """When an operator that begins at `start` has its bytes, which come one operator after the other.
+    def use(self, unit: int, operator: ROperator, first: int, count: int) -> None:
+        """Runs rTasks on a unit, which has their weights near it then."""
+        self._own[unit].use((tuple(operator.weights), first, count), operator.weight_bytes * count)
+
+    def fetch(self, operator: ROperator, near: float) -> None:
+        """Adds what an operator moves to the work of the memories that all units share.
 
         Args:
             near: bytes that come from the units' own caches.
         """
         levels = self._levels
         seen = sum(x for name, x in operator.weights.items() if name in self._seen)
-        fresh = operator.bytes - seen
-        self._free = max(self._free, start) + fresh * levels.far + max(seen - near, 0.0) * levels.shared
+        self.work += (operator.bytes - seen) * levels.far + max(seen - near, 0.0) * levels.shared
         self._seen.update(operator.weights)
-        return self._free
 
 
 Slice = tuple[tuple[str, ...], int, int]

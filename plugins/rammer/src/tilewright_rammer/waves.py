@@ -59,18 +59,16 @@ def spread(wave: Sequence[ROperator], device: VDevice, memory: Memory) -> tuple[
     """A wave on the units, each operator's tasks on those that finish earliest (SelectvEU), and its seconds."""
     free = [0.0] * device.units
     runs: list[list[Run]] = [[] for _ in range(device.units)]
-    served = 0.0
-    begun = memory.now
+    before = memory.work
     for operator in sorted(wave, key=lambda x: (-x.seconds, x.number)):
         parts = shares(operator.tasks, device.units)
         units = sorted(sorted(range(device.units), key=lambda u: (free[u], u))[: len(parts)])
         near = 0.0
         for (first, count), unit in zip(parts, units, strict=True):
             near += memory.holds(unit, operator, first, count)
-            end = free[unit] + memory.run(unit, operator, first, count)
+            end = free[unit] + memory.seconds(unit, operator, first, count)
+            memory.use(unit, operator, first, count)
             runs[unit].append(Run(operator, first, count, free[unit], end))
             free[unit] = end
-        served = memory.serve(operator, begun, near)
-    seconds = max(*free, served - begun)
-    memory.now = begun + seconds
-    return tuple(map(tuple, runs)), seconds
+        memory.fetch(operator, near)
+    return tuple(map(tuple, runs)), max(*free, memory.work - before)
