@@ -14,8 +14,9 @@ import attrs
 from tilewright.ir.choice import TileChoice
 from tilewright.ir.program import Envelope
 from tilewright.planning.session import Session
+from tilewright.planning.timeline import task_seconds
 from tilewright_rammer.memory import Levels, Memory
-from tilewright_rammer.operators import ROperator, task_seconds
+from tilewright_rammer.operators import ROperator
 from tilewright_rammer.vdevice import VDevice
 from tilewright_rammer.waves import spread, wavefronts
 
@@ -46,7 +47,7 @@ def _thrifty(operator: ROperator, session: Session, envelope: Envelope) -> ROper
     """The operator with the kernel of the least tasks × seconds."""
 
     def used(choice: TileChoice) -> float:
-        return choice.resources.tasks * task_seconds(choice, session)
+        return choice.resources.tasks * task_seconds(choice, session.device)
 
     own = operator.choice
     fitting = [x for x in operator.planned.choices if x.count is None and _fits(x, envelope)]
@@ -54,7 +55,7 @@ def _thrifty(operator: ROperator, session: Session, envelope: Envelope) -> ROper
     if best is own or used(best) >= used(own):
         return operator
     planned = session.plan(operator.planned.group, best)
-    return attrs.evolve(operator, planned=planned, seconds=task_seconds(best, session))
+    return attrs.evolve(operator, planned=planned, seconds=task_seconds(best, session.device))
 
 
 def _fits(choice: TileChoice, envelope: Envelope) -> bool:

@@ -12,6 +12,7 @@ from tilewright.ir.choice import TileChoice
 from tilewright.ir.ops import Value
 from tilewright.planning.requests import Planned
 from tilewright.planning.session import Session
+from tilewright.planning.timeline import task_seconds
 
 
 @attrs.frozen
@@ -70,7 +71,7 @@ def operators_of(planned: Sequence[Planned], session: Session) -> list[ROperator
         for name in writes:
             writer[name] = number
         before.pop(number, None)
-        seconds = task_seconds(item.kernel.choice, session)
+        seconds = task_seconds(item.kernel.choice, session.device)
         size = sum(map(_bytes, item.kernel.params))
         found.append(ROperator(number, item, seconds, tuple(before), size, _weights(item, session)))
     return found
@@ -83,15 +84,3 @@ def _weights(item: Planned, session: Session) -> dict[str, int]:
 
 def _bytes(value: Value) -> int:
     return math.prod(value.static_shape()) * dtypes.size_of(value.dtype)
-
-
-def task_seconds(choice: TileChoice, session: Session) -> float:
-    """Seconds of one rTask: what a launch of the kernel alone takes without the launch, in rounds of its rTasks."""
-    device, needs = session.device, choice.resources
-    side_by_side = device.units * device.blocks_per_unit(needs.threads, needs.registers, needs.shared_bytes)
-    rounds = -(-needs.tasks // max(side_by_side, 1))
-    return max(choice.cost - device.launch_seconds, _LEAST) / rounds
-
-
-_LEAST = 5e-8
-"""Seconds of an rTask that is predicted to take nothing."""
