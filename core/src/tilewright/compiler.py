@@ -195,6 +195,8 @@ def plan_module(module: Module, settings: Settings, clock: Clock | None = None) 
     """Plans a legalised module."""
     clock = clock or Clock()
     device = device_of(settings)
+    if device.kind == "cpu":
+        device = device.holding(sum(x.data.nbytes for x in module.constants.values()))
     recipes = list(recipes_of(settings).values())
     services = {slot: settings.service(slot) for slot in settings.slots}
     session = Session(
