@@ -75,10 +75,6 @@ class HostFunction:
             offset += buffer.bytes
         return tirx.Add(base, tirx.const(offset, "uint64")) if offset else base
 
-    def base(self, buffer: str) -> Prim:
-        """The 64-bit address of a buffer."""
-        return self._bases[buffer]
-
     def frame_at(self, depth: Prim) -> Prim:
         """The address of the frame of the call at a depth, of which the first is 1."""
         for name, buffer in self.program.storage.buffers.items():

@@ -107,6 +107,17 @@ class DeviceModel:
             levels=(far, *(attrs.evolve(x, bandwidth=x.bandwidth * share) for x in near)),
         )
 
+    def holding(self, weight_bytes: int) -> DeviceModel:
+        """The device as a program finds it whose weights lie in a cache that all units share, from one run to the next.
+
+        That is the nearest such level that has room for as much again; where none has, it is the device itself.
+        """
+        far, *near = self.levels
+        holding = [x for x in near if x.shared_by_units and x.bytes >= 2 * weight_bytes]
+        if not holding:
+            return self
+        return attrs.evolve(self, levels=(attrs.evolve(far, bandwidth=holding[-1].bandwidth), *near))
+
     def blocks_held(self, threads: int, registers: int = 0, shared_bytes: int = 0) -> int:
         """How many blocks of a kernel one unit holds at a time, as NVIDIA's occupancy calculator counts; 1 on a CPU.
 

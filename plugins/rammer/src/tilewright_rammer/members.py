@@ -27,7 +27,7 @@ def _alone(item: Planned, device: DeviceModel, embeddable: set[str]) -> str:
         return "how many tasks it has depends on the shapes of a run"
     if choice.recipe not in embeddable:
         return f"kernels of recipe {choice.recipe} cannot be part of another"
-    side_by_side = device.units * device.blocks_per_unit(needs.threads, needs.registers, needs.shared_bytes)
+    side_by_side = device.units * device.blocks_held(needs.threads, needs.registers, needs.shared_bytes)
     if device.kind != "cpu" and needs.tasks > side_by_side:
         return f"its {needs.tasks} tasks fill the device, which runs {side_by_side} of them at a time"
     return ""
@@ -41,7 +41,7 @@ def _make_room(planned: Sequence[Planned], device: DeviceModel, why: list[str]) 
             return
         needs = {i: planned[i].kernel.choice.resources for i in kept}
         whole = union(needs.values())
-        if device.blocks_per_unit(whole.threads, whole.registers, whole.shared_bytes):
+        if device.blocks_held(whole.threads, whole.registers, whole.shared_bytes):
             return
         greedy = [_greediest(needs, name) for name in ("threads", "registers", "shared_bytes")]
         left_out = min(greedy, key=lambda numbers: sum(planned[i].kernel.choice.cost for i in numbers))
