@@ -22,6 +22,7 @@
 #define __launch_bounds__(...)
 #define __shared__
 #define __grid_constant__
+#define __align__(n) __attribute__((aligned(n)))
 #define __isGlobal(p) true
 #define __builtin_assume(x)
 #define CUDART_INF_F (std::numeric_limits<float>::infinity())

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import attrs
+import numpy as np
 from tvm import tirx
 from tvm.ir import PointerType, PrimType
 
@@ -23,6 +24,7 @@ from tilewright_backends.build.cuda.records import (
     ENDLESS,
     KIND_BITS,
     OFFSET_BITS,
+    Array,
     Form,
     Kind,
     Records,
@@ -189,13 +191,13 @@ class _Source:
         r, name, e = self.records, self.name, self.launch.envelope
         lines = [
             f"struct {name}_words {{ uint64_t at[{self.words}]; }};",
-            _table("tw_record", f"{name}_code", [f"{{{', '.join(map(str, x))}}}" for x in r.code]),
+            _table("uint64_t", f"{name}_code", (f"{x}ull" for x in _words(r.code))),
             _table("int", f"{name}_starts", map(str, r.starts)),
             _table("uint64_t", f"{name}_rows", (f"{x}ull" for x in r.rows)),
             f'extern "C" __global__ void __launch_bounds__({e.threads}, {self.together})',
             f"{name}(const __grid_constant__ {name}_words t) {{",
             "  const int unit = (int)blockIdx.x, thread = (int)threadIdx.x;",
-            f"  const tw_record* next = {name}_code + {name}_starts[unit];",
+            f"  const tw_record* next = (const tw_record*){name}_code + {name}_starts[unit];",
             *self._events(),
             *self._trace(),
             *(f"  int {counter(i)} = 0;" for i in range(r.depth)),
@@ -336,7 +338,13 @@ class _Source:
 
 
 def _table(element: str, name: str, values: Iterable[str]) -> str:
-    return f'extern "C" __device__ const {element} {name}[] = {{{", ".join(values)}}};'
+    return f'extern "C" __device__ __align__(16) const {element} {name}[] = {{{", ".join(values)}}};'
+
+
+def _words(code: Array) -> list[int]:
+    """Records as 64-bit integers, of which compilers read half as many."""
+    words: list[int] = code.astype(np.int32).reshape(-1).view(np.uint64).tolist()
+    return words
 
 
 def _address(argument: str) -> str:

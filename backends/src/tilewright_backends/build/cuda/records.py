@@ -9,10 +9,12 @@ the same have the same records.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 
 import attrs
+import numpy as np
+import numpy.typing as npt
 
 from tilewright.errors import InternalError
 from tilewright.interpret.evaluate import evaluate
@@ -44,8 +46,10 @@ class Kind(IntEnum):
     KERNEL = 9  # first task, count, stride; this is the first kernel's
 
 
-Numbers = tuple[Expr, Expr, Expr]
-Packed = tuple[int, int, int, int]
+Number = int | Expr
+Array = npt.NDArray[np.int64]
+Streams = list[list[Array]]
+"""For each unit its records, four numbers each, in pieces."""
 
 
 @attrs.frozen
@@ -61,7 +65,7 @@ class Records:
     """All records of a launch.
 
     Args:
-        code: four 32-bit numbers per record.
+        code: a row of four 32-bit numbers per record.
         starts: for each unit, its first record.
         rows: arguments of the calls: number of a buffer and offset. The first is not used.
         kernels: names of the members, in the order of their kinds.
@@ -71,7 +75,7 @@ class Records:
         waiting: whether units wait for each other.
     """
 
-    code: tuple[Packed, ...]
+    code: Array = attrs.field(eq=False)
     starts: tuple[int, ...]
     rows: tuple[int, ...]
     kernels: tuple[str, ...]
@@ -91,30 +95,28 @@ def records_of(launch: Launch, program: Program) -> Records:
     return _Writer(launch, program).write()
 
 
-def _three(numbers: Sequence[Expr]) -> Numbers:
-    padded = (*numbers, const(0), const(0), const(0))
-    return padded[0], padded[1], padded[2]
-
-
 @attrs.frozen
 class _Record:
     kind: int
-    numbers: Numbers = attrs.field(converter=_three, factory=lambda: _three(()))
+    numbers: tuple[Number, ...] = ()
     row: int = 0
 
 
 @attrs.frozen
 class _Scope:
-    """Where a record is: its unit, what the counters of the loops around it are called, and how many there are."""
+    """Where a record is: what the counters of the loops around it are called, and how many there are."""
 
-    unit: int
     env: Mapping[str, Expr] = attrs.field(factory=dict)
     depth: int = 0
+
+    def inside(self, name: str) -> _Scope:
+        """The scope in a loop with a counter of that name."""
+        return _Scope({**self.env, name: Var(counter(self.depth))}, self.depth + 1)
 
 
 class _Writer:
     def __init__(self, launch: Launch, program: Program) -> None:
-        self.launch, self.program = launch, program
+        self.launch, self.program, self.units = launch, program, launch.envelope.units
         self.kernels = tuple(dict.fromkeys(x.kernel for x in tasks_of(launch.body)))
         self.kinds = {name: Kind.KERNEL + number for number, name in enumerate(self.kernels)}
         self.events = first_counters(launch)
@@ -127,101 +129,134 @@ class _Writer:
         self.waiting = False
 
     def write(self) -> Records:
-        code: list[Packed] = []
-        known: dict[tuple[Packed, ...], int] = {}
-        starts = []
-        for unit in range(self.launch.envelope.units):
-            records = [*self._parts(self.launch.body, _Scope(unit), outermost=True), _Record(Kind.END)]
-            packed = tuple(self._packed(x, unit) for x in records)
-            if packed not in known:
-                known[packed] = len(code)
-                code += packed
-            starts.append(known[packed])
-        kernels, forms, buffers = self.kernels, tuple(self.forms), tuple(self.buffers)
-        rows = tuple(self.rows)
-        return Records(tuple(code), tuple(starts), rows, kernels, forms, buffers, self.depth, self.waiting)
+        end = self._packed(_Record(Kind.END))
+        pieces: list[Array] = []
+        known: dict[bytes, int] = {}
+        starts, length = [], 0
+        for stream in self._parts(self.launch.body, _Scope(), outermost=True):
+            code = np.concatenate([*stream, end])
+            key = code.tobytes()
+            if key not in known:
+                known[key] = length
+                length += len(code)
+                pieces.append(code)
+            starts.append(known[key])
+        return Records(
+            np.concatenate(pieces),
+            tuple(starts),
+            tuple(self.rows),
+            self.kernels,
+            tuple(self.forms),
+            tuple(self.buffers),
+            self.depth,
+            self.waiting,
+        )
 
-    def _packed(self, record: _Record, unit: int) -> Packed:
-        known = [_known(x, unit) for x in record.numbers]
+    def _packed(self, record: _Record, units: Array | None = None) -> Array:
+        """The four numbers of a record on each of some units, or on all alike."""
+        units = np.zeros(1, np.int64) if units is None else units
+        packed = np.zeros((len(units), 4), np.int64)
+        computed: list[Expr | None] = [None, None, None]
+        for place, number in enumerate(record.numbers):
+            if isinstance(number, int | Const):
+                packed[:, place + 1] = number if isinstance(number, int) else number.value
+            elif variables(number) <= {UNIT}:
+                packed[:, place + 1] = evaluate(number, {UNIT: units})
+            else:
+                computed[place] = number
         kind = record.kind
         self.waiting |= kind in (Kind.BARRIER, Kind.WAIT)
-        if None in known:
-            a, b, c = (x if n is None else None for x, n in zip(record.numbers, known, strict=True))
-            form = self.forms.setdefault(Form(kind, (a, b, c)), len(self.forms))
-            kind = Kind.KERNEL + len(self.kernels) + form
+        if any(x is not None for x in computed):
+            form = Form(kind, (computed[0], computed[1], computed[2]))
+            kind = Kind.KERNEL + len(self.kernels) + self.forms.setdefault(form, len(self.forms))
         if kind >> KIND_BITS or record.row >> (31 - KIND_BITS):
             raise InternalError(
                 f"launch {self.launch.name} has {len(self.kernels)} kernels, {len(self.forms)} forms and "
                 f"{len(self.rows)} arguments, which is more than its records can name: it must be split."
             )
-        first, second, third = (0 if x is None else x for x in known)
-        return record.row << KIND_BITS | kind, first, second, third
+        packed[:, 0] = record.row << KIND_BITS | kind
+        return packed
 
-    def _parts(
-        self, parts: Sequence[Phase | GridControl], scope: _Scope, outermost: bool = False
-    ) -> Iterator[_Record]:
+    def _parts(self, parts: Sequence[Phase | GridControl], scope: _Scope, outermost: bool = False) -> Streams:
+        streams: Streams = [[] for _ in range(self.units)]
+        barrier = _Record(Kind.BARRIER)
         for number, part in enumerate(parts):
-            if isinstance(part, GridControl):
-                yield from self._control(part, scope)
-                continue
-            yield from self._phase(part, scope)
-            if not outermost or number < len(parts) - 1:
-                yield _Record(Kind.BARRIER)
+            made = self._phase(part, scope) if isinstance(part, Phase) else self._grid(part, scope)
+            meet = isinstance(part, Phase) and (not outermost or number < len(parts) - 1)
+            behind = [self._packed(barrier)] if meet else []
+            for stream, added in zip(streams, made, strict=True):
+                stream += [*added, *behind]
+        return streams
 
-    def _phase(self, phase: Phase, scope: _Scope) -> Iterator[_Record]:
+    def _phase(self, phase: Phase, scope: _Scope) -> Streams:
+        streams: Streams = [[] for _ in range(self.units)]
         for lane in phase.lanes:
-            number = scope.unit - lane.first
-            if not 0 <= number < bounds_of(lane.units, self.symbols).high:
-                continue
-            inside = list(self._items(lane.items, scope))
+            units = np.arange(lane.first, lane.first + bounds_of(lane.units, self.symbols).high)
+            records = self._items(lane.items, scope)
             if not isinstance(lane.units, Const):
-                there = apply("select", const(number) < lane.units, const(1), const(0))
-                yield _Record(Kind.BRANCH, (const(len(inside)), there))
-            yield from inside
+                there = apply("select", Var(UNIT) - lane.first < lane.units, const(1), const(0))
+                records = [_Record(Kind.BRANCH, (len(records), there)), *records]
+            if records:
+                table = np.stack([self._packed(x, units) for x in records], axis=1)
+                for unit, rows in zip(units.tolist(), table, strict=True):
+                    streams[unit].append(rows)
+        return streams
 
-    def _items(self, items: Sequence[Item], scope: _Scope) -> Iterator[_Record]:
+    def _grid(self, control: GridControl, scope: _Scope) -> Streams:
+        if not control.counter:
+            both = (self._parts(x, scope) for x in (control.body, control.orelse))
+            return [self._branch(control, body, orelse) for body, orelse in zip(*both, strict=True)]
+        enter, test, step = (self._packed(x) for x in self._loop(control, scope, 0))
+        streams: Streams = []
+        for body in self._parts(control.body, scope.inside(control.counter)):
+            over, back = test.copy(), step.copy()
+            over[0, 1], back[0, 1] = (_length(body) + 1, -_length(body) - 2)
+            streams.append([enter, over, *body, back])
+        return streams
+
+    def _branch(self, control: GridControl, body: list[Array], orelse: list[Array]) -> list[Array]:
+        over = [self._packed(_Record(Kind.JUMP, (_length(orelse),)))] if orelse else []
+        row = self._row((control.condition,))
+        return [self._packed(_Record(Kind.BRANCH, (_length(body) + len(over), 1), row)), *body, *over, *orelse]
+
+    def _items(self, items: Sequence[Item], scope: _Scope) -> list[_Record]:
+        records: list[_Record] = []
         for number, item in enumerate(items):
             match item:
                 case Task():
-                    numbers = (item.first, item.count, item.stride)
-                    yield self._record(self.kinds[item.kernel], scope, numbers, self._row(item.args))
+                    numbers = self._numbers(scope, item.first, item.count, item.stride)
+                    records.append(_Record(self.kinds[item.kernel], numbers, self._row(item.args)))
                 case Signal():
-                    yield self._record(Kind.SIGNAL, scope, (self._counter(item),))
+                    records.append(_Record(Kind.SIGNAL, self._numbers(scope, self._counter(item))))
                 case Wait():
                     last = number + 1 == len(items) or not isinstance(items[number + 1], Wait)
-                    numbers = (self._counter(item), item.target, const(int(last)))
-                    yield self._record(Kind.WAIT, scope, numbers)
+                    numbers = (*self._numbers(scope, self._counter(item), item.target), int(last))
+                    records.append(_Record(Kind.WAIT, numbers))
+                case BlockControl() if item.counter:
+                    body = self._items(item.body, scope.inside(item.counter))
+                    enter, test, step = self._loop(item, scope, len(body))
+                    records += [enter, test, *body, step]
                 case BlockControl():
-                    yield from self._control(item, scope)
+                    body, orelse = self._items(item.body, scope), self._items(item.orelse, scope)
+                    over = [_Record(Kind.JUMP, (len(orelse),))] if orelse else []
+                    row = self._row((item.condition,))
+                    records += [_Record(Kind.BRANCH, (len(body) + len(over), 1), row), *body, *over, *orelse]
+        return records
 
-    def _control(self, control: GridControl | BlockControl, scope: _Scope) -> Iterator[_Record]:
-        row = self._row((control.condition,)) if control.condition else 0
-        if not control.counter:
-            body, orelse = self._inside(control.body, scope), self._inside(control.orelse, scope)
-            over = [_Record(Kind.JUMP, (const(len(orelse)),))] if orelse else []
-            yield _Record(Kind.BRANCH, (const(len(body) + len(over)), const(1)), row)
-            yield from (*body, *over, *orelse)
-            return
+    def _loop(self, control: GridControl | BlockControl, scope: _Scope, length: int) -> tuple[_Record, ...]:
+        """The records around the body of a loop: two in front of it, one behind."""
         depth = scope.depth
         self.depth = max(self.depth, depth + 1)
-        inner = _Scope(scope.unit, {**scope.env, control.counter: Var(counter(depth))}, depth + 1)
-        body = self._inside(control.body, inner)
-        trips = const(ENDLESS) if control.trip is None else control.trip
-        yield _Record(Kind.ENTER, (const(depth),))
-        yield self._record(Kind.TEST, scope, (const(len(body) + 1), trips, const(depth)), row)
-        yield from body
-        yield _Record(Kind.NEXT, (const(-len(body) - 2), const(depth)))
-
-    def _inside(self, body: Sequence[Phase | GridControl | Item], scope: _Scope) -> list[_Record]:
-        parts = [x for x in body if isinstance(x, Phase | GridControl)]
-        items = [x for x in body if not isinstance(x, Phase | GridControl)]
-        return [*self._parts(parts, scope), *self._items(items, scope)]
+        row = self._row((control.condition,)) if control.condition else 0
+        (trips,) = (ENDLESS,) if control.trip is None else self._numbers(scope, control.trip)
+        test = _Record(Kind.TEST, (length + 1, trips, depth), row)
+        return _Record(Kind.ENTER, (depth,)), test, _Record(Kind.NEXT, (-length - 2, depth))
 
     def _counter(self, item: Signal | Wait) -> Expr:
         return item.index + self.events[item.event]
 
-    def _record(self, kind: int, scope: _Scope, numbers: Sequence[Expr], row: int = 0) -> _Record:
-        return _Record(kind, tuple(substitute(x, scope.env) for x in numbers), row)
+    def _numbers(self, scope: _Scope, *numbers: Expr) -> tuple[Number, ...]:
+        return tuple(substitute(x, scope.env) if scope.env else x for x in numbers)
 
     def _row(self, names: tuple[str, ...]) -> int:
         """The place of the addresses of some values among the rows."""
@@ -242,8 +277,5 @@ class _Writer:
         return number << OFFSET_BITS | placement.offset
 
 
-def _known(expr: Expr, unit: int) -> int | None:
-    """The number that an expression is on a unit, if nothing else decides it."""
-    if isinstance(expr, Const):
-        return int(expr.value)
-    return int(evaluate(expr, {UNIT: unit})) if variables(expr) <= {UNIT} else None
+def _length(pieces: Sequence[Array]) -> int:
+    return sum(map(len, pieces))
