@@ -13,7 +13,7 @@ from tilewright.device.model import load_device
 from tilewright.frontend import load
 from tilewright.interpret.tensor import interpret
 from tilewright.ir.module import Module
-from tilewright.ir.ops import Op
+from tilewright.ir.ops import Loop, Op
 from tilewright.ir.verify import verify_module
 from tilewright.testing.control import control_case
 from tilewright_grinder.control_rewrite import rewritten
@@ -68,6 +68,13 @@ def edited(
     made = rewrite(module, Editor(module, options, load_device(device), notes))
     verify_module(made)
     return made, notes
+
+
+def moved_parameters(module: Module) -> list[str]:
+    """Results of loops' bodies that are a parameter of another place, which the planner does not expect."""
+    loops = [x for f in module.functions.values() for x in operators(f.body) if isinstance(x, Loop)]
+    pairs = [(x.body.params, n, result) for x in loops for n, result in enumerate(x.body.results, 1)]
+    return [result.name for params, n, result in pairs if result in params and params.index(result) != n]
 
 
 def equal(found: Sequence[Any], wanted: Sequence[Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from plugins.grinder.tests.rewriting import REWRITES, edited, equal, kinds
 from tilewright.builder import FunctionBuilder, ModuleBuilder
 from tilewright.frontend.legalize.builder import Tensor
 from tilewright.interpret.tensor import interpret
+from tilewright.ir.expr import const
 from tilewright.ir.module import Module
 from tilewright.ir.ops import If, Loop, TensorOp
 from tilewright_grinder.editor import Notes
@@ -80,12 +82,36 @@ def test_an_exit_is_heeded_after_every_trip(factor: int) -> None:
             assert doubled.tolist() == (X * 2**n).tolist()
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 4, 5])
+def test_a_known_limit_is_heeded_beside_an_exit(most: int) -> None:
+    def until(b: FunctionBuilder, x: Tensor) -> Any:
+        return b.while_loop(lambda n, y: b.op("Less", n, 4), lambda n, y: (b.op("Add", n, 1), b.op("Add", y, y)), 0, x)
+
+    module = built([ROW], until)
+    ops = [attrs.evolve(x, count=const(most)) if isinstance(x, Loop) else x for x in module.main.body.ops]
+    module = module.with_main(attrs.evolve(module.main.body, ops=tuple(ops)))
+    made, _ = edited(module, REWRITES["partial"], GrinderOptions(factor=3))
+    assert made != module
+    assert interpret(made, [X])[0] == min(most, 4)
+    same(module, made, X)
+
+
 def test_only_short_loops_are_written_out() -> None:
     module = built([ROW], lambda b, x: b.for_loop(6, lambda i, y: b.op("Neg", b.op("Abs", y)), x))
     assert Loop in kinds(edited(module, REWRITES["unroll"], GrinderOptions(unroll=11))[0])
     made, _ = edited(module, REWRITES["unroll"], GrinderOptions(unroll=12))
     assert Loop not in kinds(made)
     same(module, made, X)
+
+
+def test_a_branch_on_the_number_of_a_trip_is_decided_when_the_loop_is_written_out() -> None:
+    def trip(b: FunctionBuilder) -> Any:
+        return lambda i, y: b.cond(b.op("Less", i, 2), lambda: b.op("Add", y, y), lambda: b.op("Sub", y, 1.0))
+
+    module = built([ROW], lambda b, x: b.for_loop(5, trip(b), x))
+    made, _ = edited(module, REWRITES["all"], GrinderOptions(branch=0.0))
+    assert set(kinds(made)) == {TensorOp}
+    assert interpret(made, [X])[0].tolist() == (4 * X - 3).tolist()
 
 
 # Invariants.

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from plugins.grinder.tests.rewriting import EAGER, REWRITES, edited, equal, random_case
+from plugins.grinder.tests.rewriting import EAGER, REWRITES, edited, equal, moved_parameters, random_case
 from tilewright.interpret.tensor import interpret
 from tilewright_grinder.options import GrinderOptions
 
@@ -21,6 +21,7 @@ def check(rewrite: str, seed: int, options: GrinderOptions = EAGER) -> bool:
     module, feeds, wanted = random_case(seed)
     made, notes = edited(module, REWRITES[rewrite], options)
     assert equal(interpret(made, feeds), wanted), (seed, notes.found)
+    assert moved_parameters(made) == []
     return made != module
 
 
