@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 import pytest
 
-from plugins.grinder.tests.rewriting import REWRITES, edited, equal, kinds
+from plugins.grinder.tests.rewriting import REWRITES, edited, equal, kinds, moved_parameters
 from tilewright.builder import FunctionBuilder, ModuleBuilder
 from tilewright.frontend.legalize.builder import Tensor
 from tilewright.interpret.tensor import interpret
@@ -112,6 +112,19 @@ def test_a_branch_on_the_number_of_a_trip_is_decided_when_the_loop_is_written_ou
     made, _ = edited(module, REWRITES["all"], GrinderOptions(branch=0.0))
     assert set(kinds(made)) == {TensorOp}
     assert interpret(made, [X])[0].tolist() == (4 * X - 3).tolist()
+
+
+def test_states_that_trade_places_are_copied() -> None:
+    def trip(b: FunctionBuilder) -> Any:
+        never = lambda j, s, t: (b.op("Add", s, t), b.op("Neg", t))  # noqa: E731
+        return lambda i, s, t, u: (*b.for_loop(0, never, t, s), b.op("Exp", u))
+
+    module = built([ROW, ROW], lambda b, x, y: b.for_loop(3, trip(b), x, y, x)[:2])
+    made, _ = edited(module, REWRITES["unroll"], GrinderOptions(unroll=0))
+    assert kinds(made).count(Loop) == 1
+    assert moved_parameters(made) == []
+    first, second = interpret(made, [X, -X])
+    assert (first.tolist(), second.tolist()) == ((-X).tolist(), X.tolist())
 
 
 # Invariants.
