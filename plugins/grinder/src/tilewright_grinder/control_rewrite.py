@@ -5,6 +5,8 @@ from __future__ import annotations
 import attrs
 
 from tilewright.ir.module import Module
+from tilewright.ir.ops import Call, If, Loop
+from tilewright.planning.record import control_in
 from tilewright.planning.requests import ControlRewrite, Request
 from tilewright.rewrites.live import live
 from tilewright_grinder.dead import lift_constant_states, remove_dead
@@ -26,6 +28,9 @@ def make(options: GrinderOptions) -> ControlRewrite:
 
     def rewrite(module: Module, request: Request) -> Module:
         session = request.session
+        if not any(isinstance(x, Loop | If | Call) for f in module.functions.values() for x in f.body.ops):
+            session.decide("control_rewrite", "module", control_in(module.main.body), why="it has no control flow")
+            return module
         notes = Notes()
         module = inline_functions(module, options.inline, notes)
         editor = Editor(module, options, session.device, notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tilewright.ir.expr import Expr, select
 from tilewright.ir.ops import If, Region, Value
 from tilewright_grinder.editor import Editor, Replacing
-from tilewright_grinder.speculation import cannot_fail, seconds
+from tilewright_grinder.speculation import bytes_of, cannot_fail, seconds
 
 _LAUNCHES = {"cpu": 0.2}
 _LAUNCHES_OF_OTHERS = 10.0
@@ -33,10 +33,11 @@ def predicate_branches(region: Region, editor: Editor) -> Region:
             made.keep(op)
             continue
         then, orelse = (x or 0.0 for x in costs)
-        taken, branch = editor.options.taken, branch_seconds(editor)
-        apart = branch + taken * then + (1 - taken) * orelse
-        why = f"both sides {(then + orelse) * 1e6:.2f} µs, the branch {apart * 1e6:.2f} µs"
-        if then + orelse > apart:
+        taken = editor.options.taken
+        apart = branch_seconds(editor) + taken * then + (1 - taken) * orelse
+        together = then + orelse + _selecting(op, editor)
+        why = f"both sides {together * 1e6:.2f} µs, the branch {apart * 1e6:.2f} µs"
+        if together > apart:
             editor.note(op.name, "branch", why)
             made.keep(op)
             continue
@@ -54,6 +55,13 @@ def _seconds(side: Region, editor: Editor) -> float | None:
     if not all(cannot_fail(x, editor.ranges, symbols) for x in side.ops):
         return None
     return sum(seconds(x, editor.device, symbols) for x in side.ops)
+
+
+def _selecting(op: If, editor: Editor) -> float:
+    """Seconds that a selection takes longer than the copy of a branch's result: it reads both."""
+    pairs = zip(op.then.results, op.orelse.results, strict=True)
+    read = sum(bytes_of(x, editor.builder.symbols) for x, y in pairs if x != y)
+    return read / editor.device.levels[0].bandwidth
 
 
 def _selected(condition: Value, then: Value, orelse: Value, editor: Editor) -> Value:

@@ -95,10 +95,17 @@ def seconds(op: Op, device: DeviceModel, symbols: Bounds) -> float:
     axes: tuple[Axis, ...] = op.axes if isinstance(op, TensorOp) else (*op.axes, op.scan)
     points = math.prod(max(bounds_of(x.extent, symbols).high, 1) for x in axes)
     work = sum(isinstance(x, Apply) for expr in expressions(op) for x in walk(expr))
-    moved = sum(bytes_of(x, symbols) for x in {*op.inputs, *op.outputs})
+    size = {x: bytes_of(x, symbols) for x in {*op.inputs, *op.outputs}}
+    # A row of a large tensor is read, not all of it.
+    moved = sum(min(n, points * dtypes.size_of(x.dtype)) for x, n in size.items())
     shared = [x for x in device.levels if x.shared_by_units and x.bytes >= moved] or [device.levels[0]]
-    own = device.launch_seconds if isinstance(op, ScanOp) or op.combiner is not None else 0.0
+    own = device.launch_seconds if is_kernel(op) else 0.0
     return max(points * max(work, 1) / device.peak["fma"], moved / shared[-1].bandwidth) + own
+
+
+def is_kernel(op: Op) -> bool:
+    """Whether an operator is a kernel of its own, rather than part of one beside it."""
+    return not isinstance(op, TensorOp) or op.combiner is not None
 
 
 def bytes_of(value: Value, symbols: Bounds) -> int:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 
 import attrs
 
-from tilewright.ir.ops import Loop, Op, Region, TensorOp
+from tilewright.ir.ops import Loop, Op, Region
 from tilewright.rewrites.rename import region_with_values
 from tilewright_grinder.editor import Editor, known_trips
 from tilewright_grinder.sinking import Sinking
 from tilewright_grinder.skewing import Layer, Skewing
-from tilewright_grinder.speculation import cannot_fail, seconds
+from tilewright_grinder.speculation import cannot_fail, is_kernel, seconds
 
 
 def skew_recurrences(region: Region, editor: Editor) -> Region:
@@ -25,21 +25,19 @@ def skew_recurrences(region: Region, editor: Editor) -> Region:
         return region
     start = 0
     while True:
-        chain = _chain(region, start, editor)
-        if chain is None:
+        layers = _chain(region, start, editor)
+        if not layers:
             return region
-        first, layers = chain
-        start = region.ops.index(first.loop) + 1
-        if len(layers) > 1 and _pays(region, layers, editor):
+        start = region.ops.index(layers[0].loop) + 1
+        if len(layers) > 1 and _pays(layers, editor):
             region = _fused(region, layers, editor)
 
 
-def _chain(region: Region, start: int, editor: Editor) -> tuple[Layer, list[Layer]] | None:
-    """The longest chain that begins with the first recurrence at or behind a position; None when there is none."""
-    ops = region.ops
+def _chain(region: Region, start: int, editor: Editor) -> list[Layer]:
+    """The longest chain that begins with the first recurrence at or behind a position; empty when there is none."""
     layers: list[Layer] = []
     dependent: set[str] = set()
-    for op in ops[start:]:
+    for op in region.ops[start:]:
         if isinstance(op, Loop) and _is_recurrence(op, editor):
             if not layers:
                 layers.append(Layer(op, 0, ()))
@@ -50,7 +48,7 @@ def _chain(region: Region, start: int, editor: Editor) -> tuple[Layer, list[Laye
                 layers.append(above)
         if layers and any(x is not None and x.name in dependent for x in op.inputs):
             dependent.update(x.name for x in op.outputs if x is not None)
-    return (layers[0], layers) if layers else None
+    return layers
 
 
 def _is_recurrence(op: Loop, editor: Editor) -> bool:
@@ -85,7 +83,7 @@ def _above(
     return Layer(attrs.evolve(op, body=body), len(sinking.ops), read) if read else None
 
 
-def _pays(region: Region, layers: Sequence[Layer], editor: Editor) -> bool:
+def _pays(layers: Sequence[Layer], editor: Editor) -> bool:
     """Whether one loop is predicted to take less time, its layers side by side, than the loops one after the other."""
     steps = known_trips(layers[0].loop)
     assert steps is not None
@@ -93,14 +91,13 @@ def _pays(region: Region, layers: Sequence[Layer], editor: Editor) -> bool:
 
     def work(ops: Sequence[Op]) -> tuple[float, int]:
         """Seconds of work, and launches that follow each other."""
-        tensor_ops = [x for x in ops if isinstance(x, TensorOp)]
-        launches = sum(x.combiner is not None for x in tensor_ops)
+        launches = sum(map(is_kernel, ops))
         return sum(seconds(x, device, symbols) for x in ops) - launches * device.launch_seconds, launches + 1
 
     own = [work(x.loop.body.ops[x.between :]) for x in layers]
     all_of = [work(x.loop.body.ops) for x in layers]
     wait = device.launch_seconds
-    apart = steps * sum(seconds + launches * wait for seconds, launches in own)
+    apart = steps * sum(x + n * wait for x, n in own)
     together = (steps + len(layers) - 1) * (sum(x for x, _ in all_of) + max(n for _, n in all_of) * wait)
     why = f"{len(layers)} layers of {steps} steps: {together * 1e6:.0f} µs side by side, {apart * 1e6:.0f} µs apart"
     pays = together < apart or editor.options.wavefront == "always"
