@@ -120,6 +120,11 @@ def test_the_table_says_what_is_taken_and_what_control_flow_costs(tmp_path: Path
     assert "| seq2seq.b1 | 1.50 |" in text.split("written out")[1]
 
 
+@pytest.mark.parametrize(("model", "percent", "steps"), [("seq2seq", 0, 37), ("gpt_decode", 25, 16)])
+def test_decoding_of_full_size_ends_where_the_cell_says(model: str, percent: int, steps: int) -> None:
+    assert outputs(Cell(model, percent, 1).given())[1] == steps
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", [x for x in cells(FOLDER / "cells.csv") if x.batch == 1], ids=lambda x: x.name)
 def test_a_model_of_full_size_agrees(cell: Cell) -> None:

@@ -19,7 +19,7 @@ START = 1
 def ending_bias(most: int, vocabulary: int, last: int) -> Array:
     """Added to the scores of each step: the end is chosen at step `last`, counted from 1, and not before."""
     bias = np.zeros((most, vocabulary), np.float32)
-    bias[:, END] = np.where(np.arange(most) + 1 < last, -100, 100)
+    bias[:, END] = np.where(np.arange(most) + 1 < last, -1e4, 1e4)
     return bias
 
 

@@ -12,7 +12,7 @@ from functools import partial
 
 import attrs
 
-from tilewright.ir.expr import Expr, Load, Var, const, map_expr, replace_loads, variables
+from tilewright.ir.expr import Expr, Load, Var, map_expr, replace_loads, variables
 from tilewright.ir.ops import Access, Op, Region, TensorOp, Value
 from tilewright_grinder.editor import Editor
 from tilewright_grinder.scalars import without_unused_reads
@@ -30,7 +30,6 @@ class Sinking:
         dependent: names of everything that depends on outputs of that loop.
         makers: operators between the loops by the names of what they make.
         number: of the trip, as the second loop's body has it.
-        count: trips of both loops.
 
     Attributes:
         ops: what computes the rows, in order.
@@ -40,7 +39,6 @@ class Sinking:
     dependent: set[str]
     makers: Mapping[str, Op]
     number: Value
-    count: int
     editor: Editor
     ops: list[Op] = attrs.field(factory=list)
     _made: dict[Place, Value] = attrs.field(factory=dict)
@@ -104,7 +102,7 @@ class Sinking:
         if not isinstance(axis, Var) or axis.name in variables(*others):
             return None
         extent = next(x.extent for x in op.axes if x.name == axis.name)
-        if extent != const(self.count) or write.value.shape[dimension] != extent:
+        if write.value.shape[dimension] != extent:
             return None
         # The number of the trip is read first; the other reads move one slot up.
         slots: dict[int, Expr] = {n: Load(n + 1, x.value.dtype) for n, x in enumerate(op.reads)}

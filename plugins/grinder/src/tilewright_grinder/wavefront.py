@@ -74,7 +74,7 @@ def _above(
     here = region.ops.index(op)
     makers = {x.name: maker for maker in region.ops[:here] for x in maker.outputs if x is not None}
     row_values = {name: read for name, (read, _) in rows.items()}
-    sinking = Sinking(row_values, dependent, makers, op.body.params[0], trips, editor)
+    sinking = Sinking(row_values, dependent, makers, op.body.params[0], editor)
     body = sinking.body(op.body)
     if body is None or not all(cannot_fail(x, editor.ranges, editor.builder.symbols) for x in sinking.ops):
         return None
