@@ -392,6 +392,24 @@ def calls(steps: Iterable[HostStep]) -> list[HostCall]:
     return [x for x in host_leaves(steps) if isinstance(x, HostCall)]
 
 
+def numbered_launches(steps: Iterable[HostStep], number: int = 0) -> Iterator[tuple[int, Launch]]:
+    """The launches of a host tree with their numbers, as `Placement` counts them.
+
+    Args:
+        number: of the first step.
+    """
+    for step in steps:
+        match step:
+            case Launch():
+                yield number, step
+            case HostLoop():
+                yield from numbered_launches(step.body, number + 1)
+            case HostIf():
+                yield from numbered_launches(step.then, number + 1)
+                yield from numbered_launches(step.orelse, next_number(step.then, number + 1))
+        number = next_number((step,), number)
+
+
 def next_number(steps: Iterable[HostStep], number: int = 0) -> int:
     """The number of the step after some steps of which the first has a number, as `Placement` counts them.
 

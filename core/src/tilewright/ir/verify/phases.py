@@ -23,6 +23,7 @@ from tilewright.ir.verify.ordering import (
     touch_same,
 )
 from tilewright.ir.verify.tree import Part, leaves
+from tilewright.ir.verify.turns import Used
 from tilewright.ir.verify.unroll import Event, lane_units, unroll
 
 TASKS = "a launch runs every task of a kernel that it calls, each as often as the others"
@@ -43,11 +44,13 @@ class Run:
 
     Attributes:
         counted: how often each counter of an event was signalled.
+        phases: what each phase touches.
         unknown: events of which that is not known.
     """
 
     tasks: dict[Call, list[Numbers]] = attrs.field(factory=dict)
     counted: dict[tuple[str, int], int] = attrs.field(factory=dict)
+    phases: list[Used] = attrs.field(factory=list)
     unknown: set[str] = attrs.field(factory=set)
 
     def add(self, task: Task, numbers: Numbers) -> None:
@@ -92,10 +95,12 @@ def run_phase(
             run.add(task, numbers)
             if numbers.size > 1:
                 check_inplace(program.kernels[task.kernel], accesses(program, task.kernel, task.args), place)
+        run.phases.append(Used({name: () for task, _ in straight for name in task.args}))
         return written | {x.value for task, _ in straight for x in _writes(program, task)}
     units, complete = unroll(phase, env, place)
     _check_events(phase, launch, run, place)
     order = check_phase(program, units, place, footprint, run.counted)
+    run.phases.append(Used.of(order))
     for event in order.events:
         if isinstance(event.item, Task):
             if not event.optional:

@@ -34,6 +34,7 @@ from tilewright.ir.verify.ordering import Footprint, accesses, whole
 from tilewright.ir.verify.phases import EVENTS, WRITTEN, Run, run_phase, signalled
 from tilewright.ir.verify.storage import check_storage
 from tilewright.ir.verify.tree import Part, first_phases, leaves, tasks_of
+from tilewright.ir.verify.turns import check_turns
 from tilewright.ir.verify.unroll import TRIPS, number
 
 if TYPE_CHECKING:
@@ -262,6 +263,7 @@ class _Checker:
         run = Run()
         written = self._parts(launch.body, launch, written, env, run, place)
         run.check(self._program, place)
+        check_turns(self._program, run.phases, place)
         return written
 
     def _check_event_buffer(self, launch: Launch, place: Place) -> None:
