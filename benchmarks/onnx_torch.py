@@ -32,6 +32,7 @@ HOST_ARGUMENTS = {
     "Slice": (1, 2, 3, 4),
     "Split": (1,),
     "Squeeze": (1,),
+    "TopK": (1,),
     "Unsqueeze": (1,),
 }
 """Inputs that must be known when the module is made."""
@@ -282,6 +283,23 @@ def _split(a: Attributes, c: Sequence[Any]) -> Callable[..., Any]:
     return lambda x: torch.split(x, lengths, axis)
 
 
+def _top_k(a: Attributes, c: Sequence[Any]) -> Callable[..., Any]:
+    count, axis = int(c[1].item()), a.get("axis", -1)
+    return lambda x: tuple(torch.topk(x, count, axis, bool(a.get("largest", 1)), bool(a.get("sorted", 1))))
+
+
+def _scatter_elements(a: Attributes, c: Sequence[Any]) -> Callable[..., Any]:
+    if a.get("reduction", b"none") != b"none":
+        raise NotImplementedError("ScatterElements with a reduction")
+    return lambda x, i, updates: x.scatter(a.get("axis", 0), i, updates)
+
+
+def _scatter_nd(a: Attributes, c: Sequence[Any]) -> Callable[..., Any]:
+    if a.get("reduction", b"none") != b"add" or a["shapes"][1][1:] != (1,):
+        raise NotImplementedError("ScatterND other than rows that are added")
+    return lambda x, i, updates: x.index_add(0, i.reshape(-1), updates)
+
+
 def _pad(a: Attributes, c: Sequence[Any]) -> Callable[..., Any]:
     rank = len(a["shapes"][0])
     pads = [int(x) for x in (c[1] if len(c) > 1 else a["pads"])]
@@ -364,6 +382,8 @@ OPERATORS: Mapping[str, Make] = {
     "Relu": _plain(torch.relu),
     "Reshape": _reshape,
     "Resize": _resize,
+    "ScatterElements": _scatter_elements,
+    "ScatterND": _scatter_nd,
     "Sigmoid": _plain(torch.sigmoid),
     "Slice": _slice,
     "Softmax": _softmax,
@@ -373,6 +393,7 @@ OPERATORS: Mapping[str, Make] = {
     "Sub": _plain(torch.sub),
     "Sum": _plain(_sum),
     "Tanh": _plain(torch.tanh),
+    "TopK": _top_k,
     "Transpose": lambda a, c: lambda x: x.permute(a.get("perm") or list(range(x.dim()))[::-1]),
     "Unsqueeze": _unsqueeze,
     "Where": _plain(torch.where),

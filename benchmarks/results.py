@@ -14,6 +14,8 @@ from typing import Any
 Result = dict[str, Any]
 OURS = "tilewright"
 """How the names of our engines begin."""
+CUDNN_LSTM = "torch-cudnn-lstm"
+"""`torch.nn.LSTM` instead of the graph: reported, not counted among the peers, for it is told what the graph is."""
 
 
 def merged(folders: Sequence[Path]) -> list[Result]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tilewright.errors import DamagedError
-from tilewright_backends import load_cuda
+from tilewright.errors import DamagedError, InputError
+from tilewright_backends import load_cuda, residency
 
 DATA = {
     "arch": "sm_90a",
@@ -41,10 +41,13 @@ class HostMemory:
             case _:
                 pytest.fail(f"{function} was called")
 
-    def allocate(self, size: int) -> int:
-        buffer = ctypes.create_string_buffer(size)
+    def allocate(self, size: int, fill: int = 0) -> int:
+        buffer = ctypes.create_string_buffer(bytes([fill]) * size, size)
         HostMemory.buffers[ctypes.addressof(buffer)] = buffer
         return ctypes.addressof(buffer)
+
+    def multiprocessors(self) -> int:
+        return 132
 
     def compute_capability(self) -> tuple[int, int]:
         return 9, 0
@@ -97,3 +100,29 @@ def test_a_program_that_cannot_be_loaded_gives_everything_back(
     with pytest.raises(DamagedError):
         load_cuda.CudaProgram(Path("library.so"), {"w": w, "v": w}, DATA)
     assert (memory.buffers, memory.streams) == ({}, 0)
+
+
+def test_event_buffers_begin_with_zeros(memory: type[HostMemory]) -> None:
+    data = {**DATA, "buffers": [*DATA["buffers"], ["all.events", "event", 512]]}  # type: ignore[misc]
+    w = np.ones(4, np.float32)
+    program = load_cuda.CudaProgram(Path("library.so"), {"w": w, "v": w}, data)
+    events = memory.buffers[int(program._table.addresses[4])]
+    assert events.raw == bytes(512)
+    x = memory.buffers[int(program._table.addresses[0])]
+    assert x.raw == b"\xff" * 16
+    program.close()
+
+
+def test_a_launch_that_is_not_resident_is_refused_before_anything_is_taken(
+    memory: type[HostMemory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = {"blocks": 264, "threads": 512, "shared_bytes": 99, "registers": 100}
+    data = {**DATA, "cooperative": {"all": "tw_persistent_0"}, "kernels": {"tw_persistent_0": kernel}}
+    w = np.ones(4, np.float32)
+    monkeypatch.setattr(residency, "machine_code", lambda path: [b"cubin"])
+    monkeypatch.setattr(residency, "blocks_held", lambda code, kernels: dict.fromkeys(kernels, 1))
+    with pytest.raises(InputError, match="'all' needs 264 blocks on the GPU at once, and this one holds 132"):
+        load_cuda.CudaProgram(Path("library.so"), {"w": w, "v": w}, data)
+    assert (memory.buffers, memory.streams) == ({}, 0)
+    monkeypatch.setattr(residency, "blocks_held", lambda code, kernels: dict.fromkeys(kernels, 2))
+    load_cuda.CudaProgram(Path("library.so"), {"w": w, "v": w}, data).close()

@@ -10,8 +10,9 @@ from benchmarks.models.graphs import MODELS
 from tilewright.testing.seeded import LIGHT_PREFIX, light_names
 
 FOLDER = Path(__file__).parent
-LISTS = ("paper", "anchors", "light")
-"""`paper`: launches and bytes; `anchors`: the ten that are timed for the mean of ratios; `light`: onnx's own."""
+LISTS = ("paper", "anchors", "light", "rammer")
+"""`paper`: launches and bytes; `anchors`: the ten that are timed for the mean of ratios; `light`: onnx's own; `rammer`:
+what Rammer's paper times, and two blocks."""
 
 
 @dataclass(frozen=True)

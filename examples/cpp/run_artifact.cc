@@ -111,6 +111,7 @@ int Run(const std::string& folder, const std::vector<std::string>& input_files) 
       address = api->AllocDataSpace(device, size > 0 ? size : 1, 64, DLDataType{kDLUInt, 8, 1});
     }
     if (weight != nullptr && cuda) Copy(api, weight, host, address, device, size);
+    if (kind == "event") Copy(api, std::vector<char>(size).data(), host, address, device, size);
     if (kind == "output") outputs.push_back({address, size});
     if (kind == "input") {
       if (inputs == input_files.size()) throw std::runtime_error("too few inputs");

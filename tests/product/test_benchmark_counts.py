@@ -21,6 +21,8 @@ from benchmarks.models.graphs import MODELS, case, graph, in_dtype
 from benchmarks.models.prepare import configurations
 from benchmarks.models.report import report
 from benchmarks.models.traffic import copies, traffic
+from benchmarks.models.worker import recurrent
+from benchmarks.results import CUDNN_LSTM
 from tests.product.models import save_model
 from tilewright.api import settings_for
 from tilewright.compiler import plan_model
@@ -32,7 +34,7 @@ EPILOGUE = {"slots": {"connect": "epilogue"}}
 
 
 def test_the_lists_hold_what_is_compared() -> None:
-    paper, anchors, light = (cells(FOLDER / f"{x}.csv") for x in LISTS)
+    paper, anchors, light, rammer = (cells(FOLDER / f"{x}.csv") for x in LISTS)
     assert len(set(paper)) == len(paper) == 62
     assert len({c.model for c in paper}) == 17
     assert {c.model for c in paper} - {c.model for c in paper if c.batch == 64} == {"bsrn", "nerf_64", "restormer"}
@@ -40,6 +42,8 @@ def test_the_lists_hold_what_is_compared() -> None:
     assert len(set(anchors)) == len(anchors) == 20
     assert {c.dtype for c in (*paper, *anchors)} == {"float32", "float16"}
     assert len(light) == 9
+    assert len(set(rammer)) == len(rammer) == 11 * 3 * 2
+    assert {(c.batch, c.dtype) for c in rammer} == set(itertools.product((1, 4, 16), ("float32", "float16")))
 
 
 def test_the_frozen_table_has_every_cell_of_the_paper() -> None:
@@ -209,6 +213,33 @@ def test_the_fastest_peer_by_hand() -> None:
     # Twice as fast and equally fast.
     assert "| 1, float32 | 1.41 (2) |" in text
     assert "| tilewright | 2.5 | 3.0 | 2 |" in text
+
+
+def test_an_engine_that_is_reported_is_no_peer() -> None:
+    one = result("a", tilewright=2.0, torch_eager=4.0)
+    one["engines"][CUDNN_LSTM] = {"median_us": 1.0, "agrees": True}
+    text = report([one])
+    assert "| 1, float32 | 2.00 (1) |" in text
+    assert f"{CUDNN_LSTM} is reported, not counted" in text
+    assert f"| cell | tilewright | torch-eager | {CUDNN_LSTM} |\n|---|---|---|---|\n| a | 2.0 | 4.0 | 1.0 |" in text
+
+
+def test_the_lstm_of_pytorch_agrees(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    import onnxruntime
+
+    model, feeds = in_dtype(case("lstm", batch=2, small=True), "float32")
+    onnx.save(model, tmp_path / "model.onnx")
+    (tmp_path / "cell.json").write_text(json.dumps({"model": "lstm"}))
+    run, inputs = recurrent(tmp_path, feeds, "cpu")
+    with torch.no_grad():
+        (found,) = run(*inputs)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (wanted,) = session.run(None, feeds)
+    assert np.linalg.norm(found.numpy() - wanted) <= 1e-5 * np.linalg.norm(wanted)
+    (tmp_path / "cell.json").write_text(json.dumps({"model": "seq2seq"}))
+    with pytest.raises(NotImplementedError, match="not seq2seq"):
+        recurrent(tmp_path, feeds, "cpu")
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))

@@ -102,6 +102,11 @@ class BufferTable:
                 raise DamagedError(f"it has no weight {name!r} of {size} bytes")
             yield number, given[name]
 
+    def place(self, name: str) -> tuple[int, int]:
+        """Bytes and address of a buffer."""
+        number = next(i for i, x in enumerate(self._buffers) if x[0] == name)
+        return self._buffers[number][2], int(self.addresses[number])
+
     def sizes(self, *kinds: str) -> Iterator[tuple[int, int]]:
         """Place and bytes of each buffer of one of the `kinds`."""
         for number, (_, kind, size) in enumerate(self._buffers):

@@ -44,7 +44,7 @@ class CpuProgram:
         self._turn = threading.Lock()  # a run that an interrupt left behind may still use the table
         self._kept: list[Array] = []  # weights and workspace, as long as their addresses are in the table
         self._keep(self._table.weights(weights))
-        self._keep((number, aligned(size)) for number, size in self._table.sizes("workspace"))
+        self._keep((number, aligned(size)) for number, size in self._table.sizes("workspace", "event"))
         self._calls = Calls(self._table, data)
 
     def _keep(self, arrays: Iterable[tuple[int, Array]]) -> None:
@@ -132,9 +132,16 @@ def load_cpu(
     """The CPU's loader. See `tilewright.runtime.native.Loader`.
 
     Raises:
-        InputError: this machine lacks instructions that the program may use.
+        InputError: this machine lacks instructions that the program may use; its units wait for each other, and it
+            may use fewer threads than there are units.
         DamagedError: library, weights and `data` do not belong together.
     """
     check_seal(data, target)
+    together = int(data.get("together", 0))
+    if threads < together:
+        raise InputError(
+            f"The program's {together} units wait for each other, and it may use {threads} of {together} threads.",
+            f"Let it use {together} threads, or compile it for {threads}.",
+        )
     cpu_features.require(data["features"], target)
     return CpuProgram(library, weights, data, threads)

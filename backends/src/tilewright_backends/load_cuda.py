@@ -17,11 +17,14 @@ from tilewright.runtime.native import NO_SYMBOLS, Array
 from tilewright_backends.buffers import BufferTable, check_seal, load_library
 from tilewright_backends.device_weights import SHARED
 from tilewright_backends.load import Calls, runtime_library
+from tilewright_backends.residency import check_resident
+from tilewright_backends.timeline import TaskTime, task_times
 
 _CUDA = 2
 """DLPack's device type."""
 _TO_DEVICE, _TO_HOST = 1, 2
 _THREAD_LOCAL_CAPTURE = 1
+_POISON = 0xFF
 _HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _MOST_HELD = 0.1  # seconds
 _MOST_GRAPHS = 8
@@ -56,21 +59,25 @@ class CudaRuntime:
             text = self._library.cudaGetErrorString(status).decode()
             raise InternalError(f"{function}: {text} (CUDA error {status}).")
 
+    def _attribute(self, number: int) -> int:
+        value = ctypes.c_int()
+        self("cudaDeviceGetAttribute", ctypes.byref(value), number, 0)
+        return value.value
+
     def compute_capability(self) -> tuple[int, int]:
         """That of device 0."""
-        found = []
-        for attribute in (75, 76):
-            value = ctypes.c_int()
-            self("cudaDeviceGetAttribute", ctypes.byref(value), attribute, 0)
-            found.append(value.value)
-        return found[0], found[1]
+        return self._attribute(75), self._attribute(76)
 
-    def allocate(self, size: int) -> int:
-        """Device memory; the address. Poisoned: what nothing writes is read as NaN, not as old data."""
+    def multiprocessors(self) -> int:
+        """Those of device 0."""
+        return self._attribute(16)
+
+    def allocate(self, size: int, fill: int = _POISON) -> int:
+        """Device memory; the address. Poisoned, if not filled otherwise: what nothing writes is read as NaN."""
         pointer = ctypes.c_void_p()
         size = max(size, 256)
         self("cudaMalloc", ctypes.byref(pointer), ctypes.c_size_t(size))
-        self("cudaMemset", pointer, 0xFF, ctypes.c_size_t(size))
+        self("cudaMemset", pointer, fill, ctypes.c_size_t(size))
         return int(pointer.value or 0)
 
 
@@ -95,16 +102,19 @@ class CudaProgram:
         _check_device(self._cuda, str(data["arch"]))
         self._graphs: dict[tuple[int, ...], ctypes.c_void_p | None] = {}  # None: the values came once
         self._capturable = bool(data["capturable"])
+        self._traced: Mapping[str, Any] = data.get("traced", {})
         self._table = BufferTable(data)
         self.input_bytes, self.output_bytes = self._table.input_bytes, self._table.output_bytes
         with ExitStack() as held:  # what was taken is given back, also where the rest fails
             self._stream = ctypes.c_void_p()
             self._cuda("cudaStreamCreate", ctypes.byref(self._stream))
             held.callback(self._cuda, "cudaStreamDestroy", self._stream)
-            for number, size in self._table.sizes("input", "output", "workspace"):
-                address = self._cuda.allocate(size)
-                held.callback(self._free, address)
-                self._table.addresses[number] = address
+            check_resident(self._cuda.multiprocessors, library, data)
+            for kinds, fill in ((("input", "output", "workspace"), _POISON), (("event",), 0)):
+                for number, size in self._table.sizes(*kinds):
+                    address = self._cuda.allocate(size, fill)
+                    held.callback(self._free, address)
+                    self._table.addresses[number] = address
             for number, array in self._table.weights(weights):
                 self._table.addresses[number] = SHARED.take(array, self._copied)
                 held.callback(SHARED.give_back, array, self._free)
@@ -237,6 +247,18 @@ class CudaProgram:
         finally:
             queued.set()
             self._cuda("cudaStreamSynchronize", self._stream)  # nothing calls `waiting` later
+
+    def timeline(self) -> dict[str, list[TaskTime]]:
+        """What the units of each traced launch did in its last run, by the launch's name."""
+        found = {}
+        for name, told in self._traced.items():
+            size, address = self._table.place(told["buffer"])
+            buffer = ctypes.create_string_buffer(size)
+            source = ctypes.c_void_p(address)
+            self._cuda("cudaMemcpyAsync", buffer, source, ctypes.c_size_t(size), _TO_HOST, self._stream)
+            self._cuda("cudaStreamSynchronize", self._stream)
+            found[name] = task_times(told, buffer.raw)
+        return found
 
     def _elapsed(self, first: ctypes.c_void_p, last: ctypes.c_void_p) -> float:
         milliseconds = ctypes.c_float()

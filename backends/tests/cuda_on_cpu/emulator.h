@@ -8,6 +8,9 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <memory>
+#include <random>
+#include <sys/mman.h>
 #include <type_traits>
 #include <ucontext.h>
 #include <vector>
@@ -17,9 +20,13 @@
 #endif
 #define __global__
 #define __device__
+#define __noinline__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __grid_constant__
+#define __align__(n) __attribute__((aligned(n)))
+#define __isGlobal(p) true
+#define __builtin_assume(x)
 #define CUDART_INF_F (std::numeric_limits<float>::infinity())
 #define CUDART_NAN_F (std::numeric_limits<float>::quiet_NaN())
 #define CUDART_INF (std::numeric_limits<double>::infinity())
@@ -34,16 +41,35 @@ struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(8) float2 { float x, y; };
 typedef _Float16 half;
 
-static const int emu_stack = 256 * 1024;
-struct emu_fiber { ucontext_t context; std::vector<char> stack; bool done = false; int waits = 0; };
+struct emu_fiber { ucontext_t context; bool done = false, paused = false; int waits = 0; };
+struct emu_exchange { unsigned long long slot[EMU_WARP]; unsigned char block[EMU_WARP][64]; };
+static const size_t emu_stack = 256 * 1024;
+struct emu_block {
+  int number = 0;
+  long seen = -1;  // changes when it last looked in vain
+  std::vector<emu_fiber> fibers;
+  std::vector<emu_exchange> warps;
+  unsigned char* memory;  // the stacks, then the shared memory
+  size_t stacks, shared_bytes;
+  int arrived[16], passed[16];  // at barriers of some warps: arrivals so far, and how often all have arrived
+
+  emu_block(int threads, int bytes) : fibers(threads), warps((threads + EMU_WARP - 1) / EMU_WARP), stacks(threads * emu_stack), shared_bytes(bytes + 1024) {
+    memory = (unsigned char*)mmap(nullptr, stacks + shared_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) { std::perror("emulator: memory of a block"); std::abort(); }
+  }
+  ~emu_block() { munmap(memory, stacks + shared_bytes); }
+  emu_block(const emu_block&) = delete;
+  unsigned char* shared() { return memory + stacks; }
+};
+static emu_block* emu_here;
+static long emu_changes;  // of what blocks wait for
 static emu_fiber* emu_current;
 static ucontext_t emu_scheduler;
 static emu_dim emu_tid, emu_bid, emu_bdim, emu_gdim;
-static int emu_number, emu_threads;
+static int emu_number;
 static std::function<void()> emu_kernel;
-alignas(1024) static unsigned char emu_shared[256 * 1024];
-struct emu_exchange { unsigned long long slot[EMU_WARP]; unsigned char block[EMU_WARP][64]; };
-static std::vector<emu_exchange> emu_warps;
+#define emu_shared (emu_here->shared())
+#define emu_warps (emu_here->warps)
 
 #define threadIdx (emu_tid)
 #define blockIdx (emu_bid)
@@ -52,61 +78,106 @@ static std::vector<emu_exchange> emu_warps;
 #define shared_memory_ptr emu_shared_memory
 
 static void emu_yield(int kind) {  // 1: block barrier, 2: warp barrier
-  int mine = emu_number;
   emu_current->waits = kind;
   swapcontext(&emu_current->context, &emu_scheduler);
-  emu_number = mine;
-  emu_tid = {mine, 0, 0};
 }
 static inline void __syncthreads() { emu_yield(1); }
 static inline void __syncwarp(unsigned = ~0u) { emu_yield(2); }
 
 static void emu_enter() { emu_kernel(); emu_current->done = true; swapcontext(&emu_current->context, &emu_scheduler); }
 
-static void emu_run(int grid, int block, int shared_bytes, std::function<void()> kernel) {
-  emu_kernel = kernel;
-  emu_threads = block;
-  emu_bdim = {block, 1, 1};
-  emu_gdim = {grid, 1, 1};
-  emu_warps.assign((block + EMU_WARP - 1) / EMU_WARP, {});
-  std::vector<emu_fiber> fibers(block);
-  for (auto& f : fibers) f.stack.resize(emu_stack);
-  for (int b = 0; b < grid; ++b) {
-    emu_bid = {b, 0, 0};
-    std::memset(emu_shared, 0xff, sizeof emu_shared);  // NaN
-    for (auto& f : fibers) {
-      getcontext(&f.context);
-      f.context.uc_stack.ss_sp = f.stack.data();
-      f.context.uc_stack.ss_size = f.stack.size();
-      f.context.uc_link = nullptr;
-      f.done = false;
-      f.waits = 0;
-      makecontext(&f.context, emu_enter, 0);
-    }
-    while (true) {
-      // A thread runs when it waits for nothing, when its warp is at a warp barrier, or when all are at the block barrier.
-      bool all_done = true, all_block = true;
-      for (auto& f : fibers) { all_done &= f.done; all_block &= f.done || f.waits == 1; }
-      if (all_done) break;
-      bool progress = false;
-      if (all_block) { for (auto& f : fibers) f.waits = 0; }
-      for (int w = 0; w * EMU_WARP < block; ++w) {
-        bool ready = true;
-        for (int t = w * EMU_WARP; t < block && t < w * EMU_WARP + EMU_WARP; ++t) ready &= fibers[t].done || fibers[t].waits == 2;
-        if (ready) for (int t = w * EMU_WARP; t < block && t < w * EMU_WARP + EMU_WARP; ++t) fibers[t].waits = 0;
-      }
-      for (int t = 0; t < block; ++t) {
-        if (fibers[t].done || fibers[t].waits) continue;
-        progress = true;
-        emu_current = &fibers[t];
-        emu_number = t;
-        emu_tid = {t, 0, 0};
-        swapcontext(&emu_scheduler, &fibers[t].context);
-      }
-      if (!progress) { std::fprintf(stderr, "emulator: barrier that not all threads reach\n"); std::abort(); }
-    }
+static void emu_start(emu_block& b, int number) {
+  b.number = number;
+  std::memset(b.shared(), 0xff, b.shared_bytes);  // NaN
+  std::memset(b.arrived, 0, sizeof b.arrived);
+  std::memset(b.passed, 0, sizeof b.passed);
+  for (size_t t = 0; t < b.fibers.size(); ++t) {
+    emu_fiber& f = b.fibers[t];
+    getcontext(&f.context);
+    f.context.uc_stack.ss_sp = b.memory + t * emu_stack;
+    f.context.uc_stack.ss_size = emu_stack;
+    f.context.uc_link = nullptr;
+    f.done = false;
+    f.waits = 0;
+    makecontext(&f.context, emu_enter, 0);
   }
 }
+
+enum emu_state { emu_running, emu_pausing, emu_finished };
+
+// Each thread of a block that can run does so until it waits. A block pauses when all that did only looked at memory.
+static emu_state emu_sweep(emu_block& b) {
+  // A thread runs when it waits for nothing, when its warp is at a warp barrier, or when all are at the block barrier.
+  auto& fibers = b.fibers;
+  int block = fibers.size();
+  bool all_done = true, all_block = true;
+  for (auto& f : fibers) { all_done &= f.done; all_block &= f.done || f.waits == 1; }
+  if (all_done) return emu_finished;
+  bool progress = false, pausing = true;
+  if (all_block) { for (auto& f : fibers) f.waits = 0; }
+  for (int w = 0; w * EMU_WARP < block; ++w) {
+    bool ready = true;
+    for (int t = w * EMU_WARP; t < block && t < w * EMU_WARP + EMU_WARP; ++t) ready &= fibers[t].done || fibers[t].waits == 2;
+    if (ready) for (int t = w * EMU_WARP; t < block && t < w * EMU_WARP + EMU_WARP; ++t) fibers[t].waits = 0;
+  }
+  emu_here = &b;
+  emu_bid = {b.number, 0, 0};
+  for (int t = 0; t < block; ++t) {
+    if (fibers[t].done || fibers[t].waits) continue;
+    progress = true;
+    emu_current = &fibers[t];
+    emu_current->paused = false;
+    emu_number = t;
+    emu_tid = {t, 0, 0};
+    swapcontext(&emu_scheduler, &fibers[t].context);
+    pausing &= fibers[t].paused;
+  }
+  if (!progress) { std::fprintf(stderr, "emulator: barrier that not all threads reach\n"); std::abort(); }
+  return pausing ? emu_pausing : emu_running;
+}
+
+// Runs a grid block after block, or all blocks together, which take turns at random.
+static void emu_run(int grid, int block, int shared_bytes, bool together, unsigned long long seed, std::function<void()> kernel) {
+  emu_kernel = kernel;
+  emu_bdim = {block, 1, 1};
+  emu_gdim = {grid, 1, 1};
+  std::vector<std::unique_ptr<emu_block>> live;
+  for (int b = 0; b < (together ? grid : 1); ++b) {
+    live.emplace_back(new emu_block(block, shared_bytes));
+    emu_start(*live.back(), b);
+  }
+  if (!together) {
+    for (int b = 0; b < grid; ++b) {
+      emu_start(*live[0], b);
+      while (emu_sweep(*live[0]) != emu_finished) {}
+    }
+    return;
+  }
+  std::mt19937_64 random(seed);
+  while (!live.empty()) {
+    // A block that looked in vain would do so again until another has changed something.
+    std::vector<size_t> able;
+    for (size_t i = 0; i < live.size(); ++i) if (live[i]->seen != emu_changes) able.push_back(i);
+    if (able.empty()) { std::fprintf(stderr, "emulator: units wait for each other for ever\n"); std::abort(); }
+    size_t at = able[random() % able.size()];
+    emu_state state = emu_running;
+    for (int turns = random() % 16; turns >= 0 && state == emu_running; --turns) {
+      long before = emu_changes;
+      state = emu_sweep(*live[at]);
+      if (state == emu_pausing) live[at]->seen = before;
+    }
+    if (state == emu_finished) live.erase(live.begin() + at);
+  }
+}
+
+// How blocks meet. A block that looks at memory in vain lets the others run.
+static uint64_t tw_gpu_ticket(uint64_t* p) { ++emu_changes; return (*p)++; }
+static uint64_t tw_gpu_tickets(const uint64_t* p) { return *(const volatile uint64_t*)p; }
+static void tw_gpu_count(uint32_t* p) { ++emu_changes; ++*p; }
+static int tw_gpu_counted(const uint32_t* p) { return *(const volatile int*)p; }
+static uint64_t tw_gpu_time() { static uint64_t now = 0; return ++now; }
+static int tw_gpu_place() { return emu_here->number; }
+static void tw_gpu_pause(int) { emu_current->paused = true; emu_yield(0); }
 
 template <typename T> static T emu_from_lane(T value, int lane) {
   static_assert(sizeof(T) <= 8, "");
@@ -195,16 +266,17 @@ static void tw_cp_async_16(void* to, const void* from, int bytes) {
 static void tw_cp_async_commit() {}
 static void tw_cp_async_16_if(void* to, const void* from, int bytes, int mine) { if (mine) tw_cp_async_16(to, from, bytes); }
 
-// Barriers of some warps: arrivals so far, and how often all have arrived.
-static int emu_arrived[16], emu_passed[16];
+// Barriers of some warps.
 static void tw_group_barrier(int number, int threads) {
-  int before = emu_passed[number];
-  if (++emu_arrived[number] == threads) { emu_arrived[number] = 0; ++emu_passed[number]; }
-  for (long tries = 0; emu_passed[number] == before; ++tries) {
+  emu_block& b = *emu_here;
+  int before = b.passed[number];
+  if (++b.arrived[number] == threads) { b.arrived[number] = 0; ++b.passed[number]; }
+  for (long tries = 0; b.passed[number] == before; ++tries) {
     if (tries > 10000000) { std::fprintf(stderr, "emulator: barrier that not all of a group reach\n"); std::abort(); }
     emu_yield(0);
   }
 }
+static void tw_member_barrier(int threads) { tw_group_barrier(15, threads); }
 
 // wgmma: every thread computes its own sums from shared memory, at once. Swizzle of 128 bytes.
 static unsigned long __cvta_generic_to_shared(const void* p) { return emu_shared_address(p); }

@@ -35,15 +35,16 @@ from tilewright.ir.program import (
     Launch,
     Phase,
     Program,
-    Task,
+    launches,
 )
 from tilewright.planning.weights import weights_of
 from tilewright.plugins.records import RecipeEntry
 from tilewright_backends import gpus
-from tilewright_backends.build.cuda.builder import device_kernel
+from tilewright_backends.build.cuda.builder import device_code
 from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, cuda_source, cuda_target
 from tilewright_backends.build.rocm.source import shell_for, warp_of
 from tilewright_backends.emit.cuda.body import TensorMap
+from tilewright_backends.timeline import TaskTime, task_times, traced
 
 HERE = Path(__file__).parent
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -55,6 +56,8 @@ _COLLECTIVE = (
     "tw_cp_async_",
     "tw_fence_async",
     "tw_group_barrier",
+    "tw_member_barrier",
+    "tw_gpu_",
     "tw_wgmma_",
     "tw_mbarrier_",
     "tw_tma_",
@@ -68,9 +71,10 @@ _LIBC.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 class Emulated:
     """Compiled kernels; `run(name, arrays)` runs one on copies of the arrays that end at a page without access."""
 
-    def __init__(self, kernels: Sequence[DeviceKernel], arch: str = "sm_90a") -> None:
+    def __init__(self, kernels: Sequence[DeviceKernel], arch: str = "sm_90a", preamble: str = "") -> None:
         rocm = arch.startswith("gfx")
-        source = cuda_source([_printable(k) for k in kernels] if rocm else kernels, "sm_90a" if rocm else arch)
+        printed = [_printable(k) for k in kernels] if rocm else kernels
+        source = cuda_source(printed, "sm_90a" if rocm else arch, preamble)
         header, warp = ("amdgpu.h", warp_of(arch)) if rocm else ("emulator.h", 32)
         self._maps = {kernel.name: (kernel.params, kernel.maps) for kernel in kernels}
         self._folder = Path(tempfile.mkdtemp(prefix="tilewright-emulator-"))
@@ -105,6 +109,23 @@ class Emulated:
         getattr(self._library, f"run_{name}")(pointers, given, -1 if blocks is None else blocks)
         for array in arrays:
             guarded[id(array)].read_into(array)
+
+    def run_persistent(
+        self, name: str, buffers: Sequence[tuple[Array, int] | None], numbers: Sequence[int], seed: int
+    ) -> None:
+        """Runs a persistent kernel, its blocks taking turns at random, on buffers in place and numbers behind them.
+
+        Args:
+            buffers: with the byte of each that its address is of.
+        """
+        guarded = [None if x is None else _Guarded(x[0]) for x in buffers]
+        given = zip(guarded, buffers, strict=True)
+        addresses = [g.address + b[1] if g is not None and b is not None else 0 for g, b in given]
+        words = (ctypes.c_uint64 * (len(addresses) + len(numbers)))(*addresses, *numbers)
+        getattr(self._library, f"run_{name}")(ctypes.byref(words), ctypes.c_uint64(seed))
+        for copy, buffer in zip(guarded, buffers, strict=True):
+            if copy is not None and buffer is not None:
+                copy.read_into(buffer[0])
 
 
 def _encoded(address: int, tensor_map: TensorMap) -> Array:
@@ -158,13 +179,22 @@ def _host_source(source: str, kernels: Sequence[DeviceKernel], header: str) -> s
     )
     parts = [f'#include "{header}"', _without_instructions(source)]
     for kernel in kernels:
+        if kernel.role != "kernel":
+            continue
+        if kernel.words:
+            parts.append(
+                f'extern "C" void run_{kernel.name}({kernel.name}_words* w, uint64_t seed) {{ emu_run({kernel.grid}, '
+                f"{kernel.block}, {kernel.shared_bytes}, true, seed, [=]() {{ {kernel.name}(*w); }}); }}"
+            )
+            continue
         count = len(kernel.params)
         values = [f"(decltype(emu_arg<{i}>(&{kernel.name})))a[{i}]" for i in range(count)]
         values += [f"*(CUtensorMap*)a[{count + i}]" for i in range(len(kernel.maps))]
         args = ", ".join([*values, *(f"n[{i}]" for i in range(kernel.numbers))])
         parts.append(
             f'extern "C" void run_{kernel.name}(void** a, int64_t* n, int blocks) {{ emu_run(blocks < 0 ? '
-            f"{kernel.grid} : blocks, {kernel.block}, {kernel.shared_bytes}, [=]() {{ {kernel.name}({args}); }}); }}"
+            f"{kernel.grid} : blocks, {kernel.block}, {kernel.shared_bytes}, false, 0, "
+            f"[=]() {{ {kernel.name}({args}); }}); }}"
         )
     return "\n".join(parts)
 
@@ -194,29 +224,43 @@ def _without_instructions(source: str) -> str:
 
 
 def emulate(
-    program: Program, settings: Settings, inputs: Sequence[Array], symbols: Mapping[str, int] | None = None
+    program: Program,
+    settings: Settings,
+    inputs: Sequence[Array],
+    symbols: Mapping[str, int] | None = None,
+    seeds: Sequence[int] = (0,),
+    times: dict[str, list[TaskTime]] | None = None,
 ) -> list[Array]:
-    """The outputs of a planned program for the values of its symbols, each launch on the emulator."""
+    """The outputs of a planned program for the values of its symbols, each launch on the emulator.
+
+    Args:
+        seeds: of runs one after the other, in which the blocks of persistent launches take turns in another order each;
+            the outputs are those of the last.
+        times: gets the records of traced launches.
+    """
     values = dict(symbols or {})
     registry = settings.registry
     used = {kernel.choice.recipe for kernel in program.kernels.values()}
     entries = {name: registry.get(RecipeEntry, name) for name in used}
     emitters: Mapping[str, Callable[..., Any]] = {n: registry.resolve(e, e.emitter) for n, e in entries.items()}
-    arch = gpus.arch("rocm", settings.target.device) if settings.target.backend == "rocm" else "sm_90a"
-    shell = shell_for(arch) if arch.startswith("gfx") else KernelShell
-    kernels = {
-        name: device_kernel(kernel, program, emitters[kernel.choice.recipe], arch, shell)
-        for name, kernel in program.kernels.items()
-    }
-    emulated = Emulated(list(kernels.values()), arch)
+    rocm = settings.target.backend == "rocm"
+    device = gpus.model("rocm", settings.target.device) if rocm else gpus.model("cuda", "h200")
+    code = device_code(program, emitters, device, shell_for(device.arch) if rocm else KernelShell)
+    emulated = Emulated(code.kernels, device.arch, code.preamble)
     places = program.storage.placements
-    memory = {name: np.full(program.size_of(b), 0xFF, np.uint8) for name, b in program.storage.buffers.items()}
-    depth = 0  # active calls
+    memory = {
+        name: np.full(program.size_of(b), 0 if b.kind == "event" else 0xFF, np.uint8)
+        for name, b in program.storage.buffers.items()
+    }
+    depth, seed = 0, 0  # active calls; of the run
+
+    def frame(buffer: str, ahead: int = 0) -> int:
+        found = program.storage.buffers[buffer]
+        return found.bytes * (depth - 1 + ahead) if found.owner == "frame" else 0
 
     def bytes_of(name: str, ahead: int = 0) -> Array:
         place = places[name]
-        buffer = program.storage.buffers[place.buffer]
-        first = place.offset + (buffer.bytes * (depth - 1 + ahead) if buffer.owner == "frame" else 0)
+        first = place.offset + frame(place.buffer, ahead)
         return memory[place.buffer][first : first + place.bytes]
 
     for weight in weights_of(program):
@@ -260,23 +304,35 @@ def emulate(
                     while all(trip < x for x in limits) and (not step.condition or scalar(step.condition)):
                         run(step.body, {**env, step.counter: trip})
                         trip += 1
+                case Launch() if (task := step.only_task) is None:
+                    found = code.persistent[step.name]
+                    buffers = [(memory[x], frame(x)) if x else None for x in found.buffers]
+                    numbers = [values[x.name] for x in program.symbols]
+                    emulated.run_persistent(found.kernel.name, buffers, numbers, seed)
                 case Launch():
                     (phase,) = step.body
                     assert isinstance(phase, Phase)
-                    (task,) = phase.lanes[0].items
-                    assert isinstance(task, Task)
                     kernel = program.kernels[task.kernel]
                     emulated.run(
-                        kernels[task.kernel].name,
+                        code.alone[task.kernel].name,
                         [bytes_of(name) for name in task.args],
                         [values[x.name] for x in kernel.symbols],
                         int(evaluate(phase.lanes[0].units, values)),
                     )
 
-    run(program.body, {})
-    found = []
+    for number in seeds:
+        seed = number
+        for name, buffer in program.storage.buffers.items():
+            if buffer.kind in ("workspace", "output"):
+                memory[name].fill(0xFF)
+        run(program.body, {})
+    if times is not None:
+        for launch in (x for x in launches(program.steps) if x.traced):
+            told = traced(launch, code.persistent[launch.name].names)
+            times[launch.name] = task_times(told, memory[launch.event_buffer].tobytes())
+    outputs = []
     for v in program.outputs:
         shape = [int(evaluate(n, values)) for n in v.shape]
         flat = bytes_of(v.name).view(dtypes.to_numpy(v.dtype))
-        found.append(flat[: int(np.prod(shape, dtype=np.int64))].reshape(shape))
-    return found
+        outputs.append(flat[: int(np.prod(shape, dtype=np.int64))].reshape(shape))
+    return outputs

@@ -9,6 +9,8 @@ from typing import Any
 
 from tilewright.testing.models.net import Net
 
+Pair = int | tuple[int, int]
+"""Of rows and columns, or of both."""
 HE = 2.0**0.5
 """Gain of weights before a ReLU, so that deep networks neither fade nor grow (He et al., 2015)."""
 
@@ -18,21 +20,26 @@ def conv(
     x: str,
     inputs: int,
     outputs: int,
-    kernel: int = 1,
-    stride: int = 1,
+    kernel: Pair = 1,
+    stride: Pair = 1,
     *,
     groups: int = 1,
     padding: int | None = None,
     bias: bool = True,
     gain: float = 1.0,
 ) -> str:
-    """A convolution with square windows; it keeps the image's size by default, divided by the stride."""
-    pads = kernel // 2 if padding is None else padding
-    fan_in = inputs // groups * kernel**2
-    weights = net.weight(outputs, inputs // groups, kernel, kernel, scale=gain * fan_in**-0.5)
+    """A convolution; with odd windows it keeps the image's size by default, divided by the stride."""
+    window = _both(kernel)
+    pads = [n // 2 if padding is None else padding for n in window] * 2
+    fan_in = inputs // groups * window[0] * window[1]
+    weights = net.weight(outputs, inputs // groups, *window, scale=gain * fan_in**-0.5)
     biases = [net.weight(outputs, scale=0.1)] if bias else []
-    shape: dict[str, Any] = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pads] * 4, "group": groups}
+    shape: dict[str, Any] = {"kernel_shape": window, "strides": _both(stride), "pads": pads, "group": groups}
     return str(net.op("Conv", x, weights, *biases, **shape))
+
+
+def _both(of: Pair) -> tuple[int, int]:
+    return (of, of) if isinstance(of, int) else of
 
 
 def batch_norm(net: Net, x: str, channels: int) -> str:
@@ -47,8 +54,8 @@ def conv_norm(
     x: str,
     inputs: int,
     outputs: int,
-    kernel: int = 1,
-    stride: int = 1,
+    kernel: Pair = 1,
+    stride: Pair = 1,
     *,
     groups: int = 1,
     activation: str = "",

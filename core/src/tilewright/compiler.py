@@ -18,14 +18,15 @@ import attrs
 from tilewright.config.binding import Settings
 from tilewright.device import DeviceModel
 from tilewright.device.calibration import calibrated
-from tilewright.errors import InputError
+from tilewright.errors import InputError, InternalError
 from tilewright.frontend import import_model
 from tilewright.frontend.legalize import Rule, Table, builtin_table, legalize
 from tilewright.frontend.shapes import Shape
 from tilewright.frontend.text import given_module, is_text
 from tilewright.ir.module import Module
-from tilewright.ir.program import Program
+from tilewright.ir.program import Program, launches
 from tilewright.ir.verify import verify_module, verify_program
+from tilewright.ir.verify.tree import tasks_of
 from tilewright.planning.requests import Decision
 from tilewright.planning.session import Session
 from tilewright.plugins.errors import PluginError
@@ -168,6 +169,17 @@ def load_module(
         return _between("legalize", settings, lambda nodes: legalize(nodes, table), module)
 
 
+def _check_members(program: Program, recipes: Mapping[str, Recipe]) -> None:
+    for launch in launches(program.steps):
+        for task in tasks_of(launch.body) if launch.only_task is None else ():
+            recipe = recipes[program.kernels[task.kernel].choice.recipe]
+            if not recipe.embeddable:
+                raise InternalError(
+                    f"launch {launch.name} runs {task.kernel} among others, and {recipe.name} is not embeddable: "
+                    "its kernels must be launched alone."
+                )
+
+
 def _between(stage: str, settings: Settings, run: Callable[[Any], _T], ir: Any) -> _T:
     """A stage without a session: its passes get the settings as their context."""
     passes = settings.runnable_passes()
@@ -183,6 +195,8 @@ def plan_module(module: Module, settings: Settings, clock: Clock | None = None) 
     """Plans a legalised module."""
     clock = clock or Clock()
     device = device_of(settings)
+    if device.kind == "cpu":
+        device = device.holding(sum(x.data.nbytes for x in module.constants.values()))
     recipes = list(recipes_of(settings).values())
     services = {slot: settings.service(slot) for slot in settings.slots}
     session = Session(
@@ -212,6 +226,7 @@ def build_program(program: Program, settings: Settings, workdir: Path) -> BuildO
 
     Raises:
         InputError: code can only be planned for the device, not generated.
+        InternalError: a kernel is a member of a persistent launch, and its recipe says that it cannot be.
     """
     device = device_of(settings)
     if device.plan_only:
@@ -228,6 +243,7 @@ def build_program(program: Program, settings: Settings, workdir: Path) -> BuildO
     builder = registry.code(backend, backend.builder)
 
     def build(program: Program) -> BuildOutput:
+        _check_members(program, recipes_of(settings))
         output: BuildOutput = builder(program, target=str(settings.target), emitters=emitters, workdir=workdir)
         return output
 

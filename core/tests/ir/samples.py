@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tilewright.ir.choice import Packing, Resources, TileChoice
+from tilewright.ir.events import event_bytes
 from tilewright.ir.expr import Expr, Load, Var, all_of, apply, as_expr, cast, const, maximum, select
 from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.module import Constant, Function, Module, Symbol
@@ -191,6 +192,8 @@ def choice(tasks: int = 4) -> TileChoice:
 
 
 TASKS = 4
+EVENTS = {"done": 2, "ring": 1, "free": 1, "full": 1, "t": TASKS, "u": TASKS}
+"""Events of the launches that the tests make."""
 SIZE = 16
 
 
@@ -220,14 +223,16 @@ def program(kind: str = "launches") -> Program:
     if kind == "launches":
         body = tuple(Launch(t.kernel, one, (Phase((lane(t),)),)) for t in tasks)
     elif kind == "phases":
-        body = (Launch("all", together, tuple(Phase((lane(t),)) for t in tasks)),)
+        body = (Launch("all", together, tuple(Phase((lane(t),)) for t in tasks), EVENTS),)
     else:
         meet = [(Signal("done", const(i)), Wait("done", const(i), const(TASKS))) for i in range(2)]
         items = (tasks[0], *meet[0], tasks[1], *meet[1], tasks[2])
-        body = (Launch("all", together, (Phase((lane(*items),)),)),)
+        body = (Launch("all", together, (Phase((lane(*items),)),), EVENTS),)
     last = 2 if kind == "launches" else 0
     size = SIZE * 4
     buffers = [Buffer("x", "input", size), Buffer("y", "output", size), Buffer("work", "workspace", 2 * size)]
+    if kind != "launches":
+        buffers.append(Buffer("all.events", "event", event_bytes(body[0])))
     x, y, t, u = (value(n, "float32", [SIZE]) for n in "xytu")
     placements = [
         Placement(x, "x", 0, size, 0, last),

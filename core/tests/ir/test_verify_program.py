@@ -40,7 +40,7 @@ from tilewright.ir.program import (
     Task,
     Wait,
 )
-from tilewright.ir.verify import ordering, phases, program, storage, unroll, verify_program
+from tilewright.ir.verify import clocks, ordering, phases, program, storage, unroll, verify_program
 from tilewright.ir.verify.choice import DEVICE
 
 LAUNCHES, PHASES, EVENTS = (samples.program(kind) for kind in ("launches", "phases", "events"))
@@ -79,15 +79,15 @@ def items(base: Program) -> tuple[Item, ...]:
 def one_phase(*found: Item, base: Program = EVENTS, units: int | Expr = TASKS) -> Program:
     """The program with one launch of one phase of one lane."""
     lane = Lane(0, units if isinstance(units, Expr) else const(units), found)
-    return attrs.evolve(base, body=(Launch("all", Envelope(TASKS, 32, cooperative=True), (Phase((lane,)),)),))
+    return attrs.evolve(base, body=(Launch("all", Envelope(TASKS, 32, cooperative=True), (Phase((lane,)),), samples.EVENTS),))
 
 
 def lanes(*found: Lane, base: Program = EVENTS) -> Program:
-    return attrs.evolve(base, body=(Launch("all", Envelope(TASKS, 32, cooperative=True), (Phase(found),)),))
+    return attrs.evolve(base, body=(Launch("all", Envelope(TASKS, 32, cooperative=True), (Phase(found),), samples.EVENTS),))
 
 
 def with_body(base: Program, *parts: Phase | GridControl) -> Program:
-    return attrs.evolve(base, body=(Launch("all", Envelope(TASKS, 32, cooperative=True), parts),))
+    return attrs.evolve(base, body=(Launch("all", Envelope(TASKS, 32, cooperative=True), parts, samples.EVENTS),))
 
 
 def launch(name: str, *found: Item, label: str = "") -> Launch:
@@ -252,19 +252,63 @@ def condition_program(*parts: Phase | GridControl, owner: str = "program", dtype
 
 JUDGE = Phase((Lane(0, const(1), (Task("judge", ("x", "go"), const(0)),)),))
 WORK = (phase1, phase2)
+MEET = (Signal("ring", const(0)), Wait("ring", const(0), const(TASKS)))
+MEET_EACH_TRIP = (Signal("ring", const(0)), Wait("ring", const(0), (Var("i") + 1) * TASKS))
+MEET_AGAIN = (Signal("ring", const(0)), Wait("ring", const(0), const(2 * TASKS)))
+
+
+def in_turn(first: tuple[Item, ...], second: tuple[Item, ...], *, loop: int = 0) -> Program:
+    """`DOUBLE` and `TRIPLE` with something between in each of two phases, or in each trip of a loop; then `FIVE`."""
+
+    def phase(between: tuple[Item, ...]) -> Phase:
+        return Phase((Lane(0, const(TASKS), (DOUBLE, *between, TRIPLE)),))
+
+    last = Phase((Lane(0, const(TASKS), (FIVE,)),))
+    if loop:
+        return with_body(PHASES, GridControl("i", const(loop), "", (phase(first),)), phase(second), last)
+    return with_body(PHASES, phase(first), phase(second), last)
+
+
+def without_buffer(base: Program) -> Program:
+    held = {n: b for n, b in base.storage.buffers.items() if b.kind != "event"}
+    return attrs.evolve(base, storage=Storage(held, base.storage.placements))
+
+
+EVENT_LAWS: dict[str, tuple[Callable[[], Program], str, str]] = {
+    "event of no launch": (lambda: one_phase(DOUBLE, Signal("other", const(0)), TRIPLE), phases.EVENTS, "'other'"),
+    "counter beyond the event": (lambda: one_phase(DOUBLE, Signal("ring", const(1)), Wait("ring", const(1), const(TASKS)), TRIPLE, signal1, wait1, FIVE), phases.EVENTS, "ring[1] of 1"),
+    "no event buffer": (lambda: without_buffer(PHASES), phases.EVENTS, "found none"),
+    "event buffer too small": (lambda: with_storage(EVENTS, buffers={"all.events": {"bytes": 64}}), phases.EVENTS, "of 64 bytes"),
+    "counts of the phase before not counted": (lambda: in_turn(MEET, MEET), ordering.LAW, "'t'"),
+    "counted after a long loop": (lambda: in_turn(MEET_EACH_TRIP, MEET_AGAIN, loop=9), phases.EVENTS, "'ring'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", EVENT_LAWS)
+def test_events_belong_to_their_launch(case: str) -> None:
+    make, law, place = EVENT_LAWS[case]
+    refused(lambda: verify_program(make()), law, place, "program")
+
+
+def test_events_are_counted_from_phase_to_phase() -> None:
+    verify_program(in_turn(MEET, MEET_AGAIN))
+    last = (Signal("done", const(0)), Wait("done", const(0), const(TASKS)))
+    verify_program(in_turn(MEET_EACH_TRIP, last, loop=9))
+
+
 ORDER: dict[str, tuple[Callable[[], Program], str, str]] = {
     "barrier dropped": (lambda: one_phase(DOUBLE, TRIPLE, FIVE), ordering.LAW, "'t'"),
     "second barrier dropped": (lambda: with_body(PHASES, phase1, Phase((Lane(0, const(TASKS), (TRIPLE, FIVE)),))), ordering.LAW, "'u'"),
     "wait dropped": (lambda: one_phase(DOUBLE, signal0, TRIPLE, signal1, wait1, FIVE), ordering.LAW, "'t'"),
-    "signal dropped": (lambda: one_phase(DOUBLE, wait0, TRIPLE, signal1, wait1, FIVE), ordering.MET, "done[0] is signalled 0 of 4 times"),
-    "wait before the signal": (lambda: one_phase(DOUBLE, wait0, signal0, TRIPLE, signal1, wait1, FIVE), ordering.MET, "done[0] is signalled 0 of 4 times"),
+    "signal dropped": (lambda: one_phase(DOUBLE, wait0, TRIPLE, signal1, wait1, FIVE), clocks.MET, "done[0] is signalled 0 of 4 times"),
+    "wait before the signal": (lambda: one_phase(DOUBLE, wait0, signal0, TRIPLE, signal1, wait1, FIVE), clocks.MET, "done[0] is signalled 0 of 4 times"),
     "wait for one signal too few": (lambda: one_phase(DOUBLE, signal0, attrs.evolve(wait0, target=const(TASKS - 1)), TRIPLE, signal1, wait1, FIVE), ordering.LAW, "'t'"),
-    "wait for one signal too many": (lambda: one_phase(DOUBLE, signal0, attrs.evolve(wait0, target=const(TASKS + 1)), TRIPLE, signal1, wait1, FIVE), ordering.MET, "4 of 5"),
-    "wait on another event": (lambda: one_phase(DOUBLE, signal0, attrs.evolve(wait0, index=const(1)), TRIPLE, signal1, wait1, FIVE), ordering.MET, "done[1]"),
+    "wait for one signal too many": (lambda: one_phase(DOUBLE, signal0, attrs.evolve(wait0, target=const(TASKS + 1)), TRIPLE, signal1, wait1, FIVE), clocks.MET, "4 of 5"),
+    "wait on another event": (lambda: one_phase(DOUBLE, signal0, attrs.evolve(wait0, index=const(1)), TRIPLE, signal1, wait1, FIVE), clocks.MET, "done[1]"),
     "signal before the work": (lambda: one_phase(signal0, DOUBLE, wait0, TRIPLE, signal1, wait1, FIVE), ordering.LAW, "'t'"),
     "back edge of a ring without the second barrier": (lambda: one_phase(BlockControl("trip", const(TRIPS), "", (DOUBLE, Signal("ring", const(0)), Wait("ring", const(0), (Var("trip") + 1) * TASKS), TRIPLE)), FIVE), ordering.LAW, "'t'"),
     "ring that waits for one unit less": (lambda: ring(const(TASKS - 1)), ordering.LAW, "'t'"),
-    "ring that waits for one unit more": (lambda: ring(const(TASKS + 1)), ordering.MET, "ring[0]"),
+    "ring that waits for one unit more": (lambda: ring(const(TASKS + 1)), clocks.MET, "ring[0]"),
     "producer that does not wait for the consumer": (lambda: pipeline(0), ordering.LAW, "'t'"),
     "two lanes on one value": (lambda: lanes(Lane(0, const(2), (attrs.evolve(DOUBLE, first=U * 2, count=const(2)),)), Lane(2, const(2), (attrs.evolve(TRIPLE, first=(U - 2) * 2, count=const(2)),))), ordering.LAW, "unit"),
     "operand overwritten by its own call": (lambda: with_body(PHASES, phase1, Phase((Lane(0, const(TASKS), (attrs.evolve(TRIPLE, args=("t", "t")),)),)), phase3), ordering.LAW, "over their input 't'"),
@@ -372,7 +416,7 @@ def test_many_units_are_checked_quickly() -> None:
     lane = attrs.evolve(phase.lanes[0], units=const(units))  # type: ignore[union-attr]
     envelope = Envelope(units, 32, cooperative=True)
     start = time.process_time()
-    verify_program(attrs.evolve(EVENTS, kernels=kernels, body=(Launch("all", envelope, (Phase((lane,)),)),)))
+    verify_program(attrs.evolve(EVENTS, kernels=kernels, body=(Launch("all", envelope, (Phase((lane,)),), samples.EVENTS),)))
     assert time.process_time() - start < 20.0
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from importlib import metadata
+from typing import Any
 
+import pytest
 from packaging.requirements import Requirement
 
+from tilewright.config import Config, ConfigError
+from tilewright.config.binding import bind
 from tilewright.plugins.discovery import discover
 from tilewright.plugins.manager import Registry
 from tilewright.testing.plugins import plan_without_and_with, records_of
@@ -25,7 +29,17 @@ def test_it_registers() -> None:
     registry = Registry(strict=True)
     registry.load([NAME])
     assert [plugin.name for plugin in registry.loaded] == ["tilewright", NAME]
-    assert {record.name for record in records_of(registry, NAME)} == set()
+    assert {record.key for record in records_of(registry, NAME)} == {"control_rewrite=grinder", "grinder"}
+
+
+WRONG = [{"inline": -1}, {"unroll": 1.5}, {"factor": 0}, {"branch": -1.0}, {"taken": 2}, {"wavefront": ""}, {"at": 3}]
+
+
+@pytest.mark.parametrize("options", WRONG)
+def test_wrong_options_are_named(options: dict[str, Any]) -> None:
+    registry = Registry(strict=True)
+    with pytest.raises(ConfigError, match=next(iter(options))):
+        bind(Config(target="cpu", slots={"control_rewrite": NAME}, options={NAME: options}), registry)
 
 
 def test_installed_it_changes_no_compilation() -> None:

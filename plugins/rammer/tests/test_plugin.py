@@ -25,7 +25,7 @@ def test_it_registers() -> None:
     registry = Registry(strict=True)
     registry.load([NAME])
     assert [plugin.name for plugin in registry.loaded] == ["tilewright", NAME]
-    assert {record.name for record in records_of(registry, NAME)} == set()
+    assert {record.key for record in records_of(registry, NAME)} == {"rammer", "schedule=rammer"}
 
 
 def test_installed_it_changes_no_compilation() -> None:

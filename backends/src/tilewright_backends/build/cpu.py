@@ -18,7 +18,7 @@ from tilewright_backends import buffers, cpu_features, tvm_env, tvm_log
 from tilewright_backends.build import llvm
 from tilewright_backends.emit.cpu.function import CpuFunction, Emitted
 from tilewright_backends.emit.cpu.semantics import CpuSemantics
-from tilewright_backends.host.cpu import emit_launch
+from tilewright_backends.host.cpu import WAITING, emit_launch, together
 from tilewright_backends.host.function import HostFunction, buffer_table, ranges, recursion
 from tilewright_backends.lower.types import Prim
 
@@ -42,11 +42,14 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
         functions |= {names[name]: emitted.function, **emitted.helpers}
     host = HostFunction(program, names)
     host.run(emit_launch)
-    facts = {"mcpu": mcpu, "features": cpu_features.needed(llvm.cpu_features(mcpu))}
+    facts: dict[str, Any] = {"mcpu": mcpu, "features": cpu_features.needed(llvm.cpu_features(mcpu))}
+    waiting = together(program)
+    if waiting:
+        facts["together"] = waiting
     data = buffers.described(buffer_table(program), {**facts, **recursion(program), **ranges(program)}, target)
     functions[GlobalVar(data["entry"])] = host.finish(data["entry"])
     library = workdir / "library.so"
-    llvm.link(llvm.compile_functions(functions, llvm_target), library)
+    llvm.link(llvm.compile_functions(functions, llvm_target), library, WAITING if waiting else "")
     return BuildOutput(library, weights_of(program), data, ("runtime",), versions())
 
 

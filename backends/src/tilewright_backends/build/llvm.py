@@ -91,8 +91,8 @@ def c_compiler() -> str:
     return compiler
 
 
-def link(library: Prim, path: Path) -> None:
-    """Writes a compiled module as a shared library.
+def link(library: Prim, path: Path, helper: str = "") -> None:
+    """Writes a compiled module, and C source that it calls, as a shared library.
 
     Raises:
         InputError: there is no C compiler to link with.
@@ -103,6 +103,10 @@ def link(library: Prim, path: Path) -> None:
     library.mod.write_to_file(str(objects))
     # Nothing of the machine or the moment may get into the file: artifacts are byte-identical.
     command = [compiler, "-shared", "-fPIC", "-Wl,--build-id=none", "-Wl,--strip-debug", "-o", str(path)]
+    if helper:
+        source = path.with_suffix(".c")
+        source.write_text(helper, encoding="utf-8")
+        command += ["-O2", str(source)]
     done = run_tool([*command, str(objects), "-lm"])
     objects.unlink()
     if done.returncode:

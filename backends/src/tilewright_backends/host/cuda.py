@@ -12,9 +12,8 @@ from tvm.tirx import op as tir_op
 from tilewright.errors import InternalError
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import bounds_of
-from tilewright.ir.expr import Const, Var, const, static
+from tilewright.ir.expr import Const, const, static
 from tilewright.ir.program import (
-    UNIT,
     HostCall,
     HostCopy,
     HostIf,
@@ -28,7 +27,7 @@ from tilewright.ir.program import (
     host_leaves,
     launches,
 )
-from tilewright.ir.verify.tree import tasks_of
+from tilewright_backends.build.cuda.dispatcher import Persistent
 from tilewright_backends.build.cuda.source import DeviceKernel
 from tilewright_backends.emit.cuda.body import TensorMap
 from tilewright_backends.emit.gpu.body import i32
@@ -65,7 +64,8 @@ class CudaHost(HostFunction):
     """The host function of a CUDA program.
 
     Args:
-        device: the device function of each kernel, by the kernel's name.
+        device: the device function of each kernel that is launched alone, by the kernel's name.
+        persistent: the kernels of all other launches, by the launches' names.
         copies: the device function that copies a number of bytes, by that number.
         sets: the device function that writes an integer into a scalar, by the scalar's dtype.
     """
@@ -74,19 +74,22 @@ class CudaHost(HostFunction):
         self,
         program: Program,
         device: Mapping[str, DeviceKernel],
+        persistent: Mapping[str, Persistent],
         copies: Mapping[int, DeviceKernel],
         sets: Mapping[str, DeviceKernel],
     ) -> None:
         super().__init__(program, {})
         self.device = device
+        self.persistent = persistent
         self.copies = copies
         self.sets = sets
         self._maps: dict[tuple[str, TensorMap], Prim] = {}
-        bodies = [program.body, *(x.body for x in program.procedures.values())]
-        for task in (task for body in bodies for step in launches(body) for task in tasks_of(step.body)):
+        for task in (x for launch in launches(program.steps) if (x := launch.only_task) is not None):
             for found, name in self._mapped(device[task.kernel], task.args):
                 if (name, found) not in self._maps:
                     self._maps[name, found] = self._room_for(found, name)
+        most = max((x.kernel.words for x in persistent.values()), default=0)
+        self._words: Prim = self.code.local("words", "uint64", most) if most else None
 
     def _room_for(self, tensor_map: TensorMap, name: str) -> Prim:
         """Room for a map of a value; it is encoded at once where the value stays while the program runs."""
@@ -137,8 +140,17 @@ class CudaHost(HostFunction):
         numbers = (convert(x, "int64") for x in self.symbol_values(task.kernel))
         self.launch(kernel, [*map(self.pointer, task.args), *maps, *numbers], blocks)
 
+    def launch_persistent(self, launch: Launch) -> None:
+        """The launch of a persistent kernel. Its struct is copied when it is launched, so all have one place for it."""
+        found = self.persistent[launch.name]
+        words = [self.base(x) if x else tirx.const(0, "uint64") for x in found.buffers]
+        words += [tirx.Cast("uint64", self.code.env[x.name]) for x in self.program.symbols]
+        for number, word in enumerate(words):
+            self.code.emit(tirx.BufferStore(self._words, word, [i32(number)]))
+        self.launch(found.kernel, (self._words.data,))
+
     def launch(self, kernel: DeviceKernel, values: Sequence[Prim], blocks: Prim | None = None) -> None:
-        """One launch of a kernel on pointers, then tensor maps, then numbers.
+        """One launch of a kernel on the struct that it copies, pointers, tensor maps and numbers, as far as it has any.
 
         Args:
             blocks: how many, where that depends on the values of symbols.
@@ -208,21 +220,19 @@ def _launches(steps: Sequence[HostStep]) -> int:
 
 
 def emit_launch(host: HostFunction, launch: Launch) -> None:
-    """The code of one launch: one kernel whose tasks are the blocks."""
+    """The code of one launch: one kernel whose tasks are the blocks, or a persistent one."""
     assert isinstance(host, CudaHost)
-    if len(launch.body) != 1 or not isinstance(launch.body[0], Phase):
-        raise InternalError(f"launch {launch.name}: several phases in one launch are not generated for CUDA yet.")
-    phase = launch.body[0]
-    lanes = [lane for lane in phase.lanes if lane.items]
-    if len(lanes) != 1 or len(lanes[0].items) != 1:
-        raise InternalError(f"launch {launch.name}: several tasks side by side are not generated for CUDA yet.")
-    (task,) = lanes[0].items
-    if not isinstance(task, Task) or task.first != Var(UNIT) or task.count != const(1) or lanes[0].first != 0:
-        raise InternalError(f"launch {launch.name}: a unit must run the task of its own number on CUDA.")
+    task = launch.only_task
+    if task is None:
+        host.launch_persistent(launch)
+        return
     kernel = host.device[task.kernel]
-    units = host.code.simplify(lanes[0].units)
+    (phase,) = launch.body
+    assert isinstance(phase, Phase)
+    (lane,) = (x for x in phase.lanes if x.items)
+    units = host.code.simplify(lane.units)
     if bounds_of(units, host.code.bounds).high != kernel.grid:
-        raise InternalError(f"launch {launch.name}: {lanes[0].units} units for {kernel.grid} tasks.")
+        raise InternalError(f"launch {launch.name}: {lane.units} units for {kernel.grid} tasks.")
     if isinstance(units, Const):
         host.launch_task(task)
         return

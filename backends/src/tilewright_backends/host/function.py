@@ -62,13 +62,17 @@ class HostFunction:
         else:
             self.steps(self.program.body, launch)
 
+    def base(self, buffer: str) -> Prim:
+        """The 64-bit address of a buffer; of one of frames, that of the frame of the procedure that runs."""
+        return self.frame if self.program.storage.buffers[buffer].owner == "frame" else self._bases[buffer]
+
     def address(self, name: str, ahead: bool = False) -> Prim:
         """The 64-bit address of a value; `ahead`: of one in a frame, in the frame of the next deeper call."""
         placement = self.program.storage.placements[name]
         buffer = self.program.storage.buffers[placement.buffer]
-        base, offset = self._bases[placement.buffer], placement.offset
-        if buffer.owner == "frame":
-            base, offset = self.frame, offset + (buffer.bytes if ahead else 0)
+        base, offset = self.base(placement.buffer), placement.offset
+        if ahead and buffer.owner == "frame":
+            offset += buffer.bytes
         return tirx.Add(base, tirx.const(offset, "uint64")) if offset else base
 
     def frame_at(self, depth: Prim) -> Prim:

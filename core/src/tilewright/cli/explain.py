@@ -38,6 +38,13 @@ ORDER = ("fallback", "control_rewrite", "connect", "propose", "schedule", "contr
     type=click.Path(path_type=Path),
     help="Instead draw the kernels of a model, and what passes between them, into FILE.",
 )
+@click.option(
+    "--timeline",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Instead write when which unit is predicted to run what: a picture into FILE.svg, or a trace for Chrome's and "
+    "Perfetto's viewers into FILE.json.",
+)
 @compile_options
 @value_options
 @threads_option
@@ -48,19 +55,24 @@ def command(
     about: str | None,
     all_of_them: bool,
     svg: Path | None,
+    timeline: Path | None,
     **options: Any,
 ) -> None:
     """Show what each slot decided for FILE, an artifact or an ONNX model, and why.
 
     A model is planned and not built, so the target may be one that code can only be planned for.
     """
-    if svg is not None:
-        if slot is not None or about is not None or all_of_them:
+    for option, wanted in (("--svg", svg), ("--timeline", timeline)):
+        if wanted is not None and (slot is not None or about is not None or all_of_them):
             raise InputError(
-                "--svg draws kernels; --slot, --about and --alternatives are for decisions.",
+                f"{option} draws kernels; --slot, --about and --alternatives are for decisions.",
                 "Leave out one or the other.",
             )
+    if svg is not None:
         _draw(output, file, svg, **options)
+    if timeline is not None:
+        _draw_timeline(output, file, timeline, **options)
+    if svg is not None or timeline is not None:
         return
     names, every = _record(output, file, **options)
     decisions = [
@@ -98,9 +110,42 @@ def _record(output: Output, file: str, **options: Any) -> tuple[Mapping[str, str
 
 def _draw(output: Output, file: str, svg: Path, **options: Any) -> None:
     """Writes a picture of a model's kernels."""
-    from tilewright.cli.run import is_artifact
     from tilewright.files import replacing
     from tilewright.pictures import draw, graph_of
+
+    settings, plan = _one_plan(output, file, **options)
+    graph = graph_of(plan.program, plan.decisions)
+    with replacing(svg) as stream:
+        stream.write(draw(graph, f"{file} for {settings.target}").encode())
+    kernels = sum(bool(box.kernel) for box in graph.boxes)
+    output.result({"svg": str(svg), "kernels": kernels}, harmless(f"{kernels} kernels drawn into {svg}"))
+
+
+def _draw_timeline(output: Output, file: str, path: Path, **options: Any) -> None:
+    """Writes when which unit runs what."""
+    from tilewright.compiler import device_of
+    from tilewright.files import replacing
+    from tilewright.pictures import chrome_trace, draw_timeline
+    from tilewright.planning.timeline import timeline_of
+
+    if path.suffix not in (".json", ".svg"):
+        raise InputError(
+            f"--timeline {path} has an ending that says nothing.", "End it in .svg for a picture, in .json for a trace."
+        )
+    settings, plan = _one_plan(output, file, **options)
+    found = timeline_of(plan.program, device_of(settings))
+    heading = f"{file} for {settings.target}"
+    text = draw_timeline(found, heading) if path.suffix == ".svg" else json.dumps(chrome_trace(found))
+    with replacing(path) as stream:
+        stream.write(text.encode())
+    facts = {"timeline": str(path), "seconds": found.seconds, "units": found.units, "busy": found.busy}
+    said = f"{found.seconds * 1e6:.1f} µs on {found.units} units, busy {found.busy:.0%} of the time, drawn into {path}"
+    output.result(facts, harmless(said))
+
+
+def _one_plan(output: Output, file: str, **options: Any) -> tuple[Settings, Plan]:
+    """The plan of a model that has one program."""
+    from tilewright.cli.run import is_artifact
 
     if is_artifact(file):
         raise InputError(
@@ -113,11 +158,7 @@ def _draw(output: Output, file: str, svg: Path, **options: Any) -> None:
         raise InputError(
             f"One program can be drawn, but there are {len(plans)}, for several shapes.", "Give one of them by --shape."
         )
-    graph = graph_of(plans[0].program, plans[0].decisions)
-    with replacing(svg) as stream:
-        stream.write(draw(graph, f"{file} for {settings.target}").encode())
-    kernels = sum(bool(box.kernel) for box in graph.boxes)
-    output.result({"svg": str(svg), "kernels": kernels}, harmless(f"{kernels} kernels drawn into {svg}"))
+    return settings, plans[0]
 
 
 def _planned(model: str, **options: Any) -> tuple[Mapping[str, str], list[dict[str, Any]]]:

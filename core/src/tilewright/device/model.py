@@ -12,6 +12,11 @@ import cattrs
 
 from tilewright.errors import InputError
 
+_REGISTER_STEP = 8
+"""Registers of a thread are allotted in multiples of this."""
+_SYSTEM_SHARED = 1024
+"""Bytes of shared memory that CUDA takes for each block (from compute capability 8.0 on)."""
+
 
 @attrs.frozen
 class MemoryLevel:
@@ -101,6 +106,38 @@ class DeviceModel:
             peak={name: rate * share for name, rate in self.peak.items()},
             levels=(far, *(attrs.evolve(x, bandwidth=x.bandwidth * share) for x in near)),
         )
+
+    def holding(self, weight_bytes: int) -> DeviceModel:
+        """The device as a program finds it whose weights lie in a cache that all units share, from one run to the next.
+
+        That is the nearest such level that has room for as much again; where none has, it is the device itself.
+        """
+        far, *near = self.levels
+        holding = [x for x in near if x.shared_by_units and x.bytes >= 2 * weight_bytes]
+        if not holding:
+            return self
+        return attrs.evolve(self, levels=(attrs.evolve(far, bandwidth=holding[-1].bandwidth), *near))
+
+    def blocks_held(self, threads: int, registers: int = 0, shared_bytes: int = 0) -> int:
+        """How many blocks of a kernel one unit holds at a time, as NVIDIA's occupancy calculator counts; 1 on a CPU.
+
+        Args:
+            threads: of a block.
+            registers: of a thread; 0 leaves them out.
+            shared_bytes: of a block, without what the system takes of each.
+        """
+        if self.kind == "cpu":
+            return 1
+        warps = -(-max(threads, 1) // self.warp)
+        limits = [max(self.max_blocks_per_unit, 1)]
+        if self.max_threads_per_unit:
+            limits.append(self.max_threads_per_unit // (warps * self.warp))
+        if self.registers_per_unit and registers:
+            each = -(-registers // _REGISTER_STEP) * _REGISTER_STEP * self.warp
+            limits.append(self.registers_per_unit // each // warps)
+        if shared_bytes:
+            limits.append(self.level("shared").bytes // (shared_bytes + _SYSTEM_SHARED))
+        return min(limits)
 
     def has(self, feature: str) -> bool:
         return feature in self.features

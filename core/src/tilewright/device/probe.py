@@ -50,7 +50,7 @@ def cpu_model(name: str, arch: str, features: frozenset[str]) -> DeviceModel:
         vector_bytes=vector,
         vector_registers=32 if vector == 64 else 16,
         launch_seconds=2e-6,
-        barrier_seconds=2e-6,
+        barrier_seconds=5e-7,
         features=tuple(sorted(features)),
     )
 

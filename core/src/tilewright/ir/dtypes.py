@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,7 @@ def accumulator(dtype: str) -> str:
     return dtype
 
 
+@cache
 def integer_range(dtype: str) -> tuple[int, int]:
     """Smallest and largest value of an integer dtype, a narrow one too (0 and 1 for bool)."""
     if dtype == "bool":

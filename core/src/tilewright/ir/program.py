@@ -13,7 +13,7 @@ from typing import Literal
 import attrs
 
 from tilewright.ir.choice import Packing, TileChoice
-from tilewright.ir.expr import Expr, const
+from tilewright.ir.expr import Expr, Var, const
 from tilewright.ir.group import Group, Level
 from tilewright.ir.module import Constant, Symbol, frozen_mapping
 from tilewright.ir.ops import Access, Axis, Value
@@ -138,11 +138,37 @@ class Envelope:
 
 @attrs.frozen
 class Launch:
-    """One kernel launch or parallel region. A grid barrier stands between its phases."""
+    """One kernel launch or parallel region. A grid barrier stands between its phases.
+
+    Args:
+        events: number of counters of each event that its units signal and wait for. All are zero when it begins.
+        traced: of how many tasks each unit keeps a record of when it ran them; 0: of none.
+    """
 
     name: str
     envelope: Envelope
     body: tuple[Phase | GridControl, ...]
+    events: Mapping[str, int] = attrs.field(converter=frozen_mapping, factory=dict)
+    traced: int = 0
+
+    @property
+    def only_task(self) -> Task | None:
+        """The task of a launch in which every unit runs the task of its own number and nothing else; else None.
+
+        Such a launch needs no more than the kernel's own code. Kernels of any other are members of a persistent kernel.
+        """
+        lanes = [x for p in self.body if isinstance(p, Phase) for x in p.lanes if x.items]
+        several = len(self.body) != 1 or len(lanes) != 1 or len(lanes[0].items) != 1
+        if several or lanes[0].first != 0 or self.traced:
+            return None
+        (item,) = lanes[0].items
+        one = isinstance(item, Task) and item.first == Var(UNIT) and item.count == const(1)
+        return item if one and isinstance(item, Task) else None
+
+    @property
+    def event_buffer(self) -> str:
+        """Name of the buffer in which its units meet and are traced; "" where they do neither."""
+        return f"{self.name}.events" if self.envelope.cooperative or self.events or self.traced else ""
 
 
 @attrs.frozen
@@ -235,6 +261,8 @@ class Buffer:
     """A piece of memory.
 
     Args:
+        kind: an `event` buffer belongs to a launch, holds no values, and is zero when the program is loaded; what a
+            launch leaves in it is the back end's affair.
         bytes: size by the bounds of the symbols; of one frame where frames own it.
         owner: how long it lives: the whole program, one call of a procedure (it is there once for each call that is
             active, `Program.depth` times at most), one launch, or one unit of a launch.
@@ -362,6 +390,24 @@ def launches(steps: Iterable[HostStep]) -> list[Launch]:
 def calls(steps: Iterable[HostStep]) -> list[HostCall]:
     """Every call of a host tree, in the order of the text."""
     return [x for x in host_leaves(steps) if isinstance(x, HostCall)]
+
+
+def numbered_launches(steps: Iterable[HostStep], number: int = 0) -> Iterator[tuple[int, Launch]]:
+    """The launches of a host tree with their numbers, as `Placement` counts them.
+
+    Args:
+        number: of the first step.
+    """
+    for step in steps:
+        match step:
+            case Launch():
+                yield number, step
+            case HostLoop():
+                yield from numbered_launches(step.body, number + 1)
+            case HostIf():
+                yield from numbered_launches(step.then, number + 1)
+                yield from numbered_launches(step.orelse, next_number(step.then, number + 1))
+        number = next_number((step,), number)
 
 
 def next_number(steps: Iterable[HostStep], number: int = 0) -> int:

@@ -40,7 +40,7 @@ _ARROW = (
     '<defs><marker id="arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
     '<path d="M0 0L8 4L0 8z" fill="#456"/></marker></defs>'
 )
-_NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+NOT_IN_XML = re.compile("[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _Line = tuple[str, str, str, str]
 """A line of text in a box: its class, the text at the left, the text at the right, that one's colour."""
 
@@ -188,4 +188,4 @@ def _short(text: str, room: int) -> str:
 
 
 def _safe(text: str) -> str:
-    return escape(_NOT_IN_XML.sub("\ufffd", text))
+    return escape(NOT_IN_XML.sub("\ufffd", text))

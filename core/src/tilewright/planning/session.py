@@ -122,7 +122,8 @@ class Session:
         """
         choices = self.propose(group)
         chosen = choice or choices[0]
-        kernel, args = self.table.bind(group, self.subject(group), self.canonical(group), chosen, self.symbols)
+        subject = self.subject(group) if chosen.packings else None  # whose reads packings number
+        kernel, args = self.table.bind(group, subject, self.canonical(group), chosen, self.symbols)
         self.record.choice(group, kernel, chosen, choices)
         return Planned(group, choices, kernel, tuple(map(self.place_of, args)))
 

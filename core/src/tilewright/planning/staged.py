@@ -112,7 +112,8 @@ def _program(
     plain = [name for name in module.constants if name in used]
     weights = [module.constants[name].value(name) for name in plain] + [p.value for p in packed.values()]
     bounds = {x.name: x.interval for x in module.symbols}
-    storage = allocate(steps, values, body.params, body.results, weights, tuple(procedures.values()), bounds)
+    called, kernels = tuple(procedures.values()), session.table.kernels
+    storage = allocate(steps, values, body.params, body.results, weights, called, bounds, kernels)
     session.record.storage(storage, WORKSPACE)
     needed = {*plain, *(p.access.value.name for p in packed.values())}
     program = Program(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import attrs
+import numpy as np
+import numpy.typing as npt
 
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import Bounds, bounds_of
+from tilewright.ir.events import event_bytes
 from tilewright.ir.ops import Value
 from tilewright.ir.program import (
     Buffer,
@@ -17,14 +20,18 @@ from tilewright.ir.program import (
     HostLoop,
     HostSet,
     HostStep,
+    Kernel,
     Launch,
     Placement,
     Procedure,
     Storage,
+    launches,
     next_number,
+    numbered_launches,
     spans,
 )
 from tilewright.ir.verify.tree import conditions_of, numbered_calls, tasks_of
+from tilewright.planning.within import conflicts_within
 
 ALIGNMENT = 256
 """Bytes that placements start at a multiple of: a GPU's allocation granularity, four cache lines of a CPU."""
@@ -57,8 +64,11 @@ def allocate(
     weights: Iterable[Value],
     procedures: Sequence[Procedure] = (),
     symbols: Bounds | None = None,
+    kernels: Mapping[str, Kernel] | None = None,
 ) -> Storage:
-    """Places inputs, outputs and weights in buffers of their own, and everything else in one workspace.
+    """Places inputs, outputs and weights in buffers of their own, and all other values in one workspace.
+
+    Each launch whose units meet gets an event buffer.
 
     What a procedure takes, gives or needs after a call that it makes stands in its frame. The rest of what it computes
     stands in a part of the workspace that all procedures share.
@@ -67,6 +77,7 @@ def allocate(
         steps: the host tree.
         values: every value that a task or a copy names.
         symbols: intervals of the symbols in their shapes.
+        kernels: what tasks run; without them, values of one launch share no bytes.
     """
     weights = list(weights)
     known = (*values.values(), *inputs, *outputs, *weights)
@@ -90,14 +101,23 @@ def allocate(
         framed.append(_pack({name: life for name, life in own.items() if name in kept}, sizes, FRAME_ALIGNMENT))
         shared.append(_pack({name: life for name, life in own.items() if name not in kept}, sizes, ALIGNMENT))
     temporary = {name: life for name, life in lives.items() if name not in placements}
+    within = _inside_launches(steps, temporary, sizes, kernels or {})
+    apart = {name: life for name, life in temporary.items() if not any(name in x.offsets for x in within)}
     called = [step for step, _ in numbered_calls(steps)]
-    items = [(sizes[name], life.first, life.last) for name, life in temporary.items()]
+    items = [(sizes[name], life.first, life.last) for name, life in apart.items()]
+    items += [(x.bytes, life.first, life.last) for x in within for _, life in [*x.offsets.values()][:1]]
     if called:
         items.append((max(x.bytes for x in shared), called[0], called[-1]))
     offsets, total = pack_by_lifetime(items)
     buffers[WORKSPACE] = Buffer(WORKSPACE, "workspace", total)
-    for (name, life), offset in zip(temporary.items(), offsets, strict=False):
+    for launch in launches((*steps, *(x for p in procedures for x in p.body))):
+        if launch.event_buffer:
+            buffers[launch.event_buffer] = Buffer(launch.event_buffer, "event", event_bytes(launch))
+    for (name, life), offset in zip(apart.items(), offsets, strict=False):
         placements[name] = _placement(values[name], WORKSPACE, offset, sizes[name], life)
+    for part, first in zip(within, offsets[len(apart) :], strict=False):
+        for name, (offset, life) in part.offsets.items():
+            placements[name] = _placement(values[name], WORKSPACE, first + offset, sizes[name], life)
     if called:
         buffers[FRAMES] = Buffer(FRAMES, "workspace", max(x.bytes for x in framed), owner="frame")
         for buffer, first, parts in ((FRAMES, 0, framed), (WORKSPACE, offsets[-1], shared)):
@@ -119,6 +139,22 @@ def _pack(lives: Mapping[str, _Life], sizes: Mapping[str, int], alignment: int) 
     items = [(sizes[name], life.first, life.last) for name, life in lives.items()]
     offsets, total = pack_by_lifetime(items, alignment)
     return _Placed({name: (offset, x) for (name, x), offset in zip(lives.items(), offsets, strict=True)}, total)
+
+
+def _inside_launches(
+    steps: Sequence[HostStep], lives: Mapping[str, _Life], sizes: Mapping[str, int], kernels: Mapping[str, Kernel]
+) -> list[_Placed]:
+    """For each launch of several kernels the places of values that live in it alone, from one first place."""
+    found = []
+    for number, launch in numbered_launches(steps):
+        names = [x for x in dict.fromkeys(touched(launch)) if x in lives and lives[x] == _Life(number, number)]
+        if not launch.envelope.cooperative or len(names) < 2 or not kernels:
+            continue
+        conflicts = conflicts_within(launch, kernels, names)
+        if conflicts is not None:
+            offsets, total = pack_by_conflicts([sizes[x] for x in names], conflicts)
+            found.append(_Placed({x: (o, lives[x]) for x, o in zip(names, offsets, strict=True)}, total))
+    return found
 
 
 def _placement(value: Value, buffer: str, offset: int, size: int, life: _Life) -> Placement:
@@ -213,23 +249,42 @@ def touched(launch: Launch) -> Iterator[str]:
 def pack_by_lifetime(
     items: Sequence[tuple[int, int, int]], alignment: int = ALIGNMENT
 ) -> tuple[list[int], int]:
-    """Offsets for (bytes, first, last) items such that those alive together do not overlap, and the total size.
+    """Offsets for (bytes, first, last) items such that those alive together do not overlap, and the total size."""
+    first, last = (np.asarray([x[i] for x in items], np.int64) for i in (1, 2))
+    order = sorted(range(len(items)), key=lambda i: (-items[i][0], items[i][1], i))
+    return _pack_in(order, [x[0] for x in items], lambda i: (first <= last[i]) & (first[i] <= last), alignment)
 
-    Largest first, each at the lowest offset that is free during its life (the usual greedy, close to the lower bound on
-    real models).
+
+def pack_by_conflicts(sizes: Sequence[int], conflicts: npt.NDArray[np.bool_]) -> tuple[list[int], int]:
+    """Offsets for values such that no two that conflict overlap, and the total size.
+
+    Args:
+        conflicts: [i, j] whether two values must not share bytes.
     """
-    offsets = [0] * len(items)
-    placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last
-    total = 0
-    for i in sorted(range(len(items)), key=lambda i: (-items[i][0], items[i][1], i)):
-        size, first, last = items[i]
-        size = -(-max(size, 1) // alignment) * alignment
-        offset = 0
-        for start, stop in sorted((o, e) for o, e, born, died in placed if born <= last and first <= died):
-            if offset + size <= start:
-                break
-            offset = max(offset, stop)
-        offsets[i] = offset
-        placed.append((offset, offset + size, first, last))
-        total = max(total, offset + size)
-    return offsets, total
+    order = sorted(range(len(sizes)), key=lambda i: (-sizes[i], i))
+    return _pack_in(order, sizes, lambda i: conflicts[i], ALIGNMENT)
+
+
+def _pack_in(
+    order: Sequence[int],
+    sizes: Sequence[int],
+    conflicting: Callable[[int], npt.NDArray[np.bool_]],
+    alignment: int,
+) -> tuple[list[int], int]:
+    """Places items in an order, each at the lowest offset that is free of those that it conflicts with.
+
+    Largest first, that is the usual greedy, close to the lower bound on real models.
+    """
+    offsets = [0] * len(sizes)
+    # Of what is placed, by offset; an unrolled recurrence has thousands of values.
+    placed, starts, ends = (np.zeros(0, np.int64) for _ in range(3))
+    for i in order:
+        size = -(-max(sizes[i], 1) // alignment) * alignment
+        together = conflicting(i)[placed]
+        reached = np.maximum.accumulate(np.concatenate([[0], ends[together]]))
+        fits = np.flatnonzero(reached[:-1] + size <= starts[together])
+        offset = offsets[i] = int(reached[fits[0]] if len(fits) else reached[-1])
+        at = np.searchsorted(starts, offset)
+        placed, starts = np.insert(placed, at, i), np.insert(starts, at, offset)
+        ends = np.insert(ends, at, offset + size)
+    return offsets, int(ends.max(initial=0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import attrs
 
@@ -16,21 +16,24 @@ LARGEST = 200_000
 """Operators that expanded calls may come to. Functions that call each other twice grow exponentially."""
 
 
-def expand_calls(module: Module) -> Module:
+def expand_calls(module: Module, kept: Iterable[str] | None = None) -> Module:
     """The module with the body of a function in the place of each call of it, unless it is recursive.
 
     Functions that nothing calls any more are dropped, and values and operators have names of their own in the module.
+
+    Args:
+        kept: functions that stay functions; by default the recursive ones. None of the others may be called by itself.
 
     Raises:
         UnsupportedError: the calls come to more than `LARGEST` operators.
     """
     module = reached(module)
-    kept = recursive(module) | {module.entry}
+    staying = frozenset(recursive(module) if kept is None else kept) | {module.entry}
     if len(module.functions) == 1:
         return module
     module = unique_names(module)
-    expander = _Expander(module, kept)
-    functions = {name: Function(name, expander.body(name)) for name in module.functions if name in kept}
+    expander = _Expander(module, staying)
+    functions = {name: Function(name, expander.body(name)) for name in module.functions if name in staying}
     return reached(attrs.evolve(module, functions=functions))
 
 

@@ -1,6 +1,21 @@
-"""What Grinder registers through Tilewright's hooks.
+"""What Grinder registers through Tilewright's hooks."""
 
-A skeleton: it registers nothing yet, so installing this distribution changes no compilation.
-"""
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tilewright.plugins import Options, SlotValue, hookimpl
 
 TILEWRIGHT_API = 1
+
+
+@hookimpl
+def tilewright_slots() -> Iterable[SlotValue]:
+    """The rewriter of control flow."""
+    yield SlotValue("control_rewrite", "grinder", "tilewright_grinder.control_rewrite:make", options="grinder")
+
+
+@hookimpl
+def tilewright_options() -> Iterable[Options]:
+    """The table `[options.grinder]`."""
+    yield Options("grinder", "tilewright_grinder.options:GrinderOptions")

@@ -7,6 +7,7 @@ between them at the level of shared memory, which a recipe may keep even nearer.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from graphlib import CycleError, TopologicalSorter
 
 import attrs
 
@@ -107,10 +108,11 @@ class TileGraph:
         for edge in self.edges:
             if key[edge.source] != key[edge.target]:
                 needs[key[edge.target]].add(key[edge.source])
-        done: set[int] = set()
-        while ready := [k for k, before in needs.items() if k not in done and before <= done]:
-            done.update(ready)
-        return len(done) == len(needs)
+        try:
+            TopologicalSorter(needs).prepare()
+        except CycleError:
+            return False
+        return True
 
 
 def _bits(number: int) -> Iterable[int]:

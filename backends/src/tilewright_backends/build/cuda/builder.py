@@ -6,15 +6,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
 import tvm
 from tvm import tirx
 from tvm.target import Target, codegen
 from tvm.tirx import transform
 
+from tilewright.device import DeviceModel
 from tilewright.errors import InternalError
 from tilewright.ir.expr import const
 from tilewright.ir.ops import value
-from tilewright.ir.program import Kernel, Program
+from tilewright.ir.program import Kernel, Program, launches
+from tilewright.ir.verify.tree import tasks_of
 from tilewright.planning.storage import byte_size
 from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
@@ -22,6 +25,7 @@ from tilewright.views.subject import subject_of
 from tilewright.workers import run_tool
 from tilewright_backends import buffers, gpus, tvm_env, tvm_log
 from tilewright_backends.build.cuda.compile import KernelFacts, compile_source
+from tilewright_backends.build.cuda.dispatcher import PREAMBLE, Persistent, persistent
 from tilewright_backends.build.cuda.library import assembly, cuda_module, packed_modules
 from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, cuda_source
 from tilewright_backends.build.cuda.versions import versions
@@ -31,6 +35,7 @@ from tilewright_backends.emit.gpu.body import i32
 from tilewright_backends.host.cuda import READ_BACK, CudaHost, capturable, copied, emit_launch, reads_back, sets_of
 from tilewright_backends.host.function import buffer_table, ranges, recursion
 from tilewright_backends.lower.types import Prim
+from tilewright_backends.timeline import traced
 
 
 @tvm_log.forwarded()
@@ -42,27 +47,30 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
         emitters: by recipe: `emit(body, kernel, specification)` adds one task's code to a kernel's body.
     """
     tvm_env.require_tvm()
-    arch = gpus.arch("cuda", target.partition(":")[2])
-    device = {
-        name: device_kernel(kernel, program, emitters[kernel.choice.recipe], arch)
-        for name, kernel in program.kernels.items()
-    }
+    device = gpus.model("cuda", target.partition(":")[2])
+    arch = device.arch
+    code = device_code(program, emitters, device)
     places = program.storage.placements
     sizes = {byte_size(places[name].value, {}) for name in copied(program.steps)} - {0}
     copies = {size: copy_kernel(size, arch) for size in sorted(sizes)}
     scalars = {places[x.target].value.dtype for x in sets_of(program.steps)}
     sets = {dtype: set_kernel(dtype, arch) for dtype in sorted(scalars)}
-    kernels = [*device.values(), *copies.values(), *sets.values()]
+    kernels = [*code.kernels, *copies.values(), *sets.values()]
     modules, facts = [], {}
     if kernels:
-        source = cuda_source(kernels, arch)
+        source = cuda_source(kernels, arch, code.preamble)
         compiled = compile_source(source, arch, workdir)
+        kernels = [x for x in kernels if x.role == "kernel"]
         modules.append(cuda_module(compiled.cubin, kernels))
         facts = dict(compiled.facts)
-    host = CudaHost(program, device, copies, sets)
+    host = CudaHost(program, code.alone, code.persistent, copies, sets)
     host.run(emit_launch)
     described = {k.name: _described(k, facts.get(k.name)) for k in kernels}
     told = {"arch": arch, "capturable": capturable(program.body), "kernels": described}
+    meeting = {name: x.kernel.name for name, x in code.persistent.items() if x.kernel.cooperative}
+    told |= {"cooperative": meeting} if meeting else {}
+    recorded = {x.name: traced(x, code.persistent[x.name].names) for x in launches(program.steps) if x.traced}
+    told |= {"traced": recorded} if recorded else {}
     told |= {**recursion(program), **ranges(program)}
     data = buffers.described(buffer_table(program), told, target)
     library = workdir / "library.so"
@@ -74,15 +82,73 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
 MakeShell = Callable[..., KernelShell]
 
 
+@attrs.frozen
+class DeviceCode:
+    """What a program's launches run on the device.
+
+    Args:
+        alone: kernels that are launched as they are, by the names of the program's kernels.
+        members: the same as members of persistent kernels.
+        persistent: the kernels of all other launches, by the launches' names.
+    """
+
+    alone: Mapping[str, DeviceKernel]
+    members: Mapping[str, DeviceKernel]
+    persistent: Mapping[str, Persistent]
+
+    @property
+    def kernels(self) -> list[DeviceKernel]:
+        """All device functions."""
+        helpers = [helper for x in self.persistent.values() for helper in x.helpers]
+        return [*self.alone.values(), *self.members.values(), *helpers, *(x.kernel for x in self.persistent.values())]
+
+    @property
+    def preamble(self) -> str:
+        """What the source of the persistent kernels needs in front."""
+        return PREAMBLE if self.persistent else ""
+
+
+def device_code(
+    program: Program,
+    emitters: Mapping[str, Callable[..., Any]],
+    device: DeviceModel,
+    shell_of: MakeShell = KernelShell,
+) -> DeviceCode:
+    """The code of all launches. Each kernel is there once alone and once as a member, as far as launches use it so.
+
+    Args:
+        emitters: as `build` gets them.
+    """
+
+    def emitted(name: str, member: bool) -> DeviceKernel:
+        kernel = program.kernels[name]
+        return device_kernel(kernel, program, emitters[kernel.choice.recipe], device.arch, shell_of, member)
+
+    steps = launches(program.steps)
+    simple = {x.kernel for launch in steps if (x := launch.only_task) is not None}
+    several = [x for x in steps if x.only_task is None]
+    inside = {task.kernel for launch in several for task in tasks_of(launch.body)}
+    alone = {name: emitted(name, False) for name in program.kernels if name in simple}
+    members = {name: emitted(name, True) for name in program.kernels if name in inside}
+    made = {x.name: persistent(x, program, members, number, device) for number, x in enumerate(several)}
+    return DeviceCode(alone, members, made)
+
+
 def device_kernel(
-    kernel: Kernel, program: Program, emitter: Callable[..., Any], arch: str, shell_of: MakeShell = KernelShell
+    kernel: Kernel,
+    program: Program,
+    emitter: Callable[..., Any],
+    arch: str,
+    shell_of: MakeShell = KernelShell,
+    member: bool = False,
 ) -> DeviceKernel:
-    """The device function of one kernel; an empty one where no result has an element."""
+    """The device function of one kernel, as a `member` of persistent kernels; empty where no result has an element."""
     resources = kernel.choice.resources
     # A result may be placed over an operand that dies here only when the operator allows it in place.
     inplace = any(getattr(op, "inplace", "") for op in kernel.group.ops)
     shape = (resources.threads, resources.tasks)
-    shell = shell_of(f"tw_{kernel.name}", kernel.params, *shape, inplace, (), kernel.symbols)
+    name = f"tw_member_{kernel.name}" if member else f"tw_{kernel.name}"
+    shell = shell_of(name, kernel.params, *shape, inplace, (), kernel.symbols, member)
     if any(x.num_elements() != const(0) for x in kernel.group.outputs):
         subject = subject_of(kernel.group, program.constants, kernel.symbols)
         if subject is None:

@@ -27,7 +27,7 @@ class KernelFacts:
 
     Args:
         registers: per thread.
-        spill_bytes: stores and loads of registers that did not fit, per thread.
+        spill_bytes: stores and loads of registers that did not fit, per thread; also those of functions that it calls.
         stack_bytes: local memory per thread, arrays with run-time indices included.
         static_shared_bytes: shared memory besides the dynamic allocation.
     """
@@ -104,19 +104,19 @@ def parse_facts(log: str) -> dict[str, KernelFacts]:
     blocks = re.split(r"Compiling entry function '", log)
     for block in blocks[1:]:
         symbol = block.split("'", 1)[0]
-        numbers = {
-            key: int(match.group(1)) if (match := re.search(pattern, block)) else 0
-            for key, pattern in (
-                ("registers", r"Used (\d+) registers"),
-                ("stores", r"(\d+) bytes spill stores"),
-                ("loads", r"(\d+) bytes spill loads"),
-                ("stack", r"(\d+) bytes stack frame"),
-                ("shared", r"(\d+) bytes smem"),
+        # Of a persistent kernel the functions that it calls follow.
+        registers, stores, loads, stack, shared = (
+            [int(x) for x in re.findall(pattern, block)]
+            for pattern in (
+                r"Used (\d+) registers",
+                r"(\d+) bytes spill stores",
+                r"(\d+) bytes spill loads",
+                r"(\d+) bytes stack frame",
+                r"(\d+) bytes smem",
             )
-        }
-        found[symbol] = KernelFacts(
-            numbers["registers"], numbers["stores"] + numbers["loads"], numbers["stack"], numbers["shared"]
         )
+        frames = sum(stack[:1]) + max(stack[1:], default=0)
+        found[symbol] = KernelFacts(sum(registers[:1]), sum(stores) + sum(loads), frames, sum(shared[:1]))
     return found
 
 

@@ -11,12 +11,12 @@ import struct
 from collections.abc import Sequence
 
 from tilewright_backends.build.cuda.source import DeviceKernel
+from tilewright_backends.machine_code import SYMBOL
 
 _POINTER = struct.pack("<BBH", 3, 64, 1)  # DLPack's dtype of an opaque handle: code, bits, lanes
 _INT64 = struct.pack("<BBH", 0, 64, 1)
-_PLAIN, _TENSOR_MAP = struct.pack("<i", 0), struct.pack("<i", 1)
-"""How an argument is given: as it is, or as the address of a tensor map to copy."""
-SYMBOL = "__tvm_ffi__library_bin"
+_PLAIN, _COPIED = struct.pack("<i", 0), struct.pack("<i", 1)
+"""How an argument is given: as it is, or as the address of what is copied (TVM calls this a tensor map)."""
 
 
 def _number(value: int) -> bytes:
@@ -32,17 +32,17 @@ def cuda_module(code: bytes, kernels: Sequence[DeviceKernel], form: str = "cubin
     """A CUDA module as TVM's runtime reads it: format, functions with arguments and launch tags, code."""
     parts = [_text(form), _number(len(kernels))]
     for kernel in kernels:
-        pointers, maps = len(kernel.params), len(kernel.maps)
-        tags, arguments = kernel.launch_tags, pointers + maps + kernel.numbers
+        pointers, maps, structs = len(kernel.params), len(kernel.maps), int(kernel.words > 0)
+        tags, arguments = kernel.launch_tags, structs + pointers + maps + kernel.numbers
         parts += [
             _text(kernel.name),
             _text(kernel.name),
             _number(arguments),
-            _POINTER * (pointers + maps) + _INT64 * kernel.numbers,
+            _POINTER * (structs + pointers + maps) + _INT64 * kernel.numbers,
             _number(len(tags)),
             *(_text(tag) for tag in tags),
             _number(arguments),
-            _PLAIN * pointers + _TENSOR_MAP * maps + _PLAIN * kernel.numbers,
+            _COPIED * structs + _PLAIN * pointers + _COPIED * maps + _PLAIN * kernel.numbers,
         ]
     parts.append(_text(code))
     return b"".join(parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 import attrs
 import tvm
@@ -38,6 +39,10 @@ class DeviceKernel:
         maps: tensor maps that follow the pointers, each of a value among `params`.
         numbers: how many int64 arguments follow then.
         together: how many blocks of a multiprocessor the assembler leaves registers for; 0 if that is its own choice.
+        role: a kernel is launched; a member is a device function that persistent kernels call, with the task's number
+            in front; a helper is one that becomes part of them.
+        words: how many 64-bit integers it takes in one struct by value, in front of everything else.
+        source: CUDA C++ of the kernel, where there is no TIR function.
     """
 
     name: str
@@ -50,6 +55,9 @@ class DeviceKernel:
     maps: tuple[TensorMap, ...] = ()
     numbers: int = 0
     together: int = 0
+    role: Literal["kernel", "member", "helper"] = "kernel"
+    words: int = 0
+    source: str = attrs.field(default="", repr=False)
 
     @property
     def launch_tags(self) -> list[str]:
@@ -82,10 +90,11 @@ class KernelShell:
         name: symbol in the machine code.
         params: values that it takes pointers to, outputs included.
         threads: threads per block.
-        tasks: number of blocks; each runs one task.
+        tasks: number of blocks; each runs one task. Of a member, the number of its tasks.
         aliased: whether two of the pointers may overlap (an output that replaces an input).
         numbers: names of int64 arguments that follow the pointers.
         symbols: whose values follow these, as int64.
+        member: whether it is a member of a persistent kernel.
     """
 
     def __init__(
@@ -97,10 +106,12 @@ class KernelShell:
         aliased: bool = False,
         numbers: Sequence[str] = (),
         symbols: Sequence[Symbol] = (),
+        member: bool = False,
     ) -> None:
         self.name = name
         self.params = tuple(params)
         self.aliased = aliased
+        self.member = member
         self.body = self.new_body(threads, tasks)
         self._pointers: list[Prim] = []
         self.numbers = {x: tirx.Var(x, "int64") for x in (*numbers, *(s.name for s in symbols))}
@@ -111,11 +122,11 @@ class KernelShell:
             elements = value.num_elements()
             size = int(elements.value) if isinstance(elements, Const) else 1
             self._pointers.append(pointer)
-            self.body.params[value.name] = self.body.view(pointer, storage(value.dtype), max(size, 1))
+            self.body.take(value.name, pointer, storage(value.dtype), max(size, 1))
 
     def new_body(self, threads: int, tasks: int) -> GpuBody:
         """The body of a kernel for this kind of GPU."""
-        return Body(threads, tasks)
+        return Body(threads, tasks, self.member)
 
     def target(self, arch: str) -> tvm.target.Target:
         """TVM's target."""
@@ -124,28 +135,39 @@ class KernelShell:
     def finish(self, arch: str, cooperative: bool = False) -> DeviceKernel:
         """The device function."""
         body, maps = self.body.finish(), self.body.maps if isinstance(self.body, Body) else {}
-        for variable, tag, extent in (
-            (self.body.thread_var, "threadIdx.x", self.body.threads),
-            (self.body.task_var, "blockIdx.x", self.body.tasks),
-        ):
-            axis = tirx.IterVar(Range(0, extent), variable, 1, tag)
-            body = tirx.AttrStmt(axis, "thread_extent", i32(extent), body)
+        body = _bound(self.body.thread_var, "threadIdx.x", self.body.threads, body)
+        if not self.member:
+            body = _bound(self.body.task_var, "blockIdx.x", self.body.tasks, body)
         shape = (self.body.tasks, self.body.threads, self.body.launched_bytes)
         kernel = DeviceKernel(self.name, self.params, *shape, cooperative, None, tuple(maps), len(self.numbers))
-        kernel = attrs.evolve(kernel, together=self.body.together)
-        function = tirx.PrimFunc([*self._pointers, *maps.values(), *self.numbers.values()], body)
-        attributes = {
-            "global_symbol": self.name,
-            "target": self.target(arch),
-            "calling_conv": 2,
-            "tirx.is_global_func": True,
-            "tirx.kernel_launch_params": kernel.launch_tags,
-            "tirx.noalias": not self.aliased,
-            "s_tir": True,
-        }
-        for key, value in attributes.items():
-            function = function.with_attr(key, value)
-        return attrs.evolve(kernel, function=function)
+        kernel = attrs.evolve(kernel, together=self.body.together, role="member" if self.member else "kernel")
+        first = [self.body.task_var] if self.member else []
+        params = [*first, *self._pointers, *maps.values(), *self.numbers.values()]
+        function = device_function(self.name, params, body, self.target(arch), launched=not self.member)
+        function = function.with_attr("tirx.kernel_launch_params", kernel.launch_tags)
+        return attrs.evolve(kernel, function=function.with_attr("tirx.noalias", not self.aliased))
+
+
+def _bound(variable: Prim, tag: str, extent: int, body: Prim) -> Prim:
+    axis = tirx.IterVar(Range(0, extent), variable, 1, tag)
+    return tirx.AttrStmt(axis, "thread_extent", i32(extent), body)
+
+
+def device_function(
+    name: str, params: Sequence[Prim], body: Prim, target: tvm.target.Target, launched: bool
+) -> Prim:
+    """A TIR function in the form that code generators take: one that is launched, or one that others call."""
+    attributes = {
+        "global_symbol": name,
+        "target": target,
+        "calling_conv": 2 if launched else 0,
+        "tirx.is_global_func": launched,
+        "s_tir": True,
+    }
+    function = tirx.PrimFunc(list(params), body)
+    for key, value in attributes.items():
+        function = function.with_attr(key, value)
+    return function
 
 
 def _take_source(code: str) -> bytes:
@@ -153,8 +175,8 @@ def _take_source(code: str) -> bytes:
     return b"source only"
 
 
-def cuda_source(kernels: Sequence[DeviceKernel], arch: str) -> str:
-    """CUDA C++ of the kernels. Each appears once.
+def cuda_source(kernels: Sequence[DeviceKernel], arch: str, preamble: str = "") -> str:
+    """CUDA C++ of the kernels. Each appears once, those that are source already behind the others and the preamble.
 
     No TVM pass runs over them: the bodies are in the form that the code generator takes, and passes that analyse
     expressions take exponential time, or all of the stack, over chains of selects.
@@ -162,17 +184,24 @@ def cuda_source(kernels: Sequence[DeviceKernel], arch: str) -> str:
     target = cuda_target(arch)
     if len({k.name for k in kernels}) != len(kernels):
         raise InternalError("two kernels have one symbol.")
-    module = tvm.IRModule({k.name: k.function for k in kernels})
+    module = tvm.IRModule({k.name: k.function for k in kernels if not k.source})
     tvm_ffi.register_global_func("tvm_callback_cuda_compile", _take_source, override=True)
     with target:
         built = tvm.get_global_func("target.build.cuda")(module, target)
     source = with_preamble(str(built.inspect_source()))
+    called = {k.name: _CALLED[k.role] for k in kernels if k.role != "kernel"}
+    source = _DEVICE.sub(lambda x: f"{x[1]}{called[x[3]]} {x[2]}{x[3]}(", source)
     for kernel in kernels:
         # Warpgroups hand over registers, which the assembler allows where it knows all of them.
         if together := kernel.together or bool(kernel.maps):
             bounds = f"({kernel.block}, {int(together)})"
             source = source.replace(f"({kernel.block}) {kernel.name}(", f"{bounds} {kernel.name}(")
-    return source
+    return "\n".join([source, preamble, *(x.source for x in kernels if x.source)])
+
+
+_DEVICE = re.compile(r'(extern "C" __device__ )(void )(?:__launch_bounds__\(\d+\) )?(\w+)\(')
+_CALLED = {"member": "__noinline__", "helper": "__forceinline__"}
+"""How functions are called. The assembler allots registers to each member on its own."""
 
 
 _PREAMBLE_END = "#define ushort unsigned short\n#endif\n"

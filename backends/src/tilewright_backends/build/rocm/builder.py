@@ -12,7 +12,7 @@ from tilewright.planning.storage import byte_size
 from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
 from tilewright_backends import buffers, gpus, tvm_env, tvm_log
-from tilewright_backends.build.cuda.builder import copy_kernel, device_kernel, host_module, set_kernel
+from tilewright_backends.build.cuda.builder import copy_kernel, device_code, host_module, set_kernel
 from tilewright_backends.build.cuda.builder import link as link_library
 from tilewright_backends.build.cuda.library import cuda_module, packed_modules
 from tilewright_backends.build.cuda.source import DeviceKernel
@@ -55,26 +55,23 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
     model = gpus.model("rocm", target.partition(":")[2])
     arch = model.arch
     shell = shell_for(arch)
-    device = {
-        name: device_kernel(kernel, program, emitters[kernel.choice.recipe], arch, shell)
-        for name, kernel in program.kernels.items()
-    }
+    device = device_code(program, emitters, model, shell)
     places = program.storage.placements
     sizes = {byte_size(places[name].value, {}) for name in copied(program.steps)} - {0}
     copies = {size: copy_kernel(size, arch, shell) for size in sorted(sizes)}
     scalars = {places[x.target].value.dtype for x in sets_of(program.steps)}
     sets = {dtype: set_kernel(dtype, arch, shell) for dtype in sorted(scalars)}
-    kernels = [*device.values(), *copies.values(), *sets.values()]
+    kernels = [*device.kernels, *copies.values(), *sets.values()]
     modules: list[bytes] = []
     facts: dict[str, KernelFacts] = {}
     if kernels:
         code = link(object_code(llvm_source(kernels, arch, workdir), workdir), workdir)
         modules.append(cuda_module(code, kernels, "hsaco"))
         facts = facts_of(code)
-    host = CudaHost(program, device, copies, sets)
+    host = CudaHost(program, device.alone, device.persistent, copies, sets)
     host.run(emit_launch)
     described = {k.name: _described(k, facts[k.name]) for k in kernels}
-    known = {name: _code_facts(described[kernel.name], model) for name, kernel in device.items()}
+    known = {name: _code_facts(described[kernel.name], model) for name, kernel in device.alone.items()}
     told = {"arch": arch, "kernels": described, "facts": known, **recursion(program), **ranges(program)}
     data = buffers.described(buffer_table(program), told, target)
     library = workdir / "library.so"

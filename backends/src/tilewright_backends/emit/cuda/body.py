@@ -10,9 +10,10 @@ from tvm.ir import PointerType, PrimType
 from tvm.script import tirx as script
 from tvm.tirx import op as tir_op
 
+from tilewright.errors import InternalError
 from tilewright.ir.bounds import bounds_of
 from tilewright.ir.expr import Expr
-from tilewright_backends.emit.cuda.ptx import AFRESH, CP_ASYNC, CP_ASYNC_IF
+from tilewright_backends.emit.cuda.ptx import AFRESH, CP_ASYNC, CP_ASYNC_IF, IN_GLOBAL, MEMBER_BARRIER
 from tilewright_backends.emit.cuda.semantics import CudaSemantics
 from tilewright_backends.emit.gpu.body import GpuBody, i32, pointer
 from tilewright_backends.lower.types import Prim, convert, element
@@ -42,6 +43,10 @@ class TensorMap:
 class Body(GpuBody):
     """Collects the statements of one CUDA kernel.
 
+    Args:
+        member: whether it is a member of a persistent kernel: its threads are the first ones of a block that may have
+            more, and `sync` is a barrier of these alone.
+
     Attributes:
         maps: the tensor maps that it takes, and the parameter of each.
 
@@ -52,14 +57,20 @@ class Body(GpuBody):
     semantics = CudaSemantics()
     asynchronous = True
 
-    def __init__(self, threads: int, tasks: int) -> None:
+    def __init__(self, threads: int, tasks: int, member: bool = False) -> None:
         super().__init__(threads, tasks)
+        self.member = member
         self.maps: dict[TensorMap, Prim] = {}
         self._shared = tirx.Var("shared", PointerType(PrimType("uint8"), SHARED))
 
     @property
     def launched_bytes(self) -> int:
         return self.shared_bytes
+
+    def take(self, name: str, address: Prim, dtype: str, count: int) -> None:
+        if self.member:
+            self.call("tw_in_global", address, source=IN_GLOBAL)
+        super().take(name, address, dtype, count)
 
     def afresh(self, expr: Expr, hint: str) -> Expr:
         """`expr` as a new variable: what follows from it is computed here, not kept in registers from earlier code."""
@@ -95,7 +106,13 @@ class Body(GpuBody):
         return call
 
     def sync(self) -> None:
-        self.evaluate(tir_op.tvm_storage_sync("shared"))
+        """A barrier of all threads of the block, or of the member."""
+        if not self.member:
+            self.evaluate(tir_op.tvm_storage_sync("shared"))
+            return
+        if self.threads % self.warp:
+            raise InternalError(f"{self.threads} threads, which are no whole warps, cannot wait for each other alone.")
+        self.call("tw_member_barrier", i32(self.threads), source=MEMBER_BARRIER)
 
     def warp_sync(self) -> None:
         self.call("__syncwarp", source="")

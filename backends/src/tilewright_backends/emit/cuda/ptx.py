@@ -96,6 +96,18 @@ __forceinline__ __device__ void tw_group_barrier(int number, int threads) {
 """
 """A barrier of some warps of the block, `threads` in all; groups of warps have different numbers from 0 to 14."""
 
+IN_GLOBAL = """
+__forceinline__ __device__ void tw_in_global(const void* p) { __builtin_assume(__isGlobal(p)); }
+"""
+"""Tells the compiler, which knows it of a kernel's parameters only, that a pointer is to global memory."""
+
+MEMBER_BARRIER = """
+__forceinline__ __device__ void tw_member_barrier(int threads) {
+  asm volatile("bar.sync 1, %0;" :: "r"(threads) : "memory");
+}
+"""
+"""A barrier of the first `threads` threads of the block, which are whole warps."""
+
 WGMMA_FENCE = """
 __forceinline__ __device__ void tw_wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 """

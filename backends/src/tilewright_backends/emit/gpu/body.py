@@ -69,6 +69,10 @@ class GpuBody(Code):
         """Shared memory that a launch has to ask for."""
         return 0
 
+    def take(self, name: str, address: Prim, dtype: str, count: int) -> None:
+        """Adds a value that the kernel takes a pointer to, of `count` elements."""
+        self.params[name] = self.view(address, dtype, count)
+
     @abstractmethod
     def shared(self, dtype: str, count: int, hint: str = "tile", align: int = 16) -> Prim:
         """A buffer of the block's shared memory, at a multiple of `align` bytes (at most 1024)."""

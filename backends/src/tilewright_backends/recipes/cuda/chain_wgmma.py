@@ -151,4 +151,5 @@ class Packings:
         return tuple(found)
 
 
-RECIPE = Recipe(NAME, "cuda", match, priority=40, takes=StagedSpec)
+# Warpgroups hand over registers, which are those of the whole kernel, and tensor maps are parameters.
+RECIPE = Recipe(NAME, "cuda", match, priority=40, takes=StagedSpec, embeddable=False)

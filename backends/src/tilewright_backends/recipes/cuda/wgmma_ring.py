@@ -149,4 +149,5 @@ class Packings:
         )
 
 
-RECIPE = Recipe(NAME, "cuda", match, priority=45)
+# Warpgroups hand over registers, which are those of the whole kernel, and tensor maps are parameters.
+RECIPE = Recipe(NAME, "cuda", match, priority=45, embeddable=False)

@@ -50,8 +50,17 @@ def on_gpus(
     takes: type[Subject] = KernelSpec,
 ) -> tuple[Recipe, Recipe]:
     """A recipe for CUDA and the same for ROCm; its matches are called `KIND.name` after the kind of the device."""
-    cuda, rocm = (Recipe(f"{kind}.{name}", kind, match, priority=priority, takes=takes) for kind in ("cuda", "rocm"))
-    return cuda, rocm
+    return Recipe(f"cuda.{name}", "cuda", match, priority=priority, takes=takes), on_rocm(name, match, priority, takes)
+
+
+def on_rocm(
+    name: str,
+    match: Callable[[Any, DeviceModel], Match | None],
+    priority: int,
+    takes: type[Subject] = KernelSpec,
+) -> Recipe:
+    """A recipe for ROCm. Its kernels are launched alone, for persistent kernels are written in CUDA C++."""
+    return Recipe(f"rocm.{name}", "rocm", match, embeddable=False, priority=priority, takes=takes)
 
 
 def flat_spec(kernel: KernelSpec) -> FlatSpec | None:

@@ -22,13 +22,14 @@ from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.choice import Packing
 from tilewright.ir.expr import const, maximum
-from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
+from tilewright.recipes import Constraint, Match, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.recipes.gpu.common import (
     block_limits,
     ceil_div,
     divides,
     memory_bytes,
+    on_rocm,
     parameter,
     points,
     powers,
@@ -37,7 +38,7 @@ from tilewright_backends.recipes.gpu.packing import pack_operand
 from tilewright_backends.recipes.gpu.tensor import TensorDetail, axes_of, detail_of, packed_slots, packs
 from tilewright_backends.recipes.operands import operands_of
 
-NAME = "rocm.matrix"
+NAME = "matrix"
 SIDE = 16
 """Rows, columns and points of the reduction of one instruction."""
 STAGES = 2
@@ -108,7 +109,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     area = mw * nw
     axes = axes_of(detail)
     return Match(
-        recipe=NAME,
+        recipe=f"rocm.{NAME}",
         roles=axes,
         extents={"m": m, "n": n, "k": k, "batch": batch},
         parameters=parameters,
@@ -162,4 +163,4 @@ def _sizes(limit: int) -> tuple[int, ...]:
     return tuple(x for x in powers(32, 256) if x < 2 * max(limit, 32))
 
 
-RECIPE = Recipe(NAME, "rocm", match, priority=30)
+RECIPE = on_rocm(NAME, match, 30)

@@ -126,6 +126,8 @@ def _launch(launch: Launch) -> Iterator[str]:
     parts = [f"units {e.units}", f"threads {e.threads}"]
     parts += [f"registers {e.registers}"] * bool(e.registers)
     parts += [f"shared {e.shared_bytes} bytes"] * bool(e.shared_bytes) + ["cooperative"] * e.cooperative
+    parts += [f"event {quote(name)}[{count}]" for name, count in launch.events.items()]
+    parts += [f"traced {launch.traced}"] * bool(launch.traced)
     yield f"launch {quote(launch.name)} ({', '.join(parts)}) {{"
     yield from indent(_parts(launch.body))
     yield "}"

@@ -10,22 +10,28 @@ import numpy as np
 import numpy.typing as npt
 
 from tilewright.interpret.evaluate import evaluate
-from tilewright.ir.program import UNIT, Lane, Launch, Phase, Program, Task
+from tilewright.ir.program import UNIT, Lane, Launch, Phase, Program, Signal, Task
+from tilewright.ir.verify.clocks import PhaseOrder
 from tilewright.ir.verify.laws import Place
 from tilewright.ir.verify.ordering import (
     Access,
     Footprint,
-    PhaseOrder,
     accesses,
     check_inplace,
     check_phase,
-    conflicts,
+    conflicting,
     touch_same,
 )
+from tilewright.ir.verify.tree import Part, leaves
+from tilewright.ir.verify.turns import Used
 from tilewright.ir.verify.unroll import Event, lane_units, unroll
 
 TASKS = "a launch runs every task of a kernel that it calls, each as often as the others"
 LANES = "a unit of the envelope stands in at most one lane of a phase"
+EVENTS = (
+    "an event is one of its launch, its index within the event's counters, and the launch has a buffer for its events; "
+    "what a phase signals under a condition, or more often than is looked at, no later phase signals or waits for"
+)
 WRITTEN = "a value is written before it is read, and every output is written"
 
 Call = tuple[str, tuple[str, ...]]
@@ -34,9 +40,18 @@ Numbers = npt.NDArray[np.int64]
 
 @attrs.define
 class Run:
-    """What a launch has run so far: the numbers of the tasks of each call."""
+    """What a launch has run so far: the numbers of the tasks of each call, and its signals.
+
+    Attributes:
+        counted: how often each counter of an event was signalled.
+        phases: what each phase touches.
+        unknown: events of which that is not known.
+    """
 
     tasks: dict[Call, list[Numbers]] = attrs.field(factory=dict)
+    counted: dict[tuple[str, int], int] = attrs.field(factory=dict)
+    phases: list[Used] = attrs.field(factory=list)
+    unknown: set[str] = attrs.field(factory=set)
 
     def add(self, task: Task, numbers: Numbers) -> None:
         """Counts some tasks."""
@@ -80,16 +95,43 @@ def run_phase(
             run.add(task, numbers)
             if numbers.size > 1:
                 check_inplace(program.kernels[task.kernel], accesses(program, task.kernel, task.args), place)
+        run.phases.append(Used({name: () for task, _ in straight for name in task.args}))
         return written | {x.value for task, _ in straight for x in _writes(program, task)}
-    order = check_phase(program, unroll(phase, env, place), place, footprint)
+    units, complete = unroll(phase, env, place)
+    _check_events(phase, launch, run, place)
+    order = check_phase(program, units, place, footprint, run.counted)
+    run.phases.append(Used.of(order))
     for event in order.events:
-        if isinstance(event.item, Task) and not event.optional:
-            run.add(event.item, np.asarray(event.tasks, np.int64))
+        if isinstance(event.item, Task):
+            if not event.optional:
+                run.add(event.item, np.asarray(event.tasks, np.int64))
+            continue
+        if not 0 <= event.key[1] < launch.events[event.item.event]:
+            raise place.broken(EVENTS, f"{event.key[0]}[{event.key[1]}] of {launch.events[event.item.event]} counters")
+        if isinstance(event.item, Signal):
+            run.counted[event.key] = run.counted.get(event.key, 0) + 1
+    if not complete:
+        run.unknown |= signalled((phase,))
     return _flow(program, order, written, place, footprint)
 
 
 def _writes(program: Program, task: Task) -> list[Access]:
     return [x for x in accesses(program, task.kernel, task.args) if x.write]
+
+
+def _check_events(phase: Phase, launch: Launch, run: Run, place: Place) -> None:
+    for item in leaves((phase,)):
+        if isinstance(item, Task):
+            continue
+        if item.event not in launch.events:
+            raise place.broken(EVENTS, f"launch {launch.name} has no event {item.event!r}")
+        if item.event in run.unknown:
+            raise place.broken(EVENTS, f"how often {item.event!r} was signalled before is not known")
+
+
+def signalled(parts: Sequence[Part]) -> set[str]:
+    """The events that some phases signal."""
+    return {x.event for x in leaves(parts) if isinstance(x, Signal)}
 
 
 def _check_lanes(phase: Phase, launch: Launch, env: Mapping[str, int], place: Place) -> None:
@@ -123,11 +165,10 @@ def _straight(
     for task, numbers in found:
         calls.setdefault((task.kernel, task.args), []).append(numbers)
     listed = [accesses(program, name, args) for name, args in calls]
-    for number, mine in enumerate(listed):
-        if any(not x.write and x.value not in written for x in mine):
-            return None
-        if any(conflicts(mine, theirs, program) for theirs in listed[number + 1 :]):
-            return None
+    if any(not x.write and x.value not in written for mine in listed for x in mine):
+        return None
+    if next(conflicting(listed, program), None) is not None:
+        return None
     if any(np.unique(x := np.concatenate(parts)).size != x.size for parts in calls.values()):
         return None
     return found
@@ -180,7 +221,7 @@ def _check_written(
     if not writers:
         raise place.broken(WRITTEN, f"{access.value!r} is read and never written before")
     for ((name, args), _), nodes in writers.items():
-        if any(order.earlier[reader] >> x & 1 and (not own or order.events[x].unit == event.unit) for x in nodes):
+        if any(order.before(x, reader) and (not own or order.events[x].unit == event.unit) for x in nodes):
             continue
         write = next(x for x in accesses(program, name, args) if x.write and x.value == access.value)
         if _touch(program, event, access, order.events[nodes[0]], write, name, footprint):

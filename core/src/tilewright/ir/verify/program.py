@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import INFINITY, Interval, bounds_of
+from tilewright.ir.events import event_bytes
 from tilewright.ir.expr import variables
 from tilewright.ir.ops import Value
 from tilewright.ir.program import (
@@ -30,9 +31,10 @@ from tilewright.ir.verify.choice import check_resources
 from tilewright.ir.verify.groups import check_group
 from tilewright.ir.verify.laws import Place, show, show_value
 from tilewright.ir.verify.ordering import Footprint, accesses, whole
-from tilewright.ir.verify.phases import WRITTEN, Run, run_phase
+from tilewright.ir.verify.phases import EVENTS, WRITTEN, Run, run_phase, signalled
 from tilewright.ir.verify.storage import check_storage
 from tilewright.ir.verify.tree import Part, first_phases, leaves, tasks_of
+from tilewright.ir.verify.turns import check_turns
 from tilewright.ir.verify.unroll import TRIPS, number
 
 if TYPE_CHECKING:
@@ -257,10 +259,20 @@ class _Checker:
             for access in accesses(self._program, task.kernel, task.args):
                 if access.write:
                     self._write(access.value, place.at(f"task of {task.kernel}"))
+        self._check_event_buffer(launch, place)
         run = Run()
         written = self._parts(launch.body, launch, written, env, run, place)
         run.check(self._program, place)
+        check_turns(self._program, run.phases, place)
         return written
+
+    def _check_event_buffer(self, launch: Launch, place: Place) -> None:
+        if launch.event_buffer:
+            buffer = self._program.storage.buffers.get(launch.event_buffer)
+            needed = event_bytes(launch)
+            if buffer is None or buffer.kind != "event" or buffer.bytes < needed:
+                found = "none" if buffer is None else f"{buffer.kind} of {buffer.bytes} bytes"
+                raise place.broken(EVENTS, f"{launch.event_buffer!r} needs {needed} bytes of kind event, found {found}")
 
     def _check_envelope(self, launch: Launch, place: Place) -> None:
         e, device = launch.envelope, self._device
@@ -285,8 +297,9 @@ class _Checker:
         ):
             if there and needed > there:
                 raise place.broken(ENVELOPE, f"{needed} {what}, {device.name} has {there}")
-        if e.cooperative and e.units > device.units * _blocks_per_unit(launch, device):
-            raise place.broken(RESIDENT, f"{e.units} units do not fit on {device.name} at once")
+        held = device.units * device.blocks_held(e.threads, e.registers, e.shared_bytes)
+        if e.cooperative and e.units > held:
+            raise place.broken(RESIDENT, f"{e.units} units do not fit on {device.name} at once, which holds {held}")
 
     def _parts(
         self,
@@ -313,10 +326,15 @@ class _Checker:
                 for trip in range(count):
                     inner = {**env, part.counter: trip}
                     after = self._parts(part.body, launch, after, inner, run, there.at(f"trip {trip}"))
+                if part.trip is None or part.condition or number(part.trip, env) > count:
+                    run.unknown |= signalled(part.body)
                 written = after if part.trip is not None and not part.condition else written
             else:
+                before = dict(run.counted)
                 then = self._parts(part.body, launch, written, env, run, there.at("then"))
+                run.counted = before
                 written = then & self._parts(part.orelse, launch, written, env, run, there.at("else"))
+                run.unknown |= signalled((*part.body, *part.orelse))
         return written
 
     def _check_uniform(self, control: GridControl, following: Sequence[Part], place: Place) -> None:
@@ -331,16 +349,3 @@ class _Checker:
                 if access.write and p.buffer == placement.buffer and p.offset < high and low < p.offset + p.bytes:
                     found = f"{task.kernel} writes {control.condition!r} in the phase after the condition is read"
                     raise place.broken(UNIFORM, found)
-
-
-def _blocks_per_unit(launch: Launch, device: DeviceModel) -> int:
-    """How many blocks of the envelope fit on one multiprocessor; one on a CPU."""
-    e = launch.envelope
-    limits = [max(1, device.max_blocks_per_unit)]
-    if device.max_threads_per_unit:
-        limits.append(device.max_threads_per_unit // max(1, e.threads))
-    if device.registers_per_unit and e.registers:
-        limits.append(device.registers_per_unit // (e.registers * e.threads))
-    if device.shared_per_block and e.shared_bytes:
-        limits.append(device.shared_per_block // e.shared_bytes)
-    return min(limits)

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import Bounds, bounds_of
 from tilewright.ir.ops import TensorOp
-from tilewright.ir.program import Kernel, Placement, Program, launches
+from tilewright.ir.program import Kernel, Placement, Program, launches, numbered_launches
 from tilewright.ir.verify.frames import check_frames, of_host
 from tilewright.ir.verify.laws import Place
 from tilewright.ir.verify.tree import Touch, tasks_of, touches
+from tilewright.ir.verify.turns import in_one_launch
 
 PLACED = "every value that a step touches has a placement, inside a buffer of the storage, large enough for it"
 LIVE = "a value is touched within its lifetime; one that a loop carries, or brings in, lives for the whole loop"
 OWNED = "a value in a buffer of a launch or a unit is touched by one launch only"
-OVERLAP = "values whose lifetimes overlap share no byte, except an operand with the result that overwrites it in place"
+OVERLAP = (
+    "values whose lifetimes overlap share no byte, except an operand with the result that overwrites it in place, and "
+    "values of one launch, of which its order decides"
+)
 
 
 def check_storage(program: Program, symbols: Bounds, place: Place) -> None:
@@ -83,23 +89,25 @@ def _check_overlap(program: Program, place: Place) -> None:
     for placement in program.storage.placements.values():
         by_buffer.setdefault(placement.buffer, []).append(placement)
     inplace = set(_overwritten(program))
+    meeting = frozenset(n for n, x in numbered_launches(program.body) if x.envelope.cooperative)
     for placements in by_buffer.values():
         ordered = sorted(placements, key=lambda x: (x.offset, x.value.name))
-        active: list[Placement] = []
-        for b in ordered:
-            active = [a for a in active if a.offset + a.bytes > b.offset]
-            for a in active:
-                if not (a.first <= b.last and b.first <= a.last) or not b.bytes:
-                    continue
+        first, last, end = np.array([(x.first, x.last, x.offset + x.bytes) for x in ordered], np.int64).T
+        for i, b in enumerate(ordered):
+            if not b.bytes:
+                continue
+            together = (end[:i] > b.offset) & (first[:i] <= b.last) & (b.first <= last[:i])
+            for a in (ordered[k] for k in np.flatnonzero(together)):
                 pair = frozenset((a.value.name, b.value.name))
                 once = min(a.last, b.last) == max(a.first, b.first)
                 if (a.offset, a.bytes) == (b.offset, b.bytes) and once and pair in inplace:
+                    continue
+                if in_one_launch(a, b, meeting):
                     continue
                 found = (
                     f"{a.value.name!r} (steps {a.first} to {a.last}) and {b.value.name!r} (steps {b.first} to {b.last})"
                 )
                 raise place.at(f"buffer {a.buffer}").broken(OVERLAP, f"{found} share byte {b.offset}")
-            active.append(b)
 
 
 def _overwritten(program: Program) -> Iterator[frozenset[str]]:

@@ -33,8 +33,8 @@ class Event:
     optional: bool = False  # under a condition of the unit
 
 
-def unroll(phase: Phase, env: Mapping[str, int], place: Place) -> dict[int, list[Event]]:
-    """What each unit of the phase does, by unit.
+def unroll(phase: Phase, env: Mapping[str, int], place: Place) -> tuple[dict[int, list[Event]], bool]:
+    """What each unit of the phase does, by unit, and whether that is all of it: no loop was cut off.
 
     Args:
         env: numbers for the symbols and the counters of enclosing loops.
@@ -45,7 +45,7 @@ def unroll(phase: Phase, env: Mapping[str, int], place: Place) -> dict[int, list
     for lane in phase.lanes:
         for unit in lane_units(lane, env):
             found.setdefault(unit, []).extend(_items(lane.items, {**env, UNIT: unit}, unit, place, trips, False))
-    return found
+    return found, trips >= size
 
 
 def _length(items: tuple[Item, ...], env: Mapping[str, int]) -> int:

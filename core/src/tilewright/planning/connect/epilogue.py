@@ -7,7 +7,7 @@ each of its points needs just the element that the group has just computed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import attrs
 
@@ -35,10 +35,17 @@ class _Reason:
 
 @attrs.define
 class _Growing:
-    """A group while it grows: its operators by position in the region, and its specification so far."""
+    """A group while it grows.
+
+    Args:
+        members: its operators by position in the region.
+        spec: its specification so far.
+        level: above those of all groups that it reads from.
+    """
 
     members: list[int]
     spec: KernelSpec | None
+    level: int = 0
 
 
 def make() -> Connect:
@@ -90,6 +97,7 @@ class _Connector:
                 number = len(self.groups)
                 self.groups.append(_Growing([i], spec_of(op) if isinstance(op, TensorOp) else None))
             self.owner.update((v, number) for v in op.outputs if v is not None)
+            self._lift(number)
 
     def kernel_of(self, i: int) -> str:
         """Name of the group that operator `i` stands in."""
@@ -137,21 +145,39 @@ class _Connector:
 
     def _depends(self, op: TensorOp, number: int) -> bool:
         """Whether an operand of `op` comes from the group by way of another, so that joining would close a circle."""
+        level = self.groups[number].level
         seen: set[int] = set()
         todo = [self.owner[v] for v in op.inputs if v in self.owner and self.owner[v] != number]
         while todo:
             current = todo.pop()
-            if current in seen:
-                continue
-            seen.add(current)
-            for member in self.groups[current].members:
-                for value in self.ops[member].inputs:
-                    below = self.owner.get(value, current) if value is not None else current
-                    if below == number:
-                        return True
-                    if below != current:
-                        todo.append(below)
+            if current == number:
+                return True
+            if current not in seen and self.groups[current].level > level:
+                seen.add(current)
+                todo.extend(self._below(current))
         return False
+
+    def _below(self, number: int) -> Iterator[int]:
+        """Groups that a group reads from."""
+        values = (v for member in self.groups[number].members for v in self.ops[member].inputs)
+        return (self.owner[v] for v in values if v in self.owner and self.owner[v] != number)
+
+    def _above(self, number: int) -> Iterator[int]:
+        """Groups that read from a group."""
+        made = (v for member in self.groups[number].members for v in self.ops[member].outputs)
+        readers = (self.ops[i] for v in made if v is not None for i in self.consumers.get(v, []))
+        return (self.owner[v] for op in readers for v in op.outputs if v in self.owner and self.owner[v] != number)
+
+    def _lift(self, number: int) -> None:
+        """Raises the level of a group that reads more than before, and of those that it would reach."""
+        todo = [number]
+        while todo:
+            current = todo.pop()
+            growing = self.groups[current]
+            level = max((self.groups[x].level + 1 for x in self._below(current)), default=0)
+            if level > growing.level:
+                growing.level = level
+                todo.extend(self._above(current))
 
     def _leaves(self, value: Value, inside: set[int]) -> bool:
         """Whether a value is read by anything but the operators `inside`."""

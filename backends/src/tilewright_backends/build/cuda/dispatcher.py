@@ -1,0 +1,353 @@
+"""The kernel of a persistent launch: every block takes the records of its unit and calls members.
+
+Members are device functions of the same translation unit. A member's threads are the first ones of the block; all
+members have the block's dynamic shared memory, one after the other. The kernel takes one struct by value: the addresses
+of the buffers that the launch uses, then the values of the program's symbols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import attrs
+import numpy as np
+from tvm import tirx
+from tvm.ir import PointerType, PrimType
+
+from tilewright.device import DeviceModel
+from tilewright.errors import InternalError
+from tilewright.ir.bounds import Interval
+from tilewright.ir.events import LINE, TRACE_BYTES, set_bytes, trace_bytes, trace_offset
+from tilewright.ir.expr import Expr
+from tilewright.ir.program import UNIT, Launch, Program
+from tilewright_backends.build.cuda.records import (
+    ENDLESS,
+    KIND_BITS,
+    OFFSET_BITS,
+    Array,
+    Form,
+    Kind,
+    Records,
+    counter,
+    records_of,
+)
+from tilewright_backends.build.cuda.source import DeviceKernel, cuda_target, device_function
+from tilewright_backends.emit.gpu.body import i32
+from tilewright_backends.lower.code import Code, symbol_dtype
+from tilewright_backends.lower.types import Prim
+
+_MOST_WORDS = 32764 // 8
+"""64-bit integers that a kernel can take (CUDA 12.1 and later, from compute capability 7.0 on)."""
+
+PREAMBLE = """\
+struct alignas(16) tw_record { int x, y, z, w; };
+struct tw_pointer {
+  uint64_t address;
+  template <typename T> __forceinline__ __device__ operator T*() const { return (T*)address; }
+};
+__forceinline__ __device__ uint64_t tw_gpu_ticket(uint64_t* p) {
+  __threadfence();
+  return atomicAdd((unsigned long long*)p, 1ull);
+}
+__forceinline__ __device__ uint64_t tw_gpu_tickets(const uint64_t* p) {
+  uint64_t v;
+  asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+  return v;
+}
+__forceinline__ __device__ void tw_gpu_count(uint32_t* p) {
+  __threadfence();
+  atomicAdd(p, 1u);
+}
+__forceinline__ __device__ int tw_gpu_counted(const uint32_t* p) {
+  int v;
+  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+  return v;
+}
+__forceinline__ __device__ void tw_gpu_pause(int tries) {
+  if (tries > 16) __nanosleep(40);
+}
+__forceinline__ __device__ uint64_t tw_gpu_time() {
+  uint64_t v;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(v) :: "memory");
+  return v;
+}
+__forceinline__ __device__ int tw_gpu_place() {
+  int v;
+  asm volatile("mov.u32 %0, %%smid;" : "=r"(v));
+  return v;
+}
+__forceinline__ __device__ bool tw_holds(uint64_t address) {
+  bool holds = *(const volatile signed char*)address != 0;
+  __syncthreads();
+  return holds;
+}
+"""
+"""Source in front of persistent kernels: what they read, and how units meet."""
+
+
+@attrs.frozen
+class Persistent:
+    """A persistent kernel with what its launch needs.
+
+    Args:
+        kernel: the kernel.
+        helpers: device functions that it calls besides its members.
+        buffers: whose addresses the struct begins with; the symbols' values follow.
+        names: of its members' kernels, by the numbers that a traced launch records.
+    """
+
+    kernel: DeviceKernel
+    helpers: tuple[DeviceKernel, ...]
+    buffers: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+def persistent(
+    launch: Launch, program: Program, members: Mapping[str, DeviceKernel], number: int, device: DeviceModel
+) -> Persistent:
+    """The kernel of a launch.
+
+    Args:
+        members: the device function of each kernel that it calls.
+        number: of the launch, for its symbol.
+        device: whose multiprocessors must hold all units at once, where these wait for each other.
+    """
+    records = records_of(launch, program)
+    name = f"tw_persistent_{number}"
+    helpers = tuple(
+        _form(f"{name}_form{i}", form, records, launch, program, device.arch) for i, form in enumerate(records.forms)
+    )
+    buffers = (launch.event_buffer, *records.buffers)
+    words = len(buffers) + len(program.symbols)
+    if words > _MOST_WORDS:
+        raise InternalError(f"launch {launch.name} takes {words} addresses and numbers; {_MOST_WORDS} are the most.")
+    envelope = launch.envelope
+    if records.waiting and not envelope.cooperative:
+        raise InternalError(f"launch {launch.name}: units wait for each other, and the launch is not cooperative.")
+    together = -(-envelope.units // device.units) if envelope.cooperative else 1
+    source = _Source(name, launch, program, records, members, words, together).text()
+    kernel = DeviceKernel(
+        name,
+        (),
+        envelope.units,
+        envelope.threads,
+        envelope.shared_bytes,
+        envelope.cooperative,
+        None,
+        words=words,
+        source=source,
+    )
+    return Persistent(kernel, helpers, buffers, records.kernels)
+
+
+def _form(name: str, form: Form, records: Records, launch: Launch, program: Program, arch: str) -> DeviceKernel:
+    """The device function that computes the numbers of records of a form."""
+    code = Code()
+    out = tirx.Var("out", PointerType(PrimType("int32"), "local"))
+    unit = tirx.Var("unit", "int32")
+    counters = [tirx.Var(counter(i), "int32") for i in range(records.depth)]
+    symbols = [tirx.Var(x.name, symbol_dtype(x)) for x in program.symbols]
+    code.env[UNIT], code.bounds[UNIT] = unit, Interval(0, launch.envelope.units - 1)
+    for variable in counters:
+        code.env[variable.name], code.bounds[variable.name] = variable, Interval(0, ENDLESS)
+    for symbol, variable in zip(program.symbols, symbols, strict=True):
+        code.enter(symbol, variable)
+    cells = tirx.decl_buffer((3,), "int32", "numbers", data=out, layout=None)
+    code.emit(tirx.DeclBuffer(cells, data=out))
+    for place, expr in enumerate(form.numbers):
+        if expr is not None:
+            code.emit(tirx.BufferStore(cells, _int32(code, expr), [i32(place)]))
+    params = [out, unit, *counters, *symbols]
+    function = device_function(name, params, code.finish(), cuda_target(arch), launched=False)
+    return DeviceKernel(name, (), 0, 0, 0, False, function, role="helper")
+
+
+def _int32(code: Code, expr: Expr) -> Prim:
+    return tirx.Cast("int32", code.index(code.simplify(expr), "int64"))
+
+
+class _Source:
+    """The text of one persistent kernel."""
+
+    def __init__(
+        self,
+        name: str,
+        launch: Launch,
+        program: Program,
+        records: Records,
+        members: Mapping[str, DeviceKernel],
+        words: int,
+        together: int,
+    ) -> None:
+        self.name, self.launch, self.program, self.records, self.members = name, launch, program, records, members
+        self.words, self.together = words, together
+        first = words - len(program.symbols)
+        self.symbols = {
+            x.name: f"({'int' if symbol_dtype(x) == 'int32' else 'int64_t'})t.at[{first + i}]"
+            for i, x in enumerate(program.symbols)
+        }
+
+    def text(self) -> str:
+        """Tables, then the kernel."""
+        r, name, e = self.records, self.name, self.launch.envelope
+        lines = [
+            f"struct {name}_words {{ uint64_t at[{self.words}]; }};",
+            _table("uint64_t", f"{name}_code", (f"{x}ull" for x in _words(r.code))),
+            _table("int", f"{name}_starts", map(str, r.starts)),
+            _table("uint64_t", f"{name}_rows", (f"{x}ull" for x in r.rows)),
+            f'extern "C" __global__ void __launch_bounds__({e.threads}, {self.together})',
+            f"{name}(const __grid_constant__ {name}_words t) {{",
+            "  const int unit = (int)blockIdx.x, thread = (int)threadIdx.x;",
+            f"  const tw_record* next = (const tw_record*){name}_code + {name}_starts[unit];",
+            *self._events(),
+            *self._trace(),
+            *(f"  int {counter(i)} = 0;" for i in range(r.depth)),
+            "  while (true) {",
+            "    const tw_record record = *next++;",
+            "    int n[3] = {record.y, record.z, record.w};",
+            f"    int kind = record.x & {(1 << KIND_BITS) - 1};",
+            f"    const uint64_t* row = {name}_rows + (record.x >> {KIND_BITS});",
+            *self._forms(),
+            "    switch (kind) {",
+            "      case 0: return;",
+            *self._meetings(),
+            *self._control(),
+            *(line for number, x in enumerate(r.kernels) for line in self._call(number, self.members[x])),
+            "    }",
+            "  }",
+            "}",
+        ]
+        return "\n".join(lines)
+
+    def _events(self) -> list[str]:
+        if not self.launch.events:
+            return []
+        units, size = self.launch.envelope.units, set_bytes(self.launch)
+        total = sum(self.launch.events.values())
+        return [
+            "  uint32_t* counters = 0;  // thread 0 signals and waits",
+            "  if (thread == 0) {",
+            # Every unit takes one ticket a run, so a run's tickets differ by less than a multiple of the units.
+            f"    const uint64_t run = tw_gpu_ticket((uint64_t*)t.at[0]) / {units}u;",
+            f"    counters = (uint32_t*)(t.at[0] + {2 * LINE} + run % 2 * {size});",
+            f"    uint32_t* others = (uint32_t*)(t.at[0] + {2 * LINE} + (run + 1) % 2 * {size});",
+            f"    for (int i = unit; i < {total}; i += {units}) others[i] = 0;",
+            "  }",
+        ]
+
+    def _trace(self) -> list[str]:
+        if not self.launch.traced:
+            return []
+        first, each = trace_offset(self.launch), trace_bytes(self.launch)
+        return [
+            f"  uint64_t* const trace = (uint64_t*)(t.at[0] + {first} + unit * {each}ull);",
+            "  if (thread == 0) trace[0] = 0;",
+        ]
+
+    def _forms(self) -> list[str]:
+        if not self.records.forms:
+            return []
+        first = Kind.KERNEL + len(self.records.kernels)
+        given = ["n", "unit", *(counter(i) for i in range(self.records.depth)), *self.symbols.values()]
+        cases = [
+            f"      case {first + i}: {self.name}_form{i}({', '.join(given)}); kind = {form.kind}; break;"
+            for i, form in enumerate(self.records.forms)
+        ]
+        return ["    switch (kind) {", *cases, "    }"]
+
+    def _meetings(self) -> list[str]:
+        lines: list[str] = []
+        if self.launch.envelope.cooperative:
+            units = self.launch.envelope.units
+            lines += [
+                f"      case {Kind.BARRIER:d}:",
+                "        if (thread == 0) {",
+                f"          uint64_t* tickets = (uint64_t*)(t.at[0] + {LINE});",
+                # Tickets are never taken back: the barrier is passed when all units of this round have theirs.
+                f"          const uint64_t all = (tw_gpu_ticket(tickets) / {units}u + 1) * {units}u;",
+                "          for (int tries = 0; tw_gpu_tickets(tickets) < all; ++tries) tw_gpu_pause(tries);",
+                "        }",
+                "        __syncthreads();",
+                "        break;",
+            ]
+        if self.launch.events:
+            lines += [
+                f"      case {Kind.SIGNAL:d}:",
+                "        if (thread == 0) tw_gpu_count(counters + n[0]);",
+                "        break;",
+                f"      case {Kind.WAIT:d}:",
+                "        if (thread == 0)",
+                "          for (int tries = 0; tw_gpu_counted(counters + n[0]) < n[1]; ++tries) tw_gpu_pause(tries);",
+                "        if (n[2]) __syncthreads();",
+                "        break;",
+            ]
+        return lines
+
+    def _control(self) -> list[str]:
+        condition = f"(row == {self.name}_rows || tw_holds({_address('row[0]')}))"
+        loops = range(self.records.depth)
+        enter = "".join(f" if (n[0] == {i}) {counter(i)} = 0;" for i in loops)
+        now = "".join(f"n[2] == {i} ? {counter(i)} : " for i in loops[:-1]) + counter(max(self.records.depth - 1, 0))
+        step = "".join(f" if (n[1] == {i}) ++{counter(i)};" for i in loops)
+        lines = [f"      case {Kind.JUMP:d}: next += n[0]; break;"]
+        if self.records.depth:
+            lines += [
+                f"      case {Kind.ENTER:d}:{enter} break;",
+                f"      case {Kind.TEST:d}: if (!(({now}) < n[1] && {condition})) next += n[0]; break;",
+                f"      case {Kind.NEXT:d}:{step} next += n[0]; break;",
+            ]
+        return [*lines, f"      case {Kind.BRANCH:d}: if (!(n[1] && {condition})) next += n[0]; break;"]
+
+    def _call(self, number: int, member: DeviceKernel) -> list[str]:
+        """Some tasks of a kernel; what the next record does follows what all threads have done."""
+        given = [f"a{i}" for i in range(len(member.params))]
+        symbols = self.program.kernels[self.records.kernels[number]].symbols
+        given += [f"(int64_t){self.symbols[x.name]}" for x in symbols]
+        call = f"{member.name}({', '.join(['n[0] + i * n[2]', *given])});"
+        if member.block < self.launch.envelope.threads:
+            call = f"if (thread < {member.block}) {call}"
+        before, after = self._traced(number)
+        # Tasks of one call are independent but for the shared memory that they have after each other.
+        each = member.shared_bytes or self.launch.traced
+        inside, behind = ("__syncthreads();", "") if each else ("", "__syncthreads();")
+        return [
+            f"      case {Kind.KERNEL + number}: {{",
+            *(f"        const tw_pointer a{i} = {{{_address(f'row[{i}]')}}};" for i in range(len(member.params))),
+            "        for (int i = 0; i < n[1]; ++i) {",
+            *before,
+            f"          {call}",
+            *[f"          {inside}"] * bool(inside),
+            *after,
+            "        }",
+            *[f"        {behind}"] * bool(behind),
+            "        break;",
+            "      }",
+        ]
+
+    def _traced(self, number: int) -> tuple[list[str], list[str]]:
+        """What stands in front of a task and behind it, where tasks are recorded."""
+        if not self.launch.traced:
+            return [], []
+        words = TRACE_BYTES // 8
+        return ["          const uint64_t begin = tw_gpu_time();"], [
+            f"          if (thread == 0 && trace[0] < {self.launch.traced}) {{",
+            f"            uint64_t* kept = trace + {LINE // 8} + {words} * trace[0]++;",
+            f"            kept[0] = (uint64_t)(n[0] + i * n[2]) << 32 | {number};",
+            "            kept[1] = begin, kept[2] = tw_gpu_time(), kept[3] = tw_gpu_place();",
+            "          }",
+        ]
+
+
+def _table(element: str, name: str, values: Iterable[str]) -> str:
+    return f'extern "C" __device__ __align__(16) const {element} {name}[] = {{{", ".join(values)}}};'
+
+
+def _words(code: Array) -> list[int]:
+    """Records as 64-bit integers, of which compilers read half as many."""
+    words: list[int] = code.astype(np.int32).reshape(-1).view(np.uint64).tolist()
+    return words
+
+
+def _address(argument: str) -> str:
+    """The address that an argument of a row stands for."""
+    return f"t.at[{argument} >> {OFFSET_BITS}] + ({argument} & {(1 << OFFSET_BITS) - 1}ull)"

@@ -1,0 +1,281 @@
+"""What the units of a persistent launch do, as records that its kernel takes one after the other.
+
+Unrolled models run thousands of tasks, every unit others. As data they cost 16 bytes each and no code, whatever their
+number: the kernel has each member once. A record has a kind, a row of arguments and three numbers. Where a number
+depends on a loop's counter or on a symbol, the kernel computes it: such a record has a *form* for its kind, of which
+there are as many as there are different expressions. What depends on the unit alone is computed here, and units that do
+the same have the same records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from tilewright.errors import InternalError
+from tilewright.interpret.evaluate import evaluate
+from tilewright.ir.bounds import Bounds, bounds_of
+from tilewright.ir.events import first_counters
+from tilewright.ir.expr import Const, Expr, Var, apply, const, substitute, variables
+from tilewright.ir.program import UNIT, BlockControl, GridControl, Item, Launch, Phase, Program, Signal, Task, Wait
+from tilewright.ir.verify.tree import tasks_of
+
+KIND_BITS = 10
+"""Bits of a record's first number that say its kind; the row stands above them."""
+OFFSET_BITS = 48
+"""Bits of an argument that are its offset in a buffer; the buffer's number stands above them."""
+ENDLESS = (1 << 31) - 1
+
+
+class Kind(IntEnum):
+    """What a record makes a unit do, with the meaning of its numbers; kernels and forms follow."""
+
+    END = 0
+    BARRIER = 1  # of all units
+    SIGNAL = 2  # counter
+    WAIT = 3  # counter, target, whether the block goes on after it: of several waits in a row the last
+    JUMP = 4  # records to skip; all jumps count from the record behind them
+    ENTER = 5  # loop depth
+    TEST = 6  # records to skip when no trip is left, trips, loop depth; the row is the condition, 0 for none
+    NEXT = 7  # records to skip (back to the test), loop depth
+    BRANCH = 8  # records to skip when the condition does not hold, a number that must not be 0; the row as above
+    KERNEL = 9  # first task, count, stride; this is the first kernel's
+
+
+Number = int | Expr
+Array = npt.NDArray[np.int64]
+Streams = list[list[Array]]
+"""For each unit its records, four numbers each, in pieces."""
+
+
+@attrs.frozen
+class Form:
+    """A kind of record of which the kernel computes some numbers: None for those that the record holds."""
+
+    kind: int
+    numbers: tuple[Expr | None, Expr | None, Expr | None]
+
+
+@attrs.frozen
+class Records:
+    """All records of a launch.
+
+    Args:
+        code: a row of four 32-bit numbers per record.
+        starts: for each unit, its first record.
+        rows: arguments of the calls: number of a buffer and offset. The first is not used.
+        kernels: names of the members, in the order of their kinds.
+        forms: in the order of their kinds, which follow those of the kernels.
+        buffers: in the order of their numbers, from 1; 0 is the launch's event buffer.
+        depth: of nested loops.
+        waiting: whether units wait for each other.
+    """
+
+    code: Array = attrs.field(eq=False)
+    starts: tuple[int, ...]
+    rows: tuple[int, ...]
+    kernels: tuple[str, ...]
+    forms: tuple[Form, ...]
+    buffers: tuple[str, ...]
+    depth: int
+    waiting: bool
+
+
+def counter(depth: int) -> str:
+    """The variable that stands for the counter of the loop at a depth, in the expressions of forms."""
+    return f"counter{depth}"
+
+
+def records_of(launch: Launch, program: Program) -> Records:
+    """The records of a launch."""
+    return _Writer(launch, program).write()
+
+
+@attrs.frozen
+class _Record:
+    kind: int
+    numbers: tuple[Number, ...] = ()
+    row: int = 0
+
+
+@attrs.frozen
+class _Scope:
+    """Where a record is: what the counters of the loops around it are called, and how many there are."""
+
+    env: Mapping[str, Expr] = attrs.field(factory=dict)
+    depth: int = 0
+
+    def inside(self, name: str) -> _Scope:
+        """The scope in a loop with a counter of that name."""
+        return _Scope({**self.env, name: Var(counter(self.depth))}, self.depth + 1)
+
+
+class _Writer:
+    def __init__(self, launch: Launch, program: Program) -> None:
+        self.launch, self.program, self.units = launch, program, launch.envelope.units
+        self.kernels = tuple(dict.fromkeys(x.kernel for x in tasks_of(launch.body)))
+        self.kinds = {name: Kind.KERNEL + number for number, name in enumerate(self.kernels)}
+        self.events = first_counters(launch)
+        self.symbols: Bounds = {x.name: x.interval for x in program.symbols}
+        self.rows: list[int] = [0]
+        self.known_rows: dict[tuple[str, ...], int] = {}
+        self.buffers: dict[str, int] = {}
+        self.forms: dict[Form, int] = {}
+        self.depth = 0
+        self.waiting = False
+
+    def write(self) -> Records:
+        end = self._packed(_Record(Kind.END))
+        pieces: list[Array] = []
+        known: dict[bytes, int] = {}
+        starts, length = [], 0
+        for stream in self._parts(self.launch.body, _Scope(), outermost=True):
+            code = np.concatenate([*stream, end])
+            key = code.tobytes()
+            if key not in known:
+                known[key] = length
+                length += len(code)
+                pieces.append(code)
+            starts.append(known[key])
+        return Records(
+            np.concatenate(pieces),
+            tuple(starts),
+            tuple(self.rows),
+            self.kernels,
+            tuple(self.forms),
+            tuple(self.buffers),
+            self.depth,
+            self.waiting,
+        )
+
+    def _packed(self, record: _Record, units: Array | None = None) -> Array:
+        """The four numbers of a record on each of some units, or on all alike."""
+        units = np.zeros(1, np.int64) if units is None else units
+        packed = np.zeros((len(units), 4), np.int64)
+        computed: list[Expr | None] = [None, None, None]
+        for place, number in enumerate(record.numbers):
+            if isinstance(number, int | Const):
+                packed[:, place + 1] = number if isinstance(number, int) else number.value
+            elif variables(number) <= {UNIT}:
+                packed[:, place + 1] = evaluate(number, {UNIT: units})
+            else:
+                computed[place] = number
+        kind = record.kind
+        self.waiting |= kind in (Kind.BARRIER, Kind.WAIT)
+        if any(x is not None for x in computed):
+            form = Form(kind, (computed[0], computed[1], computed[2]))
+            kind = Kind.KERNEL + len(self.kernels) + self.forms.setdefault(form, len(self.forms))
+        if kind >> KIND_BITS or record.row >> (31 - KIND_BITS):
+            raise InternalError(
+                f"launch {self.launch.name} has {len(self.kernels)} kernels, {len(self.forms)} forms and "
+                f"{len(self.rows)} arguments, which is more than its records can name: it must be split."
+            )
+        packed[:, 0] = record.row << KIND_BITS | kind
+        return packed
+
+    def _parts(self, parts: Sequence[Phase | GridControl], scope: _Scope, outermost: bool = False) -> Streams:
+        streams: Streams = [[] for _ in range(self.units)]
+        barrier = _Record(Kind.BARRIER)
+        for number, part in enumerate(parts):
+            made = self._phase(part, scope) if isinstance(part, Phase) else self._grid(part, scope)
+            meet = isinstance(part, Phase) and (not outermost or number < len(parts) - 1)
+            behind = [self._packed(barrier)] if meet else []
+            for stream, added in zip(streams, made, strict=True):
+                stream += [*added, *behind]
+        return streams
+
+    def _phase(self, phase: Phase, scope: _Scope) -> Streams:
+        streams: Streams = [[] for _ in range(self.units)]
+        for lane in phase.lanes:
+            units = np.arange(lane.first, lane.first + bounds_of(lane.units, self.symbols).high)
+            records = self._items(lane.items, scope)
+            if not isinstance(lane.units, Const):
+                there = apply("select", Var(UNIT) - lane.first < lane.units, const(1), const(0))
+                records = [_Record(Kind.BRANCH, (len(records), there)), *records]
+            if records:
+                table = np.stack([self._packed(x, units) for x in records], axis=1)
+                for unit, rows in zip(units.tolist(), table, strict=True):
+                    streams[unit].append(rows)
+        return streams
+
+    def _grid(self, control: GridControl, scope: _Scope) -> Streams:
+        if not control.counter:
+            both = (self._parts(x, scope) for x in (control.body, control.orelse))
+            return [self._branch(control, body, orelse) for body, orelse in zip(*both, strict=True)]
+        enter, test, step = (self._packed(x) for x in self._loop(control, scope, 0))
+        streams: Streams = []
+        for body in self._parts(control.body, scope.inside(control.counter)):
+            over, back = test.copy(), step.copy()
+            over[0, 1], back[0, 1] = (_length(body) + 1, -_length(body) - 2)
+            streams.append([enter, over, *body, back])
+        return streams
+
+    def _branch(self, control: GridControl, body: list[Array], orelse: list[Array]) -> list[Array]:
+        over = [self._packed(_Record(Kind.JUMP, (_length(orelse),)))] if orelse else []
+        row = self._row((control.condition,))
+        return [self._packed(_Record(Kind.BRANCH, (_length(body) + len(over), 1), row)), *body, *over, *orelse]
+
+    def _items(self, items: Sequence[Item], scope: _Scope) -> list[_Record]:
+        records: list[_Record] = []
+        for number, item in enumerate(items):
+            match item:
+                case Task():
+                    numbers = self._numbers(scope, item.first, item.count, item.stride)
+                    records.append(_Record(self.kinds[item.kernel], numbers, self._row(item.args)))
+                case Signal():
+                    records.append(_Record(Kind.SIGNAL, self._numbers(scope, self._counter(item))))
+                case Wait():
+                    last = number + 1 == len(items) or not isinstance(items[number + 1], Wait)
+                    numbers = (*self._numbers(scope, self._counter(item), item.target), int(last))
+                    records.append(_Record(Kind.WAIT, numbers))
+                case BlockControl() if item.counter:
+                    body = self._items(item.body, scope.inside(item.counter))
+                    enter, test, step = self._loop(item, scope, len(body))
+                    records += [enter, test, *body, step]
+                case BlockControl():
+                    body, orelse = self._items(item.body, scope), self._items(item.orelse, scope)
+                    over = [_Record(Kind.JUMP, (len(orelse),))] if orelse else []
+                    row = self._row((item.condition,))
+                    records += [_Record(Kind.BRANCH, (len(body) + len(over), 1), row), *body, *over, *orelse]
+        return records
+
+    def _loop(self, control: GridControl | BlockControl, scope: _Scope, length: int) -> tuple[_Record, ...]:
+        """The records around the body of a loop: two in front of it, one behind."""
+        depth = scope.depth
+        self.depth = max(self.depth, depth + 1)
+        row = self._row((control.condition,)) if control.condition else 0
+        (trips,) = (ENDLESS,) if control.trip is None else self._numbers(scope, control.trip)
+        test = _Record(Kind.TEST, (length + 1, trips, depth), row)
+        return _Record(Kind.ENTER, (depth,)), test, _Record(Kind.NEXT, (-length - 2, depth))
+
+    def _counter(self, item: Signal | Wait) -> Expr:
+        return item.index + self.events[item.event]
+
+    def _numbers(self, scope: _Scope, *numbers: Expr) -> tuple[Number, ...]:
+        return tuple(substitute(x, scope.env) if scope.env else x for x in numbers)
+
+    def _row(self, names: tuple[str, ...]) -> int:
+        """The place of the addresses of some values among the rows."""
+        if names not in self.known_rows:
+            self.known_rows[names] = len(self.rows)
+            self.rows += map(self._argument, names)
+        return self.known_rows[names]
+
+    def _argument(self, name: str) -> int:
+        placement = self.program.storage.placements[name]
+        buffer = self.program.storage.buffers[placement.buffer]
+        if buffer.owner not in ("program", "frame") or buffer.level != "global":
+            raise InternalError(
+                f"launch {self.launch.name}: {name!r} is at level {buffer.level}, owned by a {buffer.owner}, which is "
+                "not generated for CUDA yet."
+            )
+        number = self.buffers.setdefault(buffer.name, len(self.buffers) + 1)
+        return number << OFFSET_BITS | placement.offset
+
+
+def _length(pieces: Sequence[Array]) -> int:
+    return sum(map(len, pieces))

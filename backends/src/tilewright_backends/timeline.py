@@ -1,0 +1,61 @@
+"""What the units of a traced launch ran, and when: read out of its event buffer after a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+import numpy as np
+
+from tilewright.ir.events import LINE, TRACE_BYTES, trace_bytes, trace_offset
+from tilewright.ir.program import Launch
+
+
+@attrs.frozen
+class TaskTime:
+    """A task that a unit ran.
+
+    Args:
+        unit: number of the unit.
+        place: the multiprocessor that it stood on.
+        kernel: name of the kernel.
+        task: its number.
+        begin: nanoseconds of the device's clock.
+        end: when all threads of the unit were done with it.
+    """
+
+    unit: int
+    place: int
+    kernel: str
+    task: int
+    begin: int
+    end: int
+
+
+def traced(launch: Launch, kernels: tuple[str, ...]) -> dict[str, Any]:
+    """What `task_times` needs to know of a launch; JSON.
+
+    Args:
+        kernels: names by the numbers in the records.
+    """
+    return {
+        "buffer": launch.event_buffer,
+        "first": trace_offset(launch),
+        "each": trace_bytes(launch),
+        "units": launch.envelope.units,
+        "kernels": list(kernels),
+    }
+
+
+def task_times(told: Mapping[str, Any], buffer: bytes) -> list[TaskTime]:
+    """The records of a launch's last run, unit after unit; a unit that ran more tasks has no records of the others."""
+    found = []
+    for unit in range(told["units"]):
+        start = told["first"] + unit * told["each"]
+        count = int(np.frombuffer(buffer, np.uint64, 1, start)[0])
+        rows = np.frombuffer(buffer, np.uint64, count * TRACE_BYTES // 8, start + LINE).reshape(count, -1)
+        for which, begin, end, place in rows.tolist():
+            kernel, task = told["kernels"][which & 0xFFFFFFFF], which >> 32
+            found.append(TaskTime(unit, place, kernel, task, begin, end))
+    return found

@@ -1,0 +1,156 @@
+"""Persistent launches out of what the default scheduler plans: the same kernels, merged in several ways."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import attrs
+
+from tilewright.ir.expr import Var, const, maximum
+from tilewright.ir.program import (
+    UNIT,
+    Envelope,
+    GridControl,
+    HostIf,
+    HostLoop,
+    HostStep,
+    Item,
+    Lane,
+    Launch,
+    Phase,
+    Program,
+    Signal,
+    Task,
+    Wait,
+)
+from tilewright.planning.storage import allocate
+
+Body = tuple[Phase | GridControl, ...]
+Merge = Callable[[Sequence[Task], Program, int], tuple[Body, Mapping[str, int]]]
+"""(calls in order, program, units) -> the body of one launch, and its events."""
+
+ALONE = ("cuda.wgmma_ring", "cuda.chain_wgmma")
+
+
+def merged(program: Program, merge: Merge, units: int, alone: Sequence[str] = ALONE) -> Program:
+    """The program with each run of launches as one, on units that take turns, in loops, branches and procedures too.
+
+    Args:
+        alone: recipes whose kernels stay launches of their own.
+    """
+    names = (f"all{n}" for n in itertools.count())
+
+    def steps(given: Sequence[HostStep]) -> tuple[HostStep, ...]:
+        made: list[HostStep] = []
+        run: list[Task] = []
+
+        def close() -> None:
+            if run:
+                made.append(_launch(next(names), run, program, merge, units))
+            run.clear()
+
+        for step in given:
+            task = step.only_task if isinstance(step, Launch) else None
+            if task is not None and program.kernels[task.kernel].choice.recipe not in alone:
+                run.append(task)
+                continue
+            close()
+            match step:
+                case HostLoop():
+                    made.append(attrs.evolve(step, body=steps(step.body)))
+                case HostIf():
+                    made.append(attrs.evolve(step, then=steps(step.then), orelse=steps(step.orelse)))
+                case _:
+                    made.append(step)
+        close()
+        return tuple(made)
+
+    procedures = {n: attrs.evolve(p, body=steps(p.body)) for n, p in program.procedures.items()}
+    return placed(attrs.evolve(program, body=steps(program.body), procedures=procedures))
+
+
+def placed(program: Program) -> Program:
+    """The program with new storage for its steps."""
+    values = {name: x.value for name, x in program.storage.placements.items()}
+    weights = [values[name] for name in program.weights]
+    bounds = {x.name: x.interval for x in program.symbols}
+    procedures = tuple(program.procedures.values())
+    storage = allocate(program.body, values, program.inputs, program.outputs, weights, procedures, bounds)
+    return attrs.evolve(program, storage=storage)
+
+
+def _launch(name: str, calls: Sequence[Task], program: Program, merge: Merge, units: int) -> Launch:
+    needs = [program.kernels[x.kernel].choice.resources for x in calls]
+    # Registers are left to the assembler: together they may be more than there are for the most threads.
+    threads, shared = max(x.threads for x in needs), max(x.shared_bytes for x in needs)
+    envelope = Envelope(units, threads, 0, shared, cooperative=True)
+    body, events = merge(calls, program, units)
+    return Launch(name, envelope, body, events)
+
+
+def dealt(call: Task, program: Program, first: int, units: int) -> Lane:
+    """All tasks of a call, dealt out to the units from `first` on."""
+    choice = program.kernels[call.kernel].choice
+    tasks = const(choice.resources.tasks) if choice.count is None else choice.count
+    unit = Var(UNIT) - first
+    count = maximum((tasks + (units - 1) - unit) // units, const(0))
+    return Lane(first, const(units), (attrs.evolve(call, first=unit, count=count, stride=const(units)),))
+
+
+def phases(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, Mapping[str, int]]:
+    """A phase for each call."""
+    return tuple(Phase((dealt(x, program, 0, units),)) for x in calls), {}
+
+
+def side_by_side(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, Mapping[str, int]]:
+    """A phase for each wave of calls that do not depend on each other, each on units of its own as far as there are."""
+    waves: list[list[Task]] = []
+    for call in calls:
+        at = max((n + 1 for n, wave in enumerate(waves) if any(_reads(call, x, program) for x in wave)), default=0)
+        waves += [[]] * (at == len(waves))
+        waves[at] = [*waves[at], call]
+    made = []
+    for wave in waves:
+        for start in range(0, len(wave), units):
+            some = wave[start : start + units]
+            share = units // len(some)
+            made.append(Phase(tuple(dealt(x, program, i * share, share) for i, x in enumerate(some))))
+    return tuple(made), {}
+
+
+def _reads(later: Task, earlier: Task, program: Program) -> bool:
+    outputs = len(program.kernels[earlier.kernel].group.outputs)
+    return bool(set(earlier.args[-outputs:]) & set(later.args))
+
+
+def point_to_point(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, Mapping[str, int]]:
+    """One phase: every unit signals after its part of a call, and waits for all parts of the calls that it reads."""
+    items: list[Item] = []
+    for number, call in enumerate(calls):
+        for other in range(number):
+            if _reads(call, calls[other], program):
+                items.append(Wait("done", const(other), const(units)))
+        items += [dealt(call, program, 0, units).items[0], Signal("done", const(number))]
+    return (Phase((Lane(0, const(units), tuple(items)),)),), {"done": len(calls)}
+
+
+def looped(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, Mapping[str, int]]:
+    """The calls three times over in a loop of the grid, those of a trip ordered by a counter that goes on."""
+    trip, meetings = Var("trip"), len(calls) - 1
+    items: list[Item] = []
+    for number, call in enumerate(calls):
+        items.append(dealt(call, program, 0, units).items[0])
+        if number < meetings:
+            target = (trip * meetings + (number + 1)) * units
+            items += [Signal("met", const(0)), Wait("met", const(0), target)]
+    phase = Phase((Lane(0, const(units), tuple(items)),))
+    return (GridControl("trip", const(3), "", (phase,)),), {"met": 1}
+
+
+MERGES: Mapping[str, Merge] = {
+    "phases": phases,
+    "side by side": side_by_side,
+    "point to point": point_to_point,
+    "looped": looped,
+}

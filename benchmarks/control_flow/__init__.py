@@ -1,0 +1,1 @@
+"""Models with loops, branches and recursion, beside other engines."""

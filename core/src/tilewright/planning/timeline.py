@@ -1,0 +1,207 @@
+"""When which unit runs what, as the cost model predicts it: a program's launches played out.
+
+A kernel's predicted seconds are those of a launch alone, so one task takes these, without the launch, divided by the
+rounds in which such a launch runs its tasks. Loops of the host are played once, and of its branches the longer one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from tilewright.device import DeviceModel
+from tilewright.interpret.evaluate import evaluate
+from tilewright.ir.choice import TileChoice
+from tilewright.ir.expr import Expr
+from tilewright.ir.program import (
+    UNIT,
+    BlockControl,
+    GridControl,
+    HostIf,
+    HostLoop,
+    HostStep,
+    Item,
+    Launch,
+    Phase,
+    Program,
+    Signal,
+    Task,
+    Wait,
+)
+
+LEAST = 5e-8
+"""Seconds of a task that is predicted to take nothing."""
+
+
+def task_seconds(choice: TileChoice, device: DeviceModel) -> float:
+    """Predicted seconds of one task of a kernel, as many running side by side as in a launch alone."""
+    needs = choice.resources
+    side_by_side = device.units * device.blocks_held(needs.threads, needs.registers, needs.shared_bytes)
+    rounds = -(-needs.tasks // max(side_by_side, 1))
+    return max(choice.cost - device.launch_seconds, LEAST) / rounds
+
+
+@attrs.frozen
+class Bar:
+    """Tasks of a kernel that a unit runs one after the other.
+
+    Args:
+        launch: name of the launch.
+        unit: number of the place where the unit stands: units of a launch that is larger than the device take turns.
+        kernel: its name.
+        nodes: ONNX nodes that it computes.
+        begin, end: seconds since the program began.
+    """
+
+    launch: str
+    unit: int
+    kernel: str
+    nodes: tuple[str, ...]
+    begin: float
+    end: float
+
+
+@attrs.frozen
+class Timeline:
+    """Bars in the order of their launches.
+
+    Args:
+        units: places side by side.
+        seconds: when the program ends.
+    """
+
+    bars: tuple[Bar, ...]
+    units: int
+    seconds: float
+
+    @property
+    def busy(self) -> float:
+        """Share of the units' time in which they run tasks."""
+        spent = sum(x.end - x.begin for x in self.bars)
+        return spent / (self.units * self.seconds) if self.bars else 0.0
+
+
+def timeline_of(program: Program, device: DeviceModel) -> Timeline:
+    """The predicted timeline of a program whose symbols stand at their upper bounds."""
+    player = _Player(program, device)
+    player.steps(program.body)
+    return Timeline(tuple(player.bars), max((x.unit for x in player.bars), default=-1) + 1, player.now)
+
+
+class _Player:
+    def __init__(self, program: Program, device: DeviceModel) -> None:
+        self._program = program
+        self._device = device
+        self._seconds = {name: task_seconds(x.choice, device) for name, x in program.kernels.items()}
+        self._nodes = {
+            name: tuple(dict.fromkeys(str(op.loc) for op in x.group.ops)) for name, x in program.kernels.items()
+        }
+        self._env = {x.name: x.upper for x in program.symbols}
+        self.bars: list[Bar] = []
+        self.now = 0.0
+
+    def steps(self, steps: Sequence[HostStep]) -> None:
+        """Plays host steps, one after the other."""
+        for step in steps:
+            match step:
+                case Launch():
+                    self._launch(step)
+                case HostLoop():
+                    self._env[step.counter] = 0
+                    self.steps(step.body)
+                case HostIf():
+                    self._longer(step.then, step.orelse)
+
+    def _longer(self, then: Sequence[HostStep], orelse: Sequence[HostStep]) -> None:
+        played = []
+        for branch in (then, orelse):
+            other = _Player(self._program, self._device)
+            other.now = self.now
+            other._env = dict(self._env)
+            other.steps(branch)
+            played.append(other)
+        longer = max(played, key=lambda x: x.now)
+        self.bars += longer.bars
+        self.now = longer.now
+
+    def _launch(self, launch: Launch) -> None:
+        threads, needs = launch.envelope.threads, launch.envelope
+        places = self._device.units * self._device.blocks_held(threads, needs.registers, needs.shared_bytes)
+        self._places = max(min(places, launch.envelope.units), 1)
+        if self._device.kind != "cpu" or launch.envelope.units > 1:
+            self.now += self._device.launch_seconds
+        self._events: dict[tuple[str, int], list[float]] = {}
+        self._parts(launch, launch.body)
+
+    def _parts(self, launch: Launch, parts: Sequence[Phase | GridControl]) -> None:
+        for number, part in enumerate(parts):
+            if number:
+                self.now += self._device.barrier_seconds
+            if isinstance(part, Phase):
+                self._phase(launch, part)
+                continue
+            for trip in range(max(self._value(part.trip, 0), 0) if part.trip is not None else 1):
+                if part.counter:
+                    self._env[part.counter] = trip
+                self._parts(launch, part.body)
+
+    def _phase(self, launch: Launch, phase: Phase) -> None:
+        """The units take turns, each until it has to wait; those beyond the device's places follow the earlier ones."""
+        free = [self.now] * self._places
+        runs: list[tuple[int, Iterator[None]]] = []
+        for lane in phase.lanes:
+            for unit in range(lane.first, lane.first + self._value(lane.units, 0)):
+                runs.append((unit, self._unit(launch, lane.items, unit, free)))
+        waiting = runs
+        while waiting:
+            before, left = self._made(free), []
+            for unit, run in waiting:
+                if next(run, _ENDED) is not _ENDED:
+                    left.append((unit, run))
+            if len(left) == len(waiting) and self._made(free) == before:
+                break  # a wait that nobody meets, which the verifier refuses
+            waiting = left
+        self.now = max(free)
+
+    def _made(self, free: Sequence[float]) -> tuple[float, int]:
+        return sum(free), sum(map(len, self._events.values()))
+
+    def _unit(self, launch: Launch, items: Sequence[Item], unit: int, free: list[float]) -> Iterator[None]:
+        """Plays a unit's list; yields while it has to wait."""
+        place = unit % self._places
+        env = {**self._env, UNIT: unit}
+        for item in self._items(items, env):
+            match item:
+                case Task():
+                    count = int(evaluate(item.count, env))
+                    begin = free[place]
+                    free[place] = begin + count * self._seconds[item.kernel]
+                    bar = Bar(launch.name, place, item.kernel, self._nodes[item.kernel], begin, free[place])
+                    self.bars.append(bar)
+                case Signal():
+                    key = (item.event, int(evaluate(item.index, env)))
+                    self._events.setdefault(key, []).append(free[place])
+                case Wait():
+                    key, target = (item.event, int(evaluate(item.index, env))), int(evaluate(item.target, env))
+                    while len(self._events.get(key, ())) < target:
+                        yield
+                    if target > 0:
+                        met = sorted(self._events[key])[target - 1] + self._device.barrier_seconds / 2
+                        free[place] = max(free[place], met)
+
+    def _items(self, items: Sequence[Item], env: dict[str, int]) -> Iterator[Task | Signal | Wait]:
+        for item in items:
+            if not isinstance(item, BlockControl):
+                yield item
+                continue
+            for trip in range(int(evaluate(item.trip, env)) if item.trip is not None else 1):
+                if item.counter:
+                    env[item.counter] = trip
+                yield from self._items(item.body, env)
+
+    def _value(self, expr: Expr, unit: int) -> int:
+        return int(evaluate(expr, {**self._env, UNIT: unit}))
+
+
+_ENDED = object()

@@ -1,0 +1,36 @@
+"""The table `[options.grinder]` of a configuration."""
+
+from __future__ import annotations
+
+import attrs
+from attrs.validators import and_, ge, in_, instance_of, le, optional
+
+_WHEN = ("auto", "always", "never")
+
+
+def _seconds(given: object) -> object:
+    return float(given) if isinstance(given, int) and not isinstance(given, bool) else given
+
+
+@attrs.frozen
+class GrinderOptions:
+    """How far control flow is rewritten.
+
+    Args:
+        inline: operators up to which the calls of a function may come when its body stands in their places.
+        unroll: operators up to which a loop of a known number of trips may come when it is written out.
+        factor: trips of a remaining loop that become one trip; 1 leaves loops as they are.
+        branch: seconds that a branch on data costs beside what it runs; by default the device's.
+        taken: how probable the first side of a branch is.
+        small: elements up to which an operator at the start of a branch may have tensors and be moved before it.
+        wavefront: whether recurrences that follow each other become one loop: "auto" where that is predicted to
+            save time when independent operators run side by side, "always", "never".
+    """
+
+    inline: int = attrs.field(default=200, validator=[instance_of(int), ge(0)])
+    unroll: int = attrs.field(default=64, validator=[instance_of(int), ge(0)])
+    factor: int = attrs.field(default=1, validator=[instance_of(int), ge(1)])
+    branch: float | None = attrs.field(default=None, converter=_seconds, validator=optional(ge(0.0)))
+    taken: float = attrs.field(default=0.5, converter=float, validator=and_(ge(0.0), le(1.0)))
+    small: int = attrs.field(default=128, validator=[instance_of(int), ge(0)])
+    wavefront: str = attrs.field(default="auto", validator=in_(_WHEN))

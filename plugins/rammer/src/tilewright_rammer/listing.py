@@ -1,0 +1,176 @@
+"""List scheduling: rTasks go where they can begin first, the most urgent operator first, with waits from task to task.
+
+In place of the paper's barriers after each wavefront, a unit waits for the operators that it needs, and only where
+another unit runs tasks of them that it does not already know to be done.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import attrs
+
+from tilewright_rammer.memory import Levels, Memory
+from tilewright_rammer.operators import ROperator
+from tilewright_rammer.plan import RProgram, Run, shares
+from tilewright_rammer.priority import urgency
+from tilewright_rammer.vdevice import VDevice
+
+
+@attrs.define
+class _Unit:
+    """A vEU while it is being filled.
+
+    Args:
+        known: by unit, how many runs of it are known to be done.
+    """
+
+    number: int
+    known: list[int]
+    free: float = 0.0
+    runs: list[Run] = attrs.field(factory=list)
+
+
+@attrs.define
+class _Done:
+    """An operator that has been placed.
+
+    Args:
+        ends: by unit that runs tasks of it, the number of the unit's runs by then.
+        clocks: by the same units, what is known to be done once they have signalled.
+        at: predicted seconds of its end.
+    """
+
+    ends: dict[int, int]
+    clocks: dict[int, list[int]]
+    at: float
+
+
+def listed(operators: Sequence[ROperator], device: VDevice, levels: Levels) -> RProgram:
+    """One part in which units wait for what they need."""
+    units = [_Unit(i, [0] * device.units) for i in range(device.units)]
+    first_come = urgency(operators, device)
+    missing = [len(x.before) for x in operators]
+    after: list[list[int]] = [[] for _ in operators]
+    for operator in operators:
+        for earlier in operator.before:
+            after[earlier].append(operator.number)
+    done: dict[int, _Done] = {}
+    memory = Memory(levels, device.units)
+    ready = _Ready(first_come, levels.own_bytes > 0)
+    for operator in operators:
+        if not operator.before:
+            ready.add(operator)
+    while ready:
+        operator = ready.take()
+        done[operator.number] = _place(operator, units, done, device, memory)
+        for number in after[operator.number]:
+            missing[number] -= 1
+            if not missing[number]:
+                ready.add(operators[number])
+    end = max(*(x.free for x in units), memory.work)
+    return RProgram((tuple(tuple(x.runs) for x in units),), end + device.launch)
+
+
+class _Ready:
+    """The operators that may begin: the most urgent one comes first.
+
+    Where caches keep weights, those whose weights were used last come before all others, as long as there are any.
+    """
+
+    def __init__(self, urgency: Sequence[float], keeps: bool) -> None:
+        self._urgency = urgency
+        self._keeps = keeps
+        self._heaps: dict[tuple[str, ...], list[tuple[float, int, ROperator]]] = {}
+        self._order: list[tuple[float, int, tuple[str, ...]]] = []
+        self._last: tuple[str, ...] = ()
+        self._count = 0
+
+    def __bool__(self) -> bool:
+        return self._count > 0
+
+    def add(self, operator: ROperator) -> None:
+        """One more."""
+        key = tuple(operator.weights) if self._keeps else ()
+        entry = (-self._urgency[operator.number], operator.number, operator)
+        heapq.heappush(self._heaps.setdefault(key, []), entry)
+        heapq.heappush(self._order, (*entry[:2], key))
+        self._count += 1
+
+    def take(self) -> ROperator:
+        """The next one."""
+        self._count -= 1
+        if self._last and self._heaps.get(self._last):
+            return heapq.heappop(self._heaps[self._last])[2]
+        while True:
+            _, number, key = heapq.heappop(self._order)
+            heap = self._heaps[key]
+            if heap and heap[0][1] == number:
+                if key:
+                    self._last = key
+                return heapq.heappop(heap)[2]
+
+
+def _place(
+    operator: ROperator, units: Sequence[_Unit], done: dict[int, _Done], device: VDevice, memory: Memory
+) -> _Done:
+    """Puts the operator's tasks where they can begin first, and where their weights are."""
+    parts = shares(operator.tasks, len(units))
+    chosen = _units_for(operator, parts, units, [done[x] for x in operator.before], device, memory)
+    begun = [_begin(unit, operator, done, device) for unit in chosen]
+    near = sum(memory.holds(u.number, operator, *part) for u, part in zip(chosen, parts, strict=True))
+    took = [memory.seconds(u.number, operator, *part) for u, part in zip(chosen, parts, strict=True)]
+    memory.fetch(operator, near)
+    ends: dict[int, int] = {}
+    clocks: dict[int, list[int]] = {}
+    for (first, count), unit, (start, waits), seconds in zip(parts, chosen, begun, took, strict=True):
+        memory.use(unit.number, operator, first, count)
+        unit.free = start + seconds
+        unit.runs.append(Run(operator, first, count, start, unit.free, waits))
+        unit.known[unit.number] = ends[unit.number] = len(unit.runs)
+        clocks[unit.number] = list(unit.known)
+    return _Done(ends, clocks, max(x.free for x in chosen))
+
+
+def _units_for(
+    operator: ROperator,
+    parts: Sequence[tuple[int, int]],
+    units: Sequence[_Unit],
+    needed: Sequence[_Done],
+    device: VDevice,
+    memory: Memory,
+) -> list[_Unit]:
+    """A unit for each part, which is predicted to be done with it first."""
+    if len(parts) == len(units):
+        return list(units)
+    begin = {u.number: max(u.free, _ready(u, needed, device)) for u in units}
+    left = sorted(units, key=lambda u: (begin[u.number], u.number))
+    if not memory.keeps:
+        return left[: len(parts)]
+    chosen: list[_Unit] = []
+    for part in parts:
+        best = min(left, key=lambda u: begin[u.number] + memory.seconds(u.number, operator, *part))
+        left.remove(best)
+        chosen.append(best)
+    return chosen
+
+
+def _ready(unit: _Unit, needed: Sequence[_Done], device: VDevice) -> float:
+    """When a unit knows that all that an operator needs is done."""
+    return max((x.at + (0.0 if x.ends.keys() == {unit.number} else device.wait) for x in needed), default=0.0)
+
+
+def _begin(unit: _Unit, operator: ROperator, done: dict[int, _Done], device: VDevice) -> tuple[float, tuple[int, ...]]:
+    """When a unit can begin with an operator, and what it waits for; it then knows what these knew."""
+    waits: list[int] = []
+    start = unit.free
+    for number in sorted(operator.before, key=lambda x: -done[x].at):
+        other = done[number]
+        if all(unit.known[u] >= n for u, n in other.ends.items()):
+            continue
+        waits.append(number)
+        start = max(start, other.at + device.wait)
+        for clock in other.clocks.values():
+            unit.known[:] = map(max, unit.known, clock)
+    return start, tuple(waits)

@@ -1,0 +1,124 @@
+"""Where the weights of rTasks come from: the unit's own cache, a cache that all units share, or the farthest memory.
+
+The predicted seconds of a kernel are those of a launch alone, which fetches all its operands from the farthest memory.
+In a sequence weights come again, and then from nearer; and tasks of several operators side by side share what is far.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import attrs
+
+from tilewright.device import DeviceModel
+from tilewright_rammer.operators import ROperator
+
+_LEAST = 0.1
+"""Share of its seconds that an rTask takes at least, however near its weights are."""
+
+
+@attrs.frozen
+class Levels:
+    """Seconds per byte of the memories, all units together.
+
+    Args:
+        far: of the farthest memory.
+        shared: of the one that holds all weights of a launch.
+        own: of the units' own caches.
+        own_bytes: what the cache of one unit holds; 0 where it keeps nothing from one rTask to the next.
+    """
+
+    far: float
+    shared: float
+    own: float
+    own_bytes: int
+
+
+def levels_of(device: DeviceModel, weight_bytes: int, kept: bool = True) -> Levels:
+    """The memories of a device, for a launch with so many bytes of weights.
+
+    Args:
+        kept: whether units may count on what they used before.
+    """
+    common = [x for x in device.levels if x.shared_by_units]
+    holding = [x for x in common if x.bytes >= weight_bytes] or common[:1]
+    own = next((x for x in device.levels if not x.shared_by_units), None)
+    keeps = kept and own is not None and device.kind == "cpu"  # a GPU's registers and shared memory end with the task
+    near = own.bandwidth if keeps and own is not None else holding[-1].bandwidth
+    size = own.bytes if keeps and own is not None else 0
+    return Levels(1 / common[0].bandwidth, 1 / holding[-1].bandwidth, 1 / near, size)
+
+
+class Memory:
+    """What lies where while rTasks run one after the other.
+
+    Attributes:
+        work: seconds that the memories which all units share have had to do so far.
+    """
+
+    def __init__(self, levels: Levels, units: int) -> None:
+        self.work = 0.0
+        self._levels = levels
+        self._own = [_Cache(levels.own_bytes) for _ in range(units)]
+        self._seen: set[str] = set()
+
+    def holds(self, unit: int, operator: ROperator, first: int, count: int) -> float:
+        """Bytes of the weights of some rTasks that lie in the unit's own cache."""
+        size = operator.weight_bytes * count
+        return size if self._own[unit].holds((tuple(operator.weights), first, count)) else 0.0
+
+    @property
+    def keeps(self) -> bool:
+        """Whether units have caches that keep weights."""
+        return self._levels.own_bytes > 0
+
+    def seconds(self, unit: int, operator: ROperator, first: int, count: int) -> float:
+        """Seconds of rTasks on a unit."""
+        side_by_side = min(operator.tasks, len(self._own))
+        seconds = operator.seconds * count
+        near = self.holds(unit, operator, first, count)
+        share = count / operator.tasks
+        seen = sum(x for name, x in operator.weights.items() if name in self._seen) * share - near
+        levels = self._levels
+        saved = near * (levels.far - levels.own) + max(seen, 0.0) * (levels.far - levels.shared)
+        return max(seconds - saved * side_by_side, seconds * _LEAST)
+
+    def use(self, unit: int, operator: ROperator, first: int, count: int) -> None:
+        """Runs rTasks on a unit, which has their weights near it then."""
+        self._own[unit].use((tuple(operator.weights), first, count), operator.weight_bytes * count)
+
+    def fetch(self, operator: ROperator, near: float) -> None:
+        """Adds what an operator moves to the work of the memories that all units share.
+
+        Args:
+            near: bytes that come from the units' own caches.
+        """
+        levels = self._levels
+        seen = sum(x for name, x in operator.weights.items() if name in self._seen)
+        self.work += (operator.bytes - seen) * levels.far + max(seen - near, 0.0) * levels.shared
+        self._seen.update(operator.weights)
+
+
+Slice = tuple[tuple[str, ...], int, int]
+"""The names of weights, and the first and the number of the rTasks that share them out."""
+
+
+class _Cache:
+    """What lies in the cache of one unit: the slices used last."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._held: OrderedDict[Slice, float] = OrderedDict()
+        self._bytes = 0.0
+
+    def holds(self, piece: Slice) -> bool:
+        return piece in self._held
+
+    def use(self, piece: Slice, size: float) -> None:
+        """Brings a slice in, and drops what was not used for longest."""
+        if not size or size > self._size:
+            return
+        self._bytes += size - self._held.pop(piece, 0.0)
+        self._held[piece] = size
+        while self._bytes > self._size:
+            self._bytes -= self._held.popitem(last=False)[1]

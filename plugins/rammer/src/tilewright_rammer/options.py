@@ -1,0 +1,30 @@
+"""The table `[options.rammer]` of a configuration."""
+
+from __future__ import annotations
+
+import attrs
+from attrs.validators import ge, in_, instance_of
+
+POLICIES = ("list", "waves")
+
+
+@attrs.frozen
+class RammerOptions:
+    """How rPrograms are made.
+
+    Args:
+        policy: "list", tasks in the order of the critical path with waits from producer to consumer; or "waves", the
+            paper's wavefronts with a barrier after each.
+        select: whether other kernels of the proposer's set may take the place of an operator's fastest one, where
+            operators side by side need less of the device (the paper's SelectRKernels).
+        placement: whether a unit prefers tasks whose weights it has used before.
+        most: operators of one rProgram.
+        gain: the least share of the separate launches' time that an rProgram has to save; a negative one also lets it
+            take longer by as much.
+    """
+
+    policy: str = attrs.field(default="list", validator=in_(POLICIES))
+    select: bool = attrs.field(default=True, validator=instance_of(bool))
+    placement: bool = attrs.field(default=True, validator=instance_of(bool))
+    most: int = attrs.field(default=16384, validator=[instance_of(int), ge(2)])
+    gain: float = attrs.field(default=0.03, converter=float)

@@ -1,0 +1,106 @@
+"""Models whose kernels Rammer has merged into persistent launches, on the CPU and on the emulator of a GPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tilewright
+from backends.tests.cuda_on_cpu.emulator import emulate
+from benchmarks.models import graphs
+from tests.onnx_runtime import expected
+from tilewright.compare import compare_outputs
+from tilewright.compiler import build_program, plan_model, recipes_of
+from tilewright.config import load_config
+from tilewright.config.binding import Settings, bind
+from tilewright.errors import InputError
+from tilewright.ir.program import Program, launches
+from tilewright.plugins.manager import Registry
+from tilewright.testing.cases import Case
+from tilewright.testing.models import BUILDERS
+
+POLICIES = ("list", "waves")
+SMALL = ("inception_block", "lstm", "moe_block", "nasnet_cifar", "resnext29_paths", "seq2seq", "shufflenet_v2")
+QUICK = ("gpt", "lstm", "inception_block")
+
+
+def cases() -> list[Any]:
+    names = sorted({*BUILDERS, *SMALL})
+    return [pytest.param(x, marks=() if x in QUICK else pytest.mark.slow) for x in names]
+
+
+def case(name: str) -> Case:
+    return BUILDERS[name]() if name in BUILDERS else graphs.case(name, small=True)
+
+
+def config(target: str, policy: str) -> dict[str, Any]:
+    """Everything that can be merged is, whatever it costs."""
+    slots = {"schedule": "rammer", "connect": "welder", "propose": "roller"}
+    return {"target": target, "slots": slots, "options": {"rammer": {"policy": policy, "gain": -1e9}}}
+
+
+def settings(target: str, policy: str) -> Settings:
+    return bind(load_config(config(target, policy)), Registry())
+
+
+def agree(program: Program, found: list[Any], one: Case) -> None:
+    for agreement in compare_outputs(program.output_names, found, expected(one.model, one.feeds)):
+        assert agreement.ok, agreement
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", cases())
+def test_a_model_on_the_cpu(name: str, policy: str) -> None:
+    one = case(name)
+    given = config("cpu", policy)
+    program = plan_model(one.model, bind(load_config(given), Registry(), threads=2)).program
+    assert any(x.envelope.cooperative for x in launches(program.steps))
+    with tilewright.compile(one.model, config=given, threads=2) as compiled:
+        for _ in range(20):  # the order in which units meet is another each time
+            agree(program, compiled.run(None, dict(one.feeds)), one)
+
+
+@pytest.mark.parametrize("name", cases())
+def test_a_model_on_an_emulated_gpu(name: str) -> None:
+    one = case(name)
+    chosen = settings("cuda:h200", "list")
+    program = plan_model(one.model, chosen).program
+    assert any(x.envelope.cooperative for x in launches(program.steps))
+    agree(program, emulate(program, chosen, [one.feeds[x] for x in program.input_names]), one)
+
+
+def test_rocm_kernels_are_launched_alone(tmp_path: Path) -> None:
+    """None of them can be a member of another, whatever merging would save."""
+    chosen = settings("rocm:gfx90a", "list")
+    assert not any(x.embeddable for x in recipes_of(chosen).values())
+    program = plan_model(case("lstm").model, chosen).program
+    tasks = [x.only_task for x in launches(program.steps)]
+    assert len(tasks) > 1
+    assert {x.kernel for x in tasks if x is not None} == set(program.kernels)
+    assert None not in tasks
+    output = build_program(program, chosen, tmp_path)
+    assert set(output.data["kernels"]) == {f"tw_{x}" for x in program.kernels}
+
+
+def test_fewer_threads_than_units_that_wait_are_refused(tmp_path: Any) -> None:
+    one = case("gpt")
+    path = tmp_path / "gpt.tw"
+    with tilewright.compile(one.model, config=config("cpu", "list"), threads=2) as compiled:
+        compiled.save(path)
+    with pytest.raises(InputError, match=r"2 units wait for each other, and it may use 1 of 2 threads"):
+        tilewright.load(path, threads=1)
+    with tilewright.load(path, threads=3) as loaded:
+        found = loaded.run(None, dict(one.feeds))
+    wanted = expected(one.model, one.feeds)
+    assert all(np.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(found, wanted, strict=True))
+
+
+def test_nothing_is_merged_where_that_is_not_predicted_to_pay() -> None:
+    """A launch that costs nothing leaves nothing to save."""
+    one = case("lstm")
+    given = {**config("cpu", "list"), "options": {"rammer": {"gain": 1.0}}}
+    program = plan_model(one.model, bind(load_config(given), Registry(), threads=2)).program
+    assert not any(x.envelope.cooperative for x in launches(program.steps))
