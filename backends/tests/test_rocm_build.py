@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 from pathlib import Path
@@ -37,6 +38,8 @@ from tilewright_backends.build.rocm.source import llvm_source, object_code, rocm
 
 MATRIX = {"gfx90a": "v_mfma", "gfx942": "v_mfma", "gfx1100": "v_wmma", "gfx1201": "v_wmma"}
 LDS = 65536
+LIGHT = (("squeezenet", "gfx90a"), ("shufflenet", "gfx942"), ("zfnet512", "gfx1100"), ("bvlc_alexnet", "gfx1201"))
+"""What the slow tier builds; the full one builds every light model for every architecture."""
 SPILLS = 1024
 """Bytes per lane that kernels of light models may spill: convolutions on the ordinary units do on RDNA, whose lanes
 have 256 registers, where LLVM computes the addresses of all that a thread gathers at once."""
@@ -191,11 +194,15 @@ def test_control_flow_reads_back_through_hip(tmp_path: Path) -> None:
     assert "cuda" not in wanted
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", DEVICES)
+def tier(quick: bool) -> pytest.MarkDecorator:
+    """The slow tier has a sample of these builds, the full one the others."""
+    return pytest.mark.slow if quick else pytest.mark.full
+
+
+@pytest.mark.parametrize("arch", [pytest.param(x, marks=tier(x in ("gfx90a", "gfx1201"))) for x in DEVICES])
 def test_bert_becomes_code_objects(arch: str, tmp_path: Path) -> None:
-    settings = settings_for(arch)
     """Two layers, half as wide as the base size."""
+    settings = settings_for(arch)
     sizes = {"hidden": 384, "heads": 6, "sequence": 128}
     model = narrowed(BUILDERS["bert"](**sizes).model, "float16")
     output = build_program(plan_module(load(model), settings).program, settings, tmp_path)
@@ -203,9 +210,10 @@ def test_bert_becomes_code_objects(arch: str, tmp_path: Path) -> None:
     assert not any(k["spill_bytes"] for k in output.data["kernels"].values())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", DEVICES)
-@pytest.mark.parametrize("name", light_names())
+@pytest.mark.parametrize(
+    ("name", "arch"),
+    [pytest.param(*x, marks=tier(x in LIGHT)) for x in itertools.product(light_names(), DEVICES)],
+)
 def test_light_models_become_code_objects(name: str, arch: str, tmp_path: Path) -> None:
     settings = settings_for(arch)
     output = build_program(plan_module(load(light_model(name)), settings).program, settings, tmp_path)
@@ -213,8 +221,7 @@ def test_light_models_become_code_objects(name: str, arch: str, tmp_path: Path) 
     assert all(k["spill_bytes"] <= SPILLS for k in output.data["kernels"].values())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", DEVICES)
+@pytest.mark.parametrize("arch", [pytest.param(x, marks=tier(x in ("gfx942", "gfx1100"))) for x in DEVICES])
 def test_sampled_choices_of_products_fit(arch: str, tmp_path: Path) -> None:
     """No choice that the constraints allow spills more than a few registers, or takes more LDS than it announced."""
     settings = settings_for(arch)

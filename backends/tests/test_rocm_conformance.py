@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import pytest
@@ -65,8 +66,7 @@ def test_products_on_matrix_units(device: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(("recipe", "device"), [*zip(RECIPES, itertools.cycle(DEVICES), strict=False)])
 def test_more_choices(recipe: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check(recipe, device, 12, 2, monkeypatch, corpus("float32"), most=6)
 

@@ -69,10 +69,11 @@ def test_products_agree_with_float64(device: str, dtype: str) -> None:
     check(device, dtype, constant=dtype == "float16", turned=dtype == "float16")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("turned", [True, False])
 @pytest.mark.parametrize("constant", [True, False])
-@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(
+    "dtype", [pytest.param("float16", marks=pytest.mark.slow), pytest.param("bfloat16", marks=pytest.mark.full)]
+)
 @pytest.mark.parametrize("device", DEVICES)
 def test_products_of_any_layout_agree_with_float64(device: str, dtype: str, constant: bool, turned: bool) -> None:
     check(device, dtype, constant, turned)

@@ -118,6 +118,7 @@ def device_code(
 
     Args:
         emitters: as `build` gets them.
+        shell_of: makes the shells of kernels for the device's kind.
     """
 
     def emitted(name: str, member: bool) -> DeviceKernel:

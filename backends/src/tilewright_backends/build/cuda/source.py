@@ -153,9 +153,7 @@ def _bound(variable: Prim, tag: str, extent: int, body: Prim) -> Prim:
     return tirx.AttrStmt(axis, "thread_extent", i32(extent), body)
 
 
-def device_function(
-    name: str, params: Sequence[Prim], body: Prim, target: tvm.target.Target, launched: bool
-) -> Prim:
+def device_function(name: str, params: Sequence[Prim], body: Prim, target: tvm.target.Target, launched: bool) -> Prim:
     """A TIR function in the form that code generators take: one that is launched, or one that others call."""
     attributes = {
         "global_symbol": name,
