@@ -11,8 +11,6 @@ from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, divid
 from tilewright_backends.recipes.selection import memory_bytes, row_operands, topk_of
 
 NAME = "topk_sort"
-SHORTEST = 64
-"""Slots of the shortest piece: two for each lane of a warp."""
 _ALIGNMENT = 16
 
 
@@ -25,8 +23,9 @@ def match(routine: Routine, device: DeviceModel) -> Match | None:
     fewest = min(found.length, found.count + 1)
     slot_bytes = dtypes.size_of(routine.inputs[0].dtype) + dtypes.size_of("int32")
     fits = (device.shared_per_block - _ALIGNMENT) // slot_bytes
-    most = max(SHORTEST, 1 << (found.length - 1).bit_length())
-    candidates = [x for x in powers(SHORTEST, most) if fewest <= x <= fits]
+    shortest = 2 * device.warp  # every lane compares a pair
+    most = max(shortest, 1 << (found.length - 1).bit_length())
+    candidates = [x for x in powers(shortest, most) if fewest <= x <= fits]
     if not candidates:
         return None
     parameters = (
