@@ -65,9 +65,16 @@ class PhaseOrder:
         apart = self._unit[a][:, None] != self._unit[b][None, :]
         return np.argwhere(apart & ~self._table(a, b) & ~self._table(b, a).T)
 
-    def all_before(self, earlier: Sequence[int], later: Sequence[int]) -> bool:
-        """Whether every event of the first happens before every one of the second."""
-        return bool(self._table(np.asarray(earlier), np.asarray(later)).all())
+    def span(self, events: Sequence[int]) -> tuple[Numbers, Numbers]:
+        """By unit how many of its events happen before all of some events, and how many end with the last of them.
+
+        All of one set happen before all of another where the second number of the first is nowhere above the first
+        number of the second.
+        """
+        given = np.asarray(events)
+        ends: Numbers = np.zeros(self._clocks.shape[1], np.int64)
+        np.maximum.at(ends, self._unit[given], self._at[given] + 1)
+        return self._clocks[given].min(axis=0).astype(np.int64), ends
 
     def _table(self, a: Numbers, b: Numbers) -> npt.NDArray[np.bool_]:
         """[i, j]: whether a[i] happens before b[j]."""
