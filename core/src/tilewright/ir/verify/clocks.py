@@ -65,6 +65,10 @@ class PhaseOrder:
         apart = self._unit[a][:, None] != self._unit[b][None, :]
         return np.argwhere(apart & ~self._table(a, b) & ~self._table(b, a).T)
 
+    def all_before(self, earlier: Sequence[int], later: Sequence[int]) -> bool:
+        """Whether every event of the first happens before every one of the second."""
+        return bool(self._table(np.asarray(earlier), np.asarray(later)).all())
+
     def span(self, events: Sequence[int]) -> tuple[Numbers, Numbers]:
         """By unit how many of its events happen before all of some events, and how many end with the last of them.
 
@@ -125,21 +129,18 @@ class PhaseOrder:
             changed = False
             known: dict[tuple[Key, int], npt.NDArray[np.int32]] = {}
             for i in order:
-                event, unit, at = self.events[i], self._unit[i], self._at[i]
-                clock = self._clocks[i].copy()
-                if at:
-                    np.maximum(clock, self._clocks[i - 1], out=clock)
-                clock[unit] = at
+                event, at, clock = self.events[i], self._at[i], self._clocks[i]
                 if isinstance(event.item, Wait) and (target := self._target(event)) > 0:
                     met = known.get((event.key, target))
                     if met is None:
                         later = [w for t, w in waits[event.key] if t >= target]
                         met = self._met(target, later, signals.get(event.key, []))
                         known[event.key, target] = met
+                    changed = changed or bool((met > clock).any())
                     np.maximum(clock, met, out=clock)
-                if (clock > self._clocks[i]).any():
-                    self._clocks[i] = clock
-                    changed = bool(waits)
+                if at:
+                    np.maximum(clock, self._clocks[i - 1], out=clock)
+                clock[self._unit[i]] = at
 
     def _target(self, event: Event) -> int:
         return event.target - self._counted.get(event.key, 0)
