@@ -54,6 +54,13 @@ def test_merged_whatever_it_costs_they_keep_it(target: str, config: dict[str, An
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("config", [ALWAYS, WAVES], ids=["list", "waves"])
+@pytest.mark.parametrize("target", ["cpu:x86-64-v3", "cuda:a100"])
+def test_all_blocks_merged_keep_the_law(target: str, config: dict[str, Any]) -> None:
+    check(check_scheduler("rammer", target, config=config))
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("config", [{}, ALWAYS, WAVES], ids=["default", "list", "waves"])
 @pytest.mark.parametrize("target", ["cpu:x86-64-v3", "cuda:h200", "cuda:a100"])
 @pytest.mark.parametrize("scheduler", schedulers())

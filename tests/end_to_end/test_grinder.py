@@ -68,7 +68,7 @@ def test_a_random_model_with_control_flow_agrees(seed: int, options: str) -> Non
     check(seed, options)
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("start", range(5, 105, 25))
 def test_many_random_models_with_control_flow_agree(start: int, options: str) -> None:

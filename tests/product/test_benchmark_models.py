@@ -208,7 +208,7 @@ def test_rounding_moves_no_token_to_another_expert() -> None:
         assert (second - third > 4 * np.spacing(np.abs(second).astype(np.float16))).all()
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["mobilenet_v2", "moe_block", "nasnet_cifar", "shufflenet_v2", "vit_s32"])
 def test_published_sizes_agree_with_onnx_runtime(name: str) -> None:
     given = case(name)

@@ -125,7 +125,7 @@ def test_decoding_of_full_size_ends_where_the_cell_says(model: str, percent: int
     assert outputs(Cell(model, percent, 1).given())[1] == steps
 
 
-@pytest.mark.slow
+@pytest.mark.full
 @pytest.mark.parametrize("cell", [x for x in cells(FOLDER / "cells.csv") if x.batch == 1], ids=lambda x: x.name)
 def test_a_model_of_full_size_agrees(cell: Cell) -> None:
     given = cell.given()

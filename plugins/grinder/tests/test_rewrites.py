@@ -11,7 +11,7 @@ from tilewright.interpret.tensor import interpret
 from tilewright_grinder.options import GrinderOptions
 
 CASES = 120
-MANY = 1500
+MANY = 420
 LEAST = {"dead": 5, "leading": 8, "predicate": 10}
 """How many of the random models a rewrite changes at least; 30 where it is not said."""
 

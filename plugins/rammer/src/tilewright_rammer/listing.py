@@ -10,12 +10,16 @@ import heapq
 from collections.abc import Sequence
 
 import attrs
+import numpy as np
+import numpy.typing as npt
 
 from tilewright_rammer.memory import Levels, Memory
 from tilewright_rammer.operators import ROperator
 from tilewright_rammer.plan import RProgram, Run, shares
 from tilewright_rammer.priority import urgency
 from tilewright_rammer.vdevice import VDevice
+
+Clock = npt.NDArray[np.int32]
 
 
 @attrs.define
@@ -27,7 +31,7 @@ class _Unit:
     """
 
     number: int
-    known: list[int]
+    known: Clock
     free: float = 0.0
     runs: list[Run] = attrs.field(factory=list)
 
@@ -37,19 +41,21 @@ class _Done:
     """An operator that has been placed.
 
     Args:
-        ends: by unit that runs tasks of it, the number of the unit's runs by then.
-        clocks: by the same units, what is known to be done once they have signalled.
+        ends: by unit the number of its runs when its tasks of the operator are done; 0 for one that has none.
+        clock: what is known to be done once all of them have signalled.
+        only: number of the unit, if one alone runs all tasks; else -1.
         at: predicted seconds of its end.
     """
 
-    ends: dict[int, int]
-    clocks: dict[int, list[int]]
+    ends: Clock
+    clock: Clock
+    only: int
     at: float
 
 
 def listed(operators: Sequence[ROperator], device: VDevice, levels: Levels) -> RProgram:
     """One part in which units wait for what they need."""
-    units = [_Unit(i, [0] * device.units) for i in range(device.units)]
+    units = [_Unit(i, np.zeros(device.units, np.int32)) for i in range(device.units)]
     first_come = urgency(operators, device)
     missing = [len(x.before) for x in operators]
     after: list[list[int]] = [[] for _ in operators]
@@ -122,15 +128,14 @@ def _place(
     near = sum(memory.holds(u.number, operator, *part) for u, part in zip(chosen, parts, strict=True))
     took = [memory.seconds(u.number, operator, *part) for u, part in zip(chosen, parts, strict=True)]
     memory.fetch(operator, near)
-    ends: dict[int, int] = {}
-    clocks: dict[int, list[int]] = {}
+    ends, clock = (np.zeros(len(units), np.int32) for _ in range(2))
     for (first, count), unit, (start, waits), seconds in zip(parts, chosen, begun, took, strict=True):
         memory.use(unit.number, operator, first, count)
         unit.free = start + seconds
         unit.runs.append(Run(operator, first, count, start, unit.free, waits))
         unit.known[unit.number] = ends[unit.number] = len(unit.runs)
-        clocks[unit.number] = list(unit.known)
-    return _Done(ends, clocks, max(x.free for x in chosen))
+        np.maximum(clock, unit.known, out=clock)
+    return _Done(ends, clock, chosen[0].number if len(chosen) == 1 else -1, max(x.free for x in chosen))
 
 
 def _units_for(
@@ -158,7 +163,7 @@ def _units_for(
 
 def _ready(unit: _Unit, needed: Sequence[_Done], device: VDevice) -> float:
     """When a unit knows that all that an operator needs is done."""
-    return max((x.at + (0.0 if x.ends.keys() == {unit.number} else device.wait) for x in needed), default=0.0)
+    return max((x.at + (0.0 if x.only == unit.number else device.wait) for x in needed), default=0.0)
 
 
 def _begin(unit: _Unit, operator: ROperator, done: dict[int, _Done], device: VDevice) -> tuple[float, tuple[int, ...]]:
@@ -167,10 +172,9 @@ def _begin(unit: _Unit, operator: ROperator, done: dict[int, _Done], device: VDe
     start = unit.free
     for number in sorted(operator.before, key=lambda x: -done[x].at):
         other = done[number]
-        if all(unit.known[u] >= n for u, n in other.ends.items()):
+        if (unit.known >= other.ends).all():
             continue
         waits.append(number)
         start = max(start, other.at + device.wait)
-        for clock in other.clocks.values():
-            unit.known[:] = map(max, unit.known, clock)
+        np.maximum(unit.known, other.clock, out=unit.known)
     return start, tuple(waits)

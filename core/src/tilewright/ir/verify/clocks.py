@@ -69,6 +69,17 @@ class PhaseOrder:
         """Whether every event of the first happens before every one of the second."""
         return bool(self._table(np.asarray(earlier), np.asarray(later)).all())
 
+    def span(self, events: Sequence[int]) -> tuple[Numbers, Numbers]:
+        """By unit how many of its events happen before all of some events, and how many end with the last of them.
+
+        All of one set happen before all of another where the second number of the first is nowhere above the first
+        number of the second.
+        """
+        given = np.asarray(events)
+        ends: Numbers = np.zeros(self._clocks.shape[1], np.int64)
+        np.maximum.at(ends, self._unit[given], self._at[given] + 1)
+        return self._clocks[given].min(axis=0).astype(np.int64), ends
+
     def _table(self, a: Numbers, b: Numbers) -> npt.NDArray[np.bool_]:
         """[i, j]: whether a[i] happens before b[j]."""
         found: npt.NDArray[np.bool_] = (self._clocks[b][:, self._unit[a]] > self._at[a]).T
@@ -118,21 +129,18 @@ class PhaseOrder:
             changed = False
             known: dict[tuple[Key, int], npt.NDArray[np.int32]] = {}
             for i in order:
-                event, unit, at = self.events[i], self._unit[i], self._at[i]
-                clock = self._clocks[i].copy()
-                if at:
-                    np.maximum(clock, self._clocks[i - 1], out=clock)
-                clock[unit] = at
+                event, at, clock = self.events[i], self._at[i], self._clocks[i]
                 if isinstance(event.item, Wait) and (target := self._target(event)) > 0:
                     met = known.get((event.key, target))
                     if met is None:
                         later = [w for t, w in waits[event.key] if t >= target]
                         met = self._met(target, later, signals.get(event.key, []))
                         known[event.key, target] = met
+                    changed = changed or bool((met > clock).any())
                     np.maximum(clock, met, out=clock)
-                if (clock > self._clocks[i]).any():
-                    self._clocks[i] = clock
-                    changed = bool(waits)
+                if at:
+                    np.maximum(clock, self._clocks[i - 1], out=clock)
+                clock[self._unit[i]] = at
 
     def _target(self, event: Event) -> int:
         return event.target - self._counted.get(event.key, 0)

@@ -72,32 +72,52 @@ def accesses(program: Program, kernel: str, args: Sequence[str]) -> list[Access]
     return [Access(i, name, placements[name], i >= len(args) - outputs) for i, name in enumerate(args)]
 
 
-def conflicting(
-    calls: Sequence[Sequence[Access]], program: Program
-) -> Iterator[tuple[tuple[int, Access], tuple[int, Access]]]:
+Entry = tuple[int, Access]
+"""The number of a call, and an access of it."""
+
+
+def conflicting(calls: Sequence[Sequence[Access]], program: Program) -> Iterator[tuple[Entry, Entry]]:
     """Pairs of accesses of different calls to the same bytes of different units, one of them a write.
+
+    Different values that live in one launch alone are left out where they share bytes: the law of turns is stricter.
 
     Args:
         calls: the accesses of each.
     """
-    buffers: dict[str, list[tuple[int, int, int, Access]]] = {}
+    values: dict[str, list[Entry]] = {}
+    buffers: dict[str, list[Entry]] = {}
     for number, listed in enumerate(calls):
         for access in listed:
             place = access.placement
-            if program.storage.buffers[place.buffer].owner != "unit":
-                entry = (place.offset, place.offset + place.bytes, number, access)
-                buffers.setdefault(place.buffer, []).append(entry)
-    for entries in buffers.values():
-        if not any(access.write for *_, access in entries):
-            continue
-        entries.sort(key=lambda x: x[:3])
-        active: list[tuple[int, int, int, Access]] = []
-        for entry in entries:
-            active = [x for x in active if x[1] > entry[0]]
-            for _, _, number, access in active:
-                if number != entry[2] and (access.write or entry[3].write) and entry[1] > entry[0]:
-                    yield (number, access), (entry[2], entry[3])
-            active.append(entry)
+            if program.storage.buffers[place.buffer].owner == "unit" or not place.bytes:
+                continue
+            if place.first == place.last:
+                values.setdefault(access.value, []).append((number, access))
+            else:
+                buffers.setdefault(place.buffer, []).append((number, access))
+    for group in values.values():
+        yield from _pairs(group)
+    for group in buffers.values():
+        if any(access.write for _, access in group):
+            yield from _overlapping(group)
+
+
+def _pairs(entries: Sequence[Entry]) -> Iterator[tuple[Entry, Entry]]:
+    for number, (call, access) in enumerate(entries):
+        for other, against in entries[:number]:
+            if other != call and (access.write or against.write):
+                yield (other, against), (call, access)
+
+
+def _overlapping(entries: list[Entry]) -> Iterator[tuple[Entry, Entry]]:
+    active: list[Entry] = []
+    for call, access in sorted(entries, key=lambda x: (x[1].placement.offset, x[0])):
+        start = access.placement.offset
+        active = [x for x in active if x[1].placement.offset + x[1].placement.bytes > start]
+        for other, against in active:
+            if other != call and (access.write or against.write):
+                yield (other, against), (call, access)
+        active.append((call, access))
 
 
 def _check_same_call(

@@ -197,13 +197,21 @@ def _flow(
             call = (event.item.kernel, event.item.args)
             for access in _writes(program, event.item):
                 writers.setdefault(access.value, {}).setdefault((call, event.tasks), []).append(i)
+    readers: dict[Call, list[int]] = {}
     for i, event in enumerate(order.events):
-        if not isinstance(event.item, Task) or not event.tasks:
-            continue
-        for access in accesses(program, event.item.kernel, event.item.args):
-            if not access.write and access.value not in written:
-                there = place.at(f"task of {event.item.kernel} on unit {event.unit}")
-                _check_written(program, order, i, access, writers.get(access.value, {}), there, footprint)
+        if isinstance(event.item, Task) and event.tasks:
+            readers.setdefault((event.item.kernel, event.item.args), []).append(i)
+    for (name, args), reading in readers.items():
+        for access in accesses(program, name, args):
+            if access.write or access.value in written:
+                continue
+            found = writers.get(access.value, {})
+            shared = program.storage.buffers[access.placement.buffer].owner != "unit"
+            if found and shared and order.all_before([x for nodes in found.values() for x in nodes], reading):
+                continue  # the common case, at once; else one by one
+            for i in reading:
+                there = place.at(f"task of {name} on unit {order.events[i].unit}")
+                _check_written(program, order, i, access, found, there, footprint)
     return written | writers.keys()
 
 

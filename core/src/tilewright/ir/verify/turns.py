@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
+import numpy as np
 
 from tilewright.ir.program import Placement, Program, Task
-from tilewright.ir.verify.clocks import PhaseOrder
+from tilewright.ir.verify.clocks import Numbers, PhaseOrder
 from tilewright.ir.verify.laws import Place
 
 TURNS = "values of one launch that share bytes are alive one after the other, by barriers, program order or waits"
@@ -51,34 +52,68 @@ def check_turns(program: Program, phases: Sequence[Used], place: Place) -> None:
     Args:
         phases: what each phase touches, in the order in which they run; a phase of a loop once for each trip.
     """
-    where: dict[str, list[int]] = {}
+    lives: dict[str, _Life] = {}
     for number, phase in enumerate(phases):
-        for name in phase.values:
-            where.setdefault(name, []).append(number)
-    placements = [p for name in where if (p := program.storage.placements[name]).first == p.last]
-    for a, b in _sharing(placements):
-        x, y = a.value.name, b.value.name
-        if not (_over(x, y, where, phases) or _over(y, x, where, phases)):
-            raise place.broken(TURNS, f"{x!r} and {y!r} share byte {max(a.offset, b.offset)} of {a.buffer!r}")
-
-
-def _sharing(placements: Sequence[Placement]) -> Iterator[tuple[Placement, Placement]]:
-    buffers: dict[str, list[Placement]] = {}
-    for placement in placements:
-        if placement.bytes:
-            buffers.setdefault(placement.buffer, []).append(placement)
+        for name, events in phase.values.items():
+            if program.storage.placements[name].first == program.storage.placements[name].last:
+                life = lives.setdefault(name, _Life(program.storage.placements[name], number))
+                life.add(number, phase, events)
+    buffers: dict[str, list[_Life]] = {}
+    for life in lives.values():
+        if life.placement.bytes:
+            buffers.setdefault(life.placement.buffer, []).append(life)
     for held in buffers.values():
-        active: list[Placement] = []
-        for b in sorted(held, key=lambda x: (x.offset, x.value.name)):
-            active = [a for a in active if a.offset + a.bytes > b.offset]
-            yield from ((a, b) for a in active)
-            active.append(b)
+        for a, b in _alive_together(sorted(held, key=lambda x: (x.placement.offset, x.placement.value.name))):
+            x, y = a.placement, b.placement
+            found = f"{x.value.name!r} and {y.value.name!r} share byte {max(x.offset, y.offset)} of {x.buffer!r}"
+            raise place.broken(TURNS, found)
 
 
-def _over(a: str, b: str, where: Mapping[str, Sequence[int]], phases: Sequence[Used]) -> bool:
-    """Whether the last use of a value comes before the first of another."""
-    last, first = where[a][-1], where[b][0]
-    if last != first:
-        return last < first
-    order = phases[last].order
-    return order is not None and order.all_before(phases[last].values[a], phases[first].values[b])
+@attrs.define
+class _Life:
+    """When a value is alive.
+
+    Attributes:
+        first, last: numbers of the phases of its first and last use.
+        born: of each unit how many events surely happen before its uses in the first phase; None if that is not known.
+        gone: of each unit how many events end with its uses in the last phase.
+    """
+
+    placement: Placement
+    first: int
+    last: int = 0
+    born: Numbers | None = None
+    gone: Numbers | None = None
+
+    def add(self, number: int, phase: Used, events: Sequence[int]) -> None:
+        """Its uses in one more phase."""
+        self.last = number
+        born, self.gone = phase.order.span(events) if phase.order is not None else (None, None)
+        if number == self.first:
+            self.born = born
+
+    def over(self, later: _Life) -> bool:
+        """Whether it is over before another value's first use."""
+        if self.last != later.first:
+            return self.last < later.first
+        return self.gone is not None and later.born is not None and bool((self.gone <= later.born).all())
+
+
+def _alive_together(lives: Sequence[_Life]) -> Iterator[tuple[_Life, _Life]]:
+    """Pairs that share bytes of a buffer, neither of which is over before the other.
+
+    Args:
+        lives: by offset.
+    """
+    ends = np.asarray([x.placement.offset + x.placement.bytes for x in lives])
+    first, last = (np.asarray([getattr(x, name) for x in lives]) for name in ("first", "last"))
+    known = [x.born is not None and x.gone is not None for x in lives]
+    one = bool(lives) and all(known) and bool((first == last).all() and (first == first[0]).all())
+    born, gone = (np.stack([getattr(x, name) for x in lives]) if one else None for name in ("born", "gone"))
+    for i, b in enumerate(lives):
+        shared = np.flatnonzero(ends[:i] > b.placement.offset)
+        if born is not None and gone is not None:  # all in one phase: thousands of values in an unrolled recurrence
+            before = (gone[shared] <= born[i]).all(axis=1) | (gone[i] <= born[shared]).all(axis=1)
+        else:
+            before = (last[shared] < first[i]) | (last[i] < first[shared])
+        yield from ((a, b) for k in shared[~before] if not ((a := lives[k]).over(b) or b.over(a)))
