@@ -78,6 +78,14 @@ PHASES = attrs.evolve(
     envelope=Envelope(TASKS, 32, cooperative=True),
     body=tuple(Phase((Lane(0, const(TASKS), (task(x, unit=True),)),)) for x in ("double", "five", "triple", "seven")),
 )
+TWO_PHASES = attrs.evolve(
+    ONE_UNIT,
+    body=(
+        Phase((Lane(0, const(1), (task("double"),)),)),
+        Phase((Lane(0, const(1), (task("five"), task("triple"), task("seven"))),)),
+    ),
+)
+"""The second phase is done with a before it begins with b, on one unit."""
 EVERY = {frozenset(x) for x in ("ab", "bc", "ac")}
 CASES = [
     (ONE_UNIT, EVERY),  # b is alive while c is made of a
@@ -86,6 +94,7 @@ CASES = [
     (WAITING, {frozenset("ac")}),
     (WAITING_FOR_ONE_OF_TWO, EVERY),
     (PHASES, {frozenset("ac")}),
+    (TWO_PHASES, {frozenset("ac")}),
 ]
 
 

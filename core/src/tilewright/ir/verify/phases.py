@@ -23,7 +23,7 @@ from tilewright.ir.verify.ordering import (
     touch_same,
 )
 from tilewright.ir.verify.tree import Part, leaves
-from tilewright.ir.verify.turns import Used
+from tilewright.ir.verify.turns import Used, shared
 from tilewright.ir.verify.unroll import Event, lane_units, unroll
 
 TASKS = "a launch runs every task of a kernel that it calls, each as often as the others"
@@ -169,6 +169,8 @@ def _straight(
         return None
     if next(conflicting(listed, program), None) is not None:
         return None
+    if shared(program.storage.placements[name] for _, args in calls for name in args):
+        return None  # which of two values comes first, program order may say
     if any(np.unique(x := np.concatenate(parts)).size != x.size for parts in calls.values()):
         return None
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 import numpy as np
@@ -44,6 +44,16 @@ def in_one_launch(a: Placement, b: Placement, together: frozenset[int]) -> bool:
         together: numbers of the steps that are launches of units that wait for each other.
     """
     return a.first == a.last == b.first == b.last and a.first in together
+
+
+def shared(placements: Iterable[Placement]) -> bool:
+    """Whether two of some values that live in one launch share bytes."""
+    reached: dict[str, int] = {}
+    for one in sorted({x for x in placements if x.first == x.last and x.bytes}, key=lambda x: x.offset):
+        if one.offset < reached.get(one.buffer, 0):
+            return True
+        reached[one.buffer] = max(reached.get(one.buffer, 0), one.offset + one.bytes)
+    return False
 
 
 def check_turns(program: Program, phases: Sequence[Used], place: Place) -> None:
