@@ -139,6 +139,10 @@ class DeviceModel:
             limits.append(self.level("shared").bytes // (shared_bytes + _SYSTEM_SHARED))
         return min(limits)
 
+    def blocks_together(self, threads: int, registers: int = 0, shared_bytes: int = 0) -> int:
+        """How many blocks of a kernel the whole device holds at a time; see `blocks_held`."""
+        return self.units * self.blocks_held(threads, registers, shared_bytes)
+
     def has(self, feature: str) -> bool:
         return feature in self.features
 

@@ -37,7 +37,7 @@ LEAST = 5e-8
 def task_seconds(choice: TileChoice, device: DeviceModel) -> float:
     """Predicted seconds of one task of a kernel, as many running side by side as in a launch alone."""
     needs = choice.resources
-    side_by_side = device.units * device.blocks_held(needs.threads, needs.registers, needs.shared_bytes)
+    side_by_side = device.blocks_together(needs.threads, needs.registers, needs.shared_bytes)
     rounds = -(-needs.tasks // max(side_by_side, 1))
     return max(choice.cost - device.launch_seconds, LEAST) / rounds
 
@@ -127,7 +127,7 @@ class _Player:
 
     def _launch(self, launch: Launch) -> None:
         threads, needs = launch.envelope.threads, launch.envelope
-        places = self._device.units * self._device.blocks_held(threads, needs.registers, needs.shared_bytes)
+        places = self._device.blocks_together(threads, needs.registers, needs.shared_bytes)
         self._places = max(min(places, launch.envelope.units), 1)
         if self._device.kind != "cpu" or launch.envelope.units > 1:
             self.now += self._device.launch_seconds

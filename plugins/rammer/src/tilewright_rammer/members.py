@@ -27,7 +27,7 @@ def _alone(item: Planned, device: DeviceModel, embeddable: set[str]) -> str:
         return "how many tasks it has depends on the shapes of a run"
     if choice.recipe not in embeddable:
         return f"kernels of recipe {choice.recipe} cannot be part of another"
-    side_by_side = device.units * device.blocks_held(needs.threads, needs.registers, needs.shared_bytes)
+    side_by_side = device.blocks_together(needs.threads, needs.registers, needs.shared_bytes)
     if device.kind != "cpu" and needs.tasks > side_by_side:
         return f"its {needs.tasks} tasks fill the device, which runs {side_by_side} of them at a time"
     return ""

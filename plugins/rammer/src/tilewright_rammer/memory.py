@@ -78,10 +78,14 @@ class Memory:
         seconds = operator.seconds * count
         near = self.holds(unit, operator, first, count)
         share = count / operator.tasks
-        seen = sum(x for name, x in operator.weights.items() if name in self._seen) * share - near
+        seen = self._seen_bytes(operator) * share - near
         levels = self._levels
         saved = near * (levels.far - levels.own) + max(seen, 0.0) * (levels.far - levels.shared)
         return max(seconds - saved * side_by_side, seconds * _LEAST)
+
+    def _seen_bytes(self, operator: ROperator) -> int:
+        """Bytes of an operator's weights that were fetched before."""
+        return sum(x for name, x in operator.weights.items() if name in self._seen)
 
     def use(self, unit: int, operator: ROperator, first: int, count: int) -> None:
         """Runs rTasks on a unit, which has their weights near it then."""
@@ -94,7 +98,7 @@ class Memory:
             near: bytes that come from the units' own caches.
         """
         levels = self._levels
-        seen = sum(x for name, x in operator.weights.items() if name in self._seen)
+        seen = self._seen_bytes(operator)
         self.work += (operator.bytes - seen) * levels.far + max(seen - near, 0.0) * levels.shared
         self._seen.update(operator.weights)
 

@@ -56,5 +56,5 @@ def envelope_of(device: DeviceModel, resources: Iterable[Resources]) -> Envelope
     whole = union(resources)
     if device.kind == "cpu":
         return Envelope(device.units, 1, 0, whole.shared_bytes, cooperative=True)
-    units = device.units * device.blocks_held(whole.threads, whole.registers, whole.shared_bytes)
+    units = device.blocks_together(whole.threads, whole.registers, whole.shared_bytes)
     return Envelope(units, whole.threads, whole.registers, whole.shared_bytes, cooperative=True)

@@ -297,7 +297,7 @@ class _Checker:
         ):
             if there and needed > there:
                 raise place.broken(ENVELOPE, f"{needed} {what}, {device.name} has {there}")
-        held = device.units * device.blocks_held(e.threads, e.registers, e.shared_bytes)
+        held = device.blocks_together(e.threads, e.registers, e.shared_bytes)
         if e.cooperative and e.units > held:
             raise place.broken(RESIDENT, f"{e.units} units do not fit on {device.name} at once, which holds {held}")
 
