@@ -17,6 +17,7 @@ from tilewright.config import Config
 from tilewright.config.binding import Settings, bind
 from tilewright.ir.program import Program
 from tilewright.plugins.manager import Registry
+from tilewright.testing.cases import Case, case, node, steps
 from tilewright.testing.models import BUILDERS
 from tilewright.testing.precision import narrowed, narrowed_feeds
 
@@ -61,6 +62,38 @@ def test_a_block_in_float16_is_near_the_float32_one(name: str) -> None:
     for mine, wanted in zip(found, exact, strict=True):
         difference = np.linalg.norm(mine.astype(np.float64) - wanted) / np.linalg.norm(wanted)
         assert 1e-6 < difference < 1e-2
+
+
+def gated(kind: str) -> Case:
+    """A step of an LSTM, or a gated layer, of which the gates are pieces of products."""
+    random = np.random.default_rng(11)
+
+    def drawn(*shape: int) -> Any:
+        return (random.standard_normal(shape) * 0.3).astype(np.float32)
+
+    if kind == "layer":
+        nodes = [node("MatMul", "x w", "m"), node("Split", "m", "a b", axis=-1, num_outputs=2)]
+        nodes += steps("s = Sigmoid a; t = Mul a s; y = Mul t b")
+        return case("layer", nodes, {"x": drawn(2, 3, 32)}, {"w": drawn(32, 96)})
+    nodes = [node("Gemm", "x w bias", "m", transB=1), node("Gemm", "h u", "n", transB=1), *steps("g = Add m n")]
+    nodes += [node("Split", "g", "i f c o", axis=1, num_outputs=4)]
+    nodes += steps("si = Sigmoid i; sf = Sigmoid f; tc = Tanh c; so = Sigmoid o; kept = Mul sf before; new = Mul si tc")
+    nodes += steps("cell = Add kept new; tcell = Tanh cell; y = Mul so tcell")
+    feeds = {"x": drawn(2, 48), "h": drawn(2, 40), "before": drawn(2, 40)}
+    weights = {"w": drawn(160, 48), "u": drawn(160, 40), "bias": drawn(160)}
+    return case("step", nodes, feeds, weights, outputs=["y", "cell"])
+
+
+@pytest.mark.parametrize("kind", ["step", "layer"])
+def test_gates_of_a_product_agree_with_onnx_runtime(kind: str) -> None:
+    made = gated(kind)
+    program = plan_model(made.model, settings()).program
+    assert any("by_pieces" in x.group.trail for x in program.kernels.values())
+    wanted = expected(made.model, made.feeds)
+    on_cpu = {"target": "cpu", "slots": {"connect": "welder"}}
+    for found in (run(program, dict(made.feeds)), tilewright.compile(made.model, config=on_cpu).run(None, made.feeds)):
+        for agreement in compare_outputs(program.output_names, found, wanted):
+            assert agreement.ok, agreement
 
 
 def test_joined_products_run_from_an_artifact_on_the_host() -> None:

@@ -15,6 +15,7 @@ from tilewright.config.binding import bind
 from tilewright.config.schema import Config
 from tilewright.frontend import load
 from tilewright.ir.group import Group
+from tilewright.ir.ops import TensorOp
 from tilewright.ir.verify.groups import verify_cover
 from tilewright.planning.session import Session
 from tilewright.plugins.manager import Registry
@@ -238,3 +239,73 @@ def test_a_search_says_whether_it_is_complete() -> None:
     graph, planning = graph_of(softmax())
     assert search(graph, planning, WelderOptions()).complete
     assert not search(graph, planning, WelderOptions(budget=1e-9)).complete
+
+
+def many(nodes: list[onnx.NodeProto], inputs: dict[str, list[int]], weights: dict[str, list[int]]) -> onnx.ModelProto:
+    """A model with output `y`, of float32."""
+    info = helper.make_tensor_value_info
+    constants = [onnx.numpy_helper.from_array(np.ones(dims, np.float32), name) for name, dims in weights.items()]
+    ends = [info(name, 1, dims) for name, dims in inputs.items()]
+    graph = helper.make_graph(nodes, "g", ends, [info("y", 1, None)], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def test_element_wise_kernels_that_meet_become_one() -> None:
+    nodes = [
+        helper.make_node("Sigmoid", ["a"], ["p"]),
+        helper.make_node("Tanh", ["b"], ["q"]),
+        helper.make_node("Exp", ["c"], ["r"]),
+        helper.make_node("Mul", ["p", "q"], ["s"]),
+        helper.make_node("Add", ["s", "r"], ["y"]),
+    ]
+    (group,) = groups(many(nodes, {"a": [64, 64], "b": [64, 64], "c": [64, 64]}, {}))
+    assert len(group.ops) == 5
+    assert all(level == "register" for _, level in group.levels)
+
+
+def test_an_element_wise_kernel_stays_where_another_stands_between() -> None:
+    nodes = [
+        helper.make_node("Exp", ["a"], ["p"]),
+        helper.make_node("MatMul", ["p", "w"], ["q"]),
+        helper.make_node("MatMul", ["q", "w"], ["r"]),
+        helper.make_node("Tanh", ["b"], ["s"]),
+        helper.make_node("Mul", ["s", "p"], ["t"]),
+        helper.make_node("Add", ["r", "t"], ["y"]),
+    ]
+    found = groups(many(nodes, {"a": [1024, 1024], "b": [1024, 1024]}, {"w": [1024, 1024]}))
+    assert sorted(len(x.ops) for x in found) == [1, 2, 3]
+
+
+def test_one_of_fewer_points_is_not_computed_again_for_each() -> None:
+    nodes = [
+        helper.make_node("Exp", ["a"], ["p"]),
+        helper.make_node("Tanh", ["b"], ["q"]),
+        helper.make_node("Mul", ["q", "p"], ["y"]),
+    ]
+    assert len(groups(many(nodes, {"a": [1, 64], "b": [4096, 64]}, {}))) == 2
+
+
+def step(hidden: int) -> onnx.ModelProto:
+    """A step of an LSTM with what it remembers as `y`."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "w", "bias"], ["m"], transB=1),
+        helper.make_node("Gemm", ["h", "u"], ["n"], transB=1),
+        helper.make_node("Add", ["m", "n"], ["g"]),
+        helper.make_node("Split", ["g"], ["i", "f", "c", "o"], axis=1, num_outputs=4),
+        *(helper.make_node("Sigmoid", [x], [f"{x}s"]) for x in "ifo"),
+        helper.make_node("Tanh", ["c"], ["ct"]),
+        helper.make_node("Mul", ["fs", "before"], ["kept"]),
+        helper.make_node("Mul", ["is", "ct"], ["new"]),
+        helper.make_node("Add", ["kept", "new"], ["cell"]),
+        helper.make_node("Tanh", ["cell"], ["t"]),
+        helper.make_node("Mul", ["os", "t"], ["y"]),
+    ]
+    inputs = {"x": [1, hidden], "h": [1, hidden], "before": [1, hidden]}
+    return many(nodes, inputs, {"w": [4 * hidden, hidden], "u": [4 * hidden, hidden], "bias": [4 * hidden]})
+
+
+def test_a_step_of_a_recurrence_is_one_kernel_with_its_gates_as_states() -> None:
+    (group,) = groups(step(256))
+    assert group.trail == ("by_pieces",)
+    products = [op for op in group.ops if isinstance(op, TensorOp) and op.combiner is not None]
+    assert [len(op.outputs) for op in products] == [4, 4]

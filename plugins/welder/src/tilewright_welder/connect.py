@@ -26,7 +26,7 @@ from tilewright_welder.tile_graph import TileGraph
 
 def make(options: WelderOptions) -> Connect:
     """The service."""
-    default = epilogue()
+    default = epilogue(absorb=True)
 
     def connect(region: Region, request: Request) -> Cover:
         budget = options.budget if request.budget is None else min(options.budget, request.budget)

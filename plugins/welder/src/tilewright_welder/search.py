@@ -2,7 +2,8 @@
 
 From every node a set grows along the edges as long as a recipe takes it: by one neighbour, or where none is taken
 alone, by a maker and a reader together, as some recipes want what stands on both sides. Every set on the way is priced
-by the best choice that the proposer has for it (SubGraphTiling), against the sum of what its members cost apart. Of all
+by the best choice that the proposer has for it (SubGraphTiling), against the sum of what its members cost apart; where
+a value is read in equal pieces, the set is priced with the value in pieces too (`tilewright.rewrites.pieces`). Of all
 of them disjoint ones are chosen that save the most together. Equal sets are priced once, whatever layer they stand in.
 
 All of that is by estimate. Where the proposer measures, what was chosen is measured before it is kept.
@@ -10,6 +11,7 @@ All of that is by estimate. Where the proposer measures, what was chosen is meas
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +21,8 @@ import attrs
 from tilewright.errors import UnsupportedError
 from tilewright.ir.group import Group
 from tilewright.planning.session import Session
+from tilewright.rewrites.pieces import by_pieces
+from tilewright.views.kernel import is_elementwise
 from tilewright_welder.options import WelderOptions
 from tilewright_welder.tile_graph import TileGraph
 
@@ -133,12 +137,24 @@ class _Search:
             return "control flow stands between"
         if not self.graph.convex(nodes):
             return "another kernel needs the one's results and makes the other's operands"
-        group = self.graph.welded(nodes)
-        key = self.session.canonical(group).key
-        together = self.session.analysis("welder.together", key, lambda: self._together(group))
-        if isinstance(together, str):
-            return together
-        return Weld(nodes, group, sum(map(self._cost, nodes)), together)
+        best: Weld | str = "no recipe takes both"
+        for group in self._formulations(nodes):
+            key = self.session.canonical(group).key
+            together = self.session.analysis("welder.together", key, functools.partial(self._together, group))
+            if isinstance(together, str):
+                best = together if isinstance(best, str) else best
+            elif isinstance(best, str) or together < best.together:
+                best = Weld(nodes, group, sum(map(self._cost, nodes)), together)
+        return best
+
+    def _formulations(self, nodes: tuple[int, ...]) -> Iterator[Group]:
+        """The nodes as one group, and the same with what is read in pieces made in pieces."""
+        whole = self.graph.welded(nodes)
+        yield whole
+        cut = by_pieces(whole)
+        if cut is not None:
+            yield cut
+            yield nearer(cut)
 
     def _together(self, group: Group) -> float | str:
         """Predicted seconds of a weld by its best choice, or why it is none."""
@@ -170,6 +186,19 @@ class _Search:
             tried = self.tried.get(around, self.tried.get(pair, "it was not tried within the budget or the size"))
             refused[pair] = tried if isinstance(tried, str) else _loses(tried)
         return refused
+
+
+def nearer(group: Group) -> Group:
+    """The group with the last operator's results that only element-wise operators read at the level of registers, so
+    that these follow it point by point."""
+    last: tuple[str, ...] = ()
+    for op in group.ops:
+        made = {v.name for v in op.outputs if group.level(v.name) == "shared"}
+        readers = [x for x in group.ops if made & {v.name for v in x.inputs if v is not None}]
+        if made and all(map(is_elementwise, readers)):
+            last = tuple(made)
+    levels = tuple((name, "register" if name in last else level) for name, level in group.levels)
+    return attrs.evolve(group, levels=levels)
 
 
 def _loses(weld: Weld) -> str:

@@ -3,11 +3,14 @@
 This is the default and the baseline of every ablation. Movements are read through first (`rewrites.movement`). Then a
 reduction, a contraction or a lone element-wise operator starts a group, and an element-wise consumer joins it when
 each of its points needs just the element that the group has just computed.
+
+`make(absorb=True)` goes one step further, for connectors that build on this one: where an element-wise group reads
+others that are element-wise, it takes them in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import attrs
 
@@ -19,7 +22,7 @@ from tilewright.planning.record import in_kernel
 from tilewright.planning.requests import Connect, Request
 from tilewright.planning.session import Session
 from tilewright.rewrites.movement import read_through_movements
-from tilewright.views.kernel import KernelSpec, append_consumer, is_elementwise, spec_of
+from tilewright.views.kernel import KernelSpec, append_consumer, is_elementwise, normalise, spec_of
 
 MAX_READS = 16
 """Reads of one kernel: beyond it, one more operand costs more registers than a launch saves."""
@@ -38,7 +41,7 @@ class _Growing:
     """A group while it grows.
 
     Args:
-        members: its operators by position in the region.
+        members: its operators by position in the region; none once another group has taken it in.
         spec: its specification so far.
         level: above those of all groups that it reads from.
     """
@@ -48,18 +51,23 @@ class _Growing:
     level: int = 0
 
 
-def make() -> Connect:
-    """The service."""
+def make(absorb: bool = False) -> Connect:
+    """The service.
+
+    Args:
+        absorb: whether an element-wise group takes in the element-wise groups that it reads.
+    """
 
     def connect(region: Region, request: Request) -> Cover:
         simpler = laid_out(read_through_movements(region), request.session)
-        connector = _Connector(simpler)
+        connector = _Connector(simpler, absorb)
         _record(request.session, region, connector)
         items = [
             ControlItem(op, tuple(connect(body, request) for body in bodies(op)))
             if isinstance(op := simpler.ops[growing.members[0]], Loop | If | Call)
             else connector.group(growing)
             for growing in connector.groups
+            if growing.members
         ]
         return Cover(simpler, topological(items))
 
@@ -80,7 +88,7 @@ def _record(session: Session, region: Region, connector: _Connector) -> None:
 
 
 class _Connector:
-    def __init__(self, region: Region) -> None:
+    def __init__(self, region: Region, absorb: bool) -> None:
         self.ops: Sequence[Op] = region.ops
         self.consumers: dict[Value, list[int]] = {}
         for i, op in enumerate(self.ops):
@@ -98,6 +106,8 @@ class _Connector:
                 self.groups.append(_Growing([i], spec_of(op) if isinstance(op, TensorOp) else None))
             self.owner.update((v, number) for v in op.outputs if v is not None)
             self._lift(number)
+            if absorb:
+                self._absorb(number)
 
     def kernel_of(self, i: int) -> str:
         """Name of the group that operator `i` stands in."""
@@ -132,7 +142,7 @@ class _Connector:
             return "it is no loop nest"
         if (reads := len(growing.spec.reads) + len(op.reads)) > MAX_READS:
             return f"the kernel would have {reads} reads, more than {MAX_READS}"
-        if self._depends(op, number):
+        if self._passes({self.owner[v] for v in op.inputs if v in self.owner} - {number}, number):
             return "another operand needs the kernel's results"
         inside = {*growing.members, i}
         keep = frozenset(v.name for v in growing.spec.outputs if self._leaves(v, inside))
@@ -143,11 +153,12 @@ class _Connector:
         growing.members.append(i)
         return ""
 
-    def _depends(self, op: TensorOp, number: int) -> bool:
-        """Whether an operand of `op` comes from the group by way of another, so that joining would close a circle."""
+    def _passes(self, groups: Iterable[int], number: int) -> bool:
+        """Whether one of the groups, or a group that they read from, reads from group `number`: a group that reads from
+        both would close a circle by joining it."""
         level = self.groups[number].level
         seen: set[int] = set()
-        todo = [self.owner[v] for v in op.inputs if v in self.owner and self.owner[v] != number]
+        todo = list(groups)
         while todo:
             current = todo.pop()
             if current == number:
@@ -156,6 +167,37 @@ class _Connector:
                 seen.add(current)
                 todo.extend(self._below(current))
         return False
+
+    def _absorb(self, number: int) -> None:
+        """Takes into an element-wise group the element-wise groups that it reads, as far as it can."""
+        for maker in sorted(set(self._below(number)), reverse=True):
+            members = sorted((*self.groups[maker].members, *self.groups[number].members))
+            if not all(is_elementwise(self.ops[i]) for i in members):
+                continue
+            if self._passes(set(self._below(number)) - {maker}, maker):
+                continue
+            spec = normalise(self.group(_Growing(members, None)))
+            if spec is None or len(spec.reads) > MAX_READS or not self._same_points(maker, spec):
+                continue
+            self._take(number, maker, _Growing(members, spec, self.groups[number].level))
+
+    def _same_points(self, maker: int, spec: KernelSpec) -> bool:
+        """Whether nothing of a group would be computed at more points than the group has."""
+        made = [v for i in self.groups[maker].members for v in self.ops[i].outputs if v is not None]
+        return all(v.shape == spec.stores[0].write.value.shape for v in made)
+
+    def _take(self, number: int, maker: int, whole: _Growing) -> None:
+        """Makes two groups one."""
+        for i in self.groups[maker].members:
+            self.owner.update((v, number) for v in self.ops[i].outputs if v is not None)
+            kept_from = self.reasons[i].kept_from
+            why = f"{self._name(number)}, which needs its elements just where it computes its own, computes them"
+            self.reasons[i] = _Reason(why, kept_from)
+        self.groups[maker].members = []
+        self.groups[number] = whole
+        self._lift(number)
+        for reader in set(self._above(number)):
+            self._lift(reader)
 
     def _below(self, number: int) -> Iterator[int]:
         """Groups that a group reads from."""
