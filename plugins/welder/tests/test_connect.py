@@ -22,7 +22,7 @@ from tilewright.plugins.manager import Registry
 from tilewright.testing import conformance
 from tilewright.testing.heads import Heads
 from tilewright_welder.options import WelderOptions
-from tilewright_welder.search import Weld, choose, search
+from tilewright_welder.search import Candidate, choose, search
 from tilewright_welder.tile_graph import TileGraph
 
 
@@ -231,8 +231,8 @@ def test_the_welds_that_save_the_most_together_are_chosen(
     offered: list[tuple[tuple[int, ...], float]], best: list[tuple[int, ...]]
 ) -> None:
     graph, _ = graph_of(softmax())
-    welds = [Weld(nodes, graph.welded(nodes), gain, 0.0) for nodes, gain in offered]
-    assert [x.nodes for x in choose(welds, graph)] == best
+    candidates = [Candidate(nodes, 0, gain, 0.0) for nodes, gain in offered]
+    assert [x.nodes for x in choose(candidates, graph)] == best
 
 
 def test_a_search_says_whether_it_is_complete() -> None:

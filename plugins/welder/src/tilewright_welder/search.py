@@ -20,6 +20,7 @@ import attrs
 
 from tilewright.errors import UnsupportedError
 from tilewright.ir.group import Group
+from tilewright.ir.ops import Value
 from tilewright.planning.session import Session
 from tilewright.rewrites.pieces import by_pieces
 from tilewright.views.kernel import is_elementwise
@@ -33,17 +34,17 @@ _PAIRS = 9
 
 
 @attrs.frozen
-class Weld:
+class Candidate:
     """A set of nodes that can be one kernel.
 
     Args:
         nodes: in execution order.
-        group: as one.
+        formulation: number of the way to write it as one group (`formulations`).
         apart, together: seconds of the separate kernels, and of the one, as the proposer gives them.
     """
 
     nodes: tuple[int, ...]
-    group: Group
+    formulation: int
     apart: float
     together: float
 
@@ -51,6 +52,17 @@ class Weld:
     def gain(self) -> float:
         """Seconds saved."""
         return self.apart - self.together
+
+
+@attrs.frozen
+class Weld(Candidate):
+    """A candidate that was chosen.
+
+    Args:
+        group: the nodes as one.
+    """
+
+    group: Group
 
 
 @attrs.define
@@ -78,7 +90,7 @@ class _Search:
         self.graph, self.session, self.options = graph, session, options
         self.deadline = time.monotonic() + options.budget
         self.costs: dict[int, float] = {}
-        self.tried: dict[tuple[int, ...], Weld | str] = {}
+        self.tried: dict[tuple[int, ...], Candidate | str] = {}
 
     def run(self) -> Found:
         complete = True
@@ -87,20 +99,21 @@ class _Search:
                 complete = False
                 break
             self._grow(start)
-        welds = [x for x in self.tried.values() if isinstance(x, Weld) and self._pays(x)]
-        chosen = tuple(x for x in map(self._confirmed, choose(welds, self.graph)) if self._pays(x))
-        return Found(chosen, self._refusals(chosen), complete)
+        candidates = [x for x in self.tried.values() if isinstance(x, Candidate) and self._pays(x)]
+        welds = tuple(x for x in map(self._confirmed, choose(candidates, self.graph)) if self._pays(x))
+        return Found(welds, self._refusals(welds), complete)
 
-    def _pays(self, weld: Weld) -> bool:
-        return weld.gain > self.options.gain * weld.apart
+    def _pays(self, candidate: Candidate) -> bool:
+        return candidate.gain > self.options.gain * candidate.apart
 
-    def _confirmed(self, weld: Weld) -> Weld:
-        """The weld with the costs that its kernels are planned with, which the proposer may have measured."""
-        members = [x for i in weld.nodes if isinstance(x := self.graph.items[i], Group)]
+    def _confirmed(self, found: Candidate) -> Weld:
+        """The candidate with the costs that its kernels are planned with, which the proposer may have measured."""
+        group = formulations(self.graph.welded(found.nodes))[found.formulation]
+        members = [x for i in found.nodes if isinstance(x := self.graph.items[i], Group)]
         apart = sum(self.session.propose(x)[0].cost for x in members)
-        confirmed = attrs.evolve(weld, apart=apart, together=self.session.propose(weld.group)[0].cost)
-        self.tried[weld.nodes] = confirmed
-        return confirmed
+        weld = Weld(found.nodes, found.formulation, apart, self.session.propose(group)[0].cost, group)
+        self.tried[weld.nodes] = weld
+        return weld
 
     def _grow(self, start: int) -> None:
         """Sets that hold `start`: it takes in neighbours as long as a recipe takes the set."""
@@ -113,7 +126,7 @@ class _Search:
             for others in self._steps(nodes):
                 wider = tuple(sorted((*nodes, *others)))
                 found = self._try(wider)
-                if isinstance(found, Weld) and found.together < _HOPELESS * found.apart:
+                if isinstance(found, Candidate) and found.together < _HOPELESS * found.apart:
                     nodes, grown = wider, True
                     break
 
@@ -124,37 +137,47 @@ class _Search:
             pairs = itertools.product(self.graph.makers(nodes), self.graph.readers(nodes))
             yield from itertools.islice((x for x in pairs if x[0] != x[1]), _PAIRS)
 
-    def _try(self, nodes: tuple[int, ...]) -> Weld | str:
-        """The nodes as a weld, or why they are none."""
+    def _try(self, nodes: tuple[int, ...]) -> Candidate | str:
+        """The nodes as a candidate, or why they are none."""
         found = self.tried.get(nodes)
         if found is None:
             found = self.tried[nodes] = self._price(nodes)
         return found
 
-    def _price(self, nodes: tuple[int, ...]) -> Weld | str:
-        items = [self.graph.items[i] for i in nodes]
-        if not all(isinstance(x, Group) for x in items):
+    def _price(self, nodes: tuple[int, ...]) -> Candidate | str:
+        if not all(isinstance(self.graph.items[i], Group) for i in nodes):
             return "control flow stands between"
         if not self.graph.convex(nodes):
             return "another kernel needs the one's results and makes the other's operands"
-        best: Weld | str = "no recipe takes both"
-        for group in self._formulations(nodes):
+        found = self.session.analysis("welder.set", self._signature(nodes), lambda: self._cheapest(nodes))
+        if isinstance(found, str):
+            return found
+        return Candidate(nodes, found[0], sum(map(self._cost, nodes)), found[1])
+
+    def _signature(self, nodes: tuple[int, ...]) -> tuple[object, ...]:
+        """What sets that can be written as equal groups have in common: their members' structure, what passes between
+        them, and what leaves them."""
+        numbers: dict[Value, int] = {}
+        members: list[object] = []
+        for node in nodes:
+            group = self.graph.items[node]
+            assert isinstance(group, Group)
+            known = self.session.canonical(group)
+            values = (*known.inputs, *known.outputs)
+            members.append((known.key, tuple(numbers.setdefault(v, len(numbers)) for v in values)))
+        return (*members, tuple(numbers[v] for v in self.graph.leaving(nodes)))
+
+    def _cheapest(self, nodes: tuple[int, ...]) -> tuple[int, float] | str:
+        """Which formulation of a set is the cheapest, and its predicted seconds, or why it is no kernel."""
+        best: tuple[int, float] | str = "no recipe takes both"
+        for number, group in enumerate(formulations(self.graph.welded(nodes))):
             key = self.session.canonical(group).key
             together = self.session.analysis("welder.together", key, functools.partial(self._together, group))
             if isinstance(together, str):
                 best = together if isinstance(best, str) else best
-            elif isinstance(best, str) or together < best.together:
-                best = Weld(nodes, group, sum(map(self._cost, nodes)), together)
+            elif isinstance(best, str) or together < best[1]:
+                best = number, together
         return best
-
-    def _formulations(self, nodes: tuple[int, ...]) -> Iterator[Group]:
-        """The nodes as one group, and the same with what is read in pieces made in pieces."""
-        whole = self.graph.welded(nodes)
-        yield whole
-        cut = by_pieces(whole)
-        if cut is not None:
-            yield cut
-            yield nearer(cut)
 
     def _together(self, group: Group) -> float | str:
         """Predicted seconds of a weld by its best choice, or why it is none."""
@@ -188,7 +211,14 @@ class _Search:
         return refused
 
 
-def nearer(group: Group) -> Group:
+def formulations(whole: Group) -> tuple[Group, ...]:
+    """A welded group, and where values are read in pieces, the same with these values made in pieces: with the edges at
+    the level that they had, and with the last of them nearer."""
+    cut = by_pieces(whole)
+    return (whole,) if cut is None else (whole, cut, _nearer(cut))
+
+
+def _nearer(group: Group) -> Group:
     """The group with the last operator's results that only element-wise operators read at the level of registers, so
     that these follow it point by point."""
     last: tuple[str, ...] = ()
@@ -201,30 +231,32 @@ def nearer(group: Group) -> Group:
     return attrs.evolve(group, levels=levels)
 
 
-def _loses(weld: Weld) -> str:
-    return f"together {weld.together * 1e6:.1f} µs, apart {weld.apart * 1e6:.1f} µs"
+def _loses(found: Candidate) -> str:
+    return f"together {found.together * 1e6:.1f} µs, apart {found.apart * 1e6:.1f} µs"
 
 
 _EXACT = 18
 """Welds that conflict with each other, directly or through others, up to which every combination is looked at."""
 
 
-def choose(welds: Sequence[Weld], graph: TileGraph) -> tuple[Weld, ...]:
+def choose(welds: Sequence[Candidate], graph: TileGraph) -> tuple[Candidate, ...]:
     """Disjoint welds that save the most together and leave the cover an order."""
-    kept: list[Weld] = []
+    kept: list[Candidate] = []
     for cluster in _clusters(welds):
         kept += _best(cluster) if len(cluster) <= _EXACT else _greedy(cluster)
     kept.sort(key=lambda x: (-x.gain, x.nodes))
-    chosen: list[Weld] = []
+    if graph.acyclic([x.nodes for x in kept]):
+        return tuple(sorted(kept, key=lambda x: x.nodes))
+    chosen: list[Candidate] = []
     for weld in kept:
         if graph.acyclic([x.nodes for x in (*chosen, weld)]):
             chosen.append(weld)
     return tuple(sorted(chosen, key=lambda x: x.nodes))
 
 
-def _clusters(welds: Sequence[Weld]) -> list[list[Weld]]:
+def _clusters(welds: Sequence[Candidate]) -> list[list[Candidate]]:
     """Welds that share nodes, directly or through others, together."""
-    clusters: list[tuple[set[int], list[Weld]]] = []
+    clusters: list[tuple[set[int], list[Candidate]]] = []
     for weld in welds:
         touching = [c for c in clusters if c[0] & set(weld.nodes)]
         nodes = set(weld.nodes).union(*(c[0] for c in touching))
@@ -233,12 +265,12 @@ def _clusters(welds: Sequence[Weld]) -> list[list[Weld]]:
     return [members for _, members in clusters]
 
 
-def _best(welds: Sequence[Weld]) -> list[Weld]:
+def _best(welds: Sequence[Candidate]) -> list[Candidate]:
     """The disjoint ones that save the most: branch and bound."""
     ordered = sorted(welds, key=lambda x: -x.gain)
-    best: tuple[float, list[Weld]] = (0.0, [])
+    best: tuple[float, list[Candidate]] = (0.0, [])
 
-    def visit(position: int, used: set[int], gain: float, taken: list[Weld]) -> None:
+    def visit(position: int, used: set[int], gain: float, taken: list[Candidate]) -> None:
         nonlocal best
         if gain > best[0]:
             best = (gain, list(taken))
@@ -253,7 +285,7 @@ def _best(welds: Sequence[Weld]) -> list[Weld]:
     return best[1]
 
 
-def _greedy(welds: Sequence[Weld]) -> list[Weld]:
+def _greedy(welds: Sequence[Candidate]) -> list[Candidate]:
     """Disjoint ones by what they save, the most first."""
     used: set[int] = set()
     taken = []

@@ -48,24 +48,26 @@ class TileGraph:
                 if value in self._maker:
                     passing.setdefault((i, self._maker[value]), []).append(value)
         self.edges = tuple(Edge(s, t, tuple(values)) for (t, s), values in sorted(passing.items()))
-        self._after = self._reachable()
-
-    def _reachable(self) -> list[int]:
-        """Of each node, as bits, the nodes that come after it along edges."""
-        after = [0] * len(self.items)
+        self._next: list[list[int]] = [[] for _ in self.items]
+        self._last: list[list[int]] = [[] for _ in self.items]
+        # Of each node, as bits, the nodes that come after it along edges, and those that come before it.
+        self._after, self._before = [0] * len(self.items), [0] * len(self.items)
+        for edge in self.edges:
+            self._next[edge.source].append(edge.target)
+            self._last[edge.target].append(edge.source)
+            self._before[edge.target] |= 1 << edge.source | self._before[edge.source]
         for edge in sorted(self.edges, key=lambda e: -e.source):
-            after[edge.source] |= 1 << edge.target | after[edge.target]
-        return after
+            self._after[edge.source] |= 1 << edge.target | self._after[edge.target]
 
     def readers(self, nodes: Iterable[int]) -> list[int]:
         """Nodes outside that read what `nodes` make, in order."""
         inside = set(nodes)
-        return sorted({e.target for e in self.edges if e.source in inside} - inside)
+        return sorted({x for node in inside for x in self._next[node]} - inside)
 
     def makers(self, nodes: Iterable[int]) -> list[int]:
         """Nodes outside that make what `nodes` read, the last one first."""
         inside = set(nodes)
-        return sorted({e.source for e in self.edges if e.target in inside} - inside, reverse=True)
+        return sorted({x for node in inside for x in self._last[node]} - inside, reverse=True)
 
     def neighbours(self, nodes: Iterable[int]) -> list[int]:
         """Nodes outside that an edge connects with one of `nodes`, readers first."""
@@ -73,17 +75,18 @@ class TileGraph:
 
     def convex(self, nodes: Iterable[int]) -> bool:
         """Whether no path between two of the nodes leaves them."""
-        inside = sum(1 << x for x in set(nodes))
-        after = 0
-        for node in _bits(inside):
+        inside = after = before = 0
+        for node in nodes:
+            inside |= 1 << node
             after |= self._after[node]
-        outside = after & ~inside
-        return not any(self._after[node] & inside for node in _bits(outside))
+            before |= self._before[node]
+        return not after & before & ~inside
 
     def crossing(self, nodes: Sequence[int]) -> tuple[Value, ...]:
         """Values that pass between the nodes."""
         inside = set(nodes)
-        return tuple(dict.fromkeys(v for e in self.edges if {e.source, e.target} <= inside for v in e.values))
+        made = {v for node in inside for v in self.items[node].outputs}
+        return tuple(dict.fromkeys(v for i in sorted(inside) for v in self.items[i].inputs if v in made))
 
     def leaving(self, nodes: Sequence[int]) -> tuple[Value, ...]:
         """Values that the nodes make and others read."""
@@ -113,10 +116,3 @@ class TileGraph:
         except CycleError:
             return False
         return True
-
-
-def _bits(number: int) -> Iterable[int]:
-    while number:
-        low = number & -number
-        yield low.bit_length() - 1
-        number ^= low
