@@ -29,7 +29,7 @@ lint: $(VENV)/.ready ## ruff, mypy and the import rule
 test: $(VENV)/.ready ## The default tier, at most 15 minutes
 	$(BIN)/pytest -n auto $(ARGS)
 
-test-slow: $(VENV)/.ready ## The slow tier, at most 60 minutes
+test-slow: $(VENV)/.ready ## The slow tier, at most 40 minutes
 	$(BIN)/pytest -n auto -m "slow and not full and not gpu" $(ARGS)
 
 test-full: $(VENV)/.ready ## Every tier but the GPU's, with more examples: hours

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--update-golden", action="store_true", help="write golden files instead of comparing with them"
     )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a test marked `slow(every=n)` only each n-th case is slow, the others are full."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        mark = item.get_closest_marker("slow")
+        if mark is None or "every" not in mark.kwargs:
+            continue
+        function = item.nodeid.partition("[")[0]
+        if seen[function] % mark.kwargs["every"]:
+            item.add_marker(pytest.mark.full)
+        seen[function] += 1
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -97,7 +97,7 @@ def test_every_length_and_both_dtypes() -> None:
         check(one.model(), feeds, one.reference(feeds), 1)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize("one", MANY, ids=str)
 def test_masks_layouts_and_random_choices(one: Heads) -> None:
     feeds = one.feeds()
@@ -220,7 +220,7 @@ def test_sampled_choices_become_machine_code(arch: str, tmp_path: Path) -> None:
     check_machine_code(Heads(64, 96, 32, 32), arch, 1, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 @pytest.mark.parametrize(
     "one",
@@ -237,7 +237,7 @@ def test_wide_heads_become_machine_code(one: Heads, arch: str, tmp_path: Path) -
     check_machine_code(one, arch, 4, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 @pytest.mark.parametrize(
     "one",

@@ -99,7 +99,7 @@ def test_sizes_that_nothing_divides(sizes: tuple[int, ...]) -> None:
     check(one, [wanted], "cuda.chain", 3)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize("recipe", BOTH)
 @pytest.mark.parametrize("dtype", [HALF, BFLOAT], ids=str)
 @pytest.mark.parametrize("rows", [2, 63, 64, 129, 300])
@@ -114,7 +114,7 @@ def test_one_row() -> None:
     check(one, [wanted], "cuda.chain", 3)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize("recipe", BOTH)
 @pytest.mark.parametrize("sizes", [(64,) * 7 + (3,), (256,) * 4 + (3,), (96, 32, 250, 600), (72, 8, 8, 72)], ids=str)
 def test_every_size(recipe: str, sizes: tuple[int, ...]) -> None:
@@ -276,7 +276,7 @@ def test_sampled_choices_become_machine_code(arch: str, recipe: str, tmp_path: P
     check_machine_code((64, 64, 72, 3), arch, recipe, 1, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=4)
 @pytest.mark.parametrize(
     ("arch", "recipe"), [("sm_80", "cuda.chain"), ("sm_90a", "cuda.chain"), ("sm_90a", "cuda.chain_wgmma")]
 )

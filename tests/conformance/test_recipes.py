@@ -31,7 +31,7 @@ def test_a_few_choices_compute_the_right_thing(recipe: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", cpu_recipes())
 def test_sampled_choices_compute_the_right_thing(recipe: str) -> None:
-    check(check_recipe(recipe, settings(), samples=400, seed=200))
+    check(check_recipe(recipe, settings(), samples=200, seed=200))
 
 
 def check(report: Report) -> None:

@@ -45,7 +45,7 @@ def test_a_block_of_published_size_agrees_with_onnx_runtime(name: str) -> None:
     agree(case.model, case.feeds)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize(("dtype", "limit"), [("float16", 1e-2), ("bfloat16", 3e-2)])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_block_in_a_half_type_is_near_the_float32_one(name: str, dtype: str, limit: float) -> None:

@@ -87,7 +87,7 @@ def test_random_models_agree_with_states_in_two_places(monkeypatch: pytest.Monke
 CASES = 330
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize("start", range(30, CASES, 50))
 def test_many_random_models_with_control_flow_agree(start: int) -> None:
     for seed in range(start, start + 50):

@@ -9,8 +9,8 @@ from tilewright.testing.seeded import light_model, light_names
 
 
 def models() -> list[object]:
-    """Every light model; all but the smallest in the slow tier."""
-    return [x if x == "squeezenet" else pytest.param(x, marks=pytest.mark.slow) for x in light_names()]
+    """Every light model, the smallest in the default tier."""
+    return [x if x == "squeezenet" else pytest.param(x, marks=pytest.mark.slow(every=4)) for x in light_names()]
 
 
 @pytest.mark.parametrize("name", models())

@@ -51,7 +51,7 @@ def test_random_cuts(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     check(seed, monkeypatch)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=8)
 @pytest.mark.parametrize("seed", range(3, 60))
 def test_many_random_cuts(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     check(seed, monkeypatch)

@@ -50,7 +50,7 @@ def test_a_random_recursion_agrees_with_python(seed: int) -> None:
     check(seed)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=4)
 @pytest.mark.parametrize("start", range(30, 430, 50))
 def test_many_random_recursions_agree_with_python(start: int) -> None:
     for seed in range(start, start + 50):

@@ -29,7 +29,7 @@ QUICK = ("gpt", "lstm", "inception_block")
 
 def cases() -> list[Any]:
     names = sorted({*BUILDERS, *SMALL})
-    return [pytest.param(x, marks=() if x in QUICK else pytest.mark.slow) for x in names]
+    return [pytest.param(x, marks=() if x in QUICK else pytest.mark.slow(every=4)) for x in names]
 
 
 def case(name: str) -> Case:

@@ -134,7 +134,7 @@ def test_weights_come_from_the_seed() -> None:
     assert first.model.SerializeToString() != other.model.SerializeToString()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=4)
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_small_models_agree_with_onnx_runtime(name: str) -> None:
     given = case(name, batch=2, small=True)
@@ -145,7 +145,7 @@ def test_small_models_agree_with_onnx_runtime(name: str) -> None:
             assert np.linalg.norm(a.astype(np.float64) - b) <= tolerance * np.linalg.norm(b)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_published_graphs_have_the_published_sizes(name: str) -> None:
     model = case(name).model

@@ -10,7 +10,10 @@ describes them. What it does not: races between threads (a barrier too few can g
 from __future__ import annotations
 
 import ctypes
+import functools
+import hashlib
 import mmap
+import os
 import re
 import shutil
 import subprocess
@@ -82,11 +85,7 @@ class Emulated:
             path = self._folder / "kernels.cc"
             path.write_text(_host_source(source, kernels, header), encoding="utf-8")
             library = self._folder / "kernels.so"
-            flags = ["-O1", "-std=c++17", "-fpermissive", "-w", "-shared", "-fPIC", f"-I{HERE}", f"-DEMU_WARP={warp}"]
-            done = subprocess.run(
-                ["g++", *flags, "-o", str(library), str(path)], capture_output=True, text=True, check=False
-            )
-            assert done.returncode == 0, done.stderr[:4000]
+            _compiled([f"-I{_headers(warp)}", f"-I{HERE}", *_flags(warp), "-shared"], path, library)
             self._library = ctypes.CDLL(str(library))
         finally:
             shutil.rmtree(self._folder)
@@ -126,6 +125,35 @@ class Emulated:
         for copy, buffer in zip(guarded, buffers, strict=True):
             if copy is not None and buffer is not None:
                 copy.read_into(buffer[0])
+
+
+def _flags(warp: int) -> list[str]:
+    return ["-O1", "-std=c++17", "-fpermissive", "-w", "-fPIC", f"-DEMU_WARP={warp}"]
+
+
+def _compiled(flags: Sequence[str], path: Path, result: Path) -> None:
+    done = subprocess.run(["g++", *flags, "-o", str(result), str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[:4000]
+
+
+@functools.cache
+def _headers(warp: int) -> Path:
+    """A folder with `emulator.h` as the compiler has read it, which takes longer than most kernels do.
+
+    All processes that run tests share it; who comes first makes it.
+    """
+    header = HERE / "emulator.h"
+    compiler = subprocess.run(["g++", "--version"], capture_output=True, text=True, check=True).stdout
+    content = "\0".join([header.read_text(encoding="utf-8"), compiler, *_flags(warp), str(HERE), str(os.getuid())])
+    found = Path(tempfile.gettempdir()) / f"tilewright-emulator-h-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+    if not found.exists():
+        made = Path(tempfile.mkdtemp(prefix="tilewright-emulator-"))
+        _compiled([*_flags(warp), "-x", "c++-header"], header, made / "emulator.h.gch")
+        try:
+            made.rename(found)
+        except OSError:  # another process was faster
+            shutil.rmtree(made)
+    return found
 
 
 def _encoded(address: int, tensor_map: TensorMap) -> Array:
