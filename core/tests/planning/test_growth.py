@@ -13,8 +13,8 @@ from tilewright.rewrites.movement import read_through_movements
 from tilewright.testing.models.net import Net
 
 
-def visits(steps: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How often the default connector asks for the groups that a group reads from."""
+def visits(steps: int, absorb: bool, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often a connector asks for the groups that a group reads from."""
     net = Net("recurrence")
     x = cell = net.normal("x", 1, 8)
     weights = net.weight(8, 8)
@@ -33,12 +33,13 @@ def visits(steps: int, monkeypatch: pytest.MonkeyPatch) -> int:
 
     with monkeypatch.context() as patch:
         patch.setattr(epilogue._Connector, "_below", counted)
-        epilogue._Connector(region)
+        epilogue._Connector(region, absorb)
     return count
 
 
-def test_the_default_connector_looks_at_few_kernels_for_each_operator(monkeypatch: pytest.MonkeyPatch) -> None:
-    few, many = visits(20, monkeypatch), visits(80, monkeypatch)
+@pytest.mark.parametrize("absorb", [False, True])
+def test_a_connector_looks_at_few_kernels_for_each_operator(absorb: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    few, many = (visits(steps, absorb, monkeypatch) for steps in (20, 80))
     assert 0 < many <= 4.2 * few
 
 
