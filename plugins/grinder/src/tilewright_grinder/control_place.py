@@ -64,7 +64,9 @@ class GrinderPlacer(Placer):
             why = f"the host program calls {item.op.function}, whose values have a frame for each call that is active"
             self.session.decide("control_place", item.name, {"level": "host"}, why=f"{why}; calls run nowhere else yet")
             return around
-        predictor = Predictor(self.session, self._value, self.options.trips, self.options.taken)
+        session, options = self.session, self.options
+        about = (session.device, session.table.kernels, session.symbols, self._value)
+        predictor = Predictor(*about, options.trips, options.taken)
         levels: dict[str, list[HostStep]] = {"host": around}
         refused: dict[str, str] = {}
         inside: dict[str, dict[str, str]] = {}

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
+from tilewright.device import DeviceModel
 from tilewright.interpret.evaluate import evaluate
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import bounds_of
 from tilewright.ir.expr import Const, Expr
+from tilewright.ir.module import Symbol
 from tilewright.ir.program import (
     UNIT,
     BlockControl,
@@ -27,13 +29,13 @@ from tilewright.ir.program import (
     HostSet,
     HostStep,
     Item,
+    Kernel,
     Lane,
     Launch,
     Phase,
     Set,
     Task,
 )
-from tilewright.planning.session import Session
 from tilewright.planning.timeline import task_seconds
 from tilewright_grinder.placement.limits import ValueOf
 
@@ -52,23 +54,26 @@ class Predictor:
     """Predicted seconds.
 
     Args:
+        kernels: that tasks run.
         value_of: for the sizes of what is copied.
         trips: of a loop, where nothing says how many.
         taken: how probable the first side of a branch is.
     """
 
-    session: Session
+    device: DeviceModel
+    kernels: Mapping[str, Kernel]
+    symbols: tuple[Symbol, ...]
     value_of: ValueOf
     trips: int = 32
     taken: float = 0.5
 
     @property
     def _cpu(self) -> bool:
-        return self.session.device.kind == "cpu"
+        return self.device.kind == "cpu"
 
     def steps(self, steps: Sequence[HostStep]) -> float:
         """Of the host program."""
-        launch = self.session.device.launch_seconds
+        launch = self.device.launch_seconds
         return self._steps(steps, launch if self._cpu or not reads_back(steps) else _APART * launch)
 
     def _steps(self, steps: Sequence[HostStep], launch: float) -> float:
@@ -95,16 +100,16 @@ class Predictor:
     def decision(self, reads: bool) -> float:
         """Of a trip or a branch of the host, where it reads a value of the device and where it does not."""
         if self._cpu:
-            return _CPU_LAUNCHES * self.session.device.launch_seconds
-        return _READ_BACK * self.session.device.launch_seconds if reads else 0.0
+            return _CPU_LAUNCHES * self.device.launch_seconds
+        return _READ_BACK * self.device.launch_seconds if reads else 0.0
 
     def launch(self, launch: Launch, start: float | None = None) -> float:
         """Of a launch; `start` is what starting one costs."""
-        device = self.session.device
+        device = self.device
         start = device.launch_seconds if start is None else start
         task = launch.only_task
         if task is not None:
-            choice = self.session.table.kernels[task.kernel].choice
+            choice = self.kernels[task.kernel].choice
             needs = choice.resources
             held = device.blocks_together(needs.threads, needs.registers, needs.shared_bytes)
             rounds = -(-needs.tasks // max(held, 1))
@@ -115,7 +120,7 @@ class Predictor:
 
     def parts(self, parts: Sequence[Phase | GridControl], units: int) -> float:
         """Of parts of a launch, with a barrier behind each phase where there is more than one unit."""
-        barrier = self.session.device.barrier_seconds if units > 1 else 0.0
+        barrier = self.device.barrier_seconds if units > 1 else 0.0
         total = 0.0
         for part in parts:
             if isinstance(part, Phase):
@@ -127,12 +132,12 @@ class Predictor:
 
     def items(self, items: Sequence[Item], env: Mapping[str, int]) -> float:
         """Of what a unit does."""
-        device = self.session.device
+        device = self.device
         total = 0.0
         for item in items:
             match item:
                 case Task():
-                    seconds = task_seconds(self.session.table.kernels[item.kernel].choice, device)
+                    seconds = task_seconds(self.kernels[item.kernel].choice, device)
                     total += self._number(item.count, env) * seconds
                 case Copy():
                     # A unit alone gets its share of what memory delivers.
@@ -148,7 +153,7 @@ class Predictor:
         return self.items(lane.items, {UNIT: lane.first, **env})
 
     def _control(self, control: GridControl | BlockControl, sides: Sequence[float]) -> float:
-        device = self.session.device
+        device = self.device
         step = _CPU_LAUNCHES * device.launch_seconds if self._cpu else _RECORDS * device.step_seconds
         if not control.counter:
             return step + self._either(sides)
@@ -163,7 +168,7 @@ class Predictor:
     def _number(self, expr: Expr, env: Mapping[str, int]) -> int:
         if isinstance(expr, Const):
             return int(expr.value)
-        symbols = {x.name: x.interval for x in self.session.symbols}
+        symbols = {x.name: x.interval for x in self.symbols}
         try:
             return max(int(evaluate(expr, {**{k: x.high for k, x in symbols.items()}, **env})), 0)
         except KeyError:  # the counter of a loop around
@@ -173,11 +178,11 @@ class Predictor:
         value = self.value_of(name)
         if value is None:
             return 0
-        symbols = {x.name: x.interval for x in self.session.symbols}
+        symbols = {x.name: x.interval for x in self.symbols}
         return bounds_of(value.num_elements(), symbols).high * dtypes.size_of(value.dtype)
 
     def _bandwidth(self) -> float:
-        return self.session.device.levels[0].bandwidth
+        return self.device.levels[0].bandwidth
 
 
 def reads_back(steps: Sequence[HostStep]) -> bool:
