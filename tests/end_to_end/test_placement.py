@@ -303,22 +303,36 @@ def test_what_options_ask_for_is_done_or_refused() -> None:
     assert "the device has one unit" in decision.why
 
 
-def test_kernels_that_cannot_be_part_of_another_keep_a_loop_on_the_host() -> None:
+def powers() -> Module:
+    """A loop around a product of 16-bit floats, whose fastest kernel on an H200 is none that can be a member."""
     rng = np.random.default_rng(0)
     weight = numpy_helper.from_array(rng.standard_normal((1024, 1024)).astype(np.float16), "w")
-    half = TensorProto.FLOAT16
+    half, shape = TensorProto.FLOAT16, (1024, 1024)
     nodes = [helper.make_node("MatMul", ["s", "w"], ["n"]), helper.make_node("Identity", ["c"], ["on"])]
-    shape = (1024, 1024)
     params = [typed("i", INT, ()), typed("c", BOOL, ()), typed("s", half, shape)]
     body = helper.make_graph(nodes, "b", params, [typed("on", BOOL, ()), typed("n", half, shape)])
     loop = helper.make_node("Loop", ["trips", "", "x"], ["y"], body=body)
     inputs = [typed("x", half, shape), typed("trips", INT, ())]
     graph = helper.make_graph([loop], "g", inputs, [typed("y", half, shape)], [weight])
-    module = load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
-    plan = plan_module(module, settings("grid", "cuda:h200"))
+    return load(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9))
+
+
+def test_inside_a_launch_kernels_are_chosen_that_can_be_there() -> None:
+    host, grid = (plan_module(powers(), settings(x, "cuda:h200")) for x in ("host", "grid"))
+    recipes = [{k.choice.recipe for k in x.program.kernels.values()} for x in (host, grid)]
+    assert recipes[0] == {"cuda.wgmma_ring"}
+    assert not recipes[1] & {"cuda.wgmma_ring", "cuda.chain_wgmma"}
+    (decision,) = (x for x in grid.decisions if x.slot == "control_place")
+    assert decision.chosen == {"level": "grid"}
+    proposed = {x.chosen["recipe"] for x in grid.decisions if x.slot == "propose"}
+    assert proposed == recipes[1], "the record is of what runs"
+
+
+def test_where_no_kernel_can_be_part_of_another_a_loop_stays_on_the_host() -> None:
+    plan = plan_module(load(counting()), settings("grid", "rocm:mi300x"))
     (decision,) = (x for x in plan.decisions if x.slot == "control_place")
     assert decision.chosen == {"level": "host"}
-    assert "cuda.wgmma_ring cannot be part of another" in decision.why
+    assert "kernels of recipe rocm.map cannot be part of another" in decision.why
 
 
 def test_barriers_stand_only_where_values_cross_units() -> None:

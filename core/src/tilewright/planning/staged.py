@@ -14,8 +14,9 @@ from tilewright.errors import InputError
 from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.module import Module
 from tilewright.ir.ops import Value
-from tilewright.ir.program import HostStep, Procedure, Program
+from tilewright.ir.program import HostStep, Procedure, Program, launches
 from tilewright.ir.verify import verify_cover
+from tilewright.ir.verify.tree import tasks_of
 from tilewright.planning.functions import functions_of
 from tilewright.planning.requests import Planner
 from tilewright.planning.session import Session
@@ -112,7 +113,9 @@ def _program(
     plain = [name for name in module.constants if name in used]
     weights = [module.constants[name].value(name) for name in plain] + [p.value for p in packed.values()]
     bounds = {x.name: x.interval for x in module.symbols}
-    called, kernels = tuple(procedures.values()), session.table.kernels
+    called = tuple(procedures.values())
+    run = {task.kernel for x in launches((*steps, *(y for p in called for y in p.body))) for task in tasks_of(x.body)}
+    kernels = {name: kernel for name, kernel in session.table.kernels.items() if name in run}
     storage = allocate(steps, values, body.params, body.results, weights, called, bounds, kernels)
     session.record.storage(storage, WORKSPACE)
     needed = {*plain, *(p.access.value.name for p in packed.values())}
@@ -122,7 +125,7 @@ def _program(
         input_names=module.input_names,
         output_names=module.output_names,
         lengths=module.lengths,
-        kernels=session.table.kernels,
+        kernels=kernels,
         body=tuple(steps),
         storage=storage,
         constants={name: c for name, c in module.constants.items() if name in needed},

@@ -12,14 +12,15 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from tilewright.errors import InputError
-from tilewright.ir.group import ControlItem, Cover
+from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.ops import Call, Value
-from tilewright.ir.program import HostIf, HostLoop, HostStep, Launch
+from tilewright.ir.program import HostIf, HostLoop, HostStep, Launch, calls
 from tilewright.planning.place.host import Placer
 from tilewright.planning.record import shape_of
-from tilewright.planning.requests import Context, Place, Request
+from tilewright.planning.requests import Context, Place, Planned, Request
 from tilewright_grinder.options import GrinderOptions
 from tilewright_grinder.placement.lift import Lifter, Refused
+from tilewright_grinder.placement.limits import NoRoomError, envelope_of, fitting, needs_of, outside
 from tilewright_grinder.placement.predict import Predictor
 
 
@@ -30,6 +31,25 @@ def make(options: GrinderOptions) -> Place:
         return tuple(GrinderPlacer(request.session, options, cover).steps(cover, request))
 
     return place
+
+
+THREADS = (1024, 512, 256)
+"""Of a unit that has to hold kernels which do not fit together as they are; the fewer, the more registers for each."""
+
+
+@attrs.frozen
+class _Version:
+    """What a loop or branch becomes at a level.
+
+    Args:
+        inside: the level of each loop and branch inside.
+        threads: that its units have at most; 0: no matter.
+    """
+
+    steps: list[HostStep]
+    seconds: float
+    inside: dict[str, str] = attrs.field(factory=dict)
+    threads: int = 0
 
 
 @attrs.define
@@ -44,6 +64,7 @@ class GrinderPlacer(Placer):
     cover: Cover
     _values: dict[str, Value] = attrs.field(factory=dict, init=False)
     _names: dict[str, list[str]] = attrs.field(factory=dict, init=False)
+    _threads: int = attrs.field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._values.update({x.name: x for x in _values(self.cover)})
@@ -67,25 +88,66 @@ class GrinderPlacer(Placer):
         session, options = self.session, self.options
         about = (session.device, session.table.kernels, session.symbols, self._value)
         predictor = Predictor(*about, options.trips, options.taken)
-        levels: dict[str, list[HostStep]] = {"host": around}
+        found: dict[str, _Version] = {"host": _Version(around, predictor.steps(around))}
         refused: dict[str, str] = {}
-        inside: dict[str, dict[str, str]] = {}
-        context = Context(request.context.trips, "grid")
-        self._names = {}
-        steps = self.around(item, attrs.evolve(request, context=context))
+        on_trial = attrs.evolve(request, context=Context(request.context.trips, "grid"))
+        rooms = self._rooms(item, on_trial)
+        for threads in rooms:
+            self._try(item, on_trial, threads, predictor, found, refused)
+        costs = {level: x.seconds for level, x in found.items()}
+        level = self._level(item.name, costs, {x: why for x, why in refused.items() if x not in found})
+        # What is recorded of kernels is of the last time they were asked for.
+        if rooms != (0,) and level == "host":
+            self.around(item, request)
+        elif rooms != (0,):
+            self._try(item, on_trial, found[level].threads, predictor, {}, {})
+        self._decided(item, level, costs, {x: why for x, why in refused.items() if x not in found}, found[level].steps)
+        if level != "host":
+            self._record_inside(item, level, found[level].inside)
+        return found[level].steps
+
+    def planned(self, group: Group, request: Request) -> Planned:
+        """See `Placer.planned`: inside a launch the best kernel that leaves room for the others."""
+        if request.context.level == "host" or not self._threads:
+            return self.session.plan(group)
+        choices = self.session.propose(group)
+        return self.session.plan(group, fitting(choices, self._threads, self.session))
+
+    def _rooms(self, item: ControlItem, request: Request) -> tuple[int, ...]:
+        """Numbers of threads that units may have; 0: as many as the kernels take that each run fastest alone."""
+        self._threads = 0
+        steps = self.around(item, request)
+        envelope = envelope_of(needs_of(steps, self.session), self.session, alone=True)
+        alone = outside(steps, self.session, self._value)
+        if self.session.device.kind == "cpu" or not (isinstance(envelope, str) or alone) or calls(steps):
+            return (0,)
+        return tuple(x for x in THREADS if x <= self.session.device.max_threads_per_block)
+
+    def _try(
+        self,
+        item: ControlItem,
+        request: Request,
+        threads: int,
+        predictor: Predictor,
+        found: dict[str, _Version],
+        refused: dict[str, str],
+    ) -> None:
+        """Works out the levels inside a launch whose units have so many threads; keeps what is faster than before."""
+        self._threads, self._names = threads, {}
+        try:
+            steps = self.around(item, request)
+        except NoRoomError as error:
+            refused |= dict.fromkeys(("block", "grid"), str(error))
+            return
         for level in ("block", "grid"):
-            placed = inside.setdefault(level, {})
+            placed: dict[str, str] = {}
             made = self._launch(item.name, level, steps, predictor, placed)
             if isinstance(made, Refused):
                 refused[level] = made.why
-            else:
-                levels[level] = [made]
-        costs = {level: predictor.steps(x) for level, x in levels.items()}
-        level = self._level(item.name, costs, refused)
-        self._decided(item, level, costs, refused, levels[level])
-        if level != "host":
-            self._record_inside(item, level, inside[level])
-        return levels[level]
+                continue
+            seconds = predictor.steps([made])
+            if level not in found or seconds < found[level].seconds:
+                found[level] = _Version([made], seconds, placed, threads)
 
     def _launch(
         self, name: str, level: str, steps: Sequence[HostStep], predictor: Predictor, placed: dict[str, str]

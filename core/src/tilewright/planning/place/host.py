@@ -33,7 +33,8 @@ def make() -> Place:
 
 @attrs.define
 class Placer:
-    """Makes host steps of covers. Another placer may change what becomes of a loop, a branch or a call (`control`).
+    """Makes host steps of covers. Another placer may change what becomes of a loop, a branch or a call (`control`), and
+    which kernel runs a group (`planned`).
 
     Asked again about the same, it answers the same: what it has found out about where values stand stays true.
     """
@@ -46,13 +47,17 @@ class Placer:
         straight: list[Planned] = []
         for item in cover.items:
             if isinstance(item, Group):
-                straight.append(self.session.plan(item))
+                straight.append(self.planned(item, request))
                 continue
             steps += self.session.schedule(straight, request)
             straight = []
             steps += self.control(item, request)
         steps += self.session.schedule(straight, request)
         return steps
+
+    def planned(self, group: Group, request: Request) -> Planned:
+        """A group with the kernel that runs it."""
+        return self.session.plan(group)
 
     def control(self, item: ControlItem, request: Request) -> list[HostStep]:
         """The steps that a loop, a branch or a call becomes."""

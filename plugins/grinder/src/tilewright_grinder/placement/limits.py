@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import bounds_of
-from tilewright.ir.choice import Resources
+from tilewright.ir.choice import Resources, TileChoice
 from tilewright.ir.expr import Const
 from tilewright.ir.ops import Value
 from tilewright.ir.program import Envelope, HostCopy, HostStep, Task, calls, host_leaves, launches
@@ -62,6 +62,28 @@ def needs_of(steps: Sequence[HostStep], session: Session) -> Resources:
     )
     merged = (x.envelope.units for x in launches(steps) if x.only_task is None)
     return Resources(max(tasks, *merged, 1), max(threads, 1), registers, shared if found else 0)
+
+
+class NoRoomError(Exception):
+    """No kernel for a group fits."""
+
+
+def fitting(choices: Sequence[TileChoice], threads: int, session: Session) -> TileChoice:
+    """The best choice that a unit of so many threads has room for, and that can be part of a launch.
+
+    Raises:
+        NoRoomError: there is none.
+    """
+    embeddable = {x.name for x in session.recipes if x.embeddable}
+    merged = [x for x in choices if x.recipe in embeddable]
+    if not merged:
+        raise NoRoomError(f"kernels of recipe {choices[0].recipe} cannot be part of another")
+    for choice in merged:
+        needs = choice.resources
+        if needs.threads <= threads and session.device.blocks_held(threads, needs.registers, needs.shared_bytes):
+            return choice
+    best = merged[0].resources
+    raise NoRoomError(f"no unit has room for {best.threads} threads of {best.registers} registers beside other kernels")
 
 
 def envelope_of(needs: Resources, session: Session, alone: bool) -> Envelope | str:
