@@ -19,7 +19,7 @@ from tilewright.errors import VerifyError
 from tilewright.frontend.legalize.builder import Tensor
 from tilewright.interpret.task import run_tasks
 from tilewright.ir.program import HostCall, HostCopy, HostIf, HostStep, Program, Storage
-from tilewright.ir.verify import frames, phases, program, storage, verify_program
+from tilewright.ir.verify import flow, frames, program, storage, verify_program
 from tilewright.ir.verify.tree import call_sites
 from tilewright.plugins.manager import Registry
 
@@ -119,7 +119,7 @@ CASES: dict[str, tuple[Callable[[], Program], str, bool]] = {
     "an argument too few": (lambda: swapped(lambda s: [attrs.evolve(s, args=s.args[:1]) if isinstance(s, HostCall) else s]), program.CALL, False),
     "an argument of another type": (lambda: swapped(lambda s: [attrs.evolve(s, args=s.args[::-1]) if isinstance(s, HostCall) else s]), program.CALL, False),
     "no room for any call": (lambda: attrs.evolve(base(), depth=0), program.CALL, False),
-    "a result that a branch does not write": (lambda: swapped(lambda s: [attrs.evolve(s, orelse=(HostCopy(X, X),))] if isinstance(s, HostIf) else [s]), phases.WRITTEN, False),
+    "a result that a branch does not write": (lambda: swapped(lambda s: [attrs.evolve(s, orelse=(HostCopy(X, X),))] if isinstance(s, HostIf) else [s]), flow.WRITTEN, False),
     "a result too many": (lambda: called(results=(CROSSING, CROSSING)), program.CALL, False),
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ import pytest
 import tilewright
 from benchmarks.control_flow.cells import FOLDER, Cell, cells
 from benchmarks.control_flow.models import MODELS
+from benchmarks.control_flow.placements import main, sweep
 from benchmarks.control_flow.prepare import outputs, prepare, run_of
 from benchmarks.control_flow.report import report
 from benchmarks.results import merged
@@ -137,3 +138,26 @@ def test_a_model_of_full_size_agrees(cell: Cell) -> None:
     with torch.no_grad():
         found = MODELS[cell.model].twin(given).eval()(*[torch.from_numpy(x) for x in given.feeds.values()])
     agree([x.numpy() for x in (found if isinstance(found, tuple) else (found,))], wanted, 1e-3)
+
+
+@pytest.mark.slow
+def test_the_policy_of_placement_is_compared_with_all_placements(tmp_path: Path, capsys: Any) -> None:
+    """By the times that it predicts itself; so what it chooses one by one is the best together."""
+    out = tmp_path / "swept.json"
+    given = ["--small", "--predict", "--plain", "--target", "cuda:h200", "--only", "early_exit.50.b1"]
+    assert main([*given, "--out", str(out)]) == 0
+    (swept,) = json.loads(out.read_text())
+    levels = [tuple(levels.values()) for levels, _ in swept["tried"]]
+    assert swept["exhaustive"]
+    assert len(set(levels)) == len(levels) > 3
+    assert ("host",) * len(levels[0]) in levels
+    assert swept["policy"] == pytest.approx(min(seconds for _, seconds in swept["tried"]))
+    assert "early_exit.50.b1.small" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_placements_are_measured(tmp_path: Path) -> None:
+    found = sweep(Cell("seq2seq", 0, 1, small=True), "cpu", 2, measure=True, most=9)
+    assert len(found.tried) == 3
+    assert all(0 < seconds < 10 for _, seconds in found.tried)
+    assert 0 < found.policy < 10

@@ -40,7 +40,7 @@ from tilewright.ir.program import (
     Task,
     Wait,
 )
-from tilewright.ir.verify import clocks, ordering, phases, program, storage, unroll, verify_program
+from tilewright.ir.verify import clocks, flow, ordering, phases, program, storage, unroll, verify_program
 from tilewright.ir.verify.choice import DEVICE
 
 LAUNCHES, PHASES, EVENTS = (samples.program(kind) for kind in ("launches", "phases", "events"))
@@ -125,8 +125,8 @@ GENERAL: dict[str, tuple[Callable[[], Program], str, str]] = {
     "two launches of one name": (lambda: attrs.evolve(LAUNCHES, body=(ONE, attrs.evolve(TWO, name="double"), THREE)), program.NAMES, "launch double"),
     "input written": (lambda: attrs.evolve(LAUNCHES, body=(launch("double", attrs.evolve(DOUBLE, args=("t", "x"))), TWO, THREE)), program.CONSTANT, "'x'"),
     "input copied into": (lambda: attrs.evolve(LAUNCHES, body=(ONE, TWO, THREE, HostCopy("y", "x")), storage=with_storage(LAUNCHES, {n: {"last": 3} for n in "xyut"}).storage), program.CONSTANT, "'x'"),
-    "output never written": (lambda: attrs.evolve(LAUNCHES, body=(ONE, TWO)), phases.WRITTEN, "output 'y'"),
-    "read before it is written": (lambda: attrs.evolve(with_storage(LAUNCHES, {n: {"first": 0, "last": 2} for n in "tu"}), body=(TWO, ONE, THREE)), phases.WRITTEN, "'t'"),
+    "output never written": (lambda: attrs.evolve(LAUNCHES, body=(ONE, TWO)), flow.WRITTEN, "output 'y'"),
+    "read before it is written": (lambda: attrs.evolve(with_storage(LAUNCHES, {n: {"first": 0, "last": 2} for n in "tu"}), body=(TWO, ONE, THREE)), flow.WRITTEN, "'t'"),
     "task left out": (lambda: attrs.evolve(LAUNCHES, body=(attrs.evolve(ONE, body=(Phase((Lane(0, const(TASKS - 1), (DOUBLE,)),)),)), TWO, THREE)), phases.TASKS, "task 3"),
     "task that is not there": (lambda: with_task(first=U + 1), phases.TASKS, "runs task 4, it has 4"),
     "task run twice": (lambda: with_task(first=U // 2), ordering.LAW, "task 0 of double runs on units 0 and 1"),
@@ -319,8 +319,8 @@ ORDER: dict[str, tuple[Callable[[], Program], str, str]] = {
     "condition written right after it is read": (lambda: condition_program(JUDGE, *WORK, GridControl("i", const(3), "go", (JUDGE, *WORK)), phase3), program.UNIFORM, "judge writes 'go'"),
     "condition written right after the loop": (lambda: condition_program(JUDGE, *WORK, GridControl("i", const(3), "go", WORK), JUDGE, phase3), program.UNIFORM, "judge writes 'go'"),
     "condition that is no bool": (lambda: condition_program(JUDGE, GridControl("i", const(3), "go", WORK), phase3, dtype="int8"), program.NAMES, "'go'"),
-    "condition that is not written": (lambda: condition_program(*WORK, GridControl("i", const(3), "go", WORK), phase3), phases.WRITTEN, "'go'"),
-    "value that only one branch writes": (lambda: condition_program(JUDGE, phase1, GridControl("", None, "go", (phase2,)), phase3), phases.WRITTEN, "'u'"),
+    "condition that is not written": (lambda: condition_program(*WORK, GridControl("i", const(3), "go", WORK), phase3), flow.WRITTEN, "'go'"),
+    "value that only one branch writes": (lambda: condition_program(JUDGE, phase1, GridControl("", None, "go", (phase2,)), phase3), flow.WRITTEN, "'u'"),
 }  # fmt: skip
 
 
@@ -393,7 +393,7 @@ def test_a_branch_defines_what_both_sides_write() -> None:
         return with_storage(attrs.evolve(base, body=body), spans)
 
     verify_program(branch(attrs.evolve(TWO, name="again")))
-    refused(lambda: verify_program(branch()), phases.WRITTEN, "'u'")
+    refused(lambda: verify_program(branch()), flow.WRITTEN, "'u'")
 
 
 def test_many_units_are_checked_quickly() -> None:

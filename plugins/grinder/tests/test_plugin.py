@@ -29,10 +29,12 @@ def test_it_registers() -> None:
     registry = Registry(strict=True)
     registry.load([NAME])
     assert [plugin.name for plugin in registry.loaded] == ["tilewright", NAME]
-    assert {record.key for record in records_of(registry, NAME)} == {"control_rewrite=grinder", "grinder"}
+    keys = {record.key for record in records_of(registry, NAME)}
+    assert keys == {"control_rewrite=grinder", "control_place=grinder", "grinder"}
 
 
 WRONG = [{"inline": -1}, {"unroll": 1.5}, {"factor": 0}, {"branch": -1.0}, {"taken": 2}, {"wavefront": ""}, {"at": 3}]
+WRONG += [{"level": "gpu"}, {"levels": {"loop": "auto"}}, {"trips": -1}]
 
 
 @pytest.mark.parametrize("options", WRONG)

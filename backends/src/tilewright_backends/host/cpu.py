@@ -1,13 +1,14 @@
 """Launches on the CPU.
 
 A launch of one phase is a parallel region of TVM's thread pool, whose end is the barrier. One whose units wait for
-each other is one region in which each unit has a worker of its own: they spin at barriers and waits, then sleep.
+each other is one region in which each unit has a worker of its own: they spin at barriers and waits, then sleep. There
+a barrier stands behind every phase, so each unit may read what all decide by without asking the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from functools import partial
 
 from tvm import tirx
 from tvm.ir import PointerType, PrimType
@@ -19,18 +20,22 @@ from tilewright.ir.expr import Const, Expr, const
 from tilewright.ir.program import (
     UNIT,
     BlockControl,
+    Copy,
     GridControl,
     Item,
     Lane,
     Launch,
     Phase,
     Program,
+    Set,
     Signal,
     Task,
     Wait,
+    copied_part,
     launches,
 )
-from tilewright_backends.host.function import HostFunction, call
+from tilewright.ir.verify.tree import decides
+from tilewright_backends.host.function import Emit, HostFunction, call
 from tilewright_backends.lower.types import Prim
 
 WAITING = """\
@@ -159,16 +164,27 @@ class _Items:
                 case Wait():
                     target = self._host.code.index(item.target, "int32")
                     self._call("tw_wait", self.cell(item.event, item.index), target)
-                case BlockControl() if item.trip is not None and not item.condition:
-                    with counted(self._host, item.counter, item.trip):
-                        self._items(item.body)
-                case _:
-                    raise InternalError(f"launch {self._name}: control that a value decides is not generated yet.")
+                case Copy():
+                    self._copy(item)
+                case Set():
+                    self._host.set(item)
+                case BlockControl():
+                    control(self._host, item, partial(self._items, item.body), partial(self._items, item.orelse))
 
     def cell(self, event: str, index: Expr) -> Prim:
         """The address of the counter of an index of an event."""
         place = const(2 * LINE) + (const(self._counters[event]) + index) * COUNTER_BYTES
         return counter_at(self._host, self._base, place)
+
+    def _copy(self, copy: Copy) -> None:
+        """The unit's part of a copy."""
+        code = self._host.code
+        size = self._host.bytes_of(copy.source)
+        low, high = (code.simplify(x) for x in copied_part(copy, size))
+        first = low if copy.row is None else low + copy.row * size
+        target = self._host.pointer(copy.target, code.index(code.simplify(first), "int64"))
+        source = self._host.pointer(copy.source, code.index(low, "int64"))
+        self._call("memcpy", target, source, code.index(code.simplify(high - low), "int64"))
 
     def _call(self, function: str, *args: Prim) -> None:
         self._host.code.evaluate(tirx.call_extern("int32", function, *args))
@@ -202,33 +218,33 @@ class _Region:
         zero = tirx.const(0, "int32")
         code.evaluate(tirx.call_extern("int32", "memset", counter_at(self._host, self._base, const(0)), zero, size))
         with code.loop("unit", self._units, "parallel") as unit:
-            self._parts(self._launch.body, unit, looped=False)
+            self._parts(self._launch.body, unit, outermost=True)
 
-    def _parts(self, parts: Sequence[Phase | GridControl], unit: Expr, looped: bool) -> None:
+    def _parts(self, parts: Sequence[Phase | GridControl], unit: Expr, outermost: bool = False) -> None:
         for number, part in enumerate(parts):
-            if number or looped:
-                self._barrier()
-            match part:
-                case Phase():
-                    self._items.lanes([x for x in part.lanes if x.items], unit, self._units)
-                case GridControl() if part.trip is not None and not part.condition:
-                    with counted(self._host, part.counter, part.trip):
-                        self._parts(part.body, unit, looped=True)
-                case _:
-                    name = self._launch.name
-                    raise InternalError(f"launch {name}: control that a value decides is not generated yet.")
+            if isinstance(part, Phase):
+                self._items.lanes([x for x in part.lanes if x.items], unit, self._units)
+                if not outermost or number < len(parts) - 1:
+                    self._barrier()
+                continue
+            body, orelse = (partial(self._parts, x, unit) for x in (part.body, part.orelse))
+            control(self._host, part, body, orelse)
 
     def _barrier(self) -> None:
         counter = counter_at(self._host, self._base, const(0))
         self._host.code.evaluate(tirx.call_extern("int32", "tw_barrier", counter, tirx.const(self._units, "int32")))
 
 
-@contextmanager
-def counted(host: HostFunction, counter: str, trip: Expr) -> Iterator[None]:
-    """A loop whose counter the expressions inside know."""
-    with host.code.loop(counter or "trip", trip) as value:
-        name_variable(host, counter, value)
-        yield
+def control(host: HostFunction, found: GridControl | BlockControl, body: Emit, orelse: Emit) -> None:
+    """A loop or a branch of a launch, whose counter the expressions inside know."""
+    if not found.counter:
+        host.branch(found.condition, body, orelse)
+    elif found.trip is None or decides(found):
+        host.loop(found, body)
+    else:
+        with host.code.loop(found.counter, found.trip) as value:
+            name_variable(host, found.counter, value)
+            body()
 
 
 def name_variable(host: HostFunction, name: str, value: Expr) -> None:

@@ -23,6 +23,7 @@ from tilewright.ir.program import (
     Launch,
     Phase,
     Program,
+    Set,
     Task,
     host_leaves,
     launches,
@@ -175,7 +176,8 @@ class CudaHost(HostFunction):
         if size:
             self.launch(self.copies[size], (source, target))
 
-    def _set(self, step: HostSet) -> None:
+    def set(self, step: HostSet | Set) -> None:
+        """See `HostFunction.set`: a launch of its own."""
         kernel = self.sets[self.program.storage.placements[step.target].value.dtype]
         self.launch(kernel, (self.pointer(step.target), self.code.index(step.value, "int64")))
 

@@ -8,6 +8,7 @@ loops, branches, calls, copies and addresses are the same for all.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import tvm
@@ -18,13 +19,28 @@ from tilewright.errors import InternalError
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import Interval
 from tilewright.ir.expr import Const, Expr
-from tilewright.ir.program import HostCall, HostCopy, HostIf, HostLoop, HostSet, HostStep, Launch, Program
+from tilewright.ir.program import (
+    BlockControl,
+    Copy,
+    GridControl,
+    HostCall,
+    HostCopy,
+    HostIf,
+    HostLoop,
+    HostSet,
+    HostStep,
+    Launch,
+    Program,
+    Set,
+)
 from tilewright_backends.buffers import CONTROL
 from tilewright_backends.host.machine import Machine, control_bytes
 from tilewright_backends.lower.code import Code, symbol_dtype
 from tilewright_backends.lower.types import Prim, storage
 
 EmitLaunch = Callable[["HostFunction", Launch], None]
+Emit = Callable[[], None]
+"""Emits the statements of a body."""
 
 
 class HostFunction:
@@ -98,7 +114,7 @@ class HostFunction:
             address = tirx.Add(address, tirx.Cast("uint64", offset))
         return tirx.reinterpret(PointerType(PrimType(dtype)), address)
 
-    def row_offset(self, copy: HostCopy) -> Prim | None:
+    def row_offset(self, copy: HostCopy | Copy) -> Prim | None:
         """Bytes in front of the piece of the target that a copy writes; None when it writes all of it."""
         if copy.row is None:
             return None
@@ -136,16 +152,12 @@ class HostFunction:
                     target = self.pointer(step.target, self.row_offset(step))
                     self.copy(self.pointer(step.source), target, step.source)
                 case HostSet():
-                    self._set(step)
+                    self.set(step)
                 case HostIf():
-                    # Read once: the first branch may write over it.
-                    taken = self.code.let(self.condition(step.condition), "taken")
-                    with self.code.when(taken):
-                        self.steps(step.then, launch)
-                    with self.code.when(tirx.Not(taken)):
-                        self.steps(step.orelse, launch)
+                    sides = (partial(self.steps, x, launch) for x in (step.then, step.orelse))
+                    self.branch(step.condition, *sides)
                 case HostLoop():
-                    self._loop(step, launch)
+                    self.loop(step, partial(self.steps, step.body, launch))
                 case HostCall():
                     raise InternalError(f"the call of {step.procedure} is not at the end of a block.")
 
@@ -154,15 +166,24 @@ class HostFunction:
         size = self.code.index(self.bytes_of(name), "int64")
         self.code.evaluate(tirx.call_extern("int32", "memcpy", target, source, size))
 
-    def _set(self, step: HostSet) -> None:
+    def set(self, step: HostSet | Set) -> None:
+        """Writes an integer into a scalar."""
         cell = self._cell(step.target)
         number = self.code.index(step.value, "int64")
         self.code.emit(tirx.BufferStore(cell, tirx.Cast(str(cell.dtype), number), [tirx.const(0, "int32")]))
 
-    def _loop(self, loop: HostLoop, launch: EmitLaunch) -> None:
-        """A counter on the stack, so that a loop that ends early needs no break."""
+    def branch(self, condition: str, then: Emit, orelse: Emit) -> None:
+        """A branch on a scalar value, which is read once: the first side may write over it."""
+        taken = self.code.let(self.condition(condition), "taken")
+        with self.code.when(taken):
+            then()
+        with self.code.when(tirx.Not(taken)):
+            orelse()
+
+    def loop(self, loop: HostLoop | GridControl | BlockControl, emit: Emit) -> None:
+        """A loop, with a counter on the stack, so that one that ends early needs no break."""
         if loop.trip is None and not loop.condition and not loop.limit:
-            raise InternalError(f"host loop {loop.counter!r} has neither a trip count nor a condition.")
+            raise InternalError(f"loop {loop.counter!r} has neither a trip count nor a condition.")
         limit = self.code.let(self.scalar(loop.limit), "limit") if loop.limit else None
         counter = self.code.local("counter", "int64", 1)
         zero = tirx.const(0, "int32")
@@ -177,7 +198,7 @@ class HostFunction:
         self.code.env[loop.counter] = now
         self.code.bounds[loop.counter] = Interval(0, _trips(loop.trip))
         with self.code.scope() as body:
-            self.steps(loop.body, launch)
+            emit()
             self.code.emit(tirx.BufferStore(counter, tirx.Add(now, tirx.const(1, "int64")), [zero]))
         condition = tests[0]
         for test in tests[1:]:

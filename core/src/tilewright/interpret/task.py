@@ -21,12 +21,13 @@ from tilewright.interpret.evaluate import evaluate
 from tilewright.interpret.tensor import interpret, learn
 from tilewright.ir import dtypes
 from tilewright.ir.calls import too_deep
-from tilewright.ir.expr import Expr
+from tilewright.ir.expr import Expr, const
 from tilewright.ir.module import Function, Module
 from tilewright.ir.ops import Region
 from tilewright.ir.program import (
     UNIT,
     BlockControl,
+    Copy,
     GridControl,
     HostCall,
     HostCopy,
@@ -39,9 +40,11 @@ from tilewright.ir.program import (
     Launch,
     Phase,
     Program,
+    Set,
     Signal,
     Task,
     Wait,
+    copied_part,
     next_number,
     spans,
 )
@@ -220,10 +223,7 @@ class _Machine:
                 case HostCall():
                     yield step
                 case HostLoop():
-                    limit = self.memory.load(step.limit).item() if step.limit else None
-                    for trip in self._trips(step.trip, step.condition, env):
-                        if limit is not None and trip >= limit:
-                            break
+                    for trip in self._trips(step, env):
                         yield from self._steps(step.body, {**env, step.counter: trip}, number + 1)
                 case HostIf():
                     if self._holds(step.condition):
@@ -233,20 +233,24 @@ class _Machine:
             self.memory.poison(after - 1, "last")
             number = after
 
-    def _copy(self, copy: HostCopy, env: Env) -> None:
-        target, source = self.memory.view(copy.target), self.memory.view(copy.source)
+    def _copy(self, copy: HostCopy | Copy, env: Env, unit: int = 0) -> None:
+        target, source = self.memory.view(copy.target, unit), self.memory.view(copy.source, unit)
         first = 0 if copy.row is None else _number(copy.row, env) * source.size
         if first < 0 or first + source.size > target.size:
             raise InternalError(f"The copy of {copy.source} to {copy.target} goes past its end.")
-        target[first : first + source.size] = source
+        low, high = 0, source.size
+        if isinstance(copy, Copy):
+            low, high = (_number(x, env) for x in copied_part(copy, const(source.size)))
+        target[first + low : first + high] = source[low:high]
 
     def _holds(self, condition: str, unit: int = 0) -> bool:
         return bool(self.memory.view(condition, unit)[0] == 1)
 
-    def _trips(self, trip: Expr | None, condition: str, env: Env, unit: int = 0) -> Iterator[int]:
-        limit = _number(trip, env) if trip is not None else None
+    def _trips(self, loop: HostLoop | GridControl | BlockControl, env: Env, unit: int = 0) -> Iterator[int]:
+        limits = [] if loop.trip is None else [_number(loop.trip, env)]
+        limits += [self.memory.load(loop.limit, unit).item()] if loop.limit else []
         done = 0
-        while (limit is None or done < limit) and (not condition or self._holds(condition, unit)):
+        while all(done < x for x in limits) and (not loop.condition or self._holds(loop.condition, unit)):
             yield done
             done += 1
 
@@ -255,7 +259,7 @@ class _Machine:
             if isinstance(part, Phase):
                 self._phase(part, env)
             elif part.counter:
-                for trip in self._trips(part.trip, part.condition, env):
+                for trip in self._trips(part, env):
                     self._parts(part.body, {**env, part.counter: trip})
             else:
                 self._parts(part.body if self._holds(part.condition) else part.orelse, env)
@@ -294,12 +298,14 @@ class _Machine:
                     first, count, stride = (_number(x, env) for x in (item.first, item.count, item.stride))
                     for i in range(count):
                         yield self._task(item, first + i * stride, unit)
+                case Copy() | Set():
+                    yield self._moves(item, env, unit)
                 case Signal():
                     yield self._signal((item.event, _number(item.index, env)))
                 case Wait():
                     yield self._wait((item.event, _number(item.index, env)), _number(item.target, env))
                 case BlockControl() if item.counter:
-                    for trip in self._trips(item.trip, item.condition, env, unit):
+                    for trip in self._trips(item, env, unit):
                         yield from self._items(item.body, {**env, item.counter: trip}, unit)
                 case BlockControl():
                     taken = item.body if self._holds(item.condition, unit) else item.orelse
@@ -315,6 +321,16 @@ class _Machine:
 
     def _wait(self, key: tuple[str, int], target: int) -> Action:
         return lambda: self._signals.get(key, 0) >= target
+
+    def _moves(self, item: Copy | Set, env: Env, unit: int) -> Action:
+        def act() -> bool:
+            if isinstance(item, Copy):
+                self._copy(item, env, unit)
+            else:
+                self.memory.load(item.target, unit)[...] = _number(item.value, env)
+            return True
+
+        return act
 
     def _task(self, task: Task, number: int, unit: int) -> Action:
         def act() -> bool:

@@ -13,13 +13,16 @@ from typing import Literal
 import attrs
 
 from tilewright.ir.choice import Packing, TileChoice
-from tilewright.ir.expr import Expr, Var, const
+from tilewright.ir.expr import Expr, Var, const, minimum
 from tilewright.ir.group import Group, Level
 from tilewright.ir.module import Constant, Symbol, frozen_mapping
 from tilewright.ir.ops import Access, Axis, Value
 
 UNIT = "unit"
 """Name of the variable that stands for the unit's number in the indices of tasks."""
+
+_LINE = 64
+"""Bytes that parts of a copy are multiples of."""
 
 
 @attrs.frozen
@@ -77,17 +80,47 @@ class Wait:
 
 
 @attrs.frozen
+class Copy:
+    """Copies a part of the bytes of one value into another, on a unit.
+
+    Args:
+        row: which piece of the target, of as many elements as the source has, is written; None when it is all of it.
+        part: which of `parts` equal parts this unit copies (`copied_part`).
+    """
+
+    source: str
+    target: str
+    row: Expr | None = None
+    part: Expr = attrs.field(factory=lambda: const(0))
+    parts: int = 1
+
+
+@attrs.frozen
+class Set:
+    """Writes an integer into a scalar value, on a unit."""
+
+    target: str
+    value: Expr
+
+
+@attrs.frozen
 class BlockControl:
-    """A loop (`trip`) or a branch (`condition` names a scalar value) inside one unit."""
+    """A loop or a branch inside one unit.
+
+    A loop has a `counter`. It ends after `trip` trips, after as many as the int64 scalar `limit` says, which is read
+    once before the first trip, and when the bool scalar `condition` does not hold before a trip, as far as these are
+    given. A branch takes `body` where `condition` holds, else `orelse`.
+    """
 
     counter: str
     trip: Expr | None
     condition: str
     body: tuple[Item, ...]
     orelse: tuple[Item, ...] = ()
+    limit: str = ""
 
 
-Item = Task | Signal | Wait | BlockControl
+Item = Task | Copy | Set | Signal | Wait | BlockControl
 
 
 @attrs.frozen
@@ -108,13 +141,17 @@ class Phase:
 
 @attrs.frozen
 class GridControl:
-    """A loop or a branch that all units of a launch take together; a grid barrier stands between its phases."""
+    """A loop or a branch that all units of a launch take together, with the fields of a `BlockControl`.
+
+    Behind each phase stands a grid barrier, so what units read to decide is settled.
+    """
 
     counter: str
     trip: Expr | None
     condition: str
     body: tuple[Phase | GridControl, ...]
     orelse: tuple[Phase | GridControl, ...] = ()
+    limit: str = ""
 
 
 @attrs.frozen
@@ -368,6 +405,18 @@ class Program:
         """Names of the values in weight buffers, in the order of the storage."""
         kinds = {name: buffer.kind for name, buffer in self.storage.buffers.items()}
         return tuple(name for name, p in self.storage.placements.items() if kinds[p.buffer] == "weight")
+
+
+def copied_part(copy: Copy, size: Expr) -> tuple[Expr, Expr]:
+    """The first byte of the source that a copy of `size` bytes takes, and the first that it does not.
+
+    All parts but the last are whole cache lines.
+    """
+    if copy.parts == 1:
+        return const(0), size
+    lines = const(_LINE * copy.parts)
+    each = (size + lines - 1) // lines * _LINE
+    return minimum(copy.part * each, size), minimum((copy.part + 1) * each, size)
 
 
 def host_leaves(steps: Iterable[HostStep]) -> Iterator[Launch | HostCopy | HostSet | HostCall]:

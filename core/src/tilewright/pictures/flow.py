@@ -9,6 +9,7 @@ import attrs
 from tilewright.ir.expr import Const, Expr
 from tilewright.ir.program import (
     BlockControl,
+    Copy,
     GridControl,
     HostCall,
     HostCopy,
@@ -20,6 +21,7 @@ from tilewright.ir.program import (
     Launch,
     Phase,
     Program,
+    Set,
     Task,
 )
 
@@ -138,16 +140,16 @@ class _Walk:
             case HostCall():
                 use = Use(CALL, step.procedure, step.args, place.scopes)
                 self._use(use, place.path, (*step.args, *step.reads), step.results, writers)
-            case HostCopy():
+            case HostCopy() | Copy():
                 before = frozenset[int | str]() if step.row is None else writers.get(step.target, frozenset())
                 writers[step.target] = before | writers.get(step.source, frozenset())
-            case HostSet():
+            case HostSet() | Set():
                 writers[step.target] = frozenset()
             case HostIf():
                 self._branch(step.condition, step.then, step.orelse, place, writers)
             case HostLoop():
                 self._loop(step.counter, step.trip, step.body, place, writers)
-            case GridControl() | BlockControl() if step.trip is None:
+            case GridControl() | BlockControl() if not step.counter:
                 self._branch(step.condition, step.body, step.orelse, place, writers)
             case GridControl() | BlockControl():
                 self._loop(step.counter, step.trip, step.body, place, writers)

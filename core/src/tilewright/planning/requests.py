@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 
 @attrs.frozen
 class Context:
-    """Where in the control tree something is planned: how often it runs and at which level it is on trial."""
+    """Where in the control tree something is planned.
+
+    Args:
+        trips: how often it runs, as far as is known.
+        level: where the control around it is on trial: "host", or "grid": inside a launch, where starting another
+            kernel costs a barrier at most.
+    """
 
     trips: int = 1
     level: str = "host"

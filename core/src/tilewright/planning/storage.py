@@ -14,6 +14,7 @@ from tilewright.ir.events import event_bytes
 from tilewright.ir.ops import Value
 from tilewright.ir.program import (
     Buffer,
+    Copy,
     HostCall,
     HostCopy,
     HostIf,
@@ -24,13 +25,15 @@ from tilewright.ir.program import (
     Launch,
     Placement,
     Procedure,
+    Set,
     Storage,
+    Task,
     launches,
     next_number,
     numbered_launches,
     spans,
 )
-from tilewright.ir.verify.tree import conditions_of, numbered_calls, tasks_of
+from tilewright.ir.verify.tree import conditions_of, numbered_calls, work_of
 from tilewright.planning.within import conflicts_within
 
 ALIGNMENT = 256
@@ -242,8 +245,14 @@ def _inside(steps: Sequence[HostStep]) -> Iterator[str]:
 def touched(launch: Launch) -> Iterator[str]:
     """Names of the values that a launch reads or writes, those that its control depends on included."""
     yield from conditions_of(launch.body)
-    for task in tasks_of(launch.body):
-        yield from task.args
+    for work in work_of(launch.body):
+        match work:
+            case Task():
+                yield from work.args
+            case Copy():
+                yield from (work.source, work.target)
+            case Set():
+                yield work.target
 
 
 def pack_by_lifetime(

@@ -1,12 +1,13 @@
 """When which unit runs what, as the cost model predicts it: a program's launches played out.
 
 A kernel's predicted seconds are those of a launch alone, so one task takes these, without the launch, divided by the
-rounds in which such a launch runs its tasks. Loops of the host are played once, and of its branches the longer one.
+rounds in which such a launch runs its tasks. Loops of the host are played once, those inside launches as often as is
+known, but not more than a few times; of branches of the host and of the grid the longer one is, of a unit's the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
@@ -29,9 +30,12 @@ from tilewright.ir.program import (
     Task,
     Wait,
 )
+from tilewright.ir.verify.tree import Work
 
 LEAST = 5e-8
 """Seconds of a task that is predicted to take nothing."""
+MOST_TRIPS = 64
+"""Trips of a loop inside a launch that are played."""
 
 
 def task_seconds(choice: TileChoice, device: DeviceModel) -> float:
@@ -141,10 +145,29 @@ class _Player:
             if isinstance(part, Phase):
                 self._phase(launch, part)
                 continue
-            for trip in range(max(self._value(part.trip, 0), 0) if part.trip is not None else 1):
-                if part.counter:
-                    self._env[part.counter] = trip
+            if not part.counter:
+                self._branch(launch, part)
+                continue
+            for trip in range(self._trips(part, self._env)):
+                self._env[part.counter] = trip
                 self._parts(launch, part.body)
+
+    def _branch(self, launch: Launch, branch: GridControl) -> None:
+        played = []
+        for side in (branch.body, branch.orelse):
+            other = _Player(self._program, self._device)
+            other.now, other._env, other._places = self.now, dict(self._env), self._places
+            other._events = {key: list(x) for key, x in self._events.items()}
+            other._parts(launch, side)
+            played.append(other)
+        longer = max(played, key=lambda x: x.now)
+        self.bars += longer.bars
+        self.now, self._events = longer.now, longer._events
+
+    def _trips(self, loop: GridControl | BlockControl, env: Mapping[str, int]) -> int:
+        if loop.trip is None:
+            return 1
+        return min(max(int(evaluate(loop.trip, {UNIT: 0, **env})), 0), MOST_TRIPS)
 
     def _phase(self, launch: Launch, phase: Phase) -> None:
         """The units take turns, each until it has to wait; those beyond the device's places follow the earlier ones."""
@@ -190,12 +213,12 @@ class _Player:
                         met = sorted(self._events[key])[target - 1] + self._device.barrier_seconds / 2
                         free[place] = max(free[place], met)
 
-    def _items(self, items: Sequence[Item], env: dict[str, int]) -> Iterator[Task | Signal | Wait]:
+    def _items(self, items: Sequence[Item], env: dict[str, int]) -> Iterator[Work | Signal | Wait]:
         for item in items:
             if not isinstance(item, BlockControl):
                 yield item
                 continue
-            for trip in range(int(evaluate(item.trip, env)) if item.trip is not None else 1):
+            for trip in range(self._trips(item, env) if item.counter else 1):
                 if item.counter:
                     env[item.counter] = trip
                 yield from self._items(item.body, env)

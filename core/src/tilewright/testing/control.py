@@ -28,18 +28,19 @@ _Typed = tuple[str, int, tuple[int, ...]]
 """Name, ONNX's element type, shape."""
 
 
-def control_case(seed: int, lengths: Sequence[int] = (0, 1, 2, 5)) -> Case:
+def control_case(seed: int, lengths: Sequence[int] = (0, 1, 2, 5), shape: tuple[int, int] = SHAPE) -> Case:
     """One model with control flow and inputs for it.
 
     Args:
         lengths: what a scan runs over.
+        shape: of the tensors.
     """
-    return _Writer(seed, lengths).case()
+    return _Writer(seed, lengths, shape).case()
 
 
 @attrs.define
 class _Scope:
-    """A graph under construction, and the tensors of shape `SHAPE` that its nodes may read."""
+    """A graph under construction, and the tensors of the model's shape that its nodes may read."""
 
     nodes: list[onnx.NodeProto]
     tensors: list[str]
@@ -50,9 +51,10 @@ class _Scope:
 
 
 class _Writer:
-    def __init__(self, seed: int, lengths: Sequence[int]) -> None:
+    def __init__(self, seed: int, lengths: Sequence[int], shape: tuple[int, int]) -> None:
         self.seed = seed
         self.lengths = lengths
+        self.shape = shape
         self.random = random.Random(seed)
         self.rng = np.random.default_rng(seed)
         self.count = 0
@@ -68,7 +70,7 @@ class _Writer:
             made += self.control(scope)
         made.append(self.straight(scope))
         infos = [_info(k, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape) for k, v in self.inputs.items()]
-        outputs = [_info(x, TensorProto.FLOAT, self.shapes.get(x, SHAPE)) for x in dict.fromkeys(made)]
+        outputs = [_info(x, TensorProto.FLOAT, self.shapes.get(x, self.shape)) for x in dict.fromkeys(made)]
         graph = helper.make_graph(scope.nodes, f"control_{self.seed}", infos, outputs, self.weights)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
         return Case(f"control {self.seed}", onnx.shape_inference.infer_shapes(model), self.inputs)
@@ -80,7 +82,7 @@ class _Writer:
         return f"{hint}{self.count}"
 
     def tensor(self) -> Any:
-        return self.rng.standard_normal(SHAPE).astype(np.float32)
+        return self.rng.standard_normal(self.shape).astype(np.float32)
 
     def input(self, hint: str, data: Any) -> str:
         name = self.fresh(hint)
@@ -109,14 +111,15 @@ class _Writer:
                 case "multiply":
                     found = self.op(scope, "Mul", a, b)
                 case "product":
-                    found = self.op(scope, "MatMul", a, self.const(self.rng.standard_normal((3, 3)).astype(np.float32)))
+                    weight = self.rng.standard_normal((self.shape[1], self.shape[1])).astype(np.float32)
+                    found = self.op(scope, "MatMul", a, self.const(weight))
                 case "rows":
                     found = self.op(scope, "Sub", a, self.op(scope, "ReduceMean", b, self.const([1]), keepdims=1))
                 case "scale":
                     found = self.op(scope, "Mul", a, self.const(np.float32(self.rng.uniform(0.5, 1.5))))
                 case _:
                     turned = self.op(scope, "Transpose", a, perm=[1, 0])
-                    turned = self.op(scope, "Reshape", turned, self.const([*SHAPE]))
+                    turned = self.op(scope, "Reshape", turned, self.const([*self.shape]))
                     found = self.op(scope, "Add", turned, b)
             scope.tensors.append(self.op(scope, "Tanh", found))
         return scope.tensors[-1]
@@ -129,7 +132,7 @@ class _Writer:
         return self.op(scope, "Less", total, self.const(np.float32(self.rng.uniform(-1, 2))))
 
     def control(self, scope: _Scope) -> list[str]:
-        """An `If`, a `Loop` or a `Scan`; its outputs, those of `SHAPE` also in scope."""
+        """An `If`, a `Loop` or a `Scan`; its outputs, those of the model's shape also in scope."""
         kind = self.random.choice(["if", "loop", "loop", "loop", "scan"])
         return {"if": self.branch, "loop": self.loop, "scan": self.scan}[kind](scope)
 
@@ -156,7 +159,7 @@ class _Writer:
 
     def result(self, scope: _Scope) -> _Typed:
         """A result of a graph: something computed there, passed through, or captured."""
-        return self.op(scope, "Identity", self.random.choice(scope.tensors)), TensorProto.FLOAT, SHAPE
+        return self.op(scope, "Identity", self.random.choice(scope.tensors)), TensorProto.FLOAT, self.shape
 
     def loop(self, scope: _Scope) -> list[str]:
         draw = self.random.random
@@ -177,7 +180,7 @@ class _Writer:
             inner.tensors.append(self.op(inner, "Sin", self.op(inner, "Add", step, inner.tensors[-1])))
         results = [self.result(inner) for _ in range(states)]
         if draw() < 0.2:
-            results = [(self.op(inner, "Identity", x), TensorProto.FLOAT, SHAPE) for x in reversed(carried)]
+            results = [(self.op(inner, "Identity", x), TensorProto.FLOAT, self.shape) for x in reversed(carried)]
         goes_on = self.op(inner, "Identity", going)
         if early:
             last = self.const(np.asarray(self.random.randint(0, 4), np.int64))
@@ -192,7 +195,7 @@ class _Writer:
                 total = self.op(inner, "ReduceSum", self.random.choice(inner.tensors), keepdims=0)
                 rows.append((total, TensorProto.FLOAT, ()))
         params: list[_Typed] = [(number, TensorProto.INT64, ()), (going, TensorProto.BOOL, ())]
-        params += [(x, TensorProto.FLOAT, SHAPE) for x in carried]
+        params += [(x, TensorProto.FLOAT, self.shape) for x in carried]
         body = self.graph(inner, params, [(goes_on, TensorProto.BOOL, ()), *results, *rows])
         given = [trip, condition, *(self.random.choice(scope.tensors) for _ in range(states))]
         count = trips if certain else "trips"
@@ -203,7 +206,7 @@ class _Writer:
         axes = [self.random.choice([-3, 0, 1, 2]) for _ in range(scanned)]
         given = []
         for axis in axes:
-            data = self.rng.standard_normal(_with(length, axis)).astype(np.float32)
+            data = self.rng.standard_normal(_with(self.shape, length, axis)).astype(np.float32)
             given.append(self.input("sequence", data) if self.random.random() < 0.5 else self.const(data))
         carried = [self.fresh("state") for _ in range(states)]
         rows = [self.fresh("row") for _ in range(scanned)]
@@ -211,7 +214,7 @@ class _Writer:
         self.block(inner)
         outputs = self.random.randint(0 if states else 1, 2)
         results = [self.result(inner) for _ in range(states + outputs)]
-        body = self.graph(inner, [(x, TensorProto.FLOAT, SHAPE) for x in (*carried, *rows)], results)
+        body = self.graph(inner, [(x, TensorProto.FLOAT, self.shape) for x in (*carried, *rows)], results)
         attributes: dict[str, Any] = {
             "scan_input_axes": axes,
             "scan_input_directions": [self.random.randint(0, 1) for _ in axes],
@@ -222,7 +225,7 @@ class _Writer:
         attributes = {k: v for k, v in attributes.items() if v and (k in needed or self.random.random() < 0.8)}
         start = [self.random.choice(scope.tensors) for _ in range(states)]
         attributes |= {"body": body, "num_scan_inputs": scanned}
-        shapes = [_with(length, axis) for axis in attributes.get("scan_output_axes", [0] * outputs)]
+        shapes = [_with(self.shape, length, axis) for axis in attributes.get("scan_output_axes", [0] * outputs)]
         return self.add(scope, "Scan", [*start, *given], states, shapes, **attributes)
 
     # Assembly.
@@ -246,7 +249,7 @@ class _Writer:
         others: Sequence[tuple[int | str, ...]] = (),
         **attributes: Any,
     ) -> list[str]:
-        """Adds a node of which the first outputs have the shape `SHAPE`, and the others shapes of their own."""
+        """Adds a node of which the first outputs have the model's shape, and the others shapes of their own."""
         names = [self.fresh(kind.lower()) for _ in range(tensors + len(others))]
         self.shapes.update(zip(names[tensors:], others, strict=True))
         scope.nodes.append(helper.make_node(kind, list(inputs), names, name=f"{kind} {names[0]}", **attributes))
@@ -254,11 +257,11 @@ class _Writer:
         return names
 
 
-def _with(length: int, axis: int) -> tuple[int, ...]:
-    """`SHAPE` with one more dimension."""
-    shape = list(SHAPE)
-    shape.insert(axis % (len(SHAPE) + 1), length)
-    return tuple(shape)
+def _with(shape: Sequence[int], length: int, axis: int) -> tuple[int, ...]:
+    """A shape with one more dimension."""
+    found = list(shape)
+    found.insert(axis % (len(shape) + 1), length)
+    return tuple(found)
 
 
 def _info(name: str, dtype: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import attrs
-from attrs.validators import and_, ge, in_, instance_of, le, optional
+from attrs.validators import and_, deep_mapping, ge, in_, instance_of, le, optional
 
 _WHEN = ("auto", "always", "never")
+LEVELS = ("host", "grid", "block")
+"""Where control flow may run: on the host, over all units of a launch, in one unit."""
 
 
 def _seconds(given: object) -> object:
@@ -14,7 +18,7 @@ def _seconds(given: object) -> object:
 
 @attrs.frozen
 class GrinderOptions:
-    """How far control flow is rewritten.
+    """How far control flow is rewritten, and where what is left of it runs.
 
     Args:
         inline: operators up to which the calls of a function may come when its body stands in their places.
@@ -25,6 +29,10 @@ class GrinderOptions:
         small: elements up to which an operator at the start of a branch may have tensors and be moved before it.
         wavefront: whether recurrences that follow each other become one loop: "auto" where that is predicted to
             save time when independent operators run side by side, "always", "never".
+        level: the level of every loop and branch, as far as it is possible there; "auto": by predicted cost.
+        levels: the level of single loops and branches, by their names in the decision record.
+        trips: that a loop is assumed to make where nothing says how many.
+        gain: the least share of the time at host level that another level must save.
     """
 
     inline: int = attrs.field(default=200, validator=[instance_of(int), ge(0)])
@@ -34,3 +42,7 @@ class GrinderOptions:
     taken: float = attrs.field(default=0.5, converter=float, validator=and_(ge(0.0), le(1.0)))
     small: int = attrs.field(default=128, validator=[instance_of(int), ge(0)])
     wavefront: str = attrs.field(default="auto", validator=in_(_WHEN))
+    level: str = attrs.field(default="auto", validator=in_(("auto", *LEVELS)))
+    levels: Mapping[str, str] = attrs.field(factory=dict, validator=deep_mapping(instance_of(str), in_(LEVELS)))
+    trips: int = attrs.field(default=32, validator=[instance_of(int), ge(0)])
+    gain: float = attrs.field(default=0.03, converter=float)

@@ -11,8 +11,9 @@ TILEWRIGHT_API = 1
 
 @hookimpl
 def tilewright_slots() -> Iterable[SlotValue]:
-    """The rewriter of control flow."""
+    """The rewriter of control flow, and what decides where it runs."""
     yield SlotValue("control_rewrite", "grinder", "tilewright_grinder.control_rewrite:make", options="grinder")
+    yield SlotValue("control_place", "grinder", "tilewright_grinder.control_place:make", options="grinder")
 
 
 @hookimpl

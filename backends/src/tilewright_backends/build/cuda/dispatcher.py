@@ -7,7 +7,7 @@ of the buffers that the launch uses, then the values of the program's symbols.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 import numpy as np
@@ -75,6 +75,26 @@ __forceinline__ __device__ int tw_gpu_place() {
   int v;
   asm volatile("mov.u32 %0, %%smid;" : "=r"(v));
   return v;
+}
+__forceinline__ __device__ int tw_limit(uint64_t address) {
+  const int64_t limit = *(const volatile int64_t*)address;
+  __syncthreads();
+  return limit < 0 ? 0 : limit > 0x7fffffff ? 0x7fffffff : (int)limit;
+}
+template <typename T>
+__forceinline__ __device__ void tw_copy_words(uint64_t to, uint64_t from, int bytes, int thread, int threads) {
+  for (int i = thread; i < bytes / (int)sizeof(T); i += threads) ((T*)to)[i] = ((const volatile T*)from)[i];
+}
+__forceinline__ __device__ void tw_copy(uint64_t to, uint64_t from, int bytes, int thread, int threads) {
+  if ((to | from | bytes) % 8 == 0) tw_copy_words<uint64_t>(to, from, bytes, thread, threads);
+  else if ((to | from | bytes) % 4 == 0) tw_copy_words<uint32_t>(to, from, bytes, thread, threads);
+  else tw_copy_words<uint8_t>(to, from, bytes, thread, threads);
+}
+__forceinline__ __device__ void tw_set(uint64_t to, int number, int bytes) {
+  if (bytes == 8) *(int64_t*)to = number;
+  else if (bytes == 4) *(int32_t*)to = number;
+  else if (bytes == 2) *(int16_t*)to = (int16_t)number;
+  else *(int8_t*)to = (int8_t)number;
 }
 __forceinline__ __device__ bool tw_holds(uint64_t address) {
   bool holds = *(const volatile signed char*)address != 0;
@@ -202,6 +222,7 @@ class _Source:
             *self._events(),
             *self._trace(),
             *(f"  int {counter(i)} = 0;" for i in range(r.depth)),
+            *(f"  int limit{i} = {ENDLESS};" for i in range(r.depth if r.limited else 0)),
             "  while (true) {",
             "    const tw_record record = *next++;",
             "    int n[3] = {record.y, record.z, record.w};",
@@ -212,6 +233,7 @@ class _Source:
             "      case 0: return;",
             *self._meetings(),
             *self._control(),
+            *self._moves(),
             *(line for number, x in enumerate(r.kernels) for line in self._call(number, self.members[x])),
             "    }",
             "  }",
@@ -287,16 +309,45 @@ class _Source:
         condition = f"(row == {self.name}_rows || tw_holds({_address('row[0]')}))"
         loops = range(self.records.depth)
         enter = "".join(f" if (n[0] == {i}) {counter(i)} = 0;" for i in loops)
-        now = "".join(f"n[2] == {i} ? {counter(i)} : " for i in loops[:-1]) + counter(max(self.records.depth - 1, 0))
+
+        def at(name: Callable[[int], str]) -> str:
+            """The variable of the loop at the depth that the third number says."""
+            return "(" + "".join(f"n[2] == {i} ? {name(i)} : " for i in loops[:-1]) + name(len(loops) - 1) + ")"
+
+        goes_on = f"{at(counter)} < n[1]" if loops else ""
+        if self.records.limited:
+            enter = f" {{ const int most = row == {self.name}_rows ? {ENDLESS} : tw_limit({_address('row[0]')});{enter}"
+            enter += "".join(f" if (n[0] == {i}) limit{i} = most;" for i in loops) + " }"
+            goes_on += f" && {at(counter)} < {at(lambda i: f'limit{i}')}"
         step = "".join(f" if (n[1] == {i}) ++{counter(i)};" for i in loops)
         lines = [f"      case {Kind.JUMP:d}: next += n[0]; break;"]
         if self.records.depth:
             lines += [
                 f"      case {Kind.ENTER:d}:{enter} break;",
-                f"      case {Kind.TEST:d}: if (!(({now}) < n[1] && {condition})) next += n[0]; break;",
+                f"      case {Kind.TEST:d}: if (!({goes_on} && {condition})) next += n[0]; break;",
                 f"      case {Kind.NEXT:d}:{step} next += n[0]; break;",
             ]
         return [*lines, f"      case {Kind.BRANCH:d}: if (!(n[1] && {condition})) next += n[0]; break;"]
+
+    def _moves(self) -> list[str]:
+        """Copies and settings, of which the block's threads see the results behind them."""
+        lines: list[str] = []
+        if Kind.COPY in self.records.kinds:
+            target, threads = f"{_address('row[1]')} + n[0] * row[2] + n[1]", self.launch.envelope.threads
+            lines += [
+                f"      case {Kind.COPY:d}:",
+                f"        tw_copy({target}, {_address('row[0]')} + n[1], n[2], thread, {threads});",
+                "        __syncthreads();",
+                "        break;",
+            ]
+        if Kind.SET in self.records.kinds:
+            lines += [
+                f"      case {Kind.SET:d}:",
+                f"        if (thread == 0) tw_set({_address('row[0]')}, n[0], n[1]);",
+                "        __syncthreads();",
+                "        break;",
+            ]
+        return lines
 
     def _call(self, number: int, member: DeviceKernel) -> list[str]:
         """Some tasks of a kernel; what the next record does follows what all threads have done."""

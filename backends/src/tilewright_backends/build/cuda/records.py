@@ -18,10 +18,25 @@ import numpy.typing as npt
 
 from tilewright.errors import InternalError
 from tilewright.interpret.evaluate import evaluate
+from tilewright.ir import dtypes
 from tilewright.ir.bounds import Bounds, bounds_of
 from tilewright.ir.events import first_counters
-from tilewright.ir.expr import Const, Expr, Var, apply, const, substitute, variables
-from tilewright.ir.program import UNIT, BlockControl, GridControl, Item, Launch, Phase, Program, Signal, Task, Wait
+from tilewright.ir.expr import Const, Expr, Var, apply, const, static, substitute, variables
+from tilewright.ir.program import (
+    UNIT,
+    BlockControl,
+    Copy,
+    GridControl,
+    Item,
+    Launch,
+    Phase,
+    Program,
+    Set,
+    Signal,
+    Task,
+    Wait,
+    copied_part,
+)
 from tilewright.ir.verify.tree import tasks_of
 
 KIND_BITS = 10
@@ -39,11 +54,13 @@ class Kind(IntEnum):
     SIGNAL = 2  # counter
     WAIT = 3  # counter, target, whether the block goes on after it: of several waits in a row the last
     JUMP = 4  # records to skip; all jumps count from the record behind them
-    ENTER = 5  # loop depth
+    ENTER = 5  # loop depth; the row is the limit, 0 for none
     TEST = 6  # records to skip when no trip is left, trips, loop depth; the row is the condition, 0 for none
     NEXT = 7  # records to skip (back to the test), loop depth
     BRANCH = 8  # records to skip when the condition does not hold, a number that must not be 0; the row as above
-    KERNEL = 9  # first task, count, stride; this is the first kernel's
+    COPY = 9  # piece of the target, first byte of a piece, bytes; the row is source, target and bytes of a piece
+    SET = 10  # number, its bytes; the row is the target
+    KERNEL = 11  # first task, count, stride; this is the first kernel's
 
 
 Number = int | Expr
@@ -67,12 +84,14 @@ class Records:
     Args:
         code: a row of four 32-bit numbers per record.
         starts: for each unit, its first record.
-        rows: arguments of the calls: number of a buffer and offset. The first is not used.
+        rows: arguments of calls and of other records: number of a buffer and offset. The first is not used.
         kernels: names of the members, in the order of their kinds.
         forms: in the order of their kinds, which follow those of the kernels.
         buffers: in the order of their numbers, from 1; 0 is the launch's event buffer.
         depth: of nested loops.
         waiting: whether units wait for each other.
+        limited: whether loops have limits that values say.
+        kinds: that occur.
     """
 
     code: Array = attrs.field(eq=False)
@@ -83,6 +102,8 @@ class Records:
     buffers: tuple[str, ...]
     depth: int
     waiting: bool
+    limited: bool
+    kinds: frozenset[int]
 
 
 def counter(depth: int) -> str:
@@ -122,11 +143,12 @@ class _Writer:
         self.events = first_counters(launch)
         self.symbols: Bounds = {x.name: x.interval for x in program.symbols}
         self.rows: list[int] = [0]
-        self.known_rows: dict[tuple[str, ...], int] = {}
+        self.known_rows: dict[tuple[str | int, ...], int] = {}
         self.buffers: dict[str, int] = {}
         self.forms: dict[Form, int] = {}
         self.depth = 0
-        self.waiting = False
+        self.limited = False
+        self.used: set[int] = set()
 
     def write(self) -> Records:
         end = self._packed(_Record(Kind.END))
@@ -149,7 +171,9 @@ class _Writer:
             tuple(self.forms),
             tuple(self.buffers),
             self.depth,
-            self.waiting,
+            bool(self.used & {Kind.BARRIER, Kind.WAIT}),
+            self.limited,
+            frozenset(self.used),
         )
 
     def _packed(self, record: _Record, units: Array | None = None) -> Array:
@@ -165,7 +189,7 @@ class _Writer:
             else:
                 computed[place] = number
         kind = record.kind
-        self.waiting |= kind in (Kind.BARRIER, Kind.WAIT)
+        self.used.add(kind)
         if any(x is not None for x in computed):
             form = Form(kind, (computed[0], computed[1], computed[2]))
             kind = Kind.KERNEL + len(self.kernels) + self.forms.setdefault(form, len(self.forms))
@@ -226,6 +250,12 @@ class _Writer:
                 case Task():
                     numbers = self._numbers(scope, item.first, item.count, item.stride)
                     records.append(_Record(self.kinds[item.kernel], numbers, self._row(item.args)))
+                case Copy():
+                    records.append(self._copy(item, scope))
+                case Set():
+                    value = self.program.storage.placements[item.target].value
+                    numbers = (*self._numbers(scope, item.value), dtypes.size_of(value.dtype))
+                    records.append(_Record(Kind.SET, numbers, self._row((item.target,))))
                 case Signal():
                     records.append(_Record(Kind.SIGNAL, self._numbers(scope, self._counter(item))))
                 case Wait():
@@ -250,7 +280,16 @@ class _Writer:
         row = self._row((control.condition,)) if control.condition else 0
         (trips,) = (ENDLESS,) if control.trip is None else self._numbers(scope, control.trip)
         test = _Record(Kind.TEST, (length + 1, trips, depth), row)
-        return _Record(Kind.ENTER, (depth,)), test, _Record(Kind.NEXT, (-length - 2, depth))
+        self.limited |= bool(control.limit)
+        limit = self._row((control.limit,)) if control.limit else 0
+        return _Record(Kind.ENTER, (depth,), limit), test, _Record(Kind.NEXT, (-length - 2, depth))
+
+    def _copy(self, copy: Copy, scope: _Scope) -> _Record:
+        value = self.program.storage.placements[copy.source].value
+        size = static(value.num_elements() * dtypes.size_of(value.dtype), f"size of {copy.source}")
+        low, high = copied_part(copy, const(size))
+        numbers = self._numbers(scope, const(0) if copy.row is None else copy.row, low, high - low)
+        return _Record(Kind.COPY, numbers, self._row((copy.source, copy.target), size))
 
     def _counter(self, item: Signal | Wait) -> Expr:
         return item.index + self.events[item.event]
@@ -258,12 +297,13 @@ class _Writer:
     def _numbers(self, scope: _Scope, *numbers: Expr) -> tuple[Number, ...]:
         return tuple(substitute(x, scope.env) if scope.env else x for x in numbers)
 
-    def _row(self, names: tuple[str, ...]) -> int:
-        """The place of the addresses of some values among the rows."""
-        if names not in self.known_rows:
-            self.known_rows[names] = len(self.rows)
-            self.rows += map(self._argument, names)
-        return self.known_rows[names]
+    def _row(self, names: tuple[str, ...], *numbers: int) -> int:
+        """The place of the addresses of some values, and of numbers behind them, among the rows."""
+        key: tuple[str | int, ...] = (*names, *numbers)
+        if key not in self.known_rows:
+            self.known_rows[key] = len(self.rows)
+            self.rows += [*map(self._argument, names), *numbers]
+        return self.known_rows[key]
 
     def _argument(self, name: str) -> int:
         placement = self.program.storage.placements[name]

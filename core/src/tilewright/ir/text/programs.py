@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tilewright.ir.expr import Expr, const
+from tilewright.ir.expr import const
 from tilewright.ir.program import (
     BlockControl,
+    Copy,
     GridControl,
     HostCall,
     HostCopy,
@@ -20,6 +21,7 @@ from tilewright.ir.program import (
     PackedConstant,
     Phase,
     Program,
+    Set,
     Signal,
     Task,
     Wait,
@@ -96,8 +98,7 @@ def _steps(steps: tuple[HostStep, ...]) -> Iterator[str]:
             case Launch():
                 yield from _launch(step)
             case HostLoop():
-                limit = f" limit {quote(step.limit)}" if step.limit else ""
-                yield f"loop {_control(step.counter, step.trip, step.condition)}{limit} {{"
+                yield f"loop {_control(step)} {{"
                 yield from indent(_steps(step.body))
                 yield "}"
             case HostIf():
@@ -107,18 +108,28 @@ def _steps(steps: tuple[HostStep, ...]) -> Iterator[str]:
                 yield from indent(_steps(step.orelse))
                 yield "}"
             case HostCopy():
-                row = "" if step.row is None else f"[{print_expr(step.row, 'int64')}]"
-                yield f"copy {quote(step.source)} -> {quote(step.target)}{row}"
+                yield _copy(step)
             case HostCall():
                 reads = f" reads ({names(step.reads)})" if step.reads else ""
                 yield f"call {quote(step.procedure)}({names(step.args)}) -> ({names(step.results)}){reads}"
             case HostSet():
-                yield f"set {quote(step.target)} = {print_expr(step.value, 'int64')}"
+                yield _set(step)
 
 
-def _control(counter: str, trip: Expr | None, condition: str) -> str:
-    count = f" < {print_expr(trip, 'int64')}" if trip is not None else ""
-    return f"{quote(counter)}{count}" + (f" while {quote(condition)}" if condition else "")
+def _copy(copy: HostCopy | Copy) -> str:
+    row = "" if copy.row is None else f"[{print_expr(copy.row, 'int64')}]"
+    return f"copy {quote(copy.source)} -> {quote(copy.target)}{row}"
+
+
+def _set(step: HostSet | Set) -> str:
+    return f"set {quote(step.target)} = {print_expr(step.value, 'int64')}"
+
+
+def _control(loop: HostLoop | GridControl | BlockControl) -> str:
+    count = f" < {print_expr(loop.trip, 'int64')}" if loop.trip is not None else ""
+    condition = f" while {quote(loop.condition)}" if loop.condition else ""
+    limit = f" limit {quote(loop.limit)}" if loop.limit else ""
+    return f"{quote(loop.counter)}{count}{condition}{limit}"
 
 
 def _launch(launch: Launch) -> Iterator[str]:
@@ -155,6 +166,11 @@ def _items(items: tuple[Item, ...]) -> Iterator[str]:
                 if item.count != const(1):
                     tasks += f" step {print_expr(item.stride, 'int64')} count {print_expr(item.count, 'int64')}"
                 yield f"run {quote(item.kernel)}({names(item.args)}) task {tasks}"
+            case Copy():
+                part = f" part {print_expr(item.part, 'int64')} of {item.parts}" if item.parts > 1 else ""
+                yield f"{_copy(item)}{part}"
+            case Set():
+                yield _set(item)
             case Signal():
                 yield f"signal {quote(item.event)}[{print_expr(item.index, 'int64')}]"
             case Wait():
@@ -168,7 +184,7 @@ def _branches(
     level: str, control: GridControl | BlockControl, body: Iterator[str], orelse: Iterator[str]
 ) -> Iterator[str]:
     if control.trip is not None or control.counter:
-        yield f"{level} loop {_control(control.counter, control.trip, control.condition)} {{"
+        yield f"{level} loop {_control(control)} {{"
         yield from indent(body)
     else:
         yield f"{level} if {quote(control.condition)} {{"

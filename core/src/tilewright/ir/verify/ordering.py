@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
-from tilewright.ir.program import Kernel, Placement, Program, Task
+from tilewright.ir.program import Copy, Kernel, Placement, Program, Set, Task
 from tilewright.ir.verify.clocks import PhaseOrder
 from tilewright.ir.verify.laws import Place
 from tilewright.ir.verify.storage import inplace_pairs
-from tilewright.ir.verify.unroll import Event
+from tilewright.ir.verify.tree import decides, operands
+from tilewright.ir.verify.unroll import Acting, Call, Event, call_of
 
 LAW = "every read-after-write, write-after-read and write-after-write pair on storage is ordered by program order, \
 wait or barrier"
@@ -30,7 +31,7 @@ def whole(kernel: Kernel, parameter: int, task: int) -> Sequence[tuple[int, int]
 
 @attrs.frozen
 class Access:
-    """A parameter of a task, and the bytes that its argument stands in."""
+    """A parameter of a call, and the bytes that its argument stands in."""
 
     parameter: int
     value: str
@@ -51,25 +52,29 @@ def check_phase(
         counted: how often events were signalled in earlier phases of the launch.
     """
     order = PhaseOrder(units, place, counted)
-    calls: dict[tuple[str, tuple[str, ...]], list[int]] = {}
+    calls: dict[Call, list[int]] = {}
+    items: dict[Call, Acting] = {}
     for i, event in enumerate(order.events):
-        if isinstance(event.item, Task) and event.tasks:
-            calls.setdefault((event.item.kernel, event.item.args), []).append(i)
-    listed = [(program.kernels[name], accesses(program, name, args), nodes) for (name, args), nodes in calls.items()]
-    for kernel, mine, nodes in listed:
-        _check_same_call(order, kernel, mine, nodes, place)
+        if isinstance(event.item, Acting) and event.tasks:
+            calls.setdefault(call_of(event.item), []).append(i)
+            items.setdefault(call_of(event.item), event.item)
+    listed = [(call, accesses(program, items[call]), nodes) for call, nodes in calls.items()]
+    for call, mine, nodes in listed:
+        _check_same_call(program, order, call, mine, nodes, place)
     for (i, a), (j, b) in conflicting([x for _, x, _ in listed], program):
-        kernel, _, nodes = listed[i]
+        call, _, nodes = listed[i]
         other, _, others = listed[j]
-        _check_pair(order, (kernel, a, nodes), (other, b, others), place, footprint)
+        _check_pair(program, order, (call, a, nodes), (other, b, others), place, footprint)
     return order
 
 
-def accesses(program: Program, kernel: str, args: Sequence[str]) -> list[Access]:
-    """What a task of a kernel touches: its inputs are read, its outputs written."""
-    outputs = len(program.kernels[kernel].group.outputs)
+def accesses(program: Program, item: Acting) -> list[Access]:
+    """What an item touches: a task's inputs, a copy's source and what decides are read, the rest is written."""
     placements = program.storage.placements
-    return [Access(i, name, placements[name], i >= len(args) - outputs) for i, name in enumerate(args)]
+    if not isinstance(item, Task | Copy | Set):
+        return [Access(i, name, placements[name], False) for i, name in enumerate(decides(item))]
+    touched = enumerate(operands(item, program.kernels))
+    return [Access(i, name, placements[name], write) for i, (name, write) in touched]
 
 
 Entry = tuple[int, Access]
@@ -121,18 +126,34 @@ def _overlapping(entries: list[Entry]) -> Iterator[tuple[Entry, Entry]]:
 
 
 def _check_same_call(
-    order: PhaseOrder, kernel: Kernel, mine: Sequence[Access], nodes: Sequence[int], place: Place
+    program: Program, order: PhaseOrder, call: Call, mine: Sequence[Access], nodes: Sequence[int], place: Place
 ) -> None:
     """Tasks of one call write disjoint parts; so only a task that runs twice, or an operand written over, can race."""
+    if not any(x.write for x in mine):
+        return
     owner: dict[int, int] = {}
     for node in nodes:
         for task in order.events[node].tasks:
             other = owner.setdefault(task, node)
             if other != node and len(order.unordered([node], [other])):
                 units = f"units {order.events[other].unit} and {order.events[node].unit}"
-                raise place.broken(LAW, f"task {task} of {kernel.name} runs on {units}, unordered")
-    if len(nodes) > 1:
-        check_inplace(kernel, mine, place)
+                raise place.broken(LAW, f"task {task} of {call} runs on {units}, unordered")
+    if not call.kernel:
+        _check_copy(call, mine, place)
+    elif len(nodes) > 1:
+        check_inplace(program.kernels[call.name], mine, place)
+
+
+def _check_copy(call: Call, mine: Sequence[Access], place: Place) -> None:
+    for read in (x for x in mine if not x.write):
+        for write in (x for x in mine if x.write):
+            if same_bytes(read.placement, write.placement):
+                raise place.broken(LAW, f"{call} writes over what it reads")
+
+
+def same_bytes(p: Placement, q: Placement) -> bool:
+    """Whether two values share bytes."""
+    return p.buffer == q.buffer and p.offset < q.offset + q.bytes and q.offset < p.offset + p.bytes
 
 
 def check_inplace(kernel: Kernel, mine: Sequence[Access], place: Place) -> None:
@@ -141,41 +162,42 @@ def check_inplace(kernel: Kernel, mine: Sequence[Access], place: Place) -> None:
     allowed = set(inplace_pairs(kernel))
     for read in (x for x in mine if not x.write):
         for write in (x for x in mine if x.write):
-            p, q = read.placement, write.placement
-            same = p.buffer == q.buffer and p.offset < q.offset + q.bytes and q.offset < p.offset + p.bytes
+            same = same_bytes(read.placement, write.placement)
             if same and (names[read.parameter], names[write.parameter]) not in allowed:
                 raise place.broken(LAW, f"tasks of {kernel.name} write {write.value!r} over their input {read.value!r}")
 
 
 def _check_pair(
+    program: Program,
     order: PhaseOrder,
-    mine: tuple[Kernel, Access, Sequence[int]],
-    theirs: tuple[Kernel, Access, Sequence[int]],
+    mine: tuple[Call, Access, Sequence[int]],
+    theirs: tuple[Call, Access, Sequence[int]],
     place: Place,
     footprint: Footprint,
 ) -> None:
-    kernel, a, nodes = mine
+    call, a, nodes = mine
     other, b, others = theirs
     for i, j in order.unordered(nodes, others):
         event, against = order.events[nodes[i]], order.events[others[j]]
-        if touch_same(kernel, a, event, other, b, against, footprint):
+        if touch_same(program, (call, a, event), (other, b, against), footprint):
             kinds = {(True, True): "two writes", (True, False): "a write and a read"}
             what = kinds.get((a.write, b.write), "a read and a write")
-            who = f"{kernel.name} on unit {event.unit} and {other.name} on unit {against.unit}"
+            who = f"{call} on unit {event.unit} and {other} on unit {against.unit}"
             values = f"{a.value!r}" if a.value == b.value else f"{a.value!r} and {b.value!r} (the same bytes)"
             raise place.broken(LAW, f"{what} of {values}, by {who}, are unordered")
 
 
 def touch_same(
-    kernel: Kernel, a: Access, first: Event, other: Kernel, b: Access, second: Event, footprint: Footprint
+    program: Program, mine: tuple[Call, Access, Event], theirs: tuple[Call, Access, Event], footprint: Footprint
 ) -> bool:
-    """Whether two events may touch the same element through these accesses."""
-    if a.value != b.value:
+    """Whether two events may touch the same element through these accesses of their calls."""
+    (call, a, first), (other, b, second) = mine, theirs
+    if a.value != b.value or not call.kernel or not other.kernel:
         return True  # element ranges of different values say nothing about shared bytes
     for x in first.tasks:
-        left = footprint(kernel, a.parameter, x)
+        left = footprint(program.kernels[call.name], a.parameter, x)
         for y in second.tasks:
-            right = footprint(other, b.parameter, y)
+            right = footprint(program.kernels[other.name], b.parameter, y)
             if left is None or right is None or any(p < s and r < q for p, q in left for r, s in right):
                 return True
     return False

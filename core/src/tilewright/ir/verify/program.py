@@ -12,6 +12,7 @@ from tilewright.ir.expr import variables
 from tilewright.ir.ops import Value
 from tilewright.ir.program import (
     UNIT,
+    Copy,
     GridControl,
     HostCall,
     HostCopy,
@@ -22,20 +23,22 @@ from tilewright.ir.program import (
     Launch,
     Phase,
     Program,
+    Set,
     Task,
     Wait,
     calls,
     launches,
 )
 from tilewright.ir.verify.choice import check_resources
+from tilewright.ir.verify.flow import WRITTEN
 from tilewright.ir.verify.groups import check_group
 from tilewright.ir.verify.laws import Place, show, show_value
-from tilewright.ir.verify.ordering import Footprint, accesses, whole
-from tilewright.ir.verify.phases import EVENTS, WRITTEN, Run, run_phase, signalled
+from tilewright.ir.verify.ordering import Footprint, accesses, same_bytes, whole
+from tilewright.ir.verify.phases import EVENTS, Run, run_phase, signalled
 from tilewright.ir.verify.storage import check_storage
-from tilewright.ir.verify.tree import Part, first_phases, leaves, tasks_of
+from tilewright.ir.verify.tree import Part, controls_of, decides, first_phases, leaves, tasks_of, work_of
 from tilewright.ir.verify.turns import check_turns
-from tilewright.ir.verify.unroll import TRIPS, number
+from tilewright.ir.verify.unroll import TRIPS, call_of, number
 
 if TYPE_CHECKING:
     from tilewright.device import DeviceModel
@@ -45,7 +48,7 @@ CALLS = "a task names a kernel and one value per parameter, of the parameter's d
 ENVELOPE = "the envelope is within the device and has room for the kernels that run in it"
 RESIDENT = "units that wait for each other (by barrier or event) are resident at once: a cooperative launch that fits"
 UNIFORM = (
-    "a grid condition is the same for all units: not owned by a unit, nor written while some unit may still read it"
+    "what units decide by is the same for all: not owned by a unit, nor written while some unit may still read it"
 )
 CONSTANT = "inputs and weights are never written"
 COPIES = "a copy has the dtype and the number of elements of its target, or stays inside it"
@@ -53,7 +56,10 @@ CALL = (
     "a call names a procedure, with an argument per parameter and a place of its own per result, of their dtypes and "
     "numbers of elements; a program with procedures says how many calls may be active"
 )
-SCALARS = "the host sets single integers and bools; a loop's limit is a single int64"
+SCALARS = "single integers and bools are set; a loop's limit is a single int64"
+CONTROL = (
+    "a loop has a counter and ends by a number of trips, a limit or a condition; a branch has a condition and two sides"
+)
 NAMES = "launches have names of their own; a condition names a single bool"
 
 
@@ -170,9 +176,7 @@ class _Checker:
                     written = written | {step.target}
                 case HostSet():
                     self._write(step.target, place.at("set"))
-                    value = self._program.storage.placements[step.target].value
-                    if not self._single(value) or dtypes.is_float(value.dtype):
-                        raise place.at("set").broken(SCALARS, f"{step.target!r} is {show_value(value)}")
+                    self._check_set(step, place.at("set"))
                     written = written | {step.target}
                 case HostCall():
                     there = place.at(f"call {step.procedure}")
@@ -209,7 +213,12 @@ class _Checker:
             raise place.broken(CONSTANT, f"{name!r} is written")
         self.ever.add(name)
 
-    def _check_copy(self, copy: HostCopy, place: Place) -> None:
+    def _check_set(self, step: HostSet | Set, place: Place) -> None:
+        value = self._program.storage.placements[step.target].value
+        if not self._single(value) or dtypes.is_float(value.dtype):
+            raise place.broken(SCALARS, f"{step.target!r} is {show_value(value)}")
+
+    def _check_copy(self, copy: HostCopy | Copy, place: Place) -> None:
         bounds = self._bounds
         placements = self._program.storage.placements
         source, target = placements[copy.source].value, placements[copy.target].value
@@ -234,16 +243,22 @@ class _Checker:
                     raise place.broken(CALL, f"{what} {a!r} is {show_value(x)} for {show_value(y)}")
 
     def _limit(self, name: str, written: frozenset[str], place: Place) -> None:
-        value = self._program.storage.placements[name].value
-        if value.dtype != "int64" or not self._single(value):
-            raise place.broken(SCALARS, f"the limit {name!r} is {show_value(value)}")
+        self._check_limit(name, place)
         self._read(name, written, place)
 
     def _condition(self, name: str, written: frozenset[str], place: Place) -> None:
+        self._check_condition(name, place)
+        self._read(name, written, place)
+
+    def _check_limit(self, name: str, place: Place) -> None:
+        value = self._program.storage.placements[name].value
+        if value.dtype != "int64" or not self._single(value):
+            raise place.broken(SCALARS, f"the limit {name!r} is {show_value(value)}")
+
+    def _check_condition(self, name: str, place: Place) -> None:
         value = self._program.storage.placements[name].value
         if value.dtype != "bool" or not self._single(value):
             raise place.broken(NAMES, f"the condition {name!r} is {show_value(value)}")
-        self._read(name, written, place)
 
     def _single(self, value: Value) -> bool:
         """Whether it has one element. A scalar may stand in the place of what it is a view of, of any rank."""
@@ -255,16 +270,40 @@ class _Checker:
             raise place.broken(NAMES, f"another launch is called {launch.name!r}")
         self._names.add(launch.name)
         self._check_envelope(launch, place)
-        for task in tasks_of(launch.body):
-            for access in accesses(self._program, task.kernel, task.args):
+        self._check_controls(launch, place)
+        for work in work_of(launch.body):
+            what = f"task of {work.kernel}" if isinstance(work, Task) else "copy" if isinstance(work, Copy) else "set"
+            there = place.at(what)
+            for access in accesses(self._program, work):
                 if access.write:
-                    self._write(access.value, place.at(f"task of {task.kernel}"))
+                    self._write(access.value, there)
+            if isinstance(work, Copy):
+                self._check_copy(work, there)
+            elif isinstance(work, Set):
+                self._check_set(work, there)
         self._check_event_buffer(launch, place)
         run = Run()
         written = self._parts(launch.body, launch, written, env, run, place)
-        run.check(self._program, place)
+        run.check(place)
         check_turns(self._program, run.phases, place)
         return written
+
+    def _check_controls(self, launch: Launch, place: Place) -> None:
+        """What loops and branches of a launch decide by, and the bounds of their counters."""
+        for control in controls_of(launch.body):
+            there = place.at(f"loop {control.counter}" if control.counter else f"if {control.condition}")
+            if control.condition:
+                self._check_condition(control.condition, there)
+            if control.limit:
+                self._check_limit(control.limit, there)
+            if control.counter:
+                wrong = bool(control.orelse) or (control.trip is None and not decides(control))
+                trips = INFINITY if control.trip is None else bounds_of(control.trip, self._bounds).high
+                self._bounds[control.counter] = Interval(0, max(trips - 1, 0))
+            else:
+                wrong = not control.condition or control.trip is not None or bool(control.limit)
+            if wrong:
+                raise there.broken(CONTROL, "it is neither")
 
     def _check_event_buffer(self, launch: Launch, place: Place) -> None:
         if launch.event_buffer:
@@ -309,43 +348,45 @@ class _Checker:
         env: Mapping[str, int],
         run: Run,
         place: Place,
+        following: Sequence[Part] = (),
     ) -> frozenset[str]:
+        """Checks parts of a launch, behind which others may come, and returns what is written after them."""
         for at, part in enumerate(parts):
             there = place.at(f"part {at}")
+            after_it = (*parts[at + 1 :], *following)
             if isinstance(part, Phase):
                 written = run_phase(self._program, part, launch, written, env, run, there, self._footprint)
                 continue
             if part.trip is not None and UNIT in variables(part.trip):
                 raise there.broken(UNIFORM, f"the trip count {show(part.trip)} depends on the unit")
-            if part.condition:
-                self._condition(part.condition, written, there)
-                self._check_uniform(part, parts[at + 1 :], there)
+            for name in decides(part):
+                self._read(name, written, there)
+                self._check_uniform(name, [*first_phases((part,)), *first_phases(after_it)], there)
             if part.counter:
                 count = TRIPS if part.trip is None else min(number(part.trip, env), TRIPS)
                 after = written
                 for trip in range(count):
                     inner = {**env, part.counter: trip}
-                    after = self._parts(part.body, launch, after, inner, run, there.at(f"trip {trip}"))
-                if part.trip is None or part.condition or number(part.trip, env) > count:
+                    again = (part, *after_it)
+                    after = self._parts(part.body, launch, after, inner, run, there.at(f"trip {trip}"), again)
+                if part.trip is None or decides(part) or number(part.trip, env) > count:
                     run.unknown |= signalled(part.body)
-                written = after if part.trip is not None and not part.condition else written
+                written = after if part.trip is not None and not decides(part) else written
             else:
                 before = dict(run.counted)
-                then = self._parts(part.body, launch, written, env, run, there.at("then"))
+                then = self._parts(part.body, launch, written, env, run, there.at("then"), after_it)
                 run.counted = before
-                written = then & self._parts(part.orelse, launch, written, env, run, there.at("else"))
+                written = then & self._parts(part.orelse, launch, written, env, run, there.at("else"), after_it)
                 run.unknown |= signalled((*part.body, *part.orelse))
         return written
 
-    def _check_uniform(self, control: GridControl, following: Sequence[Part], place: Place) -> None:
-        """Units read the condition after the barrier before it; nobody may write it before the next barrier."""
-        placement = self._program.storage.placements[control.condition]
+    def _check_uniform(self, name: str, next_phases: Sequence[Phase], place: Place) -> None:
+        """Units read it after the barrier before it; nobody may write it before the next barrier."""
+        placement = self._program.storage.placements[name]
         if self._program.storage.buffers[placement.buffer].owner == "unit":
-            raise place.broken(UNIFORM, f"{control.condition!r} is owned by a unit")
-        low, high = placement.offset, placement.offset + placement.bytes
-        for task in tasks_of([*first_phases(control.body), *first_phases(control.orelse), *first_phases(following)]):
-            for access in accesses(self._program, task.kernel, task.args):
-                p = access.placement
-                if access.write and p.buffer == placement.buffer and p.offset < high and low < p.offset + p.bytes:
-                    found = f"{task.kernel} writes {control.condition!r} in the phase after the condition is read"
+            raise place.broken(UNIFORM, f"{name!r} is owned by a unit")
+        for work in work_of(next_phases):
+            for access in accesses(self._program, work):
+                if access.write and same_bytes(access.placement, placement):
+                    found = f"{call_of(work)} writes {name!r} in the phase after it is read"
                     raise place.broken(UNIFORM, found)

@@ -8,6 +8,7 @@ import attrs
 
 from tilewright.ir.program import (
     BlockControl,
+    Copy,
     GridControl,
     HostCall,
     HostCopy,
@@ -20,6 +21,7 @@ from tilewright.ir.program import (
     Launch,
     Phase,
     Program,
+    Set,
     Signal,
     Task,
     Wait,
@@ -28,9 +30,11 @@ from tilewright.ir.program import (
 )
 
 Part = Phase | GridControl
+Work = Task | Copy | Set
+"""What reads or writes values on a unit."""
 
 
-def leaves(parts: Iterable[Part]) -> Iterator[Task | Signal | Wait]:
+def leaves(parts: Iterable[Part]) -> Iterator[Work | Signal | Wait]:
     """Everything that the units do, in the order of the text."""
     for part in parts:
         if isinstance(part, Phase):
@@ -40,7 +44,7 @@ def leaves(parts: Iterable[Part]) -> Iterator[Task | Signal | Wait]:
             yield from leaves((*part.body, *part.orelse))
 
 
-def item_leaves(items: Iterable[Item]) -> Iterator[Task | Signal | Wait]:
+def item_leaves(items: Iterable[Item]) -> Iterator[Work | Signal | Wait]:
     """Everything in a unit's list, without the control around it."""
     for item in items:
         if isinstance(item, BlockControl):
@@ -54,13 +58,35 @@ def tasks_of(parts: Iterable[Part]) -> Iterator[Task]:
     return (x for x in leaves(parts) if isinstance(x, Task))
 
 
-def conditions_of(parts: Iterable[Part]) -> Iterator[str]:
-    """Names of the scalar values that the control of a launch reads."""
+def work_of(parts: Iterable[Part]) -> Iterator[Work]:
+    """What reads or writes values among `leaves`."""
+    return (x for x in leaves(parts) if isinstance(x, Work))
 
-    def of_items(items: Iterable[Item]) -> Iterator[str]:
+
+def operands(work: Work, kernels: Mapping[str, Kernel]) -> Iterator[tuple[str, bool]]:
+    """The values that some work touches, in order, and whether it writes them."""
+    match work:
+        case Task():
+            reads = len(work.args) - len(kernels[work.kernel].group.outputs)
+            yield from ((name, i >= reads) for i, name in enumerate(work.args))
+        case Copy():
+            yield from ((work.source, False), (work.target, True))
+        case Set():
+            yield work.target, True
+
+
+def decides(control: GridControl | BlockControl) -> tuple[str, ...]:
+    """Names of the scalar values that a loop or branch reads."""
+    return tuple(x for x in (control.condition, control.limit) if x)
+
+
+def controls_of(parts: Iterable[Part]) -> Iterator[GridControl | BlockControl]:
+    """The loops and branches of a launch, outer ones first."""
+
+    def of_items(items: Iterable[Item]) -> Iterator[BlockControl]:
         for item in items:
             if isinstance(item, BlockControl):
-                yield from (item.condition,) * bool(item.condition)
+                yield item
                 yield from of_items((*item.body, *item.orelse))
 
     for part in parts:
@@ -68,18 +94,31 @@ def conditions_of(parts: Iterable[Part]) -> Iterator[str]:
             for lane in part.lanes:
                 yield from of_items(lane.items)
         else:
-            yield from (part.condition,) * bool(part.condition)
-            yield from conditions_of((*part.body, *part.orelse))
+            yield part
+            yield from controls_of((*part.body, *part.orelse))
+
+
+def conditions_of(parts: Iterable[Part]) -> Iterator[str]:
+    """Names of the scalar values that the control of a launch reads."""
+    return (name for control in controls_of(parts) for name in decides(control))
 
 
 def first_phases(parts: Sequence[Part]) -> list[Phase]:
     """The phases that may come first."""
+    return _first(parts)[0]
+
+
+def _first(parts: Sequence[Part]) -> tuple[list[Phase], bool]:
+    """The phases that may come first, and whether there may be none."""
     found: list[Phase] = []
     for part in parts:
         if isinstance(part, Phase):
-            return [*found, part]
-        found += first_phases(part.body) + first_phases(part.orelse)
-    return found
+            return [*found, part], False
+        (body, none), (orelse, no_other) = _first(part.body), _first(part.orelse)
+        found += [*body, *orelse]
+        if not part.counter and not none and not no_other:
+            return found, False
+    return found, True
 
 
 @attrs.frozen
@@ -149,9 +188,8 @@ def _touches(
         match step:
             case Launch():
                 yield from (Touch(name, number, False, loops) for name in conditions_of(step.body))
-                for task in tasks_of(step.body):
-                    reads = len(task.args) - len(kernels[task.kernel].group.outputs)
-                    yield from (Touch(name, number, i >= reads, loops) for i, name in enumerate(task.args))
+                for work in work_of(step.body):
+                    yield from (Touch(name, number, write, loops) for name, write in operands(work, kernels))
             case HostCopy():
                 yield Touch(step.source, number, False, loops)
                 yield Touch(step.target, number, True, loops)

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import attrs
 import numpy as np
 
-from tilewright.ir.program import Placement, Program, Task
+from tilewright.ir.program import Placement, Program
 from tilewright.ir.verify.clocks import Numbers, PhaseOrder
 from tilewright.ir.verify.laws import Place
+from tilewright.ir.verify.unroll import Acting, call_of
 
 TURNS = "values of one launch that share bytes are alive one after the other, by barriers, program order or waits"
 
@@ -31,8 +32,8 @@ class Used:
         """What the events of a phase touch."""
         values: dict[str, list[int]] = {}
         for i, event in enumerate(order.events):
-            if isinstance(event.item, Task) and event.tasks:
-                for name in event.item.args:
+            if isinstance(event.item, Acting) and event.tasks:
+                for name in call_of(event.item).args:
                     values.setdefault(name, []).append(i)
         return cls(values, order)
 

@@ -8,12 +8,14 @@ read is what the laws of storage and of order say about any two values, for noth
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import attrs
 
 from tilewright.ir.expr import Const, Expr, Var, const, substitute
 from tilewright.ir.program import (
     BlockControl,
+    Copy,
     GridControl,
     HostCall,
     HostCopy,
@@ -24,6 +26,7 @@ from tilewright.ir.program import (
     Item,
     Launch,
     Phase,
+    Set,
     Task,
     host_leaves,
 )
@@ -32,6 +35,8 @@ SMALLEST = 1 << 16
 """Bytes of state from which on a second body saves time on a CPU; a smaller copy stays in the caches."""
 MOST_STEPS = 64
 """Steps of a body that may be there twice."""
+
+_Control = TypeVar("_Control", GridControl, BlockControl)
 
 
 def doubled(loop: HostLoop, pairs: Mapping[str, str]) -> tuple[HostStep, ...] | None:
@@ -115,7 +120,7 @@ class _Turned:
             lanes = tuple(attrs.evolve(x, items=tuple(map(self._item, x.items))) for x in part.lanes)
             return Phase(lanes)
         body, orelse = (tuple(map(self._part, x)) for x in (part.body, part.orelse))
-        return attrs.evolve(part, condition=self._name(part.condition), body=body, orelse=orelse)
+        return attrs.evolve(self._control(part), body=body, orelse=orelse)
 
     def _item(self, item: Item) -> Item:
         match item:
@@ -123,7 +128,17 @@ class _Turned:
                 first, count, stride = map(self._expr, (item.first, item.count, item.stride))
                 args = tuple(map(self._name, item.args))
                 return attrs.evolve(item, args=args, first=first, count=count, stride=stride)
+            case Copy():
+                row = None if item.row is None else self._expr(item.row)
+                return attrs.evolve(item, source=self._name(item.source), target=self._name(item.target), row=row)
+            case Set():
+                return Set(self._name(item.target), self._expr(item.value))
             case BlockControl():
                 body, orelse = (tuple(map(self._item, x)) for x in (item.body, item.orelse))
-                return attrs.evolve(item, condition=self._name(item.condition), body=body, orelse=orelse)
+                return attrs.evolve(self._control(item), body=body, orelse=orelse)
         return item
+
+    def _control(self, control: _Control) -> _Control:
+        trip = None if control.trip is None else self._expr(control.trip)
+        condition, limit = self._name(control.condition), self._name(control.limit)
+        return attrs.evolve(control, trip=trip, condition=condition, limit=limit)

@@ -17,7 +17,7 @@ from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.ops import Call, If, Loop, Value
 from tilewright.ir.program import HostCopy, HostIf, HostLoop, HostSet, HostStep
 from tilewright.planning.place.double import SMALLEST, doubled
-from tilewright.planning.requests import Context, Place, Planned, Request
+from tilewright.planning.requests import Place, Planned, Request
 from tilewright.planning.session import Session
 from tilewright.planning.storage import byte_size
 
@@ -26,13 +26,19 @@ def make() -> Place:
     """The service."""
 
     def place(cover: Cover, request: Request) -> tuple[HostStep, ...]:
-        return tuple(_Placer(request.session).steps(cover, request))
+        return tuple(Placer(request.session).steps(cover, request))
 
     return place
 
 
-@attrs.frozen
-class _Placer:
+@attrs.define
+class Placer:
+    """Makes host steps of covers. Another placer may change what becomes of a loop, a branch or a call (`control`), and
+    which kernel runs a group (`planned`).
+
+    Asked again about the same, it answers the same: what it has found out about where values stand stays true.
+    """
+
     session: Session
 
     def steps(self, cover: Cover, request: Request) -> list[HostStep]:
@@ -41,20 +47,32 @@ class _Placer:
         straight: list[Planned] = []
         for item in cover.items:
             if isinstance(item, Group):
-                straight.append(self.session.plan(item))
+                straight.append(self.planned(item, request))
                 continue
             steps += self.session.schedule(straight, request)
             straight = []
-            self._record(item)
-            match item.op:
-                case Loop() as loop:
-                    steps += self._loop(loop, item.bodies[0], request)
-                case If() as branch:
-                    steps += self._if(branch, item.bodies[0], item.bodies[1], request)
-                case call:
-                    steps += self.session.functions.steps(call, self.session.place_of)
+            steps += self.control(item, request)
         steps += self.session.schedule(straight, request)
         return steps
+
+    def planned(self, group: Group, request: Request) -> Planned:
+        """A group with the kernel that runs it."""
+        return self.session.plan(group)
+
+    def control(self, item: ControlItem, request: Request) -> list[HostStep]:
+        """The steps that a loop, a branch or a call becomes."""
+        self._record(item)
+        return self.around(item, request)
+
+    def around(self, item: ControlItem, request: Request) -> list[HostStep]:
+        """Steps of the host around what the bodies of a loop, a branch or a call become."""
+        match item.op:
+            case Loop() as loop:
+                return list(self._loop(loop, item.bodies[0], request))
+            case If() as branch:
+                return list(self._if(branch, item.bodies[0], item.bodies[1], request))
+            case call:
+                return self.session.functions.steps(call, self.session.place_of)
 
     def _record(self, item: ControlItem) -> None:
         op = item.op
@@ -100,7 +118,7 @@ class _Placer:
         if self._place(number) in used:
             inner.append(HostSet(self._place(number), Var(number.name)))
         trips = int(op.count.value) if isinstance(op.count, Const) else 1
-        context = Context(request.context.trips * max(trips, 1), "host")
+        context = attrs.evolve(request.context, trips=request.context.trips * max(trips, 1))
         inner += self.steps(body, attrs.evolve(request, context=context))
         for result, output in zip(rows, op.outputs[len(op.carried) :], strict=True):
             inner.append(attrs.evolve(self._copied(result, output), row=Var(number.name)))

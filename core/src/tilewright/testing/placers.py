@@ -1,0 +1,157 @@
+"""The conformance kit for placers: what a value of the slot `control_place` has to hold, ours and third parties'.
+
+A placer's law: its program keeps the laws of the fourth form on the device; every loop, branch and call has an entry in
+the decision record that names its level; asked again, the placer answers the same; and whatever order its barriers and
+waits leave open, the program computes bit for bit what the default placer's does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import attrs
+import numpy as np
+
+from tilewright.compiler import Plan, device_of, plan_module
+from tilewright.config.binding import Settings, bind
+from tilewright.config.loading import load_config
+from tilewright.errors import TilewrightError
+from tilewright.frontend import load
+from tilewright.interpret.task import run_tasks
+from tilewright.ir.module import Module
+from tilewright.ir.ops import Call, If, Loop, Region, bodies
+from tilewright.ir.program import GridControl, Program, launches
+from tilewright.ir.serial import dump
+from tilewright.ir.verify import verify_program
+from tilewright.ir.verify.tree import controls_of
+from tilewright.plugins.manager import Registry
+from tilewright.testing.control import SHAPE, control_case
+from tilewright.testing.recursion import recursion_case
+
+SEEDS = range(6)
+"""Of the random models that a placer is asked about by default."""
+WIDE = (24, 130)
+"""Shape of tensors that kernels share out among several units."""
+
+
+@attrs.frozen
+class Given:
+    """A module with control flow, and its inputs in order."""
+
+    name: str
+    module: Module
+    feeds: tuple[Any, ...]
+
+
+@attrs.frozen
+class Broken:
+    """A model for which the law was broken, and how."""
+
+    model: str
+    problem: str
+
+
+@attrs.frozen
+class Report:
+    """What a placer was asked.
+
+    Args:
+        models: how many.
+        levels: how many loops, branches and calls the record has at each level.
+        grid: loops and branches that units of a launch take together.
+        block: those that one unit takes.
+    """
+
+    placer: str
+    models: int
+    levels: Mapping[str, int]
+    grid: int
+    block: int
+    broken: tuple[Broken, ...]
+
+
+def given_cases(seeds: Sequence[int] = SEEDS) -> list[Given]:
+    """Random models with loops and branches, every other one on tensors of several tasks, and recursive modules."""
+    found = []
+    for seed in seeds:
+        case = control_case(seed, shape=WIDE if seed % 2 else SHAPE)
+        module = load(case.model)
+        feeds = tuple(np.asarray(case.feeds[name]) for name in module.input_names)
+        found.append(Given(case.name, module, feeds))
+        recursive = recursion_case(seed)
+        found.append(Given(f"recursion {seed}", recursive.module, recursive.feeds))
+    return found
+
+
+def check_placer(
+    name: str,
+    target: str = "cuda:h200",
+    cases: Sequence[Given] | None = None,
+    config: Mapping[str, Any] | None = None,
+    seeds: int = 2,
+) -> Report:
+    """Plans models with a placer, and runs the programs task by task in random orders on poisoned memory.
+
+    Args:
+        name: the registered value of the slot `control_place`.
+        target: what is planned for; no device is needed.
+        cases: by default `given_cases()`.
+        config: the rest of the configuration, such as the placer's options.
+        seeds: orders that each program is run in; 0 asks and verifies only.
+    """
+    given = {"target": target, "verify": {"level": "off"}, "slots": {}, **(config or {})}
+
+    def settings(placer: str) -> Settings:
+        slots = {**given["slots"], "control_place": placer}
+        return bind(load_config({**given, "slots": slots}), Registry(), threads=2)
+
+    own, default = settings(name), settings("host")
+    levels: dict[str, int] = {}
+    broken: list[Broken] = []
+    grid = block = 0
+    cases = given_cases() if cases is None else cases
+    for case in cases:
+        plan = plan_module(case.module, own)
+        for decision in plan.decisions:
+            if decision.slot == "control_place":
+                level = decision.chosen["level"]
+                levels[level] = levels.get(level, 0) + 1
+        for control in (x for launch in launches(plan.program.steps) for x in controls_of(launch.body)):
+            grid, block = grid + isinstance(control, GridControl), block + (not isinstance(control, GridControl))
+        problems = list(_problems(plan, case.module, own))
+        if dump(plan_module(case.module, own).program) != dump(plan.program):
+            problems.append("asked again, it answers something else")
+        if not problems and seeds:
+            problems += _wrong(plan.program, plan_module(case.module, default).program, case, seeds)
+        broken += [Broken(case.name, x) for x in problems]
+    return Report(name, len(cases), levels, grid, block, tuple(broken))
+
+
+def _problems(plan: Plan, module: Module, settings: Settings) -> Iterator[str]:
+    try:
+        verify_program(plan.program, device_of(settings))
+    except TilewrightError as error:
+        yield str(error)
+    recorded = {x.subject for x in plan.decisions if x.slot == "control_place"}
+    there = [name for function in module.functions.values() for name in _control(function.body)]
+    # Functions that are never called are dropped, and names that two functions have are made different.
+    missing = [x for x in there if not any(x == y or y.startswith(f"{x}_") for y in recorded)]
+    if missing and len(recorded) < len(there):
+        yield f"{missing[0]} has no entry in the decision record"
+
+
+def _control(region: Region) -> Iterator[str]:
+    for op in region.ops:
+        if isinstance(op, Loop | If | Call):
+            yield op.name
+        for body in bodies(op):
+            yield from _control(body)
+
+
+def _wrong(program: Program, default: Program, case: Given, seeds: int) -> Iterator[str]:
+    expected = run_tasks(default, case.feeds, 0)
+    for seed in range(seeds):
+        for value, ours, theirs in zip(program.outputs, run_tasks(program, case.feeds, seed), expected, strict=True):
+            if ours.tobytes() != theirs.tobytes():
+                yield f"output {value.name} is not what the default placer's program gives, in order {seed}"

@@ -1,0 +1,235 @@
+"""`control_place = "grinder"`: each loop and branch runs on the host, over the grid or in one block, by predicted cost.
+
+In place of the paper's search by measuring, each level is worked out and predicted: around launches of the host, as one
+launch whose units take control together, and as one launch of a single unit. Inside a launch of the grid a loop or a
+branch is again the grid's or one unit's. What cannot be inside a launch stays on the host, and the record says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import attrs
+
+from tilewright.errors import InputError
+from tilewright.ir.group import ControlItem, Cover, Group
+from tilewright.ir.ops import Call, Value
+from tilewright.ir.program import HostIf, HostLoop, HostStep, Launch, calls
+from tilewright.planning.place.host import Placer
+from tilewright.planning.record import shape_of
+from tilewright.planning.requests import Context, Place, Planned, Request
+from tilewright_grinder.options import GrinderOptions
+from tilewright_grinder.placement.lift import Lifter, Refused
+from tilewright_grinder.placement.limits import NoRoomError, envelope_of, fitting, needs_of, outside
+from tilewright_grinder.placement.predict import Predictor
+
+
+def make(options: GrinderOptions) -> Place:
+    """The service."""
+
+    def place(cover: Cover, request: Request) -> tuple[HostStep, ...]:
+        return tuple(GrinderPlacer(request.session, options, cover).steps(cover, request))
+
+    return place
+
+
+THREADS = (1024, 512, 256)
+"""Of a unit that has to hold kernels which do not fit together as they are; the fewer, the more registers for each."""
+
+
+@attrs.frozen
+class _Version:
+    """What a loop or branch becomes at a level.
+
+    Args:
+        inside: the level of each loop and branch inside.
+        threads: that its units have at most; 0: no matter.
+    """
+
+    steps: list[HostStep]
+    seconds: float
+    inside: dict[str, str] = attrs.field(factory=dict)
+    threads: int = 0
+
+
+@attrs.define
+class GrinderPlacer(Placer):
+    """Places the control flow of a function.
+
+    Args:
+        cover: of the whole function.
+    """
+
+    options: GrinderOptions
+    cover: Cover
+    _values: dict[str, Value] = attrs.field(factory=dict, init=False)
+    _names: dict[str, list[str]] = attrs.field(factory=dict, init=False)
+    _threads: int = attrs.field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._values.update({x.name: x for x in _values(self.cover)})
+
+    def control(self, item: ControlItem, request: Request) -> list[HostStep]:
+        """See `Placer.control`."""
+        if request.context.level != "host":
+            steps = self.around(item, request)
+            for step in steps:
+                if isinstance(step, HostLoop | HostIf):
+                    self._names.setdefault(_key(step), []).append(item.name)
+            return steps
+        return self._chosen(item, request)
+
+    def _chosen(self, item: ControlItem, request: Request) -> list[HostStep]:
+        around = self.around(item, request)
+        if isinstance(item.op, Call):
+            why = f"the host program calls {item.op.function}, whose values have a frame for each call that is active"
+            self.session.decide("control_place", item.name, {"level": "host"}, why=f"{why}; calls run nowhere else yet")
+            return around
+        session, options = self.session, self.options
+        about = (session.device, session.table.kernels, session.symbols, self._value)
+        predictor = Predictor(*about, options.trips, options.taken)
+        found: dict[str, _Version] = {"host": _Version(around, predictor.steps(around))}
+        refused: dict[str, str] = {}
+        on_trial = attrs.evolve(request, context=Context(request.context.trips, "grid"))
+        rooms = self._rooms(item, on_trial)
+        for threads in rooms:
+            self._try(item, on_trial, threads, predictor, found, refused)
+        costs = {level: x.seconds for level, x in found.items()}
+        level = self._level(item.name, costs, {x: why for x, why in refused.items() if x not in found})
+        # What is recorded of kernels is of the last time they were asked for.
+        if rooms != (0,) and level == "host":
+            self.around(item, request)
+        elif rooms != (0,):
+            self._try(item, on_trial, found[level].threads, predictor, {}, {})
+        self._decided(item, level, costs, {x: why for x, why in refused.items() if x not in found}, found[level].steps)
+        if level != "host":
+            self._record_inside(item, level, found[level].inside)
+        return found[level].steps
+
+    def planned(self, group: Group, request: Request) -> Planned:
+        """See `Placer.planned`: inside a launch the best kernel that leaves room for the others."""
+        if request.context.level == "host" or not self._threads:
+            return self.session.plan(group)
+        choices = self.session.propose(group)
+        return self.session.plan(group, fitting(choices, self._threads, self.session))
+
+    def _rooms(self, item: ControlItem, request: Request) -> tuple[int, ...]:
+        """Numbers of threads that units may have; 0: as many as the kernels take that each run fastest alone."""
+        self._threads = 0
+        steps = self.around(item, request)
+        envelope = envelope_of(needs_of(steps, self.session), self.session, alone=True)
+        alone = outside(steps, self.session, self._value)
+        if self.session.device.kind == "cpu" or not (isinstance(envelope, str) or alone) or calls(steps):
+            return (0,)
+        return tuple(x for x in THREADS if x <= self.session.device.max_threads_per_block)
+
+    def _try(
+        self,
+        item: ControlItem,
+        request: Request,
+        threads: int,
+        predictor: Predictor,
+        found: dict[str, _Version],
+        refused: dict[str, str],
+    ) -> None:
+        """Works out the levels inside a launch whose units have so many threads; keeps what is faster than before."""
+        self._threads, self._names = threads, {}
+        try:
+            steps = self.around(item, request)
+        except NoRoomError as error:
+            refused |= dict.fromkeys(("block", "grid"), str(error))
+            return
+        for level in ("block", "grid"):
+            placed: dict[str, str] = {}
+            made = self._launch(item.name, level, steps, predictor, placed)
+            if isinstance(made, Refused):
+                refused[level] = made.why
+                continue
+            seconds = predictor.steps([made])
+            if level not in found or seconds < found[level].seconds:
+                found[level] = _Version([made], seconds, placed, threads)
+
+    def _launch(
+        self, name: str, level: str, steps: Sequence[HostStep], predictor: Predictor, placed: dict[str, str]
+    ) -> Launch | Refused:
+        fixed = [x for names in self._names.values() for x in names if self._asked(x) == "host" and x != name]
+        if fixed:
+            return Refused(f"{fixed[0]}, which is inside, is kept on the host")
+
+        def note(step: HostLoop | HostIf, inner: str) -> None:
+            placed.update(dict.fromkeys(self._names.get(_key(step), []), inner))
+
+        def asked(step: HostLoop | HostIf) -> str:
+            own = self._names.get(_key(step), [name])
+            return "grid" if name in own else next((x for x in map(self._asked, own) if x in ("grid", "block")), "")
+
+        lifter = Lifter(self.session, self._value, predictor, asked, note)
+        return lifter.block(name, steps) if level == "block" else lifter.grid(name, steps)
+
+    def _asked(self, name: str) -> str:
+        """The level that options name for a loop or branch, "" for none."""
+        return self.options.levels.get(name, "" if self.options.level == "auto" else self.options.level)
+
+    def _level(self, name: str, costs: dict[str, float], refused: dict[str, str]) -> str:
+        asked = self._asked(name)
+        if asked in costs:
+            return asked
+        if name in self.options.levels:
+            raise InputError(
+                f"Option grinder.levels asks for level {asked} of {name}, which is not possible: {refused[asked]}.",
+                f"Leave {name} out of the option.",
+            )
+        if asked:
+            return "host"
+        best = min(costs, key=lambda level: costs[level])
+        return best if costs[best] < costs["host"] * (1 - self.options.gain) else "host"
+
+    def _decided(
+        self, item: ControlItem, level: str, costs: dict[str, float], refused: dict[str, str], made: Sequence[HostStep]
+    ) -> None:
+        others = [x for x in costs if x != level]
+        ordered = [costs[level], *(costs[x] for x in others)]
+        reasons = [f"not {x}: {reason}" for x, reason in refused.items()]
+        if costs[level] > min(costs.values()):
+            reasons.append("asked for" if self._asked(item.name) else "no other level saves enough")
+        why = "; ".join(reasons) or "the fastest by prediction"
+        self.session.decide("control_place", item.name, {"level": level}, [{"level": x} for x in others], ordered, why)
+        for launch in made if level != "host" else ():
+            assert isinstance(launch, Launch)
+            why = f"control of {item.name} and the launches of its body as one, at level {level}"
+            self.session.decide("schedule", launch.name, shape_of(launch), costs=[costs[level]], why=why)
+
+    def _record_inside(self, item: ControlItem, level: str, placed: dict[str, str]) -> None:
+        why = f"inside {item.name}, which is one launch"
+        for inner in _inside(item):
+            chosen = {"level": placed.get(inner.name, level), "inside": item.name}
+            self.session.decide("control_place", inner.name, chosen, why=why)
+
+    def _value(self, name: str) -> Value | None:
+        """The value that stands in a place."""
+        found = self._values.get(name)
+        if found is None:
+            found = next((x for x in self._values.values() if self.session.place_of(x.name) == name), None)
+        return found
+
+
+def _key(step: HostLoop | HostIf) -> str:
+    """What tells loops and branches apart while they are host steps."""
+    return f"loop {step.counter}" if isinstance(step, HostLoop) else f"if {step.condition}"
+
+
+def _inside(item: ControlItem) -> Iterator[ControlItem]:
+    for body in item.bodies:
+        for inner in body.items:
+            if isinstance(inner, ControlItem):
+                yield inner
+                yield from _inside(inner)
+
+
+def _values(cover: Cover) -> Iterator[Value]:
+    yield from (*cover.region.params, *cover.region.results)
+    for item in cover.items:
+        yield from (*item.inputs, *item.outputs)
+        if isinstance(item, ControlItem):
+            for body in item.bodies:
+                yield from _values(body)

@@ -1,0 +1,161 @@
+"""Barriers where values cross units, and nowhere else.
+
+A phase joins an earlier one when nothing that it touches crosses units between them: then program order is enough. What
+all units decide by must not be written before all of them have read it: where that could be, an empty phase stands
+between.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+
+import attrs
+
+from tilewright.ir.expr import Const, Var, const
+from tilewright.ir.program import GridControl, Item, Kernel, Lane, Phase, Set
+from tilewright.ir.verify.tree import (
+    Part,
+    conditions_of,
+    decides,
+    first_phases,
+    operands,
+    work_of,
+)
+
+EMPTY = Phase(())
+"""A barrier and nothing else."""
+
+Kernels = Mapping[str, Kernel]
+
+
+@attrs.define
+class _Use:
+    """Units that read and that write a value; None stands for units of which not all are known."""
+
+    reads: set[int | None] = attrs.field(factory=set)
+    writes: set[int | None] = attrs.field(factory=set)
+
+    @property
+    def all(self) -> set[int | None]:
+        return self.reads | self.writes
+
+
+def _uses(phase: Phase, kernels: Kernels) -> dict[str, _Use]:
+    found: dict[str, _Use] = {}
+    for lane in phase.lanes:
+        one = isinstance(lane.units, Const) and int(lane.units.value) == 1
+        unit = lane.first if one else None
+        part = Phase((lane,))
+        for name in conditions_of((part,)):
+            found.setdefault(name, _Use()).reads.add(unit)
+        for work in work_of((part,)):
+            for name, write in operands(work, kernels):
+                use = found.setdefault(name, _Use())
+                (use.writes if write else use.reads).add(unit)
+    return found
+
+
+def _clash(first: Mapping[str, _Use], second: Mapping[str, _Use]) -> tuple[bool, bool]:
+    """Whether two phases touch a value of which one writes it; and whether that crosses units."""
+    any_of, across = False, False
+    for name in first.keys() & second.keys():
+        a, b = first[name], second[name]
+        if not ((a.writes and b.all) or (a.reads and b.writes)):
+            continue
+        any_of = True
+        units = a.all | b.all
+        across |= None in units or len(units) > 1
+    return any_of, across
+
+
+def joined(parts: Sequence[Part], kernels: Kernels) -> tuple[Part, ...]:
+    """The parts with each phase in the earliest one behind the last control that it does not have to follow."""
+    made: list[Part] = []
+    run: list[tuple[Phase, dict[str, _Use]]] = []
+    for part in parts:
+        if not isinstance(part, Phase):
+            made += [x for x, _ in run]
+            run = []
+            made.append(part)
+            continue
+        uses = _uses(part, kernels)
+        at = len(run)
+        for earlier in range(len(run) - 1, -1, -1):
+            touches, across = _clash(run[earlier][1], uses)
+            if across:
+                break
+            at = earlier
+            if touches:
+                break
+        if at == len(run):
+            run.append((part, uses))
+        else:
+            both = together(run[at][0], part)
+            run[at] = (both, _uses(both, kernels))
+    return (*made, *(x for x, _ in run))
+
+
+def together(first: Phase, second: Phase) -> Phase:
+    """What units do in one phase, and then in another, as one."""
+    ends = sorted({x for lane in (*first.lanes, *second.lanes) for x in _ends(lane)})
+    lanes: list[Lane] = []
+    for low, high in itertools.pairwise(ends):
+        items: list[Item] = []
+        for lane in (*first.lanes, *second.lanes):
+            begin, end = _ends(lane)
+            items += lane.items if begin <= low and high <= end else ()
+        if items:
+            lanes.append(Lane(low, const(high - low), tuple(items)))
+    return Phase(tuple(lanes))
+
+
+def _ends(lane: Lane) -> tuple[int, int]:
+    assert isinstance(lane.units, Const)
+    return lane.first, lane.first + int(lane.units.value)
+
+
+def turned(loop: GridControl) -> tuple[Part, ...]:
+    """A loop whose body begins by setting its number: set before the loop, and for the next trip at the end of one.
+
+    There it can stand in a phase with other work, in which the number is not read any more.
+    """
+    first, rest = loop.body[0], loop.body[1:]
+    lanes = first.lanes if isinstance(first, Phase) else ()
+    if len(lanes) != 1 or len(lanes[0].items) != 1 or not isinstance(lanes[0].items[0], Set):
+        return (loop,)
+    number = lanes[0].items[0]
+    if number.value != Var(loop.counter):
+        return (loop,)
+
+    def setting(value: Set) -> Phase:
+        return Phase((Lane(0, const(1), (value,)),))
+
+    after = setting(Set(number.target, Var(loop.counter) + 1))
+    return setting(Set(number.target, const(0))), attrs.evolve(loop, body=(*rest, after))
+
+
+def settled(parts: Sequence[Part], kernels: Kernels, following: Sequence[Part] = ()) -> tuple[Part, ...]:
+    """The parts with a barrier more wherever what units decide by could be written while some still read it."""
+    made: list[Part] = []
+    for at, part in enumerate(parts):
+        after = (*parts[at + 1 :], *following)
+        if isinstance(part, Phase):
+            made.append(part)
+            continue
+        names = decides(part)
+        body, orelse = (
+            (EMPTY, *x) if _writes(first_phases(x), names, kernels) else tuple(x) for x in (part.body, part.orelse)
+        )
+        looped = attrs.evolve(part, body=body, orelse=orelse)
+        behind = (looped, *after) if part.counter else after
+        made.append(
+            attrs.evolve(looped, body=settled(body, kernels, behind), orelse=settled(orelse, kernels, after))
+        )
+        if _writes(first_phases(after), names, kernels):
+            made.append(EMPTY)
+    return tuple(made)
+
+
+def _writes(phases: Iterable[Phase], names: Sequence[str], kernels: Kernels) -> bool:
+    return any(write and name in names for work in work_of(phases) for name, write in operands(work, kernels))

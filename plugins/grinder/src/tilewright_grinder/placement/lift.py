@@ -1,0 +1,232 @@
+"""Host steps as one launch: loops and branches of the host become those of the grid, or of one unit of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import attrs
+
+from tilewright.ir import dtypes
+from tilewright.ir.bounds import bounds_of
+from tilewright.ir.choice import TileChoice
+from tilewright.ir.expr import Const, Expr, Var, const, maximum
+from tilewright.ir.program import (
+    UNIT,
+    BlockControl,
+    Copy,
+    Envelope,
+    GridControl,
+    HostCopy,
+    HostIf,
+    HostLoop,
+    HostSet,
+    HostStep,
+    Item,
+    Lane,
+    Launch,
+    Phase,
+    Set,
+    Task,
+)
+from tilewright.ir.verify.tree import Part
+from tilewright.planning.session import Session
+from tilewright_grinder.placement.barriers import joined, settled, turned
+from tilewright_grinder.placement.limits import ValueOf, envelope_of, needs_of, outside
+from tilewright_grinder.placement.predict import Predictor
+from tilewright_grinder.placement.waits import folded, on_unit, unit_lists, without_waits
+
+PIECE = 1 << 14
+"""Bytes of a copy from which on another unit takes a part of it."""
+MOST_ROUNDS = 1 << 30
+"""Trips that units count in 32 bits."""
+
+Inner = Callable[[HostLoop | HostIf], str]
+"""The level at which a loop or branch inside a launch has to run, "" where prediction decides."""
+
+
+@attrs.frozen
+class Refused:
+    """Why steps cannot be a launch."""
+
+    why: str
+
+
+@attrs.frozen
+class Lifter:
+    """Makes launches of host steps.
+
+    Args:
+        inner: what is asked of loops and branches inside.
+        placed: is told the level of each of them.
+    """
+
+    session: Session
+    value_of: ValueOf
+    predictor: Predictor
+    inner: Inner
+    placed: Callable[[HostLoop | HostIf, str], None]
+
+    def grid(self, name: str, steps: Sequence[HostStep]) -> Launch | Refused:
+        """A launch of as many units as have something to do, which take control together."""
+        envelope = self._envelope(steps, alone=False)
+        if isinstance(envelope, Refused):
+            return envelope
+        writer = _Grid(self, envelope.units)
+        try:
+            parts = writer.parts(steps)
+        except _NotKnownError as error:
+            return Refused(str(error))
+        return Launch(name, envelope, settled(parts, self.session.table.kernels))
+
+    def block(self, name: str, steps: Sequence[HostStep]) -> Launch | Refused:
+        """A launch of one unit."""
+        envelope = self._envelope(steps, alone=True)
+        if isinstance(envelope, Refused):
+            return envelope
+        try:
+            items = tuple(self.items(steps))
+        except _NotKnownError as error:
+            return Refused(str(error))
+        return Launch(name, envelope, (Phase((Lane(0, const(1), items),)),))
+
+    def _envelope(self, steps: Sequence[HostStep], alone: bool) -> Envelope | Refused:
+        why = outside(steps, self.session, self.value_of)
+        if why:
+            return Refused(why)
+        envelope = envelope_of(needs_of(steps, self.session), self.session, alone)
+        return Refused(envelope) if isinstance(envelope, str) else envelope
+
+    def items(self, steps: Sequence[HostStep]) -> Iterator[Item]:
+        """What one unit does that does all of some steps."""
+        for step in steps:
+            match step:
+                case Launch():
+                    yield from self._alone(step)
+                case HostCopy():
+                    yield Copy(step.source, step.target, step.row)
+                case HostSet():
+                    yield Set(step.target, step.value)
+                case HostIf():
+                    self.placed(step, "block")
+                    then, orelse = (tuple(self.items(x)) for x in (step.then, step.orelse))
+                    if then or orelse:
+                        yield BlockControl("", None, step.condition, then, orelse)
+                case HostLoop():
+                    self.placed(step, "block")
+                    body = tuple(self.items(step.body))
+                    if body:
+                        yield BlockControl(step.counter, _trips(step), step.condition, body, limit=step.limit)
+
+    def _alone(self, launch: Launch) -> Iterator[Item]:
+        """All that the units of a launch do, on one unit."""
+        task = launch.only_task
+        if task is not None:
+            yield attrs.evolve(task, first=const(0), count=_tasks(self.session.table.kernels[task.kernel].choice))
+            return
+        for phase in _phases(launch):
+            for unit, items in unit_lists(phase.lanes):
+                yield from (on_unit(x, const(unit)) for x in items)
+
+    def bytes_of(self, name: str) -> int:
+        """Bytes of what is copied, by the bounds of the symbols."""
+        value = self.value_of(name)
+        assert value is not None, name  # `outside` has looked
+        symbols = {x.name: x.interval for x in self.session.symbols}
+        return bounds_of(value.num_elements(), symbols).high * dtypes.size_of(value.dtype)
+
+
+class _NotKnownError(Exception):
+    """A launch inside cannot be taken apart."""
+
+
+@attrs.frozen
+class _Grid:
+    """Parts of a launch of so many units."""
+
+    lifter: Lifter
+    units: int
+
+    @property
+    def _kernels(self) -> Mapping[str, object]:
+        return self.lifter.session.table.kernels
+
+    def parts(self, steps: Sequence[HostStep]) -> tuple[Part, ...]:
+        """The parts of some steps, with barriers where values cross units."""
+        made: list[Part] = []
+        for step in steps:
+            match step:
+                case Launch():
+                    made += self._launch(step)
+                case HostCopy():
+                    made.append(self._copy(step))
+                case HostSet():
+                    made.append(Phase((Lane(0, const(1), (Set(step.target, step.value),)),)))
+                case HostIf() | HostLoop():
+                    made += self._control(step)
+        return joined(made, self.lifter.session.table.kernels)
+
+    def _control(self, step: HostIf | HostLoop) -> tuple[Part, ...]:
+        """A loop or branch of the grid, or one that a unit takes alone, if that is predicted to be faster."""
+        asked = self.lifter.inner(step)
+        together = self._together(step)
+        if asked != "grid":
+            items = tuple(self.lifter.items((step,)))
+            predictor = self.lifter.predictor
+            alone = (Phase((Lane(0, const(1), items),)),)
+            if asked == "block" or predictor.parts(alone, self.units) < predictor.parts(together, self.units):
+                return alone if items else ()
+        self.lifter.placed(step, "grid")
+        return together
+
+    def _together(self, step: HostIf | HostLoop) -> tuple[Part, ...]:
+        if isinstance(step, HostIf):
+            then, orelse = self.parts(step.then), self.parts(step.orelse)
+            return (GridControl("", None, step.condition, then, orelse),) if then or orelse else ()
+        body = self.parts(step.body)
+        if not body:
+            return ()
+        loop = GridControl(step.counter, _trips(step), step.condition, body, limit=step.limit)
+        *before, last = turned(loop)
+        assert isinstance(last, GridControl)
+        return (*before, attrs.evolve(last, body=joined(last.body, self.lifter.session.table.kernels)))
+
+    def _launch(self, launch: Launch) -> Sequence[Phase]:
+        task = launch.only_task
+        if task is None:
+            return [folded(x, self.units) for x in _phases(launch)]
+        choice = self.lifter.session.table.kernels[task.kernel].choice
+        return [Phase((dealt(task, choice, self.units),))]
+
+    def _copy(self, copy: HostCopy) -> Phase:
+        parts = min(self.units, max(self.lifter.bytes_of(copy.source) // PIECE, 1))
+        part = const(0) if parts == 1 else Var(UNIT)
+        return Phase((Lane(0, const(parts), (Copy(copy.source, copy.target, copy.row, part, parts),)),))
+
+
+def dealt(task: Task, choice: TileChoice, units: int) -> Lane:
+    """All tasks of a kernel on as many units as have one, by turns."""
+    most = min(choice.resources.tasks, units)
+    tasks = _tasks(choice)
+    unit = Var(UNIT) if most > 1 else const(0)
+    exact = isinstance(tasks, Const) and int(tasks.value) == most
+    count = const(1) if exact else maximum((tasks + (most - 1) - unit) // most, const(0))
+    return Lane(0, const(most), (attrs.evolve(task, first=unit, count=count, stride=const(most)),))
+
+
+def _tasks(choice: TileChoice) -> Expr:
+    return const(choice.resources.tasks) if choice.count is None else choice.count
+
+
+def _trips(loop: HostLoop) -> Expr | None:
+    """The trip count, unless it is more than any run makes."""
+    endless = isinstance(loop.trip, Const) and int(loop.trip.value) > MOST_ROUNDS
+    return None if endless and (loop.condition or loop.limit) else loop.trip
+
+
+def _phases(launch: Launch) -> tuple[Phase, ...]:
+    found = without_waits(launch)
+    if isinstance(found, str):
+        raise _NotKnownError(found)
+    if not all(isinstance(x.units, Const) for phase in found for x in phase.lanes):
+        raise _NotKnownError(f"how many units of launch {launch.name} work depends on the shapes of a run")
+    return found

@@ -1,0 +1,102 @@
+"""What keeps control flow on the host, and what a launch occupies that has room for all that is inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tilewright.ir import dtypes
+from tilewright.ir.bounds import bounds_of
+from tilewright.ir.choice import Resources, TileChoice
+from tilewright.ir.expr import Const
+from tilewright.ir.ops import Value
+from tilewright.ir.program import Envelope, HostCopy, HostStep, Task, calls, host_leaves, launches
+from tilewright.ir.verify.tree import tasks_of
+from tilewright.planning.session import Session
+
+MOST_BYTES = 1 << 30
+"""Bytes of a value that units copy: they count them in 32 bits."""
+
+
+ValueOf = Callable[[str], Value | None]
+"""The value that stands in a place, by the place's name, as far as that is known."""
+
+
+def outside(steps: Sequence[HostStep], session: Session, value_of: ValueOf) -> str:
+    """Why these steps cannot be part of a launch, "" where they can."""
+    called = calls(steps)
+    if called:
+        return f"it calls {called[0].procedure}, and calls run on the host"
+    embeddable = {x.name for x in session.recipes if x.embeddable}
+    for task in _tasks(steps):
+        recipe = session.table.kernels[task.kernel].choice.recipe
+        if recipe not in embeddable:
+            return f"kernels of recipe {recipe} cannot be part of another"
+    return _copied(steps, session, value_of)
+
+
+def _copied(steps: Sequence[HostStep], session: Session, value_of: ValueOf) -> str:
+    symbols = {x.name: x.interval for x in session.symbols}
+    for step in host_leaves(steps):
+        if not isinstance(step, HostCopy):
+            continue
+        value = value_of(step.source)
+        if value is None:
+            return f"how large {step.source} is, which it copies, is not known here"
+        size = value.num_elements() * dtypes.size_of(value.dtype)
+        if session.device.kind != "cpu" and not isinstance(size, Const):
+            return f"the size of {step.source}, which it copies, depends on the shapes of a run"
+        if bounds_of(size, symbols).high > MOST_BYTES:
+            return f"it copies {step.source}, which has more than {MOST_BYTES} bytes"
+    return ""
+
+
+def _tasks(steps: Sequence[HostStep]) -> list[Task]:
+    return [task for launch in launches(steps) for task in tasks_of(launch.body)]
+
+
+def needs_of(steps: Sequence[HostStep], session: Session) -> Resources:
+    """What a unit needs that can run any task of some steps, and how many units can be busy at once."""
+    found = [session.table.kernels[x.kernel].choice.resources for x in _tasks(steps)]
+    tasks, threads, registers, shared = (
+        max((getattr(x, name) for x in found), default=1) for name in ("tasks", "threads", "registers", "shared_bytes")
+    )
+    merged = (x.envelope.units for x in launches(steps) if x.only_task is None)
+    return Resources(max(tasks, *merged, 1), max(threads, 1), registers, shared if found else 0)
+
+
+class NoRoomError(Exception):
+    """No kernel for a group fits."""
+
+
+def fitting(choices: Sequence[TileChoice], threads: int, session: Session) -> TileChoice:
+    """The best choice that a unit of so many threads has room for, and that can be part of a launch.
+
+    Raises:
+        NoRoomError: there is none.
+    """
+    embeddable = {x.name for x in session.recipes if x.embeddable}
+    merged = [x for x in choices if x.recipe in embeddable]
+    if not merged:
+        raise NoRoomError(f"kernels of recipe {choices[0].recipe} cannot be part of another")
+    for choice in merged:
+        needs = choice.resources
+        if needs.threads <= threads and session.device.blocks_held(threads, needs.registers, needs.shared_bytes):
+            return choice
+    best = merged[0].resources
+    raise NoRoomError(f"no unit has room for {best.threads} threads of {best.registers} registers beside other kernels")
+
+
+def envelope_of(needs: Resources, session: Session, alone: bool) -> Envelope | str:
+    """What the launch occupies, or why there can be none.
+
+    Args:
+        alone: one unit does all the work; else as many as the device holds at once, and have something to do.
+    """
+    device = session.device
+    held = device.blocks_together(needs.threads, needs.registers, needs.shared_bytes)
+    if not held:
+        return f"no unit has room for its {needs.threads} threads of {needs.registers} registers at once"
+    units = 1 if alone else min(held, device.units if device.kind == "cpu" else max(needs.tasks, 2))
+    if not alone and units < 2:
+        return "the device has one unit"
+    return Envelope(units, needs.threads, needs.registers, needs.shared_bytes, cooperative=not alone)

@@ -1,0 +1,196 @@
+"""What steps and launches are predicted to take.
+
+Kernels take what the slot `cost` says: a task its share of a launch alone (`task_seconds`). Beside that a launch, a
+barrier and what the host reads back cost what the device model says. Of a loop whose trips are not known a number is
+assumed, which is the same at every level, and of a branch a probability.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from tilewright.device import DeviceModel
+from tilewright.interpret.evaluate import evaluate
+from tilewright.ir import dtypes
+from tilewright.ir.bounds import bounds_of
+from tilewright.ir.expr import Const, Expr
+from tilewright.ir.module import Symbol
+from tilewright.ir.program import (
+    UNIT,
+    BlockControl,
+    Copy,
+    GridControl,
+    HostCall,
+    HostCopy,
+    HostIf,
+    HostLoop,
+    HostSet,
+    HostStep,
+    Item,
+    Kernel,
+    Lane,
+    Launch,
+    Phase,
+    Set,
+    Task,
+)
+from tilewright.planning.timeline import task_seconds
+from tilewright_grinder.placement.limits import ValueOf
+
+_READ_BACK = 10.0
+"""Launches that it takes as long as to wait for a value of a GPU, and to fill its empty queue again."""
+_APART = 5.0
+"""What a launch costs outside of a CUDA graph, in launches inside one: no graph stands for what a value decides."""
+_CPU_LAUNCHES = 0.02
+"""Of a CPU's parallel region, what a trip or a branch of the host program takes."""
+_RECORDS = 8.0
+"""Steps that wait for each other (`step_seconds`) in what a unit of a GPU does between two tasks."""
+
+
+@attrs.frozen
+class Predictor:
+    """Predicted seconds.
+
+    Args:
+        kernels: that tasks run.
+        value_of: for the sizes of what is copied.
+        trips: of a loop, where nothing says how many.
+        taken: how probable the first side of a branch is.
+    """
+
+    device: DeviceModel
+    kernels: Mapping[str, Kernel]
+    symbols: tuple[Symbol, ...]
+    value_of: ValueOf
+    trips: int = 32
+    taken: float = 0.5
+
+    @property
+    def _cpu(self) -> bool:
+        return self.device.kind == "cpu"
+
+    def steps(self, steps: Sequence[HostStep]) -> float:
+        """Of the host program."""
+        launch = self.device.launch_seconds
+        return self._steps(steps, launch if self._cpu or not reads_back(steps) else _APART * launch)
+
+    def _steps(self, steps: Sequence[HostStep], launch: float) -> float:
+        total = 0.0
+        for step in steps:
+            match step:
+                case Launch():
+                    total += self.launch(step, launch)
+                case HostCopy():
+                    total += self._bytes(step.source) / self._bandwidth() + (0.0 if self._cpu else launch)
+                case HostSet():
+                    total += 0.0 if self._cpu else launch
+                case HostIf():
+                    sides = [self._steps(x, launch) for x in (step.then, step.orelse)]
+                    total += self.decision(True) + self._either(sides)
+                case HostLoop():
+                    each = self._steps(step.body, launch) + self.decision(bool(step.condition))
+                    once = self.decision(True) if step.limit else 0.0
+                    total += once + self._trips(step.trip) * each
+                case HostCall():
+                    total += self.decision(True)
+        return total
+
+    def decision(self, reads: bool) -> float:
+        """Of a trip or a branch of the host, where it reads a value of the device and where it does not."""
+        if self._cpu:
+            return _CPU_LAUNCHES * self.device.launch_seconds
+        return _READ_BACK * self.device.launch_seconds if reads else 0.0
+
+    def launch(self, launch: Launch, start: float | None = None) -> float:
+        """Of a launch; `start` is what starting one costs."""
+        device = self.device
+        start = device.launch_seconds if start is None else start
+        task = launch.only_task
+        if task is not None:
+            choice = self.kernels[task.kernel].choice
+            needs = choice.resources
+            held = device.blocks_together(needs.threads, needs.registers, needs.shared_bytes)
+            rounds = -(-needs.tasks // max(held, 1))
+            free = self._cpu and needs.tasks == 1
+            return rounds * task_seconds(choice, device) + (0.0 if free else start)
+        free = self._cpu and launch.envelope.units == 1
+        return (0.0 if free else start) + self.parts(launch.body, launch.envelope.units)
+
+    def parts(self, parts: Sequence[Phase | GridControl], units: int) -> float:
+        """Of parts of a launch, with a barrier behind each phase where there is more than one unit."""
+        barrier = self.device.barrier_seconds if units > 1 else 0.0
+        total = 0.0
+        for part in parts:
+            if isinstance(part, Phase):
+                total += barrier + max((self._lane(x, {}) for x in part.lanes), default=0.0)
+                continue
+            sides = [self.parts(x, units) for x in (part.body, part.orelse)]
+            total += self._control(part, sides)
+        return total
+
+    def items(self, items: Sequence[Item], env: Mapping[str, int]) -> float:
+        """Of what a unit does."""
+        device = self.device
+        total = 0.0
+        for item in items:
+            match item:
+                case Task():
+                    seconds = task_seconds(self.kernels[item.kernel].choice, device)
+                    total += self._number(item.count, env) * seconds
+                case Copy():
+                    # A unit alone gets its share of what memory delivers.
+                    total += self._bytes(item.source) / item.parts / self._bandwidth() * device.units
+                case Set():
+                    pass
+                case BlockControl():
+                    total += self._control(item, [self.items(x, env) for x in (item.body, item.orelse)])
+            total += 0.0 if self._cpu else _RECORDS * device.step_seconds
+        return total
+
+    def _lane(self, lane: Lane, env: Mapping[str, int]) -> float:
+        return self.items(lane.items, {UNIT: lane.first, **env})
+
+    def _control(self, control: GridControl | BlockControl, sides: Sequence[float]) -> float:
+        device = self.device
+        step = _CPU_LAUNCHES * device.launch_seconds if self._cpu else _RECORDS * device.step_seconds
+        if not control.counter:
+            return step + self._either(sides)
+        return step + self._trips(control.trip) * (step + sides[0])
+
+    def _either(self, sides: Sequence[float]) -> float:
+        return self.taken * sides[0] + (1 - self.taken) * sides[1]
+
+    def _trips(self, trip: Expr | None) -> int:
+        return self.trips if trip is None else self._number(trip, {})
+
+    def _number(self, expr: Expr, env: Mapping[str, int]) -> int:
+        if isinstance(expr, Const):
+            return int(expr.value)
+        symbols = {x.name: x.interval for x in self.symbols}
+        try:
+            return max(int(evaluate(expr, {**{k: x.high for k, x in symbols.items()}, **env})), 0)
+        except KeyError:  # the counter of a loop around
+            return max(bounds_of(expr, symbols).high, 0)
+
+    def _bytes(self, name: str) -> int:
+        value = self.value_of(name)
+        if value is None:
+            return 0
+        symbols = {x.name: x.interval for x in self.symbols}
+        return bounds_of(value.num_elements(), symbols).high * dtypes.size_of(value.dtype)
+
+    def _bandwidth(self) -> float:
+        return self.device.levels[0].bandwidth
+
+
+def reads_back(steps: Sequence[HostStep]) -> bool:
+    """Whether the host decides by a value, or calls."""
+    for step in steps:
+        match step:
+            case HostIf() | HostCall():
+                return True
+            case HostLoop() if step.condition or step.limit or reads_back(step.body):
+                return True
+    return False
