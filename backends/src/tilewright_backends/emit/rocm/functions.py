@@ -8,7 +8,7 @@ What TVM's code generator has no statement for, or not the right one:
 - values of other lanes, through `ds_bpermute`.
 - points over which nothing is scheduled;
 - points that a value passes, so that LLVM does not move its computation behind them.
-- products of 16-bit floats by the matrix units. The lane maps are in `recipes.rocm.matrix`.
+- products of 16-bit floats by the matrix units. The lane maps are in `recipes.rocm.units`.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ from tilewright_backends.lower import types
 from tilewright_backends.lower.point import Point
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.gpu.tensor import CHUNK, TensorDetail, detail_of
-from tilewright_backends.recipes.rocm.matrix import SIDE, STAGES, Unit, unit_of
+from tilewright_backends.recipes.rocm.matrix import STAGES
+from tilewright_backends.recipes.rocm.units import SIDE, Unit, unit_of
 
 
 @attrs.frozen
