@@ -111,6 +111,13 @@ class GpuBody(Code):
         """
         raise InternalError("this kind of GPU has no asynchronous copies.")
 
+    def copies_end(self) -> None:
+        """Makes the copies that this thread has started since the last call a group, which may be empty."""
+
+    def wait_for_copies(self, groups: int) -> None:
+        """Waits until at most `groups` groups of any thread's copies are under way, with a barrier of the block."""
+        self.sync()
+
     def below(self, number: Expr, total: Extent) -> Prim | None:
         """The condition `number < total`, or None where it always holds."""
         condition = self.simplify(number < total)
