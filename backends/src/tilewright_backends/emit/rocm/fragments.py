@@ -37,6 +37,7 @@ class Lanes:
         lane: the thread's number in its wave.
         low: the row (of the result) that a lane has of each 16.
         first: the first of the neighbouring columns that it has of each 16.
+        dealt: the column of which it has elements of an operand.
     """
 
     def __init__(self, body: RocmBody, unit: Unit) -> None:
@@ -44,7 +45,7 @@ class Lanes:
         self.lane = body.hold(body.thread % body.warp, "lane")
         self.low = body.hold(self.lane % SIDE, "low")
         self.first = body.hold(self.lane // SIDE * unit.sums, "first")
-        self._dealt = body.hold(unit.dealt(self.low), "dealt")
+        self.dealt = body.hold(unit.dealt(self.low), "dealt")
         self._pieces: dict[tuple[str, int], Prim] = {}
 
     def load(
@@ -66,7 +67,7 @@ class Lanes:
             columns: whether outer points are columns of the result.
             turned: whether the tile's outer points are those summed over, and the others follow each other.
         """
-        mine = self._dealt if columns else self.low
+        mine = self.dealt if columns else self.low
         if tile.plan.along_k != turned:
             for t in range(group):
                 self._vectors(tile, outer + (mine + t * SIDE), k, into, number + t, turned)
