@@ -13,7 +13,7 @@ TILEWRIGHT_API = 1
 
 _CPU_RECIPES = ("contraction", "nest", "rows", "scan", "scatter", "topk")
 _CUDA_RECIPES = ("attention", "chain", "chain_wgmma", "mma", "thin", "wgmma", "wgmma_ring")
-_ROCM_RECIPES = ("matrix",)
+_ROCM_RECIPES = ("attention", "matrix")
 _GPU_RECIPES = (
     "attention_simt",
     "map",

@@ -12,6 +12,8 @@ from tvm import tirx
 from tvm.ir import PointerType
 from tvm.tirx import op as tir_op
 
+from tilewright.ir.bounds import bounds_of
+from tilewright.ir.expr import Expr
 from tilewright_backends.emit.gpu.body import GpuBody, i32
 from tilewright_backends.emit.rocm.functions import SPACES
 from tilewright_backends.emit.rocm.semantics import RocmSemantics
@@ -112,6 +114,12 @@ class RocmBody(GpuBody):
 
     def settled(self, value: Prim) -> Prim:
         return self.call(f"tw_settled_{element(value)}", value, result=element(value))
+
+    def afresh(self, expr: Expr, hint: str) -> Expr:
+        """`expr` as a new variable: what follows from it is computed here, not kept in registers from earlier code."""
+        short = self.simplify(expr)
+        value = self.settled(self.index(short, "int32"))
+        return self.define(hint, self.bind(value, hint), bounds_of(short, self.bounds))
 
     def across(self, value: Prim, distance: int) -> Prim:
         return self.call(f"tw_across_{element(value)}", value, i32(distance), result=element(value))

@@ -33,6 +33,9 @@ def group_of(unit: Unit, plan: HalfTilePlan, tiles: int) -> int:
 class Lanes:
     """What the lanes of a wave do with a matrix unit.
 
+    Args:
+        afresh: whether places are computed here, not kept in registers from earlier code.
+
     Attributes:
         lane: the thread's number in its wave.
         low: the row (of the result) that a lane has of each 16.
@@ -40,9 +43,9 @@ class Lanes:
         dealt: the column of which it has elements of an operand.
     """
 
-    def __init__(self, body: RocmBody, unit: Unit) -> None:
+    def __init__(self, body: RocmBody, unit: Unit, afresh: bool = False) -> None:
         self.body, self.unit = body, unit
-        self.lane = body.hold(body.thread % body.warp, "lane")
+        self.lane = (body.afresh if afresh else body.hold)(body.thread % body.warp, "lane")
         self.low = body.hold(self.lane % SIDE, "low")
         self.first = body.hold(self.lane // SIDE * unit.sums, "first")
         self.dealt = body.hold(unit.dealt(self.low), "dealt")

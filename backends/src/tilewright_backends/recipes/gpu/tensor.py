@@ -16,6 +16,8 @@ from tilewright_backends.recipes.gpu.roles import roles_of, stride
 
 CHUNK = 8
 """16-bit elements of one 16-byte access."""
+ALIGNMENT = 1024
+"""Where each operand's tiles begin in shared memory, in bytes."""
 
 
 @attrs.frozen
