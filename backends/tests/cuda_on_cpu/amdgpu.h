@@ -9,6 +9,7 @@ struct alignas(16) int4 { int x, y, z, w; };
 static void tw_barrier() { emu_yield(1); }
 static void tw_wave_barrier() { emu_yield(2); }
 static void tw_in_order() {}
+static int tw_trips(int x) { return x; }
 
 #define EMU_LANES(name, type) \
   static type tw_settled_##name(type x) { return x; } \

@@ -194,7 +194,7 @@ class OnlineAttention(ABC):
                 powers = [self._power(self._place(blocks, j, h, c), h, best[h]) for c in range(share.near)]
                 self.take_weights(j, h, powers)
                 # Left to later, the addition would keep the powers of all blocks in registers.
-                body.store(self.totals, i32(h), body.settled(self.totals[i32(h)]))
+                body.settle(self.totals, h, 1)
 
     def _new_best(self, h: int) -> Prim:
         best = self.body.registers("float32", 1, "best")

@@ -103,6 +103,9 @@ class GpuBody(Code):
         """
         return value
 
+    def settle(self, registers: Prim, first: int, count: int) -> None:
+        """The same of `count` registers from `first` on: what is computed into them is computed before this point."""
+
     def copy_ahead(self, to: Prim, source: Prim, size: Prim, mine: Prim | None) -> None:
         """Starts a copy of `size` bytes (0 to 16) to shared memory, with zeros for the rest of 16.
 

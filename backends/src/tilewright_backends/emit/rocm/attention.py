@@ -71,10 +71,6 @@ class _Emitter(OnlineAttention):
             for d in range(self.deep):
                 self._queries(self.lanes, d, d, self.deep)
 
-    def _here(self) -> Lanes:
-        """The lanes; on RDNA, whose lanes have 256 registers, such whose places do not stay in registers."""
-        return Lanes(self.body, self.unit, afresh=True) if self.body.warp == SIDE * 2 else self.lanes
-
     def _queries(self, lanes: Lanes, d: int, at: int, count: int) -> None:
         """Loads the rows at 16 points of the depth as number `at` of `count` fragments of each 16 rows."""
         tile = self.query.fragments(const(0))
@@ -83,7 +79,7 @@ class _Emitter(OnlineAttention):
             lanes.load(tile, outer, const(d * SIDE), self.queries, h * count + at, columns=False)
 
     def add_scores(self, stage: Expr) -> None:
-        tile, dtype, lanes = self.key.fragments(stage), self.query.dtype, self._here()
+        tile, dtype, lanes = self.key.fragments(stage), self.query.dtype, Lanes(self.body, self.unit, afresh=True)
         for d in range(self.deep):
             self.body.in_order()
             # Where lanes share elements, registers do not hold all of them.
@@ -118,12 +114,12 @@ class _Emitter(OnlineAttention):
                 body.store(all_, place, tirx.Select(lower, here, there))
 
     def add_sums(self, stage: Expr) -> None:
-        tile, dtype, lanes = self.value.fragments(stage), self.value.dtype, self._here()
+        tile, dtype, lanes = self.value.fragments(stage), self.value.dtype, Lanes(self.body, self.unit, afresh=True)
         for j in range(self.long):
             for first in range(0, self.wide, self.group):
                 if self.unit.shared or not first:
                     self.body.in_order()
-                    lanes = self._here()
+                    lanes = Lanes(self.body, self.unit, afresh=True)
                 lanes.load(
                     tile, const(first * SIDE), const(j * SIDE), self.values, 0, columns=True, group=self.group
                 )

@@ -34,7 +34,8 @@ class Lanes:
     """What the lanes of a wave do with a matrix unit.
 
     Args:
-        afresh: whether places are computed here, not kept in registers from earlier code.
+        afresh: whether places are computed here, not kept in registers from earlier code, on RDNA, whose lanes have
+            256 registers.
 
     Attributes:
         lane: the thread's number in its wave.
@@ -45,7 +46,8 @@ class Lanes:
 
     def __init__(self, body: RocmBody, unit: Unit, afresh: bool = False) -> None:
         self.body, self.unit = body, unit
-        self.lane = (body.afresh if afresh else body.hold)(body.thread % body.warp, "lane")
+        find = body.afresh if afresh and body.warp == 2 * SIDE else body.hold
+        self.lane = find(body.thread % body.warp, "lane")
         self.low = body.hold(self.lane % SIDE, "low")
         self.first = body.hold(self.lane // SIDE * unit.sums, "first")
         self.dealt = body.hold(unit.dealt(self.low), "dealt")

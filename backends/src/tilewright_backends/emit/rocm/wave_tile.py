@@ -131,7 +131,7 @@ class WaveTile:
 
     def multiply(self, rows: Fragments, columns: Fragments) -> None:
         """Adds the products of two tiles."""
-        lanes = self.lanes
+        lanes = Lanes(self.body, self.unit, afresh=True)
         for kk in range(0, rows.plan.step, SIDE):
             self.body.in_order()
             for i in range(0, self.m_count, self.m_group):

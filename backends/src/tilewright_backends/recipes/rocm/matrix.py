@@ -55,7 +55,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     ahead = ceil_div(mb * ks, threads * 2) + ceil_div(nb * ks, threads * 2) + 8
     # LLVM loads what the next instructions multiply while these run.
     fragments = (mw // SIDE + nw // SIDE) * unit.held
-    registers = mw * nw // device.warp + fragments + ahead + 100
+    registers = mw * nw // device.warp + fragments + ahead + 70
     tasks = ceil_div(m, mb) * ceil_div(n, nb) * batch
     trips = ceil_div(k, ks)
     out = sum(points(detail.spec.spatial) * dtypes.size_of(s.value.dtype) for s in detail.spec.stores)
