@@ -79,10 +79,15 @@ def matched(model: onnx.ModelProto, settings: Settings, recipe: str = "cuda.atte
 
 
 def check(
-    model: onnx.ModelProto, feeds: Mapping[str, Any], wanted: Any, choices: int, recipe: str = "cuda.attention"
+    model: onnx.ModelProto,
+    feeds: Mapping[str, Any],
+    wanted: Any,
+    choices: int,
+    recipe: str = "cuda.attention",
+    settings: Settings | None = None,
 ) -> None:
     """Compares random allowed choices with what is wanted."""
-    settings = settings_for("h200")
+    settings = settings or settings_for("h200")
     module, group, match = matched(model, settings, recipe)
     for choice in conformance.sample(match, choices, np.random.default_rng(choices)):
         program = program_of(module, group, choice, settings)

@@ -50,7 +50,7 @@ def block(dtype: str, stride: int = 1, size: int = 9) -> Case:
 def program(one: Case, settings: Settings, **sizes: int) -> Program:
     """The model as one kernel, with tiles of these sizes; other axes are taken whole."""
     module = load(one.model)
-    recipe = recipes_of(settings)["cuda.stages"]
+    recipe = recipes_of(settings)[f"{settings.target.backend}.stages"]
     session = session_of(settings, module, [recipe], connect=welded(settings.service("connect")))
     (group,) = session.connect(module.main.body).groups
     (match,) = session.matches(group)

@@ -13,6 +13,7 @@ TILEWRIGHT_API = 1
 
 _CPU_RECIPES = ("contraction", "nest", "rows", "scan", "scatter", "topk")
 _CUDA_RECIPES = ("attention", "chain", "chain_wgmma", "mma", "thin", "wgmma", "wgmma_ring")
+_ROCM_RECIPES = ("attention", "matrix")
 _GPU_RECIPES = (
     "attention_simt",
     "map",
@@ -71,28 +72,23 @@ def tilewright_recipes() -> Iterable[RecipeEntry]:
             f"tilewright_backends.recipes.cpu.{name}:RECIPE",
             f"tilewright_backends.emit.cpu.{name}:emit",
         )
-    for name in _CUDA_RECIPES:
-        yield RecipeEntry(
-            f"cuda.{name}",
-            "cuda",
-            f"tilewright_backends.recipes.cuda.{name}:RECIPE",
-            f"tilewright_backends.emit.cuda.{name}:emit",
-        )
+    for kind, names in (("cuda", _CUDA_RECIPES), ("rocm", _ROCM_RECIPES)):
+        for name in names:
+            yield RecipeEntry(
+                f"{kind}.{name}",
+                kind,
+                f"tilewright_backends.recipes.{kind}.{name}:RECIPE",
+                f"tilewright_backends.emit.{kind}.{name}:emit",
+            )
     for kind in gpus.FAMILIES:
         for name in _GPU_RECIPES:
-            own = "tilewright_backends.emit.cuda.stage_product:emit" if (kind, name) == ("cuda", "stages") else ""
+            emitter = f"{kind}.stage_product" if name == "stages" else f"gpu.{name}"
             yield RecipeEntry(
                 f"{kind}.{name}",
                 kind,
                 f"tilewright_backends.recipes.gpu.{name}:{kind.upper()}",
-                own or f"tilewright_backends.emit.gpu.{name}:emit",
+                f"tilewright_backends.emit.{emitter}:emit",
             )
-    yield RecipeEntry(
-        "rocm.matrix",
-        "rocm",
-        "tilewright_backends.recipes.rocm.matrix:RECIPE",
-        "tilewright_backends.emit.rocm.matrix:emit",
-    )
 
 
 @hookimpl

@@ -9,6 +9,7 @@ struct alignas(16) int4 { int x, y, z, w; };
 static void tw_barrier() { emu_yield(1); }
 static void tw_wave_barrier() { emu_yield(2); }
 static void tw_in_order() {}
+static int tw_trips(int x) { return x; }
 
 #define EMU_LANES(name, type) \
   static type tw_settled_##name(type x) { return x; } \
@@ -41,11 +42,12 @@ EMU_OCML(asinh, asinh) EMU_OCML(acosh, acosh) EMU_OCML(atanh, atanh) EMU_OCML(er
 EMU_OCML(ceil, ceil) EMU_OCML(trunc, trunc) EMU_OCML(rint, rint) EMU_OCML(fabs, fabs)
 EMU_OCML2(pow, pow) EMU_OCML2(fmod, fmod)
 
-// D (16x16) += A (16x16) B (16x16). Lane maps: AMD, "CDNA 3 ISA" and "RDNA 3 / RDNA 4 ISA" reference guides, chapters on matrix
-// instructions, and AMD's matrix instruction calculator. `own` elements of A and B per lane, one row of A, one column of B.
+// D (16x16) += A (16x16) B (16x16). Lane maps: AMD's matrix instruction calculator, commit 2ef9189, not those that the kernels are
+// written from; test_rocm_units.py compares both. `own` elements of A and B per lane, one row of A, one column of B.
 //   v_mfma_f32_16x16x16_f16, wave 64: A[i][k], B[k][j] in lane i + 16 (k / 4); D[i][j] in lane j + 16 (i / 4), element i % 4.
 //   v_wmma_f32_16x16x16_f16, gfx11, wave 32: A[i][all k] in lanes i and i + 16; D[i][j] in lane j + 16 (i % 2), element i / 2.
-//   v_wmma_f32_16x16x16_f16, gfx12, wave 32: A[i][k] in lane i + 16 (k / 8); D[i][j] in lane j + 16 (i / 8), element i % 8.
+//   v_wmma_f32_16x16x16_f16, gfx12, wave 32: A[i][k] in lane i + 16 (k / 4 % 2), element 4 (k / 8) + k % 4; D[i][j] in lane
+//     j + 16 (i / 8), element i % 8.
 enum emu_unit { emu_mfma, emu_wmma, emu_wmma12 };
 static void emu_product(float* d, const void* a, const void* b, emu_unit unit, bool bf16) {
   int own = unit == emu_mfma ? 4 : unit == emu_wmma ? 16 : 8, sums = unit == emu_mfma ? 4 : 8;
@@ -59,7 +61,10 @@ static void emu_product(float* d, const void* a, const void* b, emu_unit unit, b
   if (unit == emu_wmma && std::memcmp(warp.block[lane], warp.block[lane ^ 16], 64)) { std::fprintf(stderr, "emulator: halves of the wave hold different operands\n"); std::abort(); }
   for (int e = 0; e < sums; ++e) {
     int j = lane % 16, i = unit == emu_wmma ? 2 * e + lane / 16 : sums * (lane / 16) + e;
-    for (int k = 0; k < 16; ++k) d[e] += element(i + 16 * (k / own), 0, k % own) * element(j + 16 * (k / own), 1, k % own);
+    for (int k = 0; k < 16; ++k) {
+      int half = unit == emu_wmma12 ? k / 4 % 2 : k / own, at = unit == emu_wmma12 ? k / 8 * 4 + k % 4 : k % own;
+      d[e] += element(i + 16 * half, 0, at) * element(j + 16 * half, 1, at);
+    }
   }
   emu_yield(2);
 }

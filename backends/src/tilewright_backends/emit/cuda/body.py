@@ -13,7 +13,15 @@ from tvm.tirx import op as tir_op
 from tilewright.errors import InternalError
 from tilewright.ir.bounds import bounds_of
 from tilewright.ir.expr import Expr
-from tilewright_backends.emit.cuda.ptx import AFRESH, CP_ASYNC, CP_ASYNC_IF, IN_GLOBAL, MEMBER_BARRIER
+from tilewright_backends.emit.cuda.ptx import (
+    AFRESH,
+    CP_ASYNC,
+    CP_ASYNC_COMMIT,
+    CP_ASYNC_IF,
+    IN_GLOBAL,
+    MEMBER_BARRIER,
+    cp_async_wait,
+)
 from tilewright_backends.emit.cuda.semantics import CudaSemantics
 from tilewright_backends.emit.gpu.body import GpuBody, i32, pointer
 from tilewright_backends.lower.types import Prim, convert, element
@@ -128,6 +136,14 @@ class Body(GpuBody):
             self.call("tw_cp_async_16", to, source, size, source=CP_ASYNC)
         else:
             self.call("tw_cp_async_16_if", to, source, size, convert(mine, "int32"), source=CP_ASYNC_IF)
+
+    def copies_end(self) -> None:
+        self.call("tw_cp_async_commit", source=CP_ASYNC_COMMIT)
+
+    def wait_for_copies(self, groups: int) -> None:
+        name, source = cp_async_wait(groups)
+        self.call(name, source=source)
+        self.sync()
 
     def finish(self) -> Prim:
         """The whole body as one statement."""

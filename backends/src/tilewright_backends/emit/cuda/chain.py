@@ -21,12 +21,11 @@ from tilewright.errors import InternalError
 from tilewright.ir.expr import Const, Expr, const
 from tilewright.ir.program import Kernel
 from tilewright.views.staged import StagedSpec
-from tilewright_backends.emit.cuda import ptx
 from tilewright_backends.emit.cuda.body import Body
 from tilewright_backends.emit.cuda.epilogue import store_pieces
 from tilewright_backends.emit.cuda.passing import HeldRows, pad, pass_on
-from tilewright_backends.emit.cuda.warp_tile import WARP, Fragments, WarpTile
-from tilewright_backends.emit.gpu.half_tiles import HalfTile, HalfTilePlan
+from tilewright_backends.emit.cuda.warp_tile import WARP, WarpTile
+from tilewright_backends.emit.gpu.half_tiles import Fragments, HalfTile, HalfTilePlan
 from tilewright_backends.lower import types
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.cuda.chain import block_columns, in_place
@@ -121,7 +120,7 @@ class _Emitter:
                     self._fetch(number, const(step - start), const(step))
                     if self._brings_rows(number, const(step - start)) is not False:
                         self.source.finish(const(step - start))
-            self.body.call("tw_cp_async_commit", source=ptx.CP_ASYNC_COMMIT)
+            self.body.copies_end()
         for number in range(len(self.chain.links)):
             self._link(number)
 
@@ -178,15 +177,13 @@ class _Emitter:
         # The places of all links would take more registers than there are.
         self.thread = body.afresh(body.thread, "thread")
         tile = WarpTile(body, tiles.m_warp, width, tiles.across, self.chain.dtype, afresh=True)
-        wait, wait_source = ptx.cp_async_wait(tiles.stages - 2)
         with body.loop("walk", self.walks[number]) as walk:
             tile.clear()
             with body.loop("trip", trips) as trip:
                 step = body.hold(walk * trips + trip, "step")
-                body.call(wait, source=wait_source)
-                body.sync()
+                body.wait_for_copies(tiles.stages - 2)
                 self._fetch_ahead(number, step)
-                body.call("tw_cp_async_commit", source=ptx.CP_ASYNC_COMMIT)
+                body.copies_end()
                 slot = body.hold((step + self.starts[number]) % tiles.stages, "stage")
                 rows = Fragments(plan, self.held[number], body.hold(trip * plan.elements, "start"))
                 columns = Fragments(self.columns[number], self.ring, body.hold(slot * self.pitch, "start"))

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import attrs
+from collections.abc import Mapping
+
 from tvm.tirx import op as tir_op
 
 from tilewright.ir.expr import Expr
 from tilewright_backends.emit.cuda import ptx
 from tilewright_backends.emit.cuda.body import Body
-from tilewright_backends.emit.cuda.epilogue import Piece
-from tilewright_backends.emit.gpu.half_tiles import HalfTilePlan
+from tilewright_backends.emit.cuda.epilogue import Piece, store_pieces
+from tilewright_backends.emit.gpu.half_tiles import Fragments
 from tilewright_backends.lower import types
+from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
+from tilewright_backends.recipes.contraction import Contraction
 from tilewright_backends.recipes.gpu.tensor import CHUNK
 
 WARP = 32
-
-
-@attrs.frozen
-class Fragments:
-    """A tile of an operand that is multiplied: how it lies, in which buffer, from which element on."""
-
-    plan: HalfTilePlan
-    buffer: Prim
-    start: Expr
 
 
 class WarpTile:
@@ -94,3 +88,7 @@ class WarpTile:
         row = m_base + self.m_first + self.lane // 4
         column = n_base + self.n_first + self.lane % 4 * 2
         return Piece(self.sums, self.m_count, self.n_count, row, column)
+
+    def store(self, spec: FlatSpec, roles: Contraction, batch: Mapping[str, Expr], row: Expr, column: Expr) -> None:
+        """Runs the epilogue at every point, where the block begins at a row and a column of the result."""
+        store_pieces(self.body, spec, roles, batch, self.piece(row, column))

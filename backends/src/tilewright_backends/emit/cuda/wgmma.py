@@ -71,7 +71,7 @@ def statements(body: Body, detail: TensorDetail, tiles: WgmmaTiles, packed: tupl
             for half in halves:
                 half.start(const(stage), const(stage))
                 half.finish(const(stage))
-        body.call("tw_cp_async_commit", source=ptx.CP_ASYNC_COMMIT)
+        body.copies_end()
     wait, wait_source = ptx.cp_async_wait(tiles.stages - 3)
     # Branches among products under way would make the assembler wait for each, so gathered loads come before them.
     gathers = any(not half.plan.chunked for half in halves)
@@ -96,7 +96,7 @@ def statements(body: Body, detail: TensorDetail, tiles: WgmmaTiles, packed: tupl
         for half in halves:
             if half.plan.chunked:
                 half.start(ahead, into, beyond=True)
-        body.call("tw_cp_async_commit", source=ptx.CP_ASYNC_COMMIT)
+        body.copies_end()
         body.call(done, source=done_source)
         for half in halves:
             half.finish(into)

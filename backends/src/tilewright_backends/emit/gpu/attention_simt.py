@@ -2,7 +2,7 @@
 
 Tiles of keys and values stand in shared memory. A lane computes the scores of its keys for all rows of its warp; the
 weights pass through shared memory to the lanes, which then have columns of the result each. Rescaling is as in
-`emit.cuda.attention`, and reassociating as there.
+`emit.gpu.attention`, and reassociating as there.
 """
 
 from __future__ import annotations

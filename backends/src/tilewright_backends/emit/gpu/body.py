@@ -103,6 +103,9 @@ class GpuBody(Code):
         """
         return value
 
+    def settle(self, registers: Prim, first: int, count: int) -> None:
+        """The same of `count` registers from `first` on: what is computed into them is computed before this point."""
+
     def copy_ahead(self, to: Prim, source: Prim, size: Prim, mine: Prim | None) -> None:
         """Starts a copy of `size` bytes (0 to 16) to shared memory, with zeros for the rest of 16.
 
@@ -110,6 +113,13 @@ class GpuBody(Code):
             mine: whether this thread copies at all; None: always.
         """
         raise InternalError("this kind of GPU has no asynchronous copies.")
+
+    def copies_end(self) -> None:
+        """Makes the copies that this thread has started since the last call a group, which may be empty."""
+
+    def wait_for_copies(self, groups: int) -> None:
+        """Waits until at most `groups` groups of any thread's copies are under way, with a barrier of the block."""
+        self.sync()
 
     def below(self, number: Expr, total: Extent) -> Prim | None:
         """The condition `number < total`, or None where it always holds."""

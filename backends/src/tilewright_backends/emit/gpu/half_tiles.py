@@ -86,6 +86,15 @@ class HalfTilePlan:
         return (row * chunks + tir_op.bitwise_xor(chunk, key)) * CHUNK
 
 
+@attrs.frozen
+class Fragments:
+    """A tile of an operand that is multiplied: how it lies, in which buffer, from which element on."""
+
+    plan: HalfTilePlan
+    buffer: Prim
+    start: Expr
+
+
 class HalfTile:
     """Fills the stages of a tile.
 
@@ -170,6 +179,10 @@ class HalfTile:
             with self._mine(load):
                 place = body.index(stage * self.pitch) + self._places[load][3]
                 body.store(far, tir_op.shift_right(place, i32(3)), near[i32(load)])
+
+    def fragments(self, stage: Expr) -> Fragments:
+        """The tile of a stage as what is multiplied."""
+        return Fragments(self.plan, self.buffer, self.body.hold(stage * self.pitch, "start"))
 
     def _mine(self, load: int) -> AbstractContextManager[None]:
         if not self._partial:

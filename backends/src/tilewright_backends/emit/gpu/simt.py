@@ -227,6 +227,8 @@ class _RegisterTile:
             with body.when(body.index(pair < tiles.k_step // 2 - 1)) if tiles.k_step > 2 else nullcontext():
                 pick(pair * 2 + 2, 0)
             self._products(1)
+        # Put off until the sums are used, the products would keep all that they multiply in registers.
+        body.settle(self.sums, 0, tiles.m_thread * tiles.n_thread)
 
     def _products(self, half: int) -> None:
         body, tiles = self.body, self.tiles

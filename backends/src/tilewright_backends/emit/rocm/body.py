@@ -6,12 +6,17 @@ written as another type through functions (`functions`), for the generator takes
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import attrs
 import tvm
 from tvm import tirx
 from tvm.ir import PointerType
 from tvm.tirx import op as tir_op
 
+from tilewright.ir.bounds import Interval, bounds_of
+from tilewright.ir.expr import Const, Expr
 from tilewright_backends.emit.gpu.body import GpuBody, i32
 from tilewright_backends.emit.rocm.functions import SPACES
 from tilewright_backends.emit.rocm.semantics import RocmSemantics
@@ -56,6 +61,20 @@ class RocmBody(GpuBody):
         super().__init__(threads, tasks)
         self.arch, self.warp = arch, warp
         self._declared: list[Prim] = []
+
+    @contextmanager
+    def loop(self, hint: str, extent: int | Expr, kind: str = "serial") -> Iterator[Expr]:
+        """As elsewhere; LLVM does not see how many trips a serial loop has.
+
+        It writes out loops over registers of up to some hundred instructions, and then loads for all trips at once.
+        """
+        if isinstance(extent, Const):
+            extent = int(extent.value)
+        if kind == "serial" and isinstance(extent, int) and extent > 1:
+            trips = self.bind(self.call("tw_trips", i32(extent), result="int32"), "trips")
+            extent = self.define("trips", trips, Interval(extent, extent))
+        with super().loop(hint, extent, kind) as variable:
+            yield variable
 
     def bind(self, value: Prim, hint: str = "t") -> Prim:
         """A register holding `value`; TVM's own variables are slow over chains of selects (`Code.bind`)."""
@@ -112,6 +131,16 @@ class RocmBody(GpuBody):
 
     def settled(self, value: Prim) -> Prim:
         return self.call(f"tw_settled_{element(value)}", value, result=element(value))
+
+    def settle(self, registers: Prim, first: int, count: int) -> None:
+        for place in map(i32, range(first, first + count)):
+            self.store(registers, place, self.settled(registers[place]))
+
+    def afresh(self, expr: Expr, hint: str) -> Expr:
+        """`expr` as a new variable: what follows from it is computed here, not kept in registers from earlier code."""
+        short = self.simplify(expr)
+        value = self.settled(self.index(short, "int32"))
+        return self.define(hint, self.bind(value, hint), bounds_of(short, self.bounds))
 
     def across(self, value: Prim, distance: int) -> Prim:
         return self.call(f"tw_across_{element(value)}", value, i32(distance), result=element(value))

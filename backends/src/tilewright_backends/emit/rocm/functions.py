@@ -7,8 +7,9 @@ What TVM's code generator has no statement for, or not the right one:
   addresses of global memory.
 - values of other lanes, through `ds_bpermute`.
 - points over which nothing is scheduled;
-- points that a value passes, so that LLVM does not move its computation behind them.
-- products of 16-bit floats by the matrix units. The lane maps are in `recipes.rocm.matrix`.
+- points that a value passes, so that LLVM does not move its computation behind them;
+- numbers of trips that LLVM does not know, so that it does not write loops out.
+- products of 16-bit floats by the matrix units. The lane maps are in `recipes.rocm.units`.
 """
 
 from __future__ import annotations
@@ -57,6 +58,10 @@ define linkonce_odr hidden i32 @tw_lane() #0 {
   %low = call i32 @llvm.amdgcn.mbcnt.lo(i32 -1, i32 0)
   %all = call i32 @llvm.amdgcn.mbcnt.hi(i32 -1, i32 %low)
   ret i32 %all
+}
+define linkonce_odr hidden i32 @tw_trips(i32 %x) #0 {
+  %y = call i32 asm "", "=s,0"(i32 %x)
+  ret i32 %y
 }
 declare void @llvm.amdgcn.s.barrier() #1
 declare void @llvm.amdgcn.wave.barrier() #1

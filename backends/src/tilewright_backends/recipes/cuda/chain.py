@@ -14,7 +14,6 @@ from tilewright.ir.expr import Expr, apply, const, maximum, minimum, variables
 from tilewright.recipes import Constraint, Match, Operand, Recipe, Usage, Work
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.recipes.cuda.flat_chain import Chain, Link, flat_chain
-from tilewright_backends.recipes.cuda.mma import ALIGNMENT
 from tilewright_backends.recipes.gpu.common import (
     block_limits,
     ceil_div,
@@ -26,6 +25,7 @@ from tilewright_backends.recipes.gpu.common import (
     powers,
 )
 from tilewright_backends.recipes.gpu.packing import pack_operand
+from tilewright_backends.recipes.gpu.tensor import ALIGNMENT
 from tilewright_backends.recipes.rows import memory_bytes
 
 NAME = "cuda.chain"

@@ -22,12 +22,10 @@ from tilewright_backends.recipes.gpu.common import (
     powers,
 )
 from tilewright_backends.recipes.gpu.packing import pack_operand
-from tilewright_backends.recipes.gpu.tensor import TensorDetail, axes_of, detail_of, packed_slots, packs
+from tilewright_backends.recipes.gpu.tensor import ALIGNMENT, TensorDetail, axes_of, detail_of, packed_slots, packs
 from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.mma"
-ALIGNMENT = 1024
-"""Where each operand's tiles begin in shared memory, in bytes."""
 
 
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:

@@ -1,4 +1,4 @@
-"""Attention as the CUDA recipes see it: flat addresses, and its factors as tiles of shared memory."""
+"""Attention as the GPU recipes see it: flat addresses, and its factors as tiles of shared memory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MOST = 128
 
 @attrs.frozen
 class Attention:
-    """What `cuda.attention` and `cuda.attention_simt` emit.
+    """What `attention` and `attention_simt` emit.
 
     Args:
         scores, output: the two contractions with flat addresses, over the axes of `spec`.

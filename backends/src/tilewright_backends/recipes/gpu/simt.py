@@ -77,6 +77,9 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     shared = maximum((mb + nb + 8) * ks * slices * 2, (slices - 1) * mb * nb) * size + 32
     ahead = ceil_div((mb + nb) * ks, team)
     registers = (mt * nt + mt + nt + ahead) * (size // 4) + 28
+    if device.kind == "rocm":
+        # LLVM keeps what the address of each gathered element is computed from.
+        registers = registers + _gathered(detail, (mb, nb), ks, team) * 4
     tasks = ceil_div(m, mb) * ceil_div(n, nb) * batch
     trips = ceil_div(k, ks * slices)
     axes = {"m": _names(roles.m), "n": _names(roles.n), "k": _names(roles.k), "batch": _names(roles.batch)}
@@ -152,6 +155,15 @@ def _filling(detail: SimtDetail, operand: Operand, constant: int | None) -> int:
         if axes
     ]
     return 2 if any(vectors) else 5
+
+
+def _gathered(detail: SimtDetail, blocks: tuple[Expr, Expr], step: Expr, team: Expr) -> Expr:
+    """Elements that a thread loads ahead one by one, each by an address of its own."""
+    total: Expr = const(0)
+    for block, operand, slot in zip(blocks, (detail.roles.rows, detail.roles.columns), detail.constants, strict=True):
+        if _filling(detail, operand, slot) > 2:
+            total = total + ceil_div(block * step, team)
+    return total
 
 
 @attrs.frozen

@@ -30,6 +30,7 @@ from tilewright_backends.recipes.gpu.common import (
     points,
     powers,
 )
+from tilewright_backends.recipes.gpu.tensor import warp_unit
 from tilewright_backends.recipes.rows import memory_bytes
 
 NAME = "stages"
@@ -153,7 +154,7 @@ def tensor_factors(stage: KernelSpec) -> tuple[int, int] | None:
     return (slots[0], slots[1]) if len(kinds) == 1 and kinds <= HALVES and whole else None
 
 
-def _tensor_work(stage: TileStage, device: DeviceModel) -> tuple[Expr, Expr]:
+def _tensor_work(stage: TileStage, device: DeviceModel, unit: str) -> tuple[Expr, Expr]:
     """Operations of a task in terms of the ordinary units', and four times the steps of one warp alone."""
     spec = stage.spec
     sides = sides_of(spec)
@@ -161,7 +162,6 @@ def _tensor_work(stage: TileStage, device: DeviceModel) -> tuple[Expr, Expr]:
     columns = product([stage.domain[x.name].size for x in sides.columns])
     depth = ceil_div(points(spec.reduce), DEPTH)
     pieces = ceil_div(rows, ROWS) * ceil_div(columns, COLUMNS)
-    unit = "fp16.mma" if spec.reads[0].value.dtype == "float16" else "bf16.mma"
     quicker = max(int(device.peak.get(unit, 0) / device.peak["fma"]), 1)
     stored = operations(*(x.expr for x in spec.stores)) + 8
     flops = pieces * depth * (ROWS * COLUMNS * DEPTH * 2 // quicker) + rows * columns * stored
@@ -171,8 +171,10 @@ def _tensor_work(stage: TileStage, device: DeviceModel) -> tuple[Expr, Expr]:
 def _stage_work(stage: TileStage, device: DeviceModel) -> tuple[Expr, Expr]:
     """Operations of a task, and the steps of reductions that one thread alone would take."""
     spec = stage.spec
-    if device.has("mma.sync") and tensor_factors(spec) is not None:
-        return _tensor_work(stage, device)
+    factors = tensor_factors(spec)
+    unit = None if factors is None else warp_unit(device, spec.reads[factors[0]].value.dtype)
+    if unit is not None:
+        return _tensor_work(stage, device, unit)
     total = product([stage.domain[x.name].size for x in spec.spatial])
     reduced = number_of(x.extent for x in spec.reduce) if spec.reduce else const(1)
     each = operations(*spec.body, *(spec.combiner.combine if spec.combiner else ()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from tilewright.device import DeviceModel
 from tilewright.ir.bounds import linear_terms, simplify
 from tilewright.ir.expr import Apply, Expr, Var, loads, variables
 from tilewright.ir.ops import Axis
@@ -15,6 +16,8 @@ from tilewright_backends.recipes.gpu.roles import roles_of, stride
 
 CHUNK = 8
 """16-bit elements of one 16-byte access."""
+ALIGNMENT = 1024
+"""Where each operand's tiles begin in shared memory, in bytes."""
 
 
 @attrs.frozen
@@ -106,6 +109,16 @@ def _aligned(spec: FlatSpec, slot: int, axis: Axis) -> bool:
         elif axis.name in variables(term) or factor % CHUNK:
             return False
     return True
+
+
+def warp_unit(device: DeviceModel, dtype: str) -> str | None:
+    """The peak of instructions by which a warp multiplies 16-bit floats; None where a device has none."""
+    kind = {"float16": "fp16", "bfloat16": "bf16"}.get(dtype)
+    if kind is None:
+        return None
+    if device.has("mma.sync"):
+        return f"{kind}.mma"
+    return f"{kind}.tensor" if device.has("mfma") or device.has("wmma") else None
 
 
 def packs(operand: HalfOperand) -> bool:

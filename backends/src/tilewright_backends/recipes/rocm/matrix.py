@@ -1,16 +1,4 @@
-"""`rocm.matrix`: contractions of float16 or bfloat16 operands on the matrix units, summed in float32.
-
-The units are MFMA of CDNA (waves of 64) and WMMA of RDNA 3 and 4 (waves of 32). One instruction multiplies 16 rows by
-16 columns over 16 points of the reduction. Which lane holds what, by AMD's ISA reference guides ("AMD Instinct MI200"
-and "MI300", "RDNA3", "RDNA4", chapters on matrix instructions) and AMD's matrix instruction calculator:
-
-- `v_mfma_f32_16x16x16_f16`, `…_bf16_1k`: lane `l` has row (column) `l % 16` of an operand at `k` from `4 (l // 16)` on,
-  four of them, and of the result column `l % 16`, rows from `4 (l // 16)` on, four of them.
-- `v_wmma_f32_16x16x16_f16`, `…_bf16` on gfx11: lane `l` has row (column) `l % 16` at all 16 `k`, so both halves of a
-  wave hold the same; of the result column `l % 16`, every other row from `l // 16` on.
-- the same on gfx12: lane `l` has row (column) `l % 16` at `k` from `8 (l // 16)` on, eight of them, and of the result
-  column `l % 16`, rows from `8 (l // 16)` on, eight of them.
-"""
+"""`rocm.matrix`: contractions of float16 or bfloat16 operands on the matrix units, summed in float32."""
 
 from __future__ import annotations
 
@@ -37,48 +25,16 @@ from tilewright_backends.recipes.gpu.common import (
 from tilewright_backends.recipes.gpu.packing import pack_operand
 from tilewright_backends.recipes.gpu.tensor import TensorDetail, axes_of, detail_of, packed_slots, packs
 from tilewright_backends.recipes.operands import operands_of
+from tilewright_backends.recipes.rocm.units import SIDE, unit_for
 
 NAME = "matrix"
-SIDE = 16
-"""Rows, columns and points of the reduction of one instruction."""
 STAGES = 2
 """Tiles of each operand in shared memory: one is multiplied, the next one is filled."""
 
 
-@attrs.frozen
-class Unit:
-    """A matrix unit.
-
-    Args:
-        name: of its instruction, as device functions are called after it.
-        held: elements of an operand that a lane has.
-        shared: whether lanes 16 apart have the same elements, instead of the next ones along the reduction.
-        sums: neighbouring elements of the result that a lane has. Where the unit's own are two apart, so are the rows
-            of the operand that it is given.
-        apart: elements of the unit's result between those of a lane.
-    """
-
-    name: str
-    held: int
-    shared: bool
-    sums: int
-    apart: int
-
-
-def unit_of(arch: str) -> Unit | None:
-    """The matrix unit of an architecture; None when it has none that is known."""
-    if arch in ("gfx90a", "gfx942"):
-        return Unit("mfma", 4, False, 4, 1)
-    if arch.startswith("gfx11"):
-        return Unit("wmma", 16, True, 8, 2)
-    if arch.startswith("gfx12"):
-        return Unit("wmma12", 8, False, 8, 1)
-    return None
-
-
 def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     """The kernel as this recipe sees it, or None when it is not of its kind."""
-    unit = unit_of(device.arch)
+    unit = unit_for(device)
     detail = detail_of(kernel) if unit is not None else None
     if unit is None or detail is None:
         return None
@@ -99,7 +55,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     ahead = ceil_div(mb * ks, threads * 2) + ceil_div(nb * ks, threads * 2) + 8
     # LLVM loads what the next instructions multiply while these run.
     fragments = (mw // SIDE + nw // SIDE) * unit.held
-    registers = mw * nw // device.warp + fragments + ahead + 100
+    registers = mw * nw // device.warp + fragments + ahead + 70
     tasks = ceil_div(m, mb) * ceil_div(n, nb) * batch
     trips = ceil_div(k, ks)
     out = sum(points(detail.spec.spatial) * dtypes.size_of(s.value.dtype) for s in detail.spec.stores)
