@@ -56,8 +56,11 @@ def test_merged_whatever_it_costs_they_keep_it(target: str, config: dict[str, An
 
 @pytest.mark.parametrize(
     ("target", "config"),
-    [("cpu:x86-64-v3", LAUNCHES), ("cuda:h200", LAUNCHES), ("rocm:gfx1100", ALWAYS)],
-    ids=["cpu", "cuda", "rocm"],
+    [
+        pytest.param("cpu:x86-64-v3", LAUNCHES, id="cpu", marks=pytest.mark.slow),
+        pytest.param("cuda:h200", LAUNCHES, id="cuda", marks=pytest.mark.slow),
+        pytest.param("rocm:gfx1100", ALWAYS, id="rocm"),
+    ],
 )
 def test_waves_as_launches_keep_it(target: str, config: dict[str, Any]) -> None:
     """No unit waits for another, as AMD's GPUs ask for."""

@@ -105,7 +105,7 @@ def subset_cells() -> list[Any]:
 def _tier(name: str, arch: str, techniques: list[str]) -> Any:
     if len(techniques) < len(TECHNIQUES):
         return pytest.mark.full
-    return () if (name, arch) == ("branching", "gfx942") else pytest.mark.slow
+    return () if (name, arch) == ("recurrent", "gfx942") else pytest.mark.slow
 
 
 @pytest.mark.parametrize(("name", "arch", "arm"), subset_cells())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,10 @@ def cases() -> list[Any]:
 
 def wave_cases() -> list[Any]:
     """Models in which something stands side by side, also where Welder has joined what it can."""
-    return [pytest.param(x, marks=() if x == "lstm" else pytest.mark.slow) for x in sorted(WIDE)]
+    found = itertools.product(sorted(WIDE), ("rocm:gfx1100", "rocm:gfx90a", "cuda:h200"))
+    slow = {"lstm": pytest.mark.slow, "moe_block": pytest.mark.slow}
+    quick = ("lstm", "rocm:gfx1100")
+    return [pytest.param(*x, marks=() if x == quick else slow.get(x[0], pytest.mark.full)) for x in found]
 
 
 def case(name: str) -> Case:
@@ -83,8 +87,7 @@ def merged(program: Program) -> list[Launch]:
     return [x for x in launches(program.steps) if x.only_task is None]
 
 
-@pytest.mark.parametrize("target", ["rocm:gfx90a", "rocm:gfx1100", "cuda:h200"])
-@pytest.mark.parametrize("name", wave_cases())
+@pytest.mark.parametrize(("name", "target"), wave_cases())
 def test_waves_as_launches_on_an_emulated_gpu(name: str, target: str) -> None:
     """On AMD GPUs whatever the policy says; units wait for nothing, and no more than the launches' order is needed."""
     one = case(name)
@@ -97,6 +100,7 @@ def test_waves_as_launches_on_an_emulated_gpu(name: str, target: str) -> None:
     agree(program, emulate(program, chosen, [one.feeds[x] for x in program.input_names]), one)
 
 
+@pytest.mark.slow
 def test_waves_as_launches_on_the_cpu() -> None:
     one, given = case("lstm"), config("cpu", "launches")
     program = plan_model(one.model, bind(load_config(given), Registry(), threads=2)).program

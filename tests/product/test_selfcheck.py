@@ -18,7 +18,7 @@ from tilewright.config.binding import bind
 from tilewright.plugins.manager import Registry
 from tilewright.testing.seeded import light_names
 
-SOME = ("--only", "kernel/*.scan", "--only", "control/*")
+SOME = ("--only", "kernel/*.scan")
 QUICK = ("--seconds", "0.01")
 
 
@@ -33,8 +33,8 @@ def test_a_report_says_what_was_computed_where(tw: Tw, tmp_path: Path) -> None:
     result = tw("selfcheck", "-o", path, *SOME, *QUICK)
     assert result.code == 0, result.err
     report = read(path)
-    assert [x["item"] for x in report["items"]] == ["kernel/cpu.scan", "control/0"]
-    assert report["counts"] == {"ok": 2, "differs": 0, "failed": 0}
+    assert [x["item"] for x in report["items"]] == ["kernel/cpu.scan"]
+    assert report["counts"] == {"ok": 1, "differs": 0, "failed": 0}
     for item in report["items"]:
         assert item["kernels"] >= 1
         assert 0 < item["median_seconds"] <= max(item["samples"])
@@ -99,6 +99,7 @@ def test_machines_without_a_device_are_refused(tw: Tw, tmp_path: Path) -> None:
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_programs_for_other_machines_are_prepared(tw: Tw, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     result = tw("selfcheck", "--target", "rocm:gfx1100", "--prepare", folder, "--only", "kernel/rocm.map")
