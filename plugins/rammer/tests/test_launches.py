@@ -116,6 +116,13 @@ def test_a_wave_that_would_take_longer_is_not_merged() -> None:
     assert len(scheduled(kernels, gain=-100.0)[0]) == 1
 
 
+def test_kernels_that_stay_alone_keep_their_order() -> None:
+    """Two chains: breadth first would hold values of both, for nothing."""
+    chains = [kernel(f"{c}{i}", [f"{c}{i}"], [f"{c}{i + 1}"], 6) for c in "ab" for i in range(3)]
+    assert [x.name for x in scheduled([alone(x) for x in chains])[0]] == [x.kernel.name for x in chains]
+    assert [x.name for x in scheduled(chains)[0]] == ["a0", "a1", "a2"]
+
+
 def test_a_launch_names_no_more_values_than_a_kernel_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launches, "_MOST_VALUES", 5)
     made = scheduled([kernel(f"k{i}", ["x"], [f"v{i}"], 6) for i in range(10)])[0]

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import attrs
+
 from tilewright.ir.expr import Var, const
 from tilewright.ir.program import UNIT, Envelope, Lane, Launch, Phase, Task
 from tilewright.planning.record import shape_of
@@ -30,11 +32,17 @@ _MOST_VALUES = 384
 
 
 def wave_launches(planned: Sequence[Planned], session: Session, options: RammerOptions) -> Iterator[Launch]:
-    """The launches of kernels without control flow between them, each with its entry in the decision record."""
+    """The launches of kernels without control flow between them, each with its entry in the decision record.
+
+    Waves stand in breadth-first order, kernels of which none was merged with another in the order that they came in.
+    """
     for first in range(0, len(planned), options.most):
-        some = planned[first : first + options.most]
-        for wave in wavefronts(operators_of(some, session)):
-            yield from _launches(wave, session, options)
+        operators = operators_of(planned[first : first + options.most], session)
+        made = [x for wave in wavefronts(operators) for x in _launches(wave, session, options)]
+        if any(x.only_task is None for x in made):
+            yield from made
+        else:
+            yield from (alone(x.planned) for x in operators)
 
 
 def _launches(wave: Sequence[ROperator], session: Session, options: RammerOptions) -> Iterator[Launch]:
@@ -89,7 +97,9 @@ def _merged(members: list[ROperator], session: Session, options: RammerOptions) 
 
 
 def _seconds(members: Sequence[ROperator], device: VDevice, levels: Levels) -> float:
-    return device.launch + spread(members, device, Memory(levels, device.units))[1]
+    """Predicted seconds of one launch. Units that no rTask would reach are left out."""
+    used = attrs.evolve(device, units=min(device.units, sum(x.tasks for x in members)))
+    return device.launch + spread(members, used, Memory(levels, used.units))[1]
 
 
 def _apart(operator: ROperator, device: VDevice) -> float:
