@@ -70,6 +70,26 @@ def merged(program: Program, merge: Merge, units: int, alone: Sequence[str] = AL
     return placed(attrs.evolve(program, body=steps(program.body), procedures=procedures))
 
 
+def waved(program: Program) -> Program:
+    """The program, which has launches only, with one for each wave of calls that do not depend on each other.
+
+    Every unit runs one task, and nothing waits. Calls of one kernel stand together.
+    """
+    calls = [x.only_task for x in program.body if isinstance(x, Launch) and x.only_task is not None]
+    assert len(calls) == len(program.body)
+    made = []
+    for number, wave in enumerate(waves_of(calls, program)):
+        wave = sorted(wave, key=lambda x: x.kernel)
+        needs = [program.kernels[x.kernel].choice.resources for x in wave]
+        lanes, units = [], 0
+        for call, need in zip(wave, needs, strict=True):
+            lanes.append(Lane(units, const(need.tasks), (attrs.evolve(call, first=Var(UNIT) - units),)))
+            units += need.tasks
+        most = (max(getattr(x, name) for x in needs) for name in ("threads", "registers", "shared_bytes"))
+        made.append(Launch(f"wave{number}", Envelope(units, *most), (Phase(tuple(lanes)),)))
+    return placed(attrs.evolve(program, body=tuple(made)))
+
+
 def placed(program: Program) -> Program:
     """The program with new storage for its steps."""
     values = {name: x.value for name, x in program.storage.placements.items()}
@@ -105,18 +125,23 @@ def phases(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, M
 
 def side_by_side(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, Mapping[str, int]]:
     """A phase for each wave of calls that do not depend on each other, each on units of its own as far as there are."""
-    waves: list[list[Task]] = []
-    for call in calls:
-        at = max((n + 1 for n, wave in enumerate(waves) if any(_reads(call, x, program) for x in wave)), default=0)
-        waves += [[]] * (at == len(waves))
-        waves[at] = [*waves[at], call]
     made = []
-    for wave in waves:
+    for wave in waves_of(calls, program):
         for start in range(0, len(wave), units):
             some = wave[start : start + units]
             share = units // len(some)
             made.append(Phase(tuple(dealt(x, program, i * share, share) for i, x in enumerate(some))))
     return tuple(made), {}
+
+
+def waves_of(calls: Sequence[Task], program: Program) -> list[list[Task]]:
+    """Calls by their distance from the beginning."""
+    waves: list[list[Task]] = []
+    for call in calls:
+        at = max((n + 1 for n, wave in enumerate(waves) if any(_reads(call, x, program) for x in wave)), default=0)
+        waves += [[]] * (at == len(waves))
+        waves[at] = [*waves[at], call]
+    return waves
 
 
 def _reads(later: Task, earlier: Task, program: Program) -> bool:

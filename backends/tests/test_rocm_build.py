@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import subprocess
 from pathlib import Path
@@ -25,9 +24,6 @@ from tilewright.plugins.records import RecipeEntry
 from tilewright.testing import conformance
 from tilewright.testing.cases import case, node
 from tilewright.testing.control import control_case
-from tilewright.testing.models import BUILDERS
-from tilewright.testing.precision import narrowed
-from tilewright.testing.seeded import light_model, light_names
 from tilewright.views.subject import subject_of
 from tilewright_backends import gpus
 from tilewright_backends.build.cuda.builder import device_kernel
@@ -38,11 +34,7 @@ from tilewright_backends.build.rocm.source import llvm_source, object_code, rocm
 
 MATRIX = {"gfx90a": "v_mfma", "gfx942": "v_mfma", "gfx1100": "v_wmma", "gfx1201": "v_wmma"}
 LDS = 65536
-LIGHT = (("squeezenet", "gfx90a"), ("shufflenet", "gfx942"), ("zfnet512", "gfx1100"), ("bvlc_alexnet", "gfx1201"))
-"""What the slow tier builds; the full one builds every light model for every architecture."""
-SPILLS = 1024
-"""Bytes per lane that kernels of light models may spill: convolutions on the ordinary units do on RDNA, whose lanes
-have 256 registers, where LLVM computes the addresses of all that a thread gathers at once."""
+QUICK = dict.fromkeys(("gfx942", "gfx1100"), pytest.mark.slow)
 
 
 def tool(name: str) -> str:
@@ -194,34 +186,7 @@ def test_control_flow_reads_back_through_hip(tmp_path: Path) -> None:
     assert "cuda" not in wanted
 
 
-def tier(quick: bool) -> pytest.MarkDecorator:
-    """The slow tier has a sample of these builds, the full one the others."""
-    return pytest.mark.slow if quick else pytest.mark.full
-
-
-@pytest.mark.parametrize("arch", [pytest.param(x, marks=tier(x in ("gfx90a", "gfx1201"))) for x in DEVICES])
-def test_bert_becomes_code_objects(arch: str, tmp_path: Path) -> None:
-    """Two layers, half as wide as the base size."""
-    settings = settings_for(arch)
-    sizes = {"hidden": 384, "heads": 6, "sequence": 128}
-    model = narrowed(BUILDERS["bert"](**sizes).model, "float16")
-    output = build_program(plan_module(load(model), settings).program, settings, tmp_path)
-    assert MATRIX[arch] in check_object(tmp_path, dict(output.data), arch)
-    assert not any(k["spill_bytes"] for k in output.data["kernels"].values())
-
-
-@pytest.mark.parametrize(
-    ("name", "arch"),
-    [pytest.param(*x, marks=tier(x in LIGHT)) for x in itertools.product(light_names(), DEVICES)],
-)
-def test_light_models_become_code_objects(name: str, arch: str, tmp_path: Path) -> None:
-    settings = settings_for(arch)
-    output = build_program(plan_module(load(light_model(name)), settings).program, settings, tmp_path)
-    check_object(tmp_path, dict(output.data), arch)
-    assert all(k["spill_bytes"] <= SPILLS for k in output.data["kernels"].values())
-
-
-@pytest.mark.parametrize("arch", [pytest.param(x, marks=tier(x in ("gfx942", "gfx1100"))) for x in DEVICES])
+@pytest.mark.parametrize("arch", [pytest.param(x, marks=QUICK.get(x, pytest.mark.full)) for x in DEVICES])
 def test_sampled_choices_of_products_fit(arch: str, tmp_path: Path) -> None:
     """No choice that the constraints allow spills more than a few registers, or takes more LDS than it announced."""
     settings = settings_for(arch)

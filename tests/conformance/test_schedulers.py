@@ -22,6 +22,7 @@ from tilewright.testing.schedulers import Report, check_scheduler
 ALWAYS: dict[str, Any] = {"options": {"rammer": {"gain": -1e9}}}
 """Merges whatever can be merged."""
 WAVES: dict[str, Any] = {"options": {"rammer": {"gain": -1e9, "policy": "waves"}}}
+LAUNCHES: dict[str, Any] = {"options": {"rammer": {"gain": -1e9, "policy": "launches"}}}
 
 
 def schedulers() -> list[str]:
@@ -53,6 +54,23 @@ def test_merged_whatever_it_costs_they_keep_it(target: str, config: dict[str, An
     check(report)
 
 
+@pytest.mark.parametrize(
+    ("target", "config"),
+    [
+        pytest.param("cpu:x86-64-v3", LAUNCHES, id="cpu", marks=pytest.mark.slow),
+        pytest.param("cuda:h200", LAUNCHES, id="cuda", marks=pytest.mark.slow),
+        pytest.param("rocm:gfx1100", ALWAYS, id="rocm"),
+    ],
+)
+def test_waves_as_launches_keep_it(target: str, config: dict[str, Any]) -> None:
+    """No unit waits for another, as AMD's GPUs ask for."""
+    alone = check_scheduler("one-kernel-per-group", target, [BUILDERS["bert"]()], seeds=0)
+    report = check_scheduler("rammer", target, [BUILDERS["bert"]()], config, seeds=2)
+    assert not report.together
+    assert report.launches < alone.launches
+    check(report)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [ALWAYS, WAVES], ids=["list", "waves"])
 @pytest.mark.parametrize("target", ["cpu:x86-64-v3", "cuda:a100"])
@@ -61,8 +79,8 @@ def test_all_blocks_merged_keep_the_law(target: str, config: dict[str, Any]) -> 
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("config", [{}, ALWAYS, WAVES], ids=["default", "list", "waves"])
-@pytest.mark.parametrize("target", ["cpu:x86-64-v3", "cuda:h200", "cuda:a100"])
+@pytest.mark.parametrize("config", [{}, ALWAYS, WAVES, LAUNCHES], ids=["default", "list", "waves", "launches"])
+@pytest.mark.parametrize("target", ["cpu:x86-64-v3", "cuda:h200", "cuda:a100", "rocm:mi300x"])
 @pytest.mark.parametrize("scheduler", schedulers())
 def test_all_blocks_keep_the_law(scheduler: str, target: str, config: dict[str, Any]) -> None:
     check(check_scheduler(scheduler, target, config=config))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
 from typing import Any
 
 import numpy as np
@@ -13,23 +13,33 @@ from backends.tests.cuda_on_cpu.emulator import emulate
 from benchmarks.models import graphs
 from tests.onnx_runtime import expected
 from tilewright.compare import compare_outputs
-from tilewright.compiler import build_program, plan_model, recipes_of
+from tilewright.compiler import device_of, plan_model
 from tilewright.config import load_config
 from tilewright.config.binding import Settings, bind
 from tilewright.errors import InputError
-from tilewright.ir.program import Program, launches
+from tilewright.ir.program import Launch, Program, launches
+from tilewright.ir.verify import verify_program
 from tilewright.plugins.manager import Registry
 from tilewright.testing.cases import Case
 from tilewright.testing.models import BUILDERS
 
 POLICIES = ("list", "waves")
 SMALL = ("inception_block", "lstm", "moe_block", "nasnet_cifar", "resnext29_paths", "seq2seq", "shufflenet_v2")
+WIDE = ("lstm", "moe_block", "nasnet_cifar", "seq2seq")
 QUICK = ("gpt", "lstm", "inception_block")
 
 
 def cases() -> list[Any]:
     names = sorted({*BUILDERS, *SMALL})
     return [pytest.param(x, marks=() if x in QUICK else pytest.mark.slow(every=4)) for x in names]
+
+
+def wave_cases() -> list[Any]:
+    """Models in which something stands side by side, also where Welder has joined what it can."""
+    found = itertools.product(sorted(WIDE), ("rocm:gfx1100", "rocm:gfx90a", "cuda:h200"))
+    slow = {"lstm": pytest.mark.slow, "moe_block": pytest.mark.slow}
+    quick = ("lstm", "rocm:gfx1100")
+    return [pytest.param(*x, marks=() if x == quick else slow.get(x[0], pytest.mark.full)) for x in found]
 
 
 def case(name: str) -> Case:
@@ -72,17 +82,32 @@ def test_a_model_on_an_emulated_gpu(name: str) -> None:
     agree(program, emulate(program, chosen, [one.feeds[x] for x in program.input_names]), one)
 
 
-def test_rocm_kernels_are_launched_alone(tmp_path: Path) -> None:
-    """None of them can be a member of another, whatever merging would save."""
-    chosen = settings("rocm:gfx90a", "list")
-    assert not any(x.embeddable for x in recipes_of(chosen).values())
-    program = plan_model(case("lstm").model, chosen).program
-    tasks = [x.only_task for x in launches(program.steps)]
-    assert len(tasks) > 1
-    assert {x.kernel for x in tasks if x is not None} == set(program.kernels)
-    assert None not in tasks
-    output = build_program(program, chosen, tmp_path)
-    assert set(output.data["kernels"]) == {f"tw_{x}" for x in program.kernels}
+def merged(program: Program) -> list[Launch]:
+    """The launches of more than one kernel."""
+    return [x for x in launches(program.steps) if x.only_task is None]
+
+
+@pytest.mark.parametrize(("name", "target"), wave_cases())
+def test_waves_as_launches_on_an_emulated_gpu(name: str, target: str) -> None:
+    """On AMD GPUs whatever the policy says; units wait for nothing, and no more than the launches' order is needed."""
+    one = case(name)
+    chosen = settings(target, "launches" if target.startswith("cuda") else "list")
+    program = plan_model(one.model, chosen).program
+    verify_program(program, device_of(chosen))
+    found = launches(program.steps)
+    assert merged(program)
+    assert not any(x.envelope.cooperative or x.events for x in found)
+    agree(program, emulate(program, chosen, [one.feeds[x] for x in program.input_names]), one)
+
+
+@pytest.mark.slow
+def test_waves_as_launches_on_the_cpu() -> None:
+    one, given = case("lstm"), config("cpu", "launches")
+    program = plan_model(one.model, bind(load_config(given), Registry(), threads=2)).program
+    assert merged(program)
+    assert not any(x.envelope.cooperative for x in launches(program.steps))
+    with tilewright.compile(one.model, config=given, threads=2) as compiled:
+        agree(program, compiled.run(None, dict(one.feeds)), one)
 
 
 def test_fewer_threads_than_units_that_wait_are_refused(tmp_path: Any) -> None:

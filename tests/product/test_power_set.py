@@ -104,7 +104,8 @@ MODELS: dict[str, tuple[Callable[[Path], Path], tuple[int, ...]]] = {
 }
 
 
-def _arms() -> list[Arm]:
+def power_set() -> list[Arm]:
+    """Every subset of the techniques, with the default connector's joining and without."""
     registry = Registry()
     registry.load(TECHNIQUES)
     slots: dict[str, str] = {}
@@ -120,7 +121,7 @@ def _arms() -> list[Arm]:
     return arms(mapping, config.study)
 
 
-@pytest.mark.parametrize("arm", _arms(), ids=lambda arm: arm.name.replace(" ", ","))
+@pytest.mark.parametrize("arm", power_set(), ids=lambda arm: arm.name.replace(" ", ","))
 @pytest.mark.parametrize("name", MODELS)
 def test_every_subset_of_the_techniques_agrees(name: str, arm: Arm, tmp_path: Path) -> None:
     make, shape = MODELS[name]

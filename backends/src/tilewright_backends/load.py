@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,13 @@ def runtime_library() -> Path:
             "Install it with `pip install tilewright-backends`.",
         )
     return Path(found.origin).parent / "lib" / "libtvm_runtime.so"
+
+
+def device() -> dict[str, str]:
+    """What the operating system calls the processor."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    names = (x.partition(":")[2].strip() for x in text.splitlines() if x.startswith("model name"))
+    return {"device": next(names, "unknown"), "processors": str(len(os.sched_getaffinity(0)))}
 
 
 class CpuProgram:

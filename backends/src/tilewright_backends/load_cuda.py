@@ -89,6 +89,25 @@ def _cudart() -> str:
     return "libcudart.so.13"
 
 
+def device() -> dict[str, str]:
+    """What device 0 is called, and the versions of driver and runtime as CUDA numbers them.
+
+    Raises:
+        InputError: there is no CUDA driver or runtime library.
+    """
+    cuda = CudaRuntime()
+    driver, runtime = ctypes.c_int(), ctypes.c_int()
+    cuda("cudaDriverGetVersion", ctypes.byref(driver))
+    cuda("cudaRuntimeGetVersion", ctypes.byref(runtime))
+    name = ctypes.create_string_buffer(256)
+    library = ctypes.CDLL("libcuda.so.1")
+    for function, *args in (("cuInit", 0), ("cuDeviceGetName", name, len(name), 0)):
+        status = getattr(library, function)(*args)
+        if status:
+            raise InternalError(f"{function} failed (CUDA driver error {status}).")
+    return {"device": name.value.decode(), "CUDA driver": str(driver.value), "CUDA runtime": str(runtime.value)}
+
+
 class CudaProgram:
     """A loaded program: device buffers, a table of their addresses, and the function that runs over it.
 

@@ -122,6 +122,20 @@ class RocmProgram:
         self._held.close()
 
 
+def device() -> dict[str, str]:
+    """What device 0 is called, and the versions of driver and runtime as HIP numbers them.
+
+    Raises:
+        InputError: HIP or TVM's runtime for ROCm is missing.
+    """
+    hip = HipRuntime()
+    name, driver, runtime = ctypes.create_string_buffer(256), ctypes.c_int(), ctypes.c_int()
+    hip("hipDeviceGetName", name, len(name), 0)
+    hip("hipDriverGetVersion", ctypes.byref(driver))
+    hip("hipRuntimeGetVersion", ctypes.byref(runtime))
+    return {"device": name.value.decode(), "HIP driver": str(driver.value), "HIP runtime": str(runtime.value)}
+
+
 def load_rocm(
     library: Path, weights: Mapping[str, Array], data: Mapping[str, Any], *, target: str, threads: int
 ) -> RocmProgram:

@@ -37,18 +37,21 @@ def tilewright_backends() -> Iterable[Backend]:
         "tilewright_backends.build.cpu:build",
         "tilewright_backends.load:load_cpu",
         "tilewright_backends.tvm_env:versions",
+        "tilewright_backends.load:device",
     )
     yield Backend(
         "cuda",
         "tilewright_backends.build.cuda.builder:build",
         "tilewright_backends.load_cuda:load_cuda",
         "tilewright_backends.build.cuda.versions:versions",
+        "tilewright_backends.load_cuda:device",
     )
     yield Backend(
         "rocm",
         "tilewright_backends.build.rocm.builder:build",
         "tilewright_backends.load_rocm:load_rocm",
         "tilewright_backends.build.rocm.versions:versions",
+        "tilewright_backends.load_rocm:device",
     )
 
 

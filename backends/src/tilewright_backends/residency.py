@@ -38,7 +38,8 @@ def check_resident(multiprocessors: Callable[[], int], library: Path, data: Mapp
                 f"Launch {launch!r} needs {kernel['blocks']} blocks on the GPU at once, and this one holds "
                 f"{units * held[name]} of {kernel['threads']} threads, {kernel['registers']} registers a thread and "
                 f"{kernel['shared_bytes']} bytes of shared memory: {held[name]} on each of {units} multiprocessors.",
-                "Compile the model for this GPU (--target), or with the schedule one-kernel-per-group.",
+                "Compile the model for this GPU (--target), or with a schedule in which no unit waits: "
+                'one-kernel-per-group, or rammer with policy = "launches".',
             )
 
 

@@ -10,6 +10,13 @@ static void tw_barrier() { emu_yield(1); }
 static void tw_wave_barrier() { emu_yield(2); }
 static void tw_in_order() {}
 static int tw_trips(int x) { return x; }
+static int tw_first_of_wave(int x) { return x / EMU_WARP * EMU_WARP; }  // of consecutive numbers, such as the threads'
+struct emu_address {
+  const void* at;
+  template <typename T> operator T*() const { return (T*)at; }
+};
+static emu_address tw_either(bool first, const void* x, const void* y) { return {first ? x : y}; }
+static emu_address tw_either(bool first, const void* x, emu_address y) { return {first ? x : y.at}; }
 
 #define EMU_LANES(name, type) \
   static type tw_settled_##name(type x) { return x; } \
@@ -28,6 +35,8 @@ static void emu_aligned(const void* p, int i, unsigned size) {
   static type tw_load_shared_##name(const void* p, int i) { emu_aligned(p, i, sizeof(type)); return tw_load_local_##name(p, i); } \
   static void tw_store_shared_##name(void* p, int i, type x) { emu_aligned(p, i, sizeof(type)); tw_store_local_##name(p, i, x); }
 EMU_WORD(uint8, emu_u8) EMU_WORD(uint16, unsigned short) EMU_WORD(uint32, unsigned) EMU_WORD(uint32x2, uint2) EMU_WORD(uint32x4, uint4)
+EMU_WORD(float16, half) EMU_WORD(float32, float) EMU_WORD(float64, double) EMU_WORD(uint64, uint64_t)
+EMU_WORD(int8, signed char) EMU_WORD(int16, short) EMU_WORD(int32, int) EMU_WORD(int64, int64_t)
 EMU_WORD(int32x2, int2) EMU_WORD(int32x4, int4) EMU_WORD(float32x2, float2) EMU_WORD(float32x4, float4)
 
 #define EMU_OCML(name, function) \

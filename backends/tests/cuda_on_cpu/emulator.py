@@ -44,8 +44,9 @@ from tilewright.planning.weights import weights_of
 from tilewright.plugins.records import RecipeEntry
 from tilewright_backends import gpus
 from tilewright_backends.build.cuda.builder import device_code
-from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, cuda_source, cuda_target
+from tilewright_backends.build.cuda.source import DeviceKernel, cuda_source, cuda_target
 from tilewright_backends.build.rocm.source import shell_for, warp_of
+from tilewright_backends.build.rocm.waves import wave_maker
 from tilewright_backends.emit.cuda.body import TensorMap
 from tilewright_backends.timeline import TaskTime, task_times, traced
 
@@ -185,7 +186,7 @@ class _Guarded:
 
 
 _WORD = re.compile(r"(\w+)\.([xyzw]) = (tw_load_\w+x[24]\(.*\));")
-_SHARED = re.compile(r"__shared__ alignas\((\d+)\) (\w+) (\w+)\[(\d+)\];")
+_SHARED = re.compile(r"__shared__ alignas\((\d+)\) ([\w ]+?) (\w+)\[(\d+)\];")
 
 
 def _printable(kernel: DeviceKernel) -> DeviceKernel:
@@ -273,7 +274,11 @@ def emulate(
     emitters: Mapping[str, Callable[..., Any]] = {n: registry.resolve(e, e.emitter) for n, e in entries.items()}
     rocm = settings.target.backend == "rocm"
     device = gpus.model("rocm", settings.target.device) if rocm else gpus.model("cuda", "h200")
-    code = device_code(program, emitters, device, shell_for(device.arch) if rocm else KernelShell)
+    code = (
+        device_code(program, emitters, device, shell_for(device.arch), wave_maker(device.arch))
+        if rocm
+        else device_code(program, emitters, device)
+    )
     emulated = Emulated(code.kernels, device.arch, code.preamble)
     places = program.storage.placements
     memory = {
@@ -332,6 +337,9 @@ def emulate(
                     while all(trip < x for x in limits) and (not step.condition or scalar(step.condition)):
                         run(step.body, {**env, step.counter: trip})
                         trip += 1
+                case Launch() if (wave := code.waves.get(step.name)) is not None:
+                    numbers = [values[x] for x in wave.symbols]
+                    emulated.run(wave.kernel.name, [bytes_of(x) for x in wave.args], numbers)
                 case Launch() if (task := step.only_task) is None:
                     found = code.persistent[step.name]
                     buffers = [(memory[x], frame(x)) if x else None for x in found.buffers]

@@ -15,7 +15,7 @@ from tilewright.artifact import Fallen, Manifest, Model, Step, TensorInfo, Varia
 from tilewright.artifact.extents import written
 from tilewright.artifact.manifest import DECISIONS, LIBRARY, MODEL, StoredWeight, numbered
 from tilewright.artifact.pool import Pool
-from tilewright.compiler import build_program, device_of, plan_module
+from tilewright.compiler import Plan, build_program, device_of, plan_module
 from tilewright.config.binding import Settings
 from tilewright.errors import InputError, UnsupportedError
 from tilewright.frontend.asked import dimension_names
@@ -51,6 +51,16 @@ def build_artifact(
         inputs = merged([variant.inputs for variant in step.variants], dimensions or {}, names)
         outputs = merged([variant.delivered for variant in step.variants], {}, names)
         return parts.write(path, name, inputs, outputs, (step,))
+
+
+def build_planned(plan: Plan, name: str, settings: Settings, path: Path) -> Manifest:
+    """Builds one program that is planned already, called `name`, and writes the artifact to `path`."""
+    with tempfile.TemporaryDirectory(prefix="tilewright-") as workdir:
+        parts = Parts(settings, Path(workdir))
+        variant = parts.built(plan)
+        names = tuple(x.name for x in variant.inputs), tuple(x.name for x in variant.delivered)
+        step = Step("native", *names, (variant,))
+        return parts.write(path, name, variant.inputs, variant.delivered, (step,))
 
 
 def build_specialised(
@@ -94,14 +104,13 @@ class Parts:
 
     def native(self, modules: Sequence[Module]) -> Step:
         """A step of one or several programs, which differ in their shapes only."""
-        variants = tuple(map(self._variant, modules))
+        variants = tuple(self.built(plan_module(module, self._settings)) for module in modules)
         outputs = delivered_names(modules[0].output_names, modules[0].lengths)
         return Step("native", modules[0].input_names, outputs, variants)
 
-    def _variant(self, module: Module) -> Variant:
-        """Plans and builds a legalised module, as one more program."""
+    def built(self, plan: Plan) -> Variant:
+        """Builds what is planned, as one more program."""
         number = len(self._libraries)
-        plan = plan_module(module, self._settings)
         program = plan.program
         folder = self._workdir / str(number)
         folder.mkdir()

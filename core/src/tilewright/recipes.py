@@ -212,8 +212,8 @@ class Recipe:
         target: kind of target that it is for ("cpu", "cuda", "rocm").
         match: finds the recipe's roles in a kernel, or None when the kernel is not of its kind. It is asked about
             subjects of the type `takes` only.
-        embeddable: whether its code can be a member of a persistent kernel (the device function contract). One that is
-            not is launched alone.
+        embeddable: whether its code can be a member of a kernel that has others too (the device function contract). One
+            that is not is launched alone.
         priority: recipes are tried in descending priority; the first that matches, and all later ones whose
             priority is at least 0, propose choices. A negative one is a fallback, used only when nothing else matches.
         takes: `KernelSpec`, `StagedSpec`, `ScanOp` or `Routine`.

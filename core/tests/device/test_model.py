@@ -20,6 +20,8 @@ from tilewright.device import load_device
         ("h200", 256, 40, 113 * 1024 + 1, 1),
         ("a100", 256, 128, 40 * 1024, 2),
         ("a100", 256, 0, 40 * 1024, 4),  # 164 KiB
+        ("mi300x", 256, 128, 65536, 1),  # 64 KiB, of which nothing is the system's
+        ("rx7900xtx", 128, 0, 65536, 2),  # 128 KiB of two compute units
     ],
 )
 def test_blocks_of_a_unit(device: str, threads: int, registers: int, shared_bytes: int, blocks: int) -> None:

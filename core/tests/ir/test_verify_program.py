@@ -149,6 +149,12 @@ def test_broken_programs_are_refused(case: str) -> None:
     refused(lambda: verify_program(make(), H200), law, place, "program")
 
 
+def test_units_wait_only_where_the_device_promises_that_they_are_at_work_at_once() -> None:
+    one = attrs.evolve(H200, cooperative=False)
+    refused(lambda: verify_program(PHASES, one), program.RESIDENT, "h200 does not promise", "program")
+    verify_program(LAUNCHES, one)
+
+
 BYTES = 4 * SIZE
 STORAGE: dict[str, tuple[Callable[[], Program], str, str]] = {
     "no placement": (lambda: without_placement(LAUNCHES, "t"), storage.PLACED, "value t"),

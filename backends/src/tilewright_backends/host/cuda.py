@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import attrs
 from tvm import tirx
@@ -29,7 +30,7 @@ from tilewright.ir.program import (
     launches,
 )
 from tilewright_backends.build.cuda.dispatcher import Persistent
-from tilewright_backends.build.cuda.source import DeviceKernel
+from tilewright_backends.build.cuda.source import DeviceKernel, Wave
 from tilewright_backends.emit.cuda.body import TensorMap
 from tilewright_backends.emit.gpu.body import i32
 from tilewright_backends.host.function import HostFunction
@@ -61,6 +62,9 @@ int64_t tw_read_back_int64(const void* from) { int64_t v = 0; read_back(&v, from
 """C source that is linked into the library of a program whose host part reads values of the device."""
 
 
+NO_WAVES: Mapping[str, Wave] = MappingProxyType({})
+
+
 class CudaHost(HostFunction):
     """The host function of a CUDA program.
 
@@ -69,6 +73,7 @@ class CudaHost(HostFunction):
         persistent: the kernels of all other launches, by the launches' names.
         copies: the device function that copies a number of bytes, by that number.
         sets: the device function that writes an integer into a scalar, by the scalar's dtype.
+        waves: the kernels of launches that are waves, by the launches' names.
     """
 
     def __init__(
@@ -78,12 +83,14 @@ class CudaHost(HostFunction):
         persistent: Mapping[str, Persistent],
         copies: Mapping[int, DeviceKernel],
         sets: Mapping[str, DeviceKernel],
+        waves: Mapping[str, Wave] = NO_WAVES,
     ) -> None:
         super().__init__(program, {})
         self.device = device
         self.persistent = persistent
         self.copies = copies
         self.sets = sets
+        self.waves = waves
         self._maps: dict[tuple[str, TensorMap], Prim] = {}
         for task in (x for launch in launches(program.steps) if (x := launch.only_task) is not None):
             for found, name in self._mapped(device[task.kernel], task.args):
@@ -149,6 +156,12 @@ class CudaHost(HostFunction):
         for number, word in enumerate(words):
             self.code.emit(tirx.BufferStore(self._words, word, [i32(number)]))
         self.launch(found.kernel, (self._words.data,))
+
+    def launch_wave(self, launch: Launch) -> None:
+        """The launch of tasks side by side."""
+        wave = self.waves[launch.name]
+        numbers = (convert(self.code.env[x], "int64") for x in wave.symbols)
+        self.launch(wave.kernel, (*map(self.pointer, wave.args), *numbers))
 
     def launch(self, kernel: DeviceKernel, values: Sequence[Prim], blocks: Prim | None = None) -> None:
         """One launch of a kernel on the struct that it copies, pointers, tensor maps and numbers, as far as it has any.
@@ -225,6 +238,9 @@ def emit_launch(host: HostFunction, launch: Launch) -> None:
     """The code of one launch: one kernel whose tasks are the blocks, or a persistent one."""
     assert isinstance(host, CudaHost)
     task = launch.only_task
+    if task is None and launch.name in host.waves:
+        host.launch_wave(launch)
+        return
     if task is None:
         host.launch_persistent(launch)
         return

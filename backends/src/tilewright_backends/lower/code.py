@@ -72,6 +72,14 @@ class Code:
         self.emit(tirx.BufferStore(cell, value, [index]))
         return tirx.BufferLoad(cell, [index])
 
+    def loaded(self, buffer: Prim, index: Prim) -> Prim:
+        """One element of a buffer."""
+        return tirx.BufferLoad(buffer, [index])
+
+    def storing(self, buffer: Prim, index: Prim, value: Prim) -> Prim:
+        """The statement that stores one element of a buffer."""
+        return tirx.BufferStore(buffer, value, [index])
+
     def let(self, value: Prim, hint: str) -> Prim:
         """A TIR variable holding an address or another plain number."""
         variable = tirx.Var(self.unique(hint), value.ty)

@@ -46,7 +46,7 @@ def store_vector(point: Point, buffer: Prim, address: Expr, guard: Expr | None, 
     stride = point.lane_stride(address)
     condition = None if guard is None else point.index(guard)
     if point.lanes == 1:
-        store = tirx.BufferStore(buffer, value, [point.index(address)])
+        store = code.storing(buffer, point.index(address), value)
         if condition is None:
             code.emit(store)
         else:
@@ -84,7 +84,7 @@ def _fill(dtype: str, fill: bool | int | float, lanes: int) -> Prim:
 def _load_scalar(
     point: Point, buffer: Prim, dtype: str, address: Expr, guard: Expr | None, fill: bool | int | float
 ) -> Prim:
-    loaded = tirx.BufferLoad(buffer, [point.index(address)])
+    loaded = point.code.loaded(buffer, point.index(address))
     if guard is None:
         return types.from_storage(loaded, dtype)
     condition = point.index(guard)

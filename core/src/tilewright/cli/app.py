@@ -21,6 +21,7 @@ _COMMANDS = {
     "scoreboard": ("tilewright.cli.scoreboard:command", "Run ONNX's own test suite."),
     "fuzz": ("tilewright.cli.fuzz:command", "Compare random graphs with ONNX's reference evaluator."),
     "calibrate": ("tilewright.cli.calibrate:command", "Measure a device for the models of cost."),
+    "selfcheck": ("tilewright.cli.selfcheck:command", "Check what a target computes on this machine; one report."),
     "doctor": ("tilewright.cli.doctor:command", "Check the installation."),
     "cache": ("tilewright.cli.cache:group", "Show or clear the cache."),
     "completion": ("tilewright.cli.completion:command", "Print a script for shell completion."),

@@ -31,25 +31,47 @@ from tilewright.workers import run_tool
 class Check:
     """One finding: what was looked at, what was found, and whether that is `ok`, `optional` (missing) or
     `bad`.
+
+    Args:
+        step: "compile" or "run" where only that needs it for some targets, else "".
     """
 
     what: str
     found: str
     state: str
     remedy: str = ""
+    step: str = ""
 
 
 @click.command("doctor", cls=Command)
 @click.option("--target", metavar="T", help="What compiling for it needs (cpu, cuda, rocm) must be there too.")
 def command(output: Output, target: str | None) -> int:
     """Check the installation; exit with 2 if something is wrong. No plugin is imported."""
-    kind = (target or "").partition(":")[0]
-    checks = [*_machine(), *_distributions(), *_cuda(kind == "cuda"), *_rocm(kind == "rocm"), _cache(), *_plugins()]
+    checks = findings((target or "").partition(":")[0])
     output.result(
         [asdict(check) for check in checks],
         table(["check", "state", "found", "remedy"], [[c.what, c.state, c.found, c.remedy] for c in checks]),
     )
     return 2 if any(check.state == "bad" for check in checks) else 0
+
+
+def findings(kind: str) -> list[Check]:
+    """Everything that is looked at. What compiling for targets of this kind needs must be there."""
+    return [*_machine(), *_distributions(), *_cuda(kind == "cuda"), *_rocm(kind == "rocm"), _cache(), *_plugins()]
+
+
+def require(kind: str, *steps: str) -> None:
+    """Raises InputError where something is missing that steps ("compile", "run") of a kind of target need."""
+    of_kind = {"cuda": _cuda, "rocm": _rocm}
+    checks = of_kind[kind](True) if kind in of_kind else []
+    missing = [x for x in checks if x.step in steps and x.state != "ok"]
+    if missing:
+        raise InputError(
+            f"This machine cannot {' and '.join(steps)} programs for {kind}, which lacks: "
+            + ", ".join(f"{x.what} ({x.found})" for x in missing)
+            + ".",
+            "; ".join(f"{x.what}: {x.remedy}" for x in missing),
+        )
 
 
 def _machine() -> list[Check]:
@@ -112,12 +134,14 @@ def _cuda(needed: bool) -> list[Check]:
             driver.read_text(errors="replace").splitlines()[0] if driver.exists() else "none",
             "ok" if driver.exists() else "optional",
             "" if driver.exists() else "needed to run CUDA programs, not to compile them",
+            "run",
         ),
         Check(
             "CUDA compiler",
             nvcc or (f"NVRTC {nvrtc}" if nvrtc != "not installed" else "none"),
             "ok" if nvcc or nvrtc != "not installed" else _missing(needed),
             "" if nvcc or nvrtc != "not installed" else "pip install 'tilewright-backends[cuda]'",
+            "compile",
         ),
     ]
 
@@ -152,30 +176,35 @@ def _rocm(needed: bool) -> list[Check]:
             linker or "none",
             "ok" if linker else _missing(needed),
             "" if linker else f"as root on Debian: apt-get install lld-{_LLVM}; or set ROCM_PATH to a ROCm 7 with LLVM",
+            "compile",
         ),
         Check(
             "ROCm device libraries",
             libraries or "none",
             "ok" if libraries else _missing(needed),
             "" if libraries else "as root on Debian: apt-get install rocm-device-libs; or set ROCM_PATH",
+            "compile",
         ),
         Check(
             "AMD driver",
             str(driver) if driver.exists() else "none",
             "ok" if driver.exists() else "optional",
             "" if driver.exists() else f"{to_run}AMD's kernel driver",
+            "run",
         ),
         Check(
             "HIP runtime",
             hip or "none",
             "ok" if hip else "optional",
             "" if hip else f"{to_run}libamdhip64.so of ROCm 6 or newer",
+            "run",
         ),
         Check(
             "TVM runtime for ROCm",
             runtime or "none",
             "ok" if runtime else "optional",
             "" if runtime else f"{to_run}TVM of the pinned version built with USE_ROCM",
+            "run",
         ),
     ]
 

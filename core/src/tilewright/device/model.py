@@ -61,6 +61,8 @@ class DeviceModel:
         banks: shared memory banks of 4 bytes.
         launch_seconds: cost of starting a kernel (GPU: inside a CUDA graph) or a parallel region.
         barrier_seconds: cost of a barrier over all units.
+        cooperative: whether a launch can ask for all of its units to be at work at once. Where it cannot, no unit may
+            wait for another. AMD's GPUs could, but TVM's runtime starts their kernels without that promise.
         step_seconds: cost of a step that cannot overlap with another: a barrier within a unit, a load that waits.
         features: names such as "mma.sync", "wgmma", "tma", "avx512f".
         plan_only: why no code can be generated for it, or "".
@@ -84,6 +86,7 @@ class DeviceModel:
     launch_seconds: float = 1e-6
     barrier_seconds: float = 1e-6
     step_seconds: float = 30e-9
+    cooperative: bool = True
     features: tuple[str, ...] = ()
     plan_only: str = ""
 
@@ -136,7 +139,8 @@ class DeviceModel:
             each = -(-registers // _REGISTER_STEP) * _REGISTER_STEP * self.warp
             limits.append(self.registers_per_unit // each // warps)
         if shared_bytes:
-            limits.append(self.level("shared").bytes // (shared_bytes + _SYSTEM_SHARED))
+            system = _SYSTEM_SHARED if self.kind == "cuda" else 0
+            limits.append(self.level("shared").bytes // (shared_bytes + system))
         return min(limits)
 
     def blocks_together(self, threads: int, registers: int = 0, shared_bytes: int = 0) -> int:

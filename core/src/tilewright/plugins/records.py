@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from attrs import Attribute, field, frozen
-from attrs.validators import in_, instance_of
+from attrs.validators import in_, instance_of, optional
 
 from tilewright.plugins.references import Reference, check_reference
 
@@ -131,6 +131,8 @@ class Backend:
         loader: `tilewright.runtime.native.Loader`: turns them into something that runs.
         versions: function of no arguments giving compiler and toolchain versions by name, from metadata only;
             they are part of the cache key.
+        device: function of no arguments giving texts by name that say which device programs run on here, and by which
+            driver; None where there is nothing to say.
     """
 
     kind: ClassVar[str] = "backend"
@@ -138,6 +140,7 @@ class Backend:
     builder: Reference = field(validator=check_reference)
     loader: Reference = field(validator=check_reference)
     versions: Reference = field(validator=check_reference)
+    device: Reference | None = field(default=None, validator=optional(check_reference))
 
     @property
     def key(self) -> str:

@@ -107,6 +107,25 @@ def check_recipe(
     return Report(recipe, kernels, ran, tuple(failures))
 
 
+def example(recipe: str, settings: Settings, seed: int = 0) -> tuple[Case, Program] | None:
+    """A case of the corpus with a program that runs one of its kernels by the recipe, under a choice from the seed.
+
+    None where the recipe matches no kernel of the corpus.
+    """
+    rng = np.random.default_rng(seed)
+    record = recipes_of(settings)[recipe]
+    plain = settings.service("connect")
+    connect = welded(plain) if record.takes is StagedSpec else plain
+    for one in (*corpus("float32"), *corpus("float16")):
+        module = load(one.model)
+        session = session_of(settings, module, [record], connect=connect)
+        for group in session.connect(module.main.body).groups:
+            for match in session.matches(group):
+                if match.recipe == recipe and (choices := sample(match, 1, rng)):
+                    return one, copies(module, [(group, choices[0])], settings, connect)
+    return None
+
+
 def _some(matched: Sequence[_Matched], most: int) -> list[_Matched]:
     """At most so many of the matched kernels, and the cases of these."""
     kernels = [(i, one) for i, (_, _, found) in enumerate(matched) for one in found]

@@ -30,13 +30,20 @@ def selected(
     """The operators with the kernels that suit the wavefronts which they stand in, as far as the envelope has room."""
     found = list(operators)
     for wave in wavefronts(operators):
-        if len(wave) < 2 or sum(x.tasks for x in wave) <= device.units:
-            continue
-        thrifty = [_thrifty(x, session, envelope) for x in wave]
-        if thrifty != wave and _seconds(thrifty, device, levels) < _WORTH * _seconds(wave, device, levels):
-            for operator in thrifty:
-                found[operator.number] = operator
+        for operator in thrifty(wave, session, device, levels, envelope):
+            found[operator.number] = operator
     return found
+
+
+def thrifty(
+    wave: list[ROperator], session: Session, device: VDevice, levels: Levels, envelope: Envelope
+) -> list[ROperator]:
+    """The operators of one wavefront, with kernels that need less of the device where it then ends earlier."""
+    if len(wave) < 2 or sum(x.tasks for x in wave) <= device.units:
+        return wave
+    found = [_thrifty(x, session, envelope) for x in wave]
+    better = found != wave and _seconds(found, device, levels) < _WORTH * _seconds(wave, device, levels)
+    return found if better else wave
 
 
 def _seconds(wave: Sequence[ROperator], device: VDevice, levels: Levels) -> float:

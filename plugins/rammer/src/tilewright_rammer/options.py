@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 from attrs.validators import ge, in_, instance_of
 
-POLICIES = ("list", "waves")
+POLICIES = ("list", "waves", "launches")
 
 
 @attrs.frozen
@@ -13,8 +13,10 @@ class RammerOptions:
     """How rPrograms are made.
 
     Args:
-        policy: "list", tasks in the order of the critical path with waits from producer to consumer; or "waves", the
-            paper's wavefronts with a barrier after each.
+        policy: "list", tasks in the order of the critical path with waits from producer to consumer; "waves", the
+            paper's wavefronts with a barrier after each; or "launches", wavefronts of which each is a launch of its
+            own, in which nothing waits. The last is what happens whatever this says where a device does not promise
+            that units are at work at once.
         select: whether other kernels of the proposer's set may take the place of an operator's fastest one, where
             operators side by side need less of the device (the paper's SelectRKernels).
         placement: whether a unit prefers tasks whose weights it has used before.

@@ -1,4 +1,4 @@
-"""`schedule = "rammer"`: kernels that follow each other become persistent launches where that is predicted to pay."""
+"""`schedule = "rammer"`: kernels become part of launches with others where that is predicted to pay."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tilewright.planning.requests import Planned, Request, Schedule
 from tilewright.planning.schedule.one_kernel import launch_of as alone
 from tilewright.planning.session import Session
 from tilewright_rammer.kernels import selected
+from tilewright_rammer.launches import micro, wave_launches
 from tilewright_rammer.launching import launch_of
 from tilewright_rammer.listing import listed
 from tilewright_rammer.members import excluded
@@ -25,6 +26,9 @@ def make(options: RammerOptions) -> Schedule:
     """The service."""
 
     def schedule(planned: Sequence[Planned], request: Request) -> tuple[Launch, ...]:
+        device = request.session.device
+        if options.policy == "launches" or not device.cooperative:
+            return tuple(wave_launches(planned, request.session, options))
         launches: list[Launch] = []
         for why, run in _runs(planned, excluded(planned, request.session), options.most):
             if why or len(run) < 2:
@@ -68,7 +72,7 @@ def _merged(run: Sequence[Planned], session: Session, options: RammerOptions) ->
     for members, program in _programs(operators, device, levels, options):
         separate = sum(apart[x.number] for x in members)
         if len(members) < 2 or program.seconds > separate * (1 - options.gain):
-            why = f"launches of their own take {_micro(separate)}, together {_micro(program.seconds)}"
+            why = f"launches of their own take {micro(separate)}, together {micro(program.seconds)}"
             yield from (_alone(run[x.number], session, why) for x in members)
             continue
         launch = launch_of(program, members[0].planned.group.name, envelope)
@@ -107,9 +111,5 @@ def _record(launch: Launch, members: Sequence[ROperator], program: RProgram, sep
         "busy": round(busy / (program.seconds * launch.envelope.units), 3),
         "with": [x.planned.group.name for x in members[1:]],
     }
-    why = f"launches of their own would take {_micro(separate)}"
+    why = f"launches of their own would take {micro(separate)}"
     session.decide("schedule", launch.name, chosen, ["one-kernel-per-group"], [program.seconds, separate], why)
-
-
-def _micro(seconds: float) -> str:
-    return f"{seconds * 1e6:.1f} µs"

@@ -16,7 +16,7 @@ from tilewright.device import DeviceModel
 from tilewright.errors import InternalError
 from tilewright.ir.expr import const
 from tilewright.ir.ops import value
-from tilewright.ir.program import Kernel, Program, launches
+from tilewright.ir.program import Kernel, Launch, Program, launches
 from tilewright.ir.verify.tree import tasks_of
 from tilewright.planning.storage import byte_size
 from tilewright.planning.weights import weights_of
@@ -27,7 +27,7 @@ from tilewright_backends import buffers, gpus, tvm_env, tvm_log
 from tilewright_backends.build.cuda.compile import KernelFacts, compile_source
 from tilewright_backends.build.cuda.dispatcher import PREAMBLE, Persistent, persistent
 from tilewright_backends.build.cuda.library import assembly, cuda_module, packed_modules
-from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, cuda_source
+from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, Wave, cuda_source
 from tilewright_backends.build.cuda.versions import versions
 from tilewright_backends.build.llvm import c_compiler
 from tilewright_backends.emit.gpu import copy
@@ -80,6 +80,7 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
 
 
 MakeShell = Callable[..., KernelShell]
+MakeWave = Callable[[Launch, Program, Mapping[str, Callable[..., Any]], int], Wave]
 
 
 @attrs.frozen
@@ -90,17 +91,20 @@ class DeviceCode:
         alone: kernels that are launched as they are, by the names of the program's kernels.
         members: the same as members of persistent kernels.
         persistent: the kernels of all other launches, by the launches' names.
+        waves: the same where the device's kind has kernels for waves instead.
     """
 
     alone: Mapping[str, DeviceKernel]
     members: Mapping[str, DeviceKernel]
     persistent: Mapping[str, Persistent]
+    waves: Mapping[str, Wave] = attrs.field(factory=dict)
 
     @property
     def kernels(self) -> list[DeviceKernel]:
         """All device functions."""
         helpers = [helper for x in self.persistent.values() for helper in x.helpers]
-        return [*self.alone.values(), *self.members.values(), *helpers, *(x.kernel for x in self.persistent.values())]
+        several = [x.kernel for x in self.persistent.values()] + [x.kernel for x in self.waves.values()]
+        return [*self.alone.values(), *self.members.values(), *helpers, *several]
 
     @property
     def preamble(self) -> str:
@@ -113,12 +117,14 @@ def device_code(
     emitters: Mapping[str, Callable[..., Any]],
     device: DeviceModel,
     shell_of: MakeShell = KernelShell,
+    wave_of: MakeWave | None = None,
 ) -> DeviceCode:
     """The code of all launches. Each kernel is there once alone and once as a member, as far as launches use it so.
 
     Args:
         emitters: as `build` gets them.
         shell_of: makes the shells of kernels for the device's kind.
+        wave_of: makes the kernel of a launch of several kernels, with the launch's number; None: a persistent one.
     """
 
     def emitted(name: str, member: bool) -> DeviceKernel:
@@ -128,8 +134,11 @@ def device_code(
     steps = launches(program.steps)
     simple = {x.kernel for launch in steps if (x := launch.only_task) is not None}
     several = [x for x in steps if x.only_task is None]
-    inside = {task.kernel for launch in several for task in tasks_of(launch.body)}
     alone = {name: emitted(name, False) for name in program.kernels if name in simple}
+    if wave_of is not None:
+        waves = {x.name: wave_of(x, program, emitters, number) for number, x in enumerate(several)}
+        return DeviceCode(alone, {}, {}, waves)
+    inside = {task.kernel for launch in several for task in tasks_of(launch.body)}
     members = {name: emitted(name, True) for name in program.kernels if name in inside}
     made = {x.name: persistent(x, program, members, number, device) for number, x in enumerate(several)}
     return DeviceCode(alone, members, made)
@@ -144,6 +153,13 @@ def device_kernel(
     member: bool = False,
 ) -> DeviceKernel:
     """The device function of one kernel, as a `member` of persistent kernels; empty where no result has an element."""
+    return filled_shell(kernel, program, emitter, shell_of, member).finish(arch)
+
+
+def filled_shell(
+    kernel: Kernel, program: Program, emitter: Callable[..., Any], shell_of: MakeShell, member: bool
+) -> KernelShell:
+    """The parameters and the statements of one kernel."""
     resources = kernel.choice.resources
     # A result may be placed over an operand that dies here only when the operator allows it in place.
     inplace = any(getattr(op, "inplace", "") for op in kernel.group.ops)
@@ -160,7 +176,7 @@ def device_kernel(
             f"kernel {kernel.name} takes {shell.body.shared_bytes} bytes of shared memory, but recipe "
             f"{kernel.choice.recipe} announced {resources.shared_bytes}."
         )
-    return shell.finish(arch)
+    return shell
 
 
 def copy_kernel(size: int, arch: str, shell_of: MakeShell = KernelShell) -> DeviceKernel:

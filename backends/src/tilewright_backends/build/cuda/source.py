@@ -70,6 +70,21 @@ class DeviceKernel:
         return tags
 
 
+@attrs.frozen
+class Wave:
+    """A kernel in which tasks of several others stand side by side.
+
+    Args:
+        kernel: the kernel.
+        args: names of the values that it takes pointers to; those that it writes come last.
+        symbols: names of those whose values follow.
+    """
+
+    kernel: DeviceKernel
+    args: tuple[str, ...]
+    symbols: tuple[str, ...]
+
+
 def cuda_target(arch: str) -> tvm.target.Target:
     """TVM's target for one architecture."""
     return tvm.target.Target(
@@ -95,6 +110,11 @@ class KernelShell:
         numbers: names of int64 arguments that follow the pointers.
         symbols: whose values follow these, as int64.
         member: whether it is a member of a persistent kernel.
+
+    Attributes:
+        body: the statements.
+        pointers: the variables that stand for the pointers, in the order of `params`.
+        numbers: the variables that stand for the numbers, by name, the symbols' last.
     """
 
     def __init__(
@@ -113,7 +133,7 @@ class KernelShell:
         self.aliased = aliased
         self.member = member
         self.body = self.new_body(threads, tasks)
-        self._pointers: list[Prim] = []
+        self.pointers: list[Prim] = []
         self.numbers = {x: tirx.Var(x, "int64") for x in (*numbers, *(s.name for s in symbols))}
         for symbol in symbols:
             self.body.enter(symbol, self.numbers[symbol.name])
@@ -121,7 +141,7 @@ class KernelShell:
             pointer = tirx.Var(f"p{number}", PointerType(PrimType(storage(value.dtype)), "global"))
             elements = value.num_elements()
             size = int(elements.value) if isinstance(elements, Const) else 1
-            self._pointers.append(pointer)
+            self.pointers.append(pointer)
             self.body.take(value.name, pointer, storage(value.dtype), max(size, 1))
 
     def new_body(self, threads: int, tasks: int) -> GpuBody:
@@ -142,7 +162,7 @@ class KernelShell:
         kernel = DeviceKernel(self.name, self.params, *shape, cooperative, None, tuple(maps), len(self.numbers))
         kernel = attrs.evolve(kernel, together=self.body.together, role="member" if self.member else "kernel")
         first = [self.body.task_var] if self.member else []
-        params = [*first, *self._pointers, *maps.values(), *self.numbers.values()]
+        params = [*first, *self.pointers, *maps.values(), *self.numbers.values()]
         function = device_function(self.name, params, body, self.target(arch), launched=not self.member)
         function = function.with_attr("tirx.kernel_launch_params", kernel.launch_tags)
         return attrs.evolve(kernel, function=function.with_attr("tirx.noalias", not self.aliased))

@@ -20,6 +20,7 @@ from tilewright_backends.build.rocm.metadata import KernelFacts, facts_of
 from tilewright_backends.build.rocm.source import llvm_source, object_code, shell_for
 from tilewright_backends.build.rocm.tools import link, linker
 from tilewright_backends.build.rocm.versions import versions
+from tilewright_backends.build.rocm.waves import wave_maker
 from tilewright_backends.host.cuda import CudaHost, copied, emit_launch, reads_back, sets_of
 from tilewright_backends.host.function import buffer_table, ranges, recursion
 
@@ -55,7 +56,7 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
     model = gpus.model("rocm", target.partition(":")[2])
     arch = model.arch
     shell = shell_for(arch)
-    device = device_code(program, emitters, model, shell)
+    device = device_code(program, emitters, model, shell, wave_maker(arch))
     places = program.storage.placements
     sizes = {byte_size(places[name].value, {}) for name in copied(program.steps)} - {0}
     copies = {size: copy_kernel(size, arch, shell) for size in sorted(sizes)}
@@ -68,7 +69,7 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
         code = link(object_code(llvm_source(kernels, arch, workdir), workdir), workdir)
         modules.append(cuda_module(code, kernels, "hsaco"))
         facts = facts_of(code)
-    host = CudaHost(program, device.alone, device.persistent, copies, sets)
+    host = CudaHost(program, device.alone, device.persistent, copies, sets, device.waves)
     host.run(emit_launch)
     described = {k.name: _described(k, facts[k.name]) for k in kernels}
     known = {name: _code_facts(described[kernel.name], model) for name, kernel in device.alone.items()}

@@ -21,6 +21,7 @@ from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell
 from tilewright_backends.build.rocm.tools import device_libraries
 from tilewright_backends.emit.rocm.body import RocmBody
 from tilewright_backends.emit.rocm.functions import source
+from tilewright_backends.lower.types import Prim
 
 TRIPLE = "amdgcn-amd-amdhsa"
 _TVM_TRIPLE = "amdgcn-amd-amdhsa-hcc"
@@ -48,12 +49,16 @@ def rocm_target(arch: str) -> tvm.target.Target:
     )
 
 
-def shell_for(arch: str) -> type[KernelShell]:
-    """Shells of kernels for an architecture."""
+def shell_for(arch: str, shared: Prim | None = None) -> type[KernelShell]:
+    """Shells of kernels for an architecture.
+
+    Args:
+        shared: words of 16 bytes in shared memory that members of a kernel have, one instead of the other.
+    """
 
     class RocmShell(KernelShell):
         def new_body(self, threads: int, tasks: int) -> RocmBody:
-            return RocmBody(threads, tasks, arch, warp_of(arch))
+            return RocmBody(threads, tasks, arch, warp_of(arch), shared)
 
         def target(self, arch: str) -> tvm.target.Target:
             return rocm_target(arch)
@@ -86,6 +91,8 @@ def llvm_source(kernels: Sequence[DeviceKernel], arch: str, workdir: Path) -> st
     with target:
         built = tvm.get_global_func("target.build.rocm")(unrolled(kernels), target)
     text = _GROUP_SIZE.sub("", str(built.inspect_source("llvm"))).replace(_TVM_TRIPLE, TRIPLE)
+    if "addrspacecast" in text:
+        raise InternalError("an address of memory on chip became one of global memory, where nothing of it is.")
     for kernel in kernels:
         size = f'"amdgpu-flat-work-group-size"="{kernel.block},{kernel.block}"'
         definition = re.compile(rf"^(define .*amdgpu_kernel .*@{kernel.name}\(.*) \{{$", re.MULTILINE)

@@ -160,7 +160,7 @@ class GpuBody(Code):
         return self.view(buffer, f"{buffer.dtype}x{lanes}", -(-int(buffer.shape[0]) // lanes))
 
     def store(self, buffer: Prim, index: Prim, value: Prim) -> None:
-        self.emit(tirx.BufferStore(buffer, value, [index]))
+        self.emit(self.storing(buffer, index, value))
 
     @contextmanager
     def repeat(self, extent: int, hint: str = "i", *, unroll: bool = True) -> Iterator[Prim]:

@@ -26,15 +26,23 @@ from tilewright_backends.lower.types import Prim, element
 
 @attrs.frozen
 class View:
-    """A buffer on chip seen as words of a type; it is indexed and stored to like a buffer."""
+    """A buffer on chip, or a part of one, seen as words of a type; it is indexed and stored to like a buffer.
+
+    Args:
+        first: element of the buffer that it begins at.
+    """
 
     buffer: Prim
     dtype: str
     shape: tuple[int, ...]
+    first: int = 0
+
+    def scope(self) -> str:
+        return str(self.buffer.scope())
 
     @property
     def start(self) -> Prim:
-        return tir_op.address_of(self.buffer[i32(0)])
+        return tir_op.address_of(self.buffer[i32(self.first)])
 
     def _name(self, what: str) -> str:
         return f"tw_{what}_{self.buffer.scope()}_{self.dtype}"
@@ -53,14 +61,17 @@ class RocmBody(GpuBody):
     Args:
         arch: such as `gfx942`.
         warp: lanes of a wave.
+        shared: words of 16 bytes in shared memory that this kernel has one instead of others; None: what it takes is
+            its own.
     """
 
     semantics = RocmSemantics()
 
-    def __init__(self, threads: int, tasks: int, arch: str, warp: int) -> None:
+    def __init__(self, threads: int, tasks: int, arch: str, warp: int, shared: Prim | None = None) -> None:
         super().__init__(threads, tasks)
         self.arch, self.warp = arch, warp
         self._declared: list[Prim] = []
+        self._shared = shared
 
     @contextmanager
     def loop(self, hint: str, extent: int | Expr, kind: str = "serial") -> Iterator[Expr]:
@@ -95,23 +106,29 @@ class RocmBody(GpuBody):
 
     def shared(self, dtype: str, count: int, hint: str = "tile", align: int = 16) -> Prim:
         kind = tvm.DataType(dtype)
-        buffer = tirx.decl_buffer(
-            (count,), dtype, self.unique(hint), scope="shared", layout=None, data_alignment=max(align, 16)
-        )
-        self.shared_bytes = -(-self.shared_bytes // align) * align + count * kind.bits * kind.lanes // 8
+        name, align = self.unique(hint), max(align, 16)
+        offset = -(-self.shared_bytes // align) * align
+        self.shared_bytes = offset + count * kind.bits * kind.lanes // 8
+        if self._shared is not None:
+            return View(self._shared, dtype, (count,), offset // 16)
+        buffer = tirx.decl_buffer((count,), dtype, name, scope="shared", layout=None, data_alignment=align)
         self._declared.append(tirx.AllocBuffer(buffer))
         return buffer
 
     def view(self, of: Prim, dtype: str, count: int) -> Prim:
+        if isinstance(of, View):
+            return View(of.buffer, dtype, (count,), of.first)
         if not isinstance(of.ty, PointerType) and of.scope() in SPACES:
             return of if str(of.dtype) == dtype else View(of, dtype, (count,))
         return super().view(of, dtype, count)
 
-    def store(self, buffer: Prim, index: Prim, value: Prim) -> None:
+    def loaded(self, buffer: Prim, index: Prim) -> Prim:
+        return buffer[index] if isinstance(buffer, View) else super().loaded(buffer, index)
+
+    def storing(self, buffer: Prim, index: Prim, value: Prim) -> Prim:
         if isinstance(buffer, View):
-            self.evaluate(buffer.put(index, value))
-        else:
-            super().store(buffer, index, value)
+            return tirx.Evaluate(buffer.put(index, value))
+        return super().storing(buffer, index, value)
 
     def call(self, name: str, *args: Prim, result: str = "") -> Prim:
         """A call of a device function. Without a result it is emitted as a statement."""

@@ -6,9 +6,11 @@ What TVM's code generator has no statement for, or not the right one:
 - words in registers and shared memory that are read and written as another type: TVM would turn their addresses into
   addresses of global memory.
 - values of other lanes, through `ds_bpermute`.
+- what the first lane of a wave has, of which the compiler knows that all lanes agree;
+- one of two addresses;
 - points over which nothing is scheduled;
 - points that a value passes, so that LLVM does not move its computation behind them;
-- numbers of trips that LLVM does not know, so that it does not write loops out.
+- numbers of trips that LLVM does not know, so that it does not write loops out;
 - products of 16-bit floats by the matrix units. The lane maps are in `recipes.rocm.units`.
 """
 
@@ -17,18 +19,27 @@ from __future__ import annotations
 LANE_TYPES = {"int32": "i32", "int64": "i64", "uint32": "i32", "uint64": "i64", "float32": "float", "float64": "double"}
 """LLVM's names of the types that lanes exchange."""
 WORDS = {
+    "float16": "half",
+    "float32": "float",
     "float32x2": "<2 x float>",
     "float32x4": "<4 x float>",
+    "float64": "double",
+    "int8": "i8",
+    "int16": "i16",
+    "int32": "i32",
     "int32x2": "<2 x i32>",
     "int32x4": "<4 x i32>",
+    "int64": "i64",
     "uint8": "i8",
     "uint16": "i16",
     "uint32": "i32",
     "uint32x2": "<2 x i32>",
     "uint32x4": "<4 x i32>",
+    "uint64": "i64",
 }
 """LLVM's names of the types that registers and shared memory are seen as."""
-_BYTES = {"uint8": 1, "uint16": 2, "uint32": 4, "float32x2": 8, "int32x2": 8, "uint32x2": 8}
+_BYTES = {"float16": 2, "float32": 4, "float64": 8, "int8": 1, "int16": 2, "int32": 4, "int64": 8, "uint8": 1}
+_BYTES |= {"uint16": 2, "uint32": 4, "uint64": 8, "float32x2": 8, "int32x2": 8, "uint32x2": 8}
 SPACES = {"local": 5, "shared": 3}
 """LLVM's address spaces of TIR's scopes."""
 
@@ -63,6 +74,15 @@ define linkonce_odr hidden i32 @tw_trips(i32 %x) #0 {
   %y = call i32 asm "", "=s,0"(i32 %x)
   ret i32 %y
 }
+define linkonce_odr hidden ptr addrspace(1) @tw_either(i1 %first, ptr addrspace(1) %x, ptr addrspace(1) %y) #2 {
+  %z = select i1 %first, ptr addrspace(1) %x, ptr addrspace(1) %y
+  ret ptr addrspace(1) %z
+}
+define linkonce_odr hidden i32 @tw_first_of_wave(i32 %x) #0 {
+  %y = call i32 @llvm.amdgcn.readfirstlane.i32(i32 %x)
+  ret i32 %y
+}
+declare i32 @llvm.amdgcn.readfirstlane.i32(i32) #1
 declare void @llvm.amdgcn.s.barrier() #1
 declare void @llvm.amdgcn.wave.barrier() #1
 declare void @llvm.amdgcn.sched.barrier(i32 immarg) #1

@@ -59,8 +59,8 @@ def on_rocm(
     priority: int,
     takes: type[Subject] = KernelSpec,
 ) -> Recipe:
-    """A recipe for ROCm. Its kernels are launched alone, for persistent kernels are written in CUDA C++."""
-    return Recipe(f"rocm.{name}", "rocm", match, embeddable=False, priority=priority, takes=takes)
+    """A recipe for ROCm."""
+    return Recipe(f"rocm.{name}", "rocm", match, priority=priority, takes=takes)
 
 
 def flat_spec(kernel: KernelSpec) -> FlatSpec | None:

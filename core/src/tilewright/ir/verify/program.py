@@ -336,6 +336,8 @@ class _Checker:
         ):
             if there and needed > there:
                 raise place.broken(ENVELOPE, f"{needed} {what}, {device.name} has {there}")
+        if e.cooperative and not device.cooperative:
+            raise place.broken(RESIDENT, f"{device.name} does not promise that units are at work at once")
         held = device.blocks_together(e.threads, e.registers, e.shared_bytes)
         if e.cooperative and e.units > held:
             raise place.broken(RESIDENT, f"{e.units} units do not fit on {device.name} at once, which holds {held}")
