@@ -27,16 +27,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test marked `slow(every=n)` only each n-th case is slow, the others are full."""
+    """Of a test marked `sampled(n)` each n-th case is in the default tier, the others are slow.
+
+    Of one marked `slow(every=n)` each n-th case is slow, the others are full.
+    """
     seen: Counter[str] = Counter()
     for item in items:
-        mark = item.get_closest_marker("slow")
-        if mark is None or "every" not in mark.kwargs:
+        if item.get_closest_marker("gpu"):
             continue
+        sampled, slow = item.get_closest_marker("sampled"), item.get_closest_marker("slow")
+        every, later = 1, pytest.mark.slow
+        if sampled is not None:
+            every = sampled.args[0]
+        elif slow is not None:
+            every, later = slow.kwargs.get("every", 1), pytest.mark.full
         function = item.nodeid.partition("[")[0]
-        if seen[function] % mark.kwargs["every"]:
-            item.add_marker(pytest.mark.full)
-        seen[function] += 1
+        if seen[function] % every:
+            item.add_marker(later)
+        if sampled is not None or slow is not None:
+            seen[function] += 1
 
 
 @pytest.fixture(autouse=True, scope="session")

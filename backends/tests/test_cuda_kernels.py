@@ -138,6 +138,7 @@ def scans(x: Value) -> list[ScanOp]:
     return [two, *shared, turned]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("runner", RUNNERS)
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int8", "uint16", "int32", "int64", "uint64"])
 def test_recurrences_of_any_type(dtype: str, runner: Runner, settings: Settings) -> None:

@@ -129,6 +129,7 @@ def check_members(recipe: str, settings: Settings, samples: int, monkeypatch: py
     check(recipe, settings, samples, 3, corpus(dtype), most=samples)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("recipe", ["mma", "simt", "wgmma"])
 def test_kernels_are_members(recipe: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     check_members(recipe, settings, 2, monkeypatch)
@@ -274,6 +275,7 @@ def test_loops_and_branches_of_the_host_have_persistent_launches(seed: int, sett
     agree(names, delivered(made.output_names, made.lengths, found), wanted)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_a_merged_model_becomes_machine_code(arch: str, tmp_path: Path) -> None:
     """Members spill nothing, and what they read is never taken for constant: others may write it meanwhile."""

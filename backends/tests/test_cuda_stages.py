@@ -74,6 +74,7 @@ def exact(one: Case, stride: int) -> Any:
     return np.einsum("nchw,fc->nfhw", sum(taps), w["w"][:, :, 0, 0])
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("tile", [1, 2, 3, 5])

@@ -97,6 +97,7 @@ def match_of(one: Case, settings: Settings) -> Match:
     return found
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", CASES)
 def test_windows_of_every_kind(name: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conformance, "run", emulate)

@@ -85,6 +85,7 @@ def test_a_window_with_strides() -> None:
     assert match.reduced == {"reduce"}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_every_match_is_described(target: str, dtype: str) -> None:

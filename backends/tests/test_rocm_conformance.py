@@ -54,6 +54,7 @@ def check(
     assert report.choices
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_few_choices(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check(recipe, "gfx90a", 3, 1, monkeypatch, corpus("float32"), most=2)

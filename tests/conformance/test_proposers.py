@@ -48,6 +48,7 @@ def test_the_best_choice_computes_the_right_thing(proposer: str) -> None:
     check(report)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("proposer", proposers())
 def test_the_best_choice_on_an_emulated_gpu(proposer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conformance, "run", emulate)

@@ -35,6 +35,7 @@ def check(report: Report) -> None:
     assert not report.broken, "\n".join(f"{x.model}: {x.problem}" for x in report.broken)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("target", ["cpu:x86-64-v3", "cuda:h200"])
 @pytest.mark.parametrize("scheduler", schedulers())
 def test_blocks_keep_the_law(scheduler: str, target: str) -> None:

@@ -66,6 +66,7 @@ def skipped_kernel(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(assemble, "plan_module", mutated)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("mutate", "code"), [(no_mutation, 0), (transposed_weight, 1), (shifted_index, 1), (skipped_kernel, 1)]
 )

@@ -15,7 +15,7 @@ from tilewright.plugins.manager import Registry
 from tilewright.runtime.immediate import run
 from tilewright.testing.node_cases import Case, Outcome, cases, run_case
 
-SAMPLE = 20
+SAMPLE = 30
 """The default tier takes every 20th case."""
 
 # What is known to compile; a kernel that no recipe takes any more shows as fewer.

@@ -45,6 +45,7 @@ def check(seed: int) -> None:
             np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", range(30))
 def test_a_random_recursion_agrees_with_python(seed: int) -> None:
     check(seed)

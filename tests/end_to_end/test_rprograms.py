@@ -26,7 +26,7 @@ from tilewright.testing.models import BUILDERS
 POLICIES = ("list", "waves")
 SMALL = ("inception_block", "lstm", "moe_block", "nasnet_cifar", "resnext29_paths", "seq2seq", "shufflenet_v2")
 WIDE = ("lstm", "moe_block", "nasnet_cifar", "seq2seq")
-QUICK = ("gpt", "lstm", "inception_block")
+QUICK = ("lstm", "inception_block")
 
 
 def cases() -> list[Any]:

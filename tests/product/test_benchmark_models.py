@@ -112,6 +112,7 @@ def unknown(model: onnx.ModelProto) -> list[str]:
     return [x for n in model.graph.node for x in n.output if x not in known]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_small_graphs_are_complete_and_native(name: str) -> None:
     for dtype in ("float32", "float16"):

@@ -163,6 +163,7 @@ def test_without_measuring_artifacts_are_byte_identical(tw: Tw, dense: Path, tmp
     assert (tmp_path / "one.tw").read_bytes() == (tmp_path / "two.tw").read_bytes()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("target", ["cpu", "cuda:sm_80"])
 def test_processes_with_other_hash_seeds_write_identical_artifacts(dense: Path, tmp_path: Path, target: str) -> None:
     main = "from tilewright.cli import main; main()"

@@ -65,6 +65,7 @@ def test_a_small_model_as_a_jax_function_agrees(name: str) -> None:
     agree(found if isinstance(found, tuple) else (found,), outputs(given))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("rewrite", ["identity", "grinder"])
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_a_small_model_compiled_for_this_cpu_agrees(name: str, rewrite: str) -> None:

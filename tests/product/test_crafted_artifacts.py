@@ -61,10 +61,10 @@ def test_no_change_of_a_model_ends_in_a_fault(steered: Path, tmp_path: Path, str
         assert "Traceback" not in text, (words, text)
 
 
-@pytest.mark.parametrize("stride", [pytest.param(7, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [pytest.param(11, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
 def test_no_change_ends_in_a_fault(artifact: Path, tmp_path: Path, stride: int) -> None:
     found = outcomes(artifact, tmp_path, stride)
-    assert len(found) > 300
+    assert len(found) > 200
     for words, code, text in found:
         assert code in (0, 2), (words, code, text)
         assert "Traceback" not in text, (words, text)

@@ -117,6 +117,7 @@ def test_a_weld_is_inside_of_its_box(tw: Tw, welds: Path, tmp_path: Path) -> Non
     assert {int(x.get("data-bytes", "")) for x in of_class(svg, "shared")} <= {4 * 4, 4 * 8 * 4}
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("connect", CONNECTORS)
 @pytest.mark.parametrize("name", ["bert", "swin"])
 def test_pictures_of_blocks(name: str, connect: str) -> None:

@@ -121,6 +121,7 @@ def power_set() -> list[Arm]:
     return arms(mapping, config.study)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("arm", power_set(), ids=lambda arm: arm.name.replace(" ", ","))
 @pytest.mark.parametrize("name", MODELS)
 def test_every_subset_of_the_techniques_agrees(name: str, arm: Arm, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""GraphConnecting: which sets of kernels to weld, by the cost model, within a budget of seconds.
+"""GraphConnecting: which sets of kernels to weld, by the cost model, within a budget of processor seconds.
 
 From every node a set grows along the edges as long as a recipe takes it: by one neighbour, or where none is taken
 alone, by a maker and a reader together, as some recipes want what stands on both sides. Every set on the way is priced
@@ -88,14 +88,14 @@ def search(graph: TileGraph, session: Session, options: WelderOptions) -> Found:
 class _Search:
     def __init__(self, graph: TileGraph, session: Session, options: WelderOptions) -> None:
         self.graph, self.session, self.options = graph, session, options
-        self.deadline = time.monotonic() + options.budget
+        self.deadline = time.thread_time() + options.budget
         self.costs: dict[int, float] = {}
         self.tried: dict[tuple[int, ...], Candidate | str] = {}
 
     def run(self) -> Found:
         complete = True
         for start in range(len(self.graph.items)):
-            if time.monotonic() > self.deadline:
+            if time.thread_time() > self.deadline:
                 complete = False
                 break
             self._grow(start)
@@ -121,7 +121,7 @@ class _Search:
             return
         nodes: tuple[int, ...] = (start,)
         grown = True
-        while grown and len(nodes) < self.options.most and time.monotonic() <= self.deadline:
+        while grown and len(nodes) < self.options.most and time.thread_time() <= self.deadline:
             grown = False
             for others in self._steps(nodes):
                 wider = tuple(sorted((*nodes, *others)))
