@@ -95,6 +95,12 @@ def without_copies(step: HostStep) -> HostStep:
     return attrs.evolve(step, body=parts(step.body))
 
 
+def test_a_placer_that_does_not_say_where_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_place.GrinderPlacer, "_decided", lambda *given: None)
+    report = check_placer("grinder", "cuda:h200", CASES[:1], LEVELS["grid"], seeds=0)
+    assert any("names no level" in x.problem for x in report.broken)
+
+
 @pytest.mark.parametrize("change", [without_barriers, without_copies])
 def test_a_placer_that_leaves_something_out_is_named(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     own = control_place.GrinderPlacer.control

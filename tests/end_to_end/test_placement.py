@@ -82,13 +82,13 @@ def test_a_random_model_on_the_cpu(seed: int, level: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["grid", "block", "auto"])
 def test_more_random_models_on_the_cpu(level: str) -> None:
-    for seed in range(10):
+    for seed in range(4):
         check(seed, level, rammer=seed % 4 == 3)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("level", ["grid", "block", "auto"])
-@pytest.mark.parametrize("start", range(10, 110, 20))
+@pytest.mark.parametrize("start", range(4, 104, 20))
 def test_many_random_models_on_the_cpu(start: int, level: str) -> None:
     for seed in range(start, start + 20):
         check(seed, level, rammer=seed % 4 == 3)
@@ -110,7 +110,7 @@ def test_a_random_model_on_an_emulated_gpu() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seed", "level"), [(0, "block"), (1, "grid"), (3, "grid"), (4, "auto"), (11, "grid")])
+@pytest.mark.parametrize(("seed", "level"), [(0, "block"), (3, "grid"), (11, "auto")])
 def test_more_random_models_on_an_emulated_gpu(seed: int, level: str) -> None:
     on_a_gpu(seed, level, rammer=seed % 4 == 3)
 
@@ -124,19 +124,18 @@ def test_many_random_models_on_an_emulated_gpu(start: int, level: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("level", ["grid", "auto"])
+@pytest.mark.parametrize(("level", "rammer"), [("auto", False), ("grid", True)])
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_the_models_of_the_benchmark(name: str, level: str) -> None:
-    """Each with Rammer's launches as the bodies too."""
+def test_the_models_of_the_benchmark(name: str, level: str, rammer: bool) -> None:
+    """Also with Rammer's launches as the bodies."""
     given = Cell(name, 50 if MODELS[name].ratios else 0, 1, small=True).given()
     module = given.model if isinstance(given.model, Module) else load(given.model)
     by_name = dict(given.feeds)
     feeds = list(by_name.values()) if isinstance(given.model, Module) else [by_name[x] for x in module.input_names]
     wanted = outputs(given)
-    for rammer in (False, True):
-        _, found = on_the_cpu(module, [np.asarray(x) for x in feeds], level, rammer)
-        for a, b in zip(delivered(module.output_names, module.lengths, found), wanted, strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    _, found = on_the_cpu(module, [np.asarray(x) for x in feeds], level, rammer)
+    for a, b in zip(delivered(module.output_names, module.lengths, found), wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def typed(name: str, dtype: int = FLOAT, shape: Sequence[int] = (40, 33)) -> onnx.ValueInfoProto:
@@ -242,7 +241,7 @@ def test_loops_of_no_trip_one_and_a_million(trips: int, level: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("level", ["grid", "block"])
-@pytest.mark.parametrize("trips", [0, 1, 300])
+@pytest.mark.parametrize("trips", [0, 300])
 def test_a_limit_that_the_device_reads(trips: int, level: str) -> None:
     module = load(counting())
     feeds = {"x": np.asarray([5, -3, 1 << 40]), "trips": np.asarray(trips)}

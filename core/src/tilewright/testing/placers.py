@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from tilewright.compiler import Plan, device_of, plan_module
+from tilewright.compiler import device_of, plan_module
 from tilewright.config.binding import Settings, bind
 from tilewright.config.loading import load_config
 from tilewright.errors import TilewrightError
@@ -26,6 +26,7 @@ from tilewright.ir.serial import dump
 from tilewright.ir.verify import verify_program
 from tilewright.ir.verify.tree import controls_of
 from tilewright.plugins.manager import Registry
+from tilewright.rewrites.calls import reached, separate_entry, unique_names
 from tilewright.testing.control import SHAPE, control_case
 from tilewright.testing.recursion import recursion_case
 
@@ -113,13 +114,13 @@ def check_placer(
     cases = given_cases() if cases is None else cases
     for case in cases:
         plan = plan_module(case.module, own)
-        for decision in plan.decisions:
-            if decision.slot == "control_place":
-                level = decision.chosen["level"]
-                levels[level] = levels.get(level, 0) + 1
+        recorded = {x.subject: x.chosen for x in plan.decisions if x.slot == "control_place"}
+        for found in recorded.values():
+            level = found.get("level", "") if isinstance(found, Mapping) else ""
+            levels[level] = levels.get(level, 0) + 1
         for control in (x for launch in launches(plan.program.steps) for x in controls_of(launch.body)):
             grid, block = grid + isinstance(control, GridControl), block + (not isinstance(control, GridControl))
-        problems = list(_problems(plan, case.module, own))
+        problems = [*_refused(plan.program, own), *_unrecorded(case.module, recorded, given["slots"])]
         if dump(plan_module(case.module, own).program) != dump(plan.program):
             problems.append("asked again, it answers something else")
         if not problems and seeds:
@@ -128,17 +129,23 @@ def check_placer(
     return Report(name, len(cases), levels, grid, block, tuple(broken))
 
 
-def _problems(plan: Plan, module: Module, settings: Settings) -> Iterator[str]:
+def _refused(program: Program, settings: Settings) -> Iterator[str]:
     try:
-        verify_program(plan.program, device_of(settings))
+        verify_program(program, device_of(settings))
     except TilewrightError as error:
         yield str(error)
-    recorded = {x.subject for x in plan.decisions if x.slot == "control_place"}
-    there = [name for function in module.functions.values() for name in _control(function.body)]
-    # Functions that are never called are dropped, and names that two functions have are made different.
-    missing = [x for x in there if not any(x == y or y.startswith(f"{x}_") for y in recorded)]
-    if missing and len(recorded) < len(there):
-        yield f"{missing[0]} has no entry in the decision record"
+
+
+def _unrecorded(module: Module, recorded: Mapping[str, Any], slots: Mapping[str, str]) -> Iterator[str]:
+    for name, found in recorded.items():
+        if not isinstance(found, Mapping) or "level" not in found:
+            yield f"the entry of {name} in the decision record names no level: {found}"
+    if slots.get("control_rewrite", "identity") != "identity":
+        return  # what is left to place, only the rewriter knows
+    for function in unique_names(separate_entry(reached(module))).functions.values():
+        for name in _control(function.body):
+            if name not in recorded:
+                yield f"{name} has no entry in the decision record"
 
 
 def _control(region: Region) -> Iterator[str]:
