@@ -157,7 +157,7 @@ class _Guarded:
 
 
 _WORD = re.compile(r"(\w+)\.([xyzw]) = (tw_load_\w+x[24]\(.*\));")
-_SHARED = re.compile(r"__shared__ alignas\((\d+)\) (\w+) (\w+)\[(\d+)\];")
+_SHARED = re.compile(r"__shared__ alignas\((\d+)\) ([\w ]+) (\w+)\[(\d+)\];")
 
 
 def _printable(kernel: DeviceKernel) -> DeviceKernel:
