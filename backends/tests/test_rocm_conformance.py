@@ -62,8 +62,11 @@ def test_a_few_choices(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
-def test_products_on_matrix_units(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check("matrix", device, 6, 1, monkeypatch, corpus("float16"), most=8)
+@pytest.mark.parametrize(("recipe", "samples", "most"), [("matrix", 6, 8), ("attention", 3, 3), ("stages", 3, 3)])
+def test_products_on_matrix_units(
+    recipe: str, samples: int, most: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check(recipe, device, samples, 1, monkeypatch, corpus("float16"), most=most)
 
 
 @pytest.mark.slow
@@ -74,6 +77,6 @@ def test_more_choices(recipe: str, device: str, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.full
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("recipe", ["matrix", *RECIPES])
+@pytest.mark.parametrize("recipe", ["attention", "matrix", *RECIPES])
 def test_many_choices(recipe: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check(recipe, device, 200, 2, monkeypatch, most=60)

@@ -11,9 +11,9 @@ class WelderOptions:
     """How far Welder looks for welds.
 
     Args:
-        budget: processor seconds that looking may take for a region, so that a busy machine finds the same; what is found
-            by then is chosen from. Planning is
-            repeatable only where the budget is not used up, which `explain` then says.
+        budget: processor seconds that looking may take for a region, so that a busy machine finds the same; what is
+            found by then is chosen from. Planning is repeatable only where the budget is not used up, which `explain`
+            then says.
         most: kernels of the default cover that are welded into one at most.
         gain: the least share of the separate kernels' time that a weld has to save.
     """
