@@ -111,3 +111,9 @@ def test_a_placer_that_leaves_something_out_is_named(change: Any, monkeypatch: p
     monkeypatch.setattr(control_place.GrinderPlacer, "control", broken)
     report = check_placer("grinder", "cuda:h200", given_cases((5,)), LEVELS["grid"], seeds=0)
     assert any(law in x.problem for x in report.broken for law in (ordering.LAW, flow.WRITTEN))
+
+
+def test_a_kernel_may_outlive_what_it_was_made_for() -> None:
+    """Rammer runs its first place with another kernel; what it reads packed elsewhere is still known."""
+    config = {"options": {"rammer": {"gain": -1e9}}, "slots": {"schedule": "rammer", "control_rewrite": "grinder"}}
+    check(check_placer("host", "cpu:x86-64-v3", given_cases((6,))[1:], config, seeds=1))

@@ -209,15 +209,16 @@ def test_a_branch_in_a_loop_in_a_branch_on_an_emulated_gpu(level: str) -> None:
     agree(["y"], found, Reference(18).graph(model.graph, feeds))
 
 
-def counting() -> onnx.ModelProto:
-    """`y = x + 1 + 1 + …`, as often as the input `trips` says."""
+def counting(trips: int | None = None) -> onnx.ModelProto:
+    """`y = x + 1 + 1 + …`, as often as the input `trips` says, or so many times."""
     nodes = [helper.make_node("Add", ["s", "one"], ["n"]), helper.make_node("Identity", ["c"], ["on"])]
     params = [typed("i", INT, ()), typed("c", BOOL, ()), typed("s", INT, (3,))]
     body = helper.make_graph(nodes, "b", params, [typed("on", BOOL, ()), typed("n", INT, (3,))])
     loop = helper.make_node("Loop", ["trips", "", "x"], ["y"], body=body)
-    inputs = [typed("x", INT, (3,)), typed("trips", INT, ())]
-    one = numpy_helper.from_array(np.asarray(1, np.int64), "one")
-    graph = helper.make_graph([loop], "g", inputs, [typed("y", INT, (3,))], [one])
+    inputs = [typed("x", INT, (3,))] + [typed("trips", INT, ())] * (trips is None)
+    known = {"one": 1} | ({} if trips is None else {"trips": trips})
+    weights = [numpy_helper.from_array(np.asarray(x, np.int64), name) for name, x in known.items()]
+    graph = helper.make_graph([loop], "g", inputs, [typed("y", INT, (3,))], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
@@ -300,6 +301,14 @@ def test_what_options_ask_for_is_done_or_refused() -> None:
     (decision,) = (x for x in placed(1, level="grid").decisions if x.slot == "control_place")
     assert decision.chosen == {"level": "host"}
     assert "the device has one unit" in decision.why
+
+
+def test_more_trips_than_units_can_count_stay_on_the_host() -> None:
+    (decision,) = (
+        x for x in plan_module(load(counting(1 << 33)), settings("grid")).decisions if x.slot == "control_place"
+    )
+    assert decision.chosen == {"level": "host"}
+    assert f"it makes {1 << 33} trips" in decision.why
 
 
 def powers() -> Module:

@@ -61,28 +61,32 @@ WAITING = """\
 #define tw_pause()
 #endif
 
-/* Counters only grow while a launch runs. Who has waited for some microseconds sleeps: where processors are short, the
-   one that is waited for may need this one's. */
+/* Who has waited for some microseconds sleeps: where processors are short, the one that is waited for may need this
+   one's. Counts are compared by their difference: those of barriers in a long loop go round. */
 static int32_t tw_asleep;
+static int tw_reached(int32_t count, int32_t target) { return (int32_t)((uint32_t)count - (uint32_t)target) >= 0; }
 int32_t tw_wait(int32_t* counter, int32_t target) {
   for (int spins = 0; spins < 1000; ++spins) {
-    if (__atomic_load_n(counter, __ATOMIC_ACQUIRE) >= target) return 0;
+    if (tw_reached(__atomic_load_n(counter, __ATOMIC_ACQUIRE), target)) return 0;
     tw_pause();
   }
   __atomic_fetch_add(&tw_asleep, 1, __ATOMIC_SEQ_CST);
-  for (int32_t seen; (seen = __atomic_load_n(counter, __ATOMIC_SEQ_CST)) < target;) tw_sleep(counter, seen);
+  for (int32_t seen; !tw_reached(seen = __atomic_load_n(counter, __ATOMIC_SEQ_CST), target);) tw_sleep(counter, seen);
   __atomic_fetch_sub(&tw_asleep, 1, __ATOMIC_RELAXED);
   return 0;
 }
-static int32_t tw_count(int32_t* counter) {
-  int32_t before = __atomic_fetch_add(counter, 1, __ATOMIC_SEQ_CST);
+int32_t tw_signal(int32_t* counter) {
+  __atomic_fetch_add(counter, 1, __ATOMIC_SEQ_CST);
   if (__atomic_load_n(&tw_asleep, __ATOMIC_SEQ_CST)) tw_wake(counter);
-  return before;
+  return 0;
 }
-int32_t tw_signal(int32_t* counter) { tw_count(counter); return 0; }
-int32_t tw_barrier(int32_t* counter, int32_t units) {
-  int32_t before = tw_count(counter);
-  return tw_wait(counter, before - before % units + units);
+/* Two numbers: who is there, and how often all were. The last one to come begins the next round. */
+int32_t tw_barrier(int32_t* there, int32_t units) {
+  int32_t* rounds = there + 1;
+  int32_t seen = __atomic_load_n(rounds, __ATOMIC_SEQ_CST);
+  if (__atomic_add_fetch(there, 1, __ATOMIC_SEQ_CST) < units) return tw_wait(rounds, (int32_t)((uint32_t)seen + 1));
+  __atomic_store_n(there, 0, __ATOMIC_SEQ_CST);
+  return tw_signal(rounds);
 }
 """
 """C source that is linked into the library of a program whose units wait for each other."""

@@ -109,14 +109,16 @@ def _program(
     for cover in covers.values():
         values = {**_values(cover), **values}
     used = {*lifetimes(steps), *(name for p in procedures.values() for name in procedure_lifetimes(p))}
-    packed = {name: p for name, p in session.table.packed.items() if name in used}
-    plain = [name for name in module.constants if name in used]
-    weights = [module.constants[name].value(name) for name in plain] + [p.value for p in packed.values()]
-    bounds = {x.name: x.interval for x in module.symbols}
     called = tuple(procedures.values())
     started = launches((*steps, *(step for p in called for step in p.body)))
     run = {task.kernel for launch in started for task in tasks_of(launch.body)}
     kernels = {name: kernel for name, kernel in session.table.kernels.items() if name in run}
+    read = {name: p for name, p in session.table.packed.items() if name in used}
+    # Another kernel may run what a kernel was made for, whose packed constant still says what its parameters mean.
+    packed = {**read, **{x.name: session.table.packed[x.name] for k in kernels.values() for _, x in k.packed}}
+    plain = [name for name in module.constants if name in used]
+    weights = [module.constants[name].value(name) for name in plain] + [p.value for p in read.values()]
+    bounds = {x.name: x.interval for x in module.symbols}
     storage = allocate(steps, values, body.params, body.results, weights, called, bounds, kernels)
     session.record.storage(storage, WORKSPACE)
     needed = {*plain, *(p.access.value.name for p in packed.values())}

@@ -37,7 +37,7 @@ from tilewright_grinder.placement.waits import folded, on_unit, unit_lists, with
 
 PIECE = 1 << 14
 """Bytes of a copy from which on another unit takes a part of it."""
-MOST_ROUNDS = 1 << 30
+MOST_TRIPS = 1 << 30
 """Trips that units count in 32 bits."""
 
 Inner = Callable[[HostLoop | HostIf], str]
@@ -136,7 +136,7 @@ class Lifter:
 
 
 class _NotKnownError(Exception):
-    """A launch inside cannot be taken apart."""
+    """Something that steps do cannot be said inside a launch."""
 
 
 @attrs.frozen
@@ -218,9 +218,12 @@ def _tasks(choice: TileChoice) -> Expr:
 
 
 def _trips(loop: HostLoop) -> Expr | None:
-    """The trip count, unless it is more than any run makes."""
-    endless = isinstance(loop.trip, Const) and int(loop.trip.value) > MOST_ROUNDS
-    return None if endless and (loop.condition or loop.limit) else loop.trip
+    """The trip count, unless it is more than any run makes that something else ends."""
+    if not isinstance(loop.trip, Const) or int(loop.trip.value) <= MOST_TRIPS:
+        return loop.trip
+    if loop.condition or loop.limit:
+        return None
+    raise _NotKnownError(f"it makes {loop.trip.value} trips, and units count to {MOST_TRIPS}")
 
 
 def _phases(launch: Launch) -> tuple[Phase, ...]:
