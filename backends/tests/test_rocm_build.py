@@ -16,8 +16,9 @@ import tilewright
 from backends.tests.test_rocm_matrix import DEVICES, matched, product, settings_for
 from tilewright.compiler import build_program, device_of, plan_module, recipes_of
 from tilewright.config.binding import Settings
-from tilewright.errors import InputError
+from tilewright.errors import InputError, InternalError
 from tilewright.frontend import load
+from tilewright.ir.ops import value
 from tilewright.ir.program import Program
 from tilewright.planning.trial import CodeFacts
 from tilewright.plugins.records import RecipeEntry
@@ -31,6 +32,7 @@ from tilewright_backends.build.cuda.library import SYMBOL, cuda_module, packed_m
 from tilewright_backends.build.rocm import tools
 from tilewright_backends.build.rocm.metadata import metadata
 from tilewright_backends.build.rocm.source import llvm_source, object_code, rocm_target, shell_for, warp_of
+from tilewright_backends.emit.gpu.body import GpuBody
 
 MATRIX = {"gfx90a": "v_mfma", "gfx942": "v_mfma", "gfx1100": "v_wmma", "gfx1201": "v_wmma"}
 LDS = 65536
@@ -137,6 +139,18 @@ def test_modules_are_packed_as_tvm_packs_them(tmp_path: Path) -> None:
     holder.export_library(str(exported))
     assert packed[8:] in exported.read_bytes()
     assert SYMBOL.encode() in exported.read_bytes()
+
+
+def test_addresses_on_chip_that_become_global_are_refused(tmp_path: Path) -> None:
+    """What TVM does to a declared view of shared memory would fault on a device."""
+    shell = shell_for("gfx942")("k", (value("y", "float32", (64,)),), 64, 1)
+    body = shell.body
+    seen = GpuBody.view(body, body.shared("float32", 64), "float32", 64)
+    body.store(seen, body.thread_var, tvm.tirx.const(1.0, "float32"))
+    body.sync()
+    body.store(body.params["y"], body.thread_var, seen[63 - body.thread_var])
+    with pytest.raises(InternalError, match="memory on chip became one of global memory"):
+        llvm_source([shell.finish("gfx942")], "gfx942", tmp_path)
 
 
 def test_running_says_what_is_missing() -> None:

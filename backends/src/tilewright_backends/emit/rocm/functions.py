@@ -3,8 +3,8 @@
 What TVM's code generator has no statement for, or not the right one:
 - a barrier between fences. `s_barrier` alone does not wait for a thread's own stores to shared memory to arrive on
   gfx90a and later (LLVM, "User Guide for AMDGPU Backend", memory model).
-- words in registers and shared memory that are read and written as another type: TVM would turn their addresses into
-  addresses of global memory.
+- words in registers and shared memory that are read and written as another type, or as part of an array that kernels
+  share: TVM would turn their addresses into addresses of global memory.
 - values of other lanes, through `ds_bpermute`.
 - what the first lane of a wave has, of which the compiler knows that all lanes agree;
 - one of two addresses;
