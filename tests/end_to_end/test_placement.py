@@ -336,11 +336,11 @@ def test_inside_a_launch_kernels_are_chosen_that_can_be_there() -> None:
     assert proposed == recipes[1], "the record is of what runs"
 
 
-def test_where_no_kernel_can_be_part_of_another_a_loop_stays_on_the_host() -> None:
+def test_where_units_are_not_at_work_at_once_a_loop_stays_on_the_host() -> None:
     plan = plan_module(load(counting()), settings("grid", "rocm:mi300x"))
     (decision,) = (x for x in plan.decisions if x.slot == "control_place")
     assert decision.chosen == {"level": "host"}
-    assert "kernels of recipe rocm.map cannot be part of another" in decision.why
+    assert "mi300x does not promise that units are at work at once" in decision.why
 
 
 def test_barriers_stand_only_where_values_cross_units() -> None:

@@ -24,11 +24,11 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         return None
     (mb, nb), ks, (mw, nw), threads = product.block, product.step, product.warp, product.threads
     ahead = ceil_div(mb * ks, threads * 2) + ceil_div(nb * ks, threads * 2) + 8
-    # LLVM loads what the next instructions multiply while these run.
-    fragments = (mw // SIDE + nw // SIDE) * unit.held
+    # LLVM loads what all instructions of a step multiply before the first of them; the factor is from sampled kernels.
+    fragments = (mw // SIDE + nw // SIDE) * unit.held * ks * 5 // 128
     turned = sum(packs(x) or not x.along_k for x in (product.detail.rows, product.detail.columns))
     costs = Costs(
-        registers=mw * nw // device.warp + fragments + ahead + 70,
+        registers=mw * nw // device.warp + fragments + ahead + 16,
         shared=(mb + nb) * ks * (2 * STAGES),
         # Gathered operands are loaded element by element; those that do not lie along the reduction are sorted in
         # registers.

@@ -23,6 +23,8 @@ ValueOf = Callable[[str], Value | None]
 
 def outside(steps: Sequence[HostStep], session: Session, value_of: ValueOf) -> str:
     """Why these steps cannot be part of a launch, "" where they can."""
+    if not session.device.cooperative:
+        return f"{session.device.name} does not promise that units are at work at once, so its launches hold no control"
     called = calls(steps)
     if called:
         return f"it calls {called[0].procedure}, and calls run on the host"
