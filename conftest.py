@@ -27,25 +27,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of a test marked `sampled(n)` each n-th case is in the default tier, the others are slow.
+    """Of a test marked `sampled(n)` each n-th case is in the default tier; of the others each third is slow.
 
-    Of one marked `slow(every=n)` each n-th case is slow, the others are full.
+    The rest is full. Of one marked `slow(every=n)` each n-th case is slow, the others are full.
     """
     seen: Counter[str] = Counter()
     for item in items:
-        if item.get_closest_marker("gpu"):
-            continue
         sampled, slow = item.get_closest_marker("sampled"), item.get_closest_marker("slow")
-        every, later = 1, pytest.mark.slow
-        if sampled is not None:
-            every = sampled.args[0]
-        elif slow is not None:
-            every, later = slow.kwargs.get("every", 1), pytest.mark.full
+        if item.get_closest_marker("gpu") or (sampled is None and slow is None):
+            continue
         function = item.nodeid.partition("[")[0]
-        if seen[function] % every:
-            item.add_marker(later)
-        if sampled is not None or slow is not None:
-            seen[function] += 1
+        number = seen[function]
+        seen[function] += 1
+        if sampled is not None:
+            turn, later = divmod(number, sampled.args[0])
+            if later:
+                others = turn * (sampled.args[0] - 1) + later - 1
+                item.add_marker(pytest.mark.full if others % 3 else pytest.mark.slow)
+        elif slow is not None and number % slow.kwargs.get("every", 1):
+            item.add_marker(pytest.mark.full)
 
 
 @pytest.fixture(autouse=True, scope="session")

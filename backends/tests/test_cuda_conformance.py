@@ -61,7 +61,7 @@ def test_a_few_choices(recipe: str, settings: Settings) -> None:
     check(recipe, settings, 6, 1, corpus(dtype), most=6)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_many_choices(recipe: str, settings: Settings) -> None:
     check(recipe, settings, 200, 2, most=16)

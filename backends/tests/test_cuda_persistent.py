@@ -135,7 +135,7 @@ def test_kernels_are_members(recipe: str, settings: Settings, monkeypatch: pytes
     check_members(recipe, settings, 2, monkeypatch)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize("recipe", [x for x in RECIPES if f"cuda.{x}" not in ALONE])
 def test_kernels_of_every_recipe_are_members(recipe: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Choices of different thread counts and shared memory in one persistent kernel."""

@@ -28,7 +28,7 @@ def test_every_length_and_both_dtypes(one: Heads, device: str) -> None:
     check(one.model(), feeds, one.reference(feeds), 1, NAME, settings_for(device))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize(("one", "device"), [(x, UNITS[i % len(UNITS)]) for i, x in enumerate(MANY)], ids=str)
 def test_masks_layouts_and_random_choices(one: Heads, device: str) -> None:
     feeds = one.feeds()

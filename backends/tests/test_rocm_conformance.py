@@ -60,7 +60,7 @@ def test_a_few_choices(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check(recipe, "gfx90a", 3, 1, monkeypatch, corpus("float32"), most=2)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("recipe", "samples", "most"), [("matrix", 6, 8), ("attention", 3, 3), ("stages", 3, 3)])
 def test_products_on_matrix_units(
@@ -69,7 +69,7 @@ def test_products_on_matrix_units(
     check(recipe, device, samples, 1, monkeypatch, corpus("float16"), most=most)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize(("recipe", "device"), [*zip(RECIPES, itertools.cycle(DEVICES), strict=False)])
 def test_more_choices(recipe: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check(recipe, device, 12, 2, monkeypatch, corpus("float32"), most=6)

@@ -62,7 +62,7 @@ def check_members(recipe: str, device: str, samples: int, monkeypatch: pytest.Mo
     assert max(members, default=0) > 1 or recipe in ("topk", "topk_sort")  # which leave nothing to choose for most rows
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize(("recipe", "device"), [*zip(("matrix", *RECIPES), itertools.cycle(DEVICES), strict=False)])
 def test_kernels_of_every_recipe_are_members(recipe: str, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Choices of different thread counts and shared memory in one kernel."""

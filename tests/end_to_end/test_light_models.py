@@ -18,7 +18,7 @@ QUICK = ("squeezenet", "shufflenet")
 
 def models() -> list[object]:
     """Every light model; all but the quick ones in the slow tier."""
-    return [x if x in QUICK else pytest.param(x, marks=pytest.mark.slow) for x in light_names()]
+    return [x if x in QUICK else pytest.param(x, marks=pytest.mark.slow(every=2)) for x in light_names()]
 
 
 @pytest.mark.parametrize("name", models())

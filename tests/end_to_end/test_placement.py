@@ -123,7 +123,7 @@ def test_many_random_models_on_an_emulated_gpu(start: int, level: str) -> None:
         on_a_gpu(seed, level, rammer=seed % 4 == 3)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize(("level", "rammer"), [("auto", False), ("grid", True)])
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_the_models_of_the_benchmark(name: str, level: str, rammer: bool) -> None:

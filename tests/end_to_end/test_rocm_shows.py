@@ -34,10 +34,9 @@ from tilewright.testing.models import BUILDERS
 from tilewright.testing.precision import narrowed
 from tilewright.testing.seeded import light_model, light_names
 
-SPILLS = 1280
-"""Bytes per lane that a kernel may spill, of light models and, with all techniques, of BERT. On RDNA a lane has 256
-registers: LLVM computes the addresses of all that a thread of a convolution gathers at once (1168 bytes in SqueezeNet
-on gfx1201), and attention on the ordinary units, which Welder chooses, needs more than it plans (1060 bytes there)."""
+SPILLS = 64
+"""Bytes per lane that a kernel may spill, of light models and, with all techniques, of BERT. None was found to; sampled
+choices of attention with heads of 128 columns spill up to 36 on gfx1100."""
 SLOW = {
     ("squeezenet", "gfx90a", "none"), ("shufflenet", "gfx942", "none"), ("zfnet512", "gfx1100", "none"),
     ("bvlc_alexnet", "gfx1201", "none"), ("bert", "gfx90a", "none"), ("bert", "gfx1201", "none"),

@@ -50,7 +50,7 @@ def test_a_block_agrees_with_onnx_runtime(name: str) -> None:
         assert agreement.ok, agreement
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize("name", sorted(BUILDERS))
 def test_a_block_in_float16_is_near_the_float32_one(name: str) -> None:
     case = BUILDERS[name](opset=22)
