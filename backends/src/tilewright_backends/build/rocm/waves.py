@@ -4,7 +4,8 @@ Members stand in branches of one kernel, after their emission and before the cod
 the same for all of its threads. Members have the same shared memory, one instead of the other, and the block has as
 many threads as the largest of them needs. The waves that a smaller member leaves over end at once: a barrier does not
 wait for waves that have ended (AMD, "Instinct MI300 ISA" and "RDNA 3 ISA", S_BARRIER; LLVM, "AMDGPU Execution
-Synchronization", for gfx12 too), and whether a wave has work is asked of its first lane, so whole waves leave.
+Synchronization"; for gfx12, whose barriers are new, only the latter says so), and whether a wave has work is asked of
+its first lane, so whole waves leave.
 """
 
 from __future__ import annotations
