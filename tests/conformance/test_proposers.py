@@ -57,20 +57,20 @@ def test_the_best_choice_on_an_emulated_gpu(proposer: str, monkeypatch: pytest.M
     check(report)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=3)
 @pytest.mark.parametrize("target", ["cpu", "cuda:h200", "cuda:a100", "cuda:v100"])
 @pytest.mark.parametrize("proposer", proposers())
 def test_choices_for_every_kernel_keep_the_law(proposer: str, target: str) -> None:
     check(check_proposer(proposer, target, runs=0))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize("proposer", proposers())
 def test_choices_for_every_kernel_compute_the_right_thing(proposer: str) -> None:
     check(check_proposer(proposer, runs=2))
 
 
-@pytest.mark.slow
+@pytest.mark.slow(every=2)
 @pytest.mark.parametrize("proposer", proposers())
 def test_choices_on_an_emulated_gpu(proposer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conformance, "run", emulate)
