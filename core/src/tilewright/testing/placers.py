@@ -13,21 +13,19 @@ from typing import Any
 import attrs
 import numpy as np
 
-from tilewright.compiler import device_of, plan_module
+from tilewright.compiler import plan_module
 from tilewright.config.binding import Settings, bind
 from tilewright.config.loading import load_config
-from tilewright.errors import TilewrightError
 from tilewright.frontend import load
 from tilewright.interpret.task import run_tasks
 from tilewright.ir.module import Module
 from tilewright.ir.ops import Call, If, Loop, Region, bodies
 from tilewright.ir.program import GridControl, Program, launches
-from tilewright.ir.serial import dump
-from tilewright.ir.verify import verify_program
 from tilewright.ir.verify.tree import controls_of
 from tilewright.plugins.manager import Registry
 from tilewright.rewrites.calls import reached, separate_entry, unique_names
 from tilewright.testing.control import SHAPE, control_case
+from tilewright.testing.laws import Broken, changed, refused
 from tilewright.testing.recursion import recursion_case
 
 SEEDS = range(6)
@@ -43,14 +41,6 @@ class Given:
     name: str
     module: Module
     feeds: tuple[Any, ...]
-
-
-@attrs.frozen
-class Broken:
-    """A model for which the law was broken, and how."""
-
-    model: str
-    problem: str
 
 
 @attrs.frozen
@@ -120,20 +110,12 @@ def check_placer(
             levels[level] = levels.get(level, 0) + 1
         for control in (x for launch in launches(plan.program.steps) for x in controls_of(launch.body)):
             grid, block = grid + isinstance(control, GridControl), block + (not isinstance(control, GridControl))
-        problems = [*_refused(plan.program, own), *_unrecorded(case.module, recorded, given["slots"])]
-        if dump(plan_module(case.module, own).program) != dump(plan.program):
-            problems.append("asked again, it answers something else")
+        problems = [*refused(plan, own), *_unrecorded(case.module, recorded, given["slots"])]
+        problems += changed(plan, case.module, own)
         if not problems and seeds:
             problems += _wrong(plan.program, plan_module(case.module, default).program, case, seeds)
         broken += [Broken(case.name, x) for x in problems]
     return Report(name, len(cases), levels, grid, block, tuple(broken))
-
-
-def _refused(program: Program, settings: Settings) -> Iterator[str]:
-    try:
-        verify_program(program, device_of(settings))
-    except TilewrightError as error:
-        yield str(error)
 
 
 def _unrecorded(module: Module, recorded: Mapping[str, Any], slots: Mapping[str, str]) -> Iterator[str]:
