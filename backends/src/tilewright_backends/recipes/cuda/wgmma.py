@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import attrs
-
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
-from tilewright.ir.choice import Packing
 from tilewright.ir.expr import const, maximum
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
@@ -21,8 +16,8 @@ from tilewright_backends.recipes.gpu.common import (
     points,
     powers,
 )
-from tilewright_backends.recipes.gpu.packing import pack_operand
-from tilewright_backends.recipes.gpu.tensor import TensorDetail, axes_of, detail_of, packed_slots, packs
+from tilewright_backends.recipes.gpu.tensor import axes_of, detail_of, packed_slots
+from tilewright_backends.recipes.gpu.tensor_product import Packings
 from tilewright_backends.recipes.operands import operands_of
 
 NAME = "cuda.wgmma"
@@ -81,26 +76,9 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         ),
         operands=operands_of(detail.spec, axes, packed=packed_slots(detail)),
         tiles={"register": {"m": group, "n": nb, "k": const(16)}, "shared": {"m": mb, "n": nb, "k": const(STEP)}},
-        packings=Packings(kernel, detail),
+        packings=Packings(kernel, detail, STEP),
         detail=detail,
     )
-
-
-@attrs.frozen
-class Packings:
-    """Constant operands that memory does not hold in whole chunks, stored as [tile][k][point of the tile]."""
-
-    kernel: KernelSpec
-    detail: TensorDetail
-
-    def __call__(self, params: Mapping[str, int]) -> tuple[Packing, ...]:
-        roles = self.detail.roles
-        sides = ((self.detail.rows, roles.m, "m.block"), (self.detail.columns, roles.n, "n.block"))
-        return tuple(
-            pack_operand(self.kernel, operand.slot, outer, roles.k, params[block], STEP)
-            for operand, outer, block in sides
-            if packs(operand)
-        )
 
 
 RECIPE = Recipe(NAME, "cuda", match, priority=40)

@@ -167,16 +167,22 @@ def described(
 
 @attrs.frozen
 class Packings:
-    """Constant operands that memory does not hold in whole chunks, stored as [tile][k][point of the tile]."""
+    """Constant operands that memory does not hold in whole chunks, stored as [tile][k][point of the tile].
+
+    Args:
+        step: extent of `k` in a tile; None where it is the choice's `k.step`.
+    """
 
     kernel: KernelSpec
     detail: TensorDetail
+    step: int | None = None
 
     def __call__(self, params: Mapping[str, int]) -> tuple[Packing, ...]:
         roles = self.detail.roles
+        step = params["k.step"] if self.step is None else self.step
         sides = ((self.detail.rows, roles.m, "m.block"), (self.detail.columns, roles.n, "n.block"))
         return tuple(
-            pack_operand(self.kernel, operand.slot, outer, roles.k, params[block], params["k.step"])
+            pack_operand(self.kernel, operand.slot, outer, roles.k, params[block], step)
             for operand, outer, block in sides
             if packs(operand)
         )
