@@ -17,7 +17,6 @@ from tilewright.ir.expr import Const, const, static
 from tilewright.ir.program import (
     HostCall,
     HostCopy,
-    HostIf,
     HostLoop,
     HostSet,
     HostStep,
@@ -28,6 +27,7 @@ from tilewright.ir.program import (
     Task,
     host_leaves,
     launches,
+    reads_back,
 )
 from tilewright_backends.build.cuda.dispatcher import Persistent
 from tilewright_backends.build.cuda.source import DeviceKernel, Wave
@@ -207,15 +207,6 @@ def copied(steps: Sequence[HostStep]) -> Iterator[str]:
 def sets_of(steps: Sequence[HostStep]) -> Iterator[HostSet]:
     """All steps of a host tree that write an integer."""
     return (x for x in host_leaves(steps) if isinstance(x, HostSet))
-
-
-def reads_back(steps: Sequence[HostStep]) -> bool:
-    """Whether a host tree decides by a value of the device, or calls, for that is how a recursion ends."""
-    return any(
-        isinstance(step, HostIf | HostCall)
-        or (isinstance(step, HostLoop) and (bool(step.condition or step.limit) or reads_back(step.body)))
-        for step in steps
-    )
 
 
 def capturable(steps: Sequence[HostStep]) -> bool:

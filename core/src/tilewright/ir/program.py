@@ -441,6 +441,15 @@ def calls(steps: Iterable[HostStep]) -> list[HostCall]:
     return [x for x in host_leaves(steps) if isinstance(x, HostCall)]
 
 
+def reads_back(steps: Iterable[HostStep]) -> bool:
+    """Whether a host tree decides by a value of the device, or calls, for that is how a recursion ends."""
+    return any(
+        isinstance(step, HostIf | HostCall)
+        or (isinstance(step, HostLoop) and (bool(step.condition or step.limit) or reads_back(step.body)))
+        for step in steps
+    )
+
+
 def numbered_launches(steps: Iterable[HostStep], number: int = 0) -> Iterator[tuple[int, Launch]]:
     """The launches of a host tree with their numbers, as `Placement` counts them.
 

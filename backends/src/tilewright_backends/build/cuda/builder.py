@@ -16,7 +16,7 @@ from tilewright.device import DeviceModel
 from tilewright.errors import InternalError
 from tilewright.ir.expr import const
 from tilewright.ir.ops import value
-from tilewright.ir.program import Kernel, Launch, Program, launches
+from tilewright.ir.program import Kernel, Launch, Program, launches, reads_back
 from tilewright.ir.verify.tree import tasks_of
 from tilewright.planning.storage import byte_size
 from tilewright.planning.weights import weights_of
@@ -32,7 +32,7 @@ from tilewright_backends.build.cuda.versions import versions
 from tilewright_backends.build.llvm import c_compiler
 from tilewright_backends.emit.gpu import copy
 from tilewright_backends.emit.gpu.body import i32
-from tilewright_backends.host.cuda import READ_BACK, CudaHost, capturable, copied, emit_launch, reads_back, sets_of
+from tilewright_backends.host.cuda import READ_BACK, CudaHost, capturable, copied, emit_launch, sets_of
 from tilewright_backends.host.function import buffer_table, ranges, recursion
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.timeline import traced

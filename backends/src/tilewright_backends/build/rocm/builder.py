@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewright.device import DeviceModel
-from tilewright.ir.program import Program
+from tilewright.ir.program import Program, reads_back
 from tilewright.planning.storage import byte_size
 from tilewright.planning.weights import weights_of
 from tilewright.runtime.native import BuildOutput
@@ -21,7 +21,7 @@ from tilewright_backends.build.rocm.source import llvm_source, object_code, shel
 from tilewright_backends.build.rocm.tools import link, linker
 from tilewright_backends.build.rocm.versions import versions
 from tilewright_backends.build.rocm.waves import wave_maker
-from tilewright_backends.host.cuda import CudaHost, copied, emit_launch, reads_back, sets_of
+from tilewright_backends.host.cuda import CudaHost, copied, emit_launch, sets_of
 from tilewright_backends.host.function import buffer_table, ranges, recursion
 
 READ_BACK = """\

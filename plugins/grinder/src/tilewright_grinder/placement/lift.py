@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
-from tilewright.ir import dtypes
-from tilewright.ir.bounds import bounds_of
 from tilewright.ir.choice import TileChoice
 from tilewright.ir.expr import Const, Expr, Var, const, maximum
 from tilewright.ir.program import (
@@ -30,6 +28,7 @@ from tilewright.ir.program import (
 )
 from tilewright.ir.verify.tree import Part
 from tilewright.planning.session import Session
+from tilewright.planning.storage import byte_size
 from tilewright_grinder.placement.barriers import joined, settled, turned
 from tilewright_grinder.placement.limits import ValueOf, envelope_of, needs_of, outside
 from tilewright_grinder.placement.predict import Predictor
@@ -131,8 +130,7 @@ class Lifter:
         """Bytes of what is copied, by the bounds of the symbols."""
         value = self.value_of(name)
         assert value is not None, name  # `outside` has looked
-        symbols = {x.name: x.interval for x in self.session.symbols}
-        return bounds_of(value.num_elements(), symbols).high * dtypes.size_of(value.dtype)
+        return byte_size(value, {x.name: x.interval for x in self.session.symbols})
 
 
 class _NotKnownError(Exception):

@@ -13,7 +13,6 @@ import attrs
 
 from tilewright.device import DeviceModel
 from tilewright.interpret.evaluate import evaluate
-from tilewright.ir import dtypes
 from tilewright.ir.bounds import bounds_of
 from tilewright.ir.expr import Const, Expr
 from tilewright.ir.module import Symbol
@@ -35,7 +34,9 @@ from tilewright.ir.program import (
     Phase,
     Set,
     Task,
+    reads_back,
 )
+from tilewright.planning.storage import byte_size
 from tilewright.planning.timeline import task_seconds
 from tilewright_grinder.placement.limits import ValueOf
 
@@ -178,19 +179,7 @@ class Predictor:
         value = self.value_of(name)
         if value is None:
             return 0
-        symbols = {x.name: x.interval for x in self.symbols}
-        return bounds_of(value.num_elements(), symbols).high * dtypes.size_of(value.dtype)
+        return byte_size(value, {x.name: x.interval for x in self.symbols})
 
     def _bandwidth(self) -> float:
         return self.device.levels[0].bandwidth
-
-
-def reads_back(steps: Sequence[HostStep]) -> bool:
-    """Whether the host decides by a value, or calls."""
-    for step in steps:
-        match step:
-            case HostIf() | HostCall():
-                return True
-            case HostLoop() if step.condition or step.limit or reads_back(step.body):
-                return True
-    return False
