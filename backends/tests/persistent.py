@@ -24,7 +24,7 @@ from tilewright.ir.program import (
     Task,
     Wait,
 )
-from tilewright.planning.storage import allocate
+from tilewright.planning.storage import Part, allocate
 
 Body = tuple[Phase | GridControl, ...]
 Merge = Callable[[Sequence[Task], Program, int], tuple[Body, Mapping[str, int]]]
@@ -96,7 +96,11 @@ def placed(program: Program) -> Program:
     weights = [values[name] for name in program.weights]
     bounds = {x.name: x.interval for x in program.symbols}
     procedures = tuple(program.procedures.values())
-    storage = allocate(program.body, values, program.inputs, program.outputs, weights, procedures, bounds)
+    given = {x.name for x in program.inputs}
+    found = [x for n, x in program.storage.placements.items() if x.buffer in given and n not in given]
+    parts = [Part(x.value, x.buffer, x.offset) for x in found]
+    kept = program.inputs, program.outputs, weights, procedures, bounds
+    storage = allocate(program.body, values, *kept, parts=parts)
     return attrs.evolve(program, storage=storage)
 
 

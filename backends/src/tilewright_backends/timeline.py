@@ -54,7 +54,7 @@ def task_times(told: Mapping[str, Any], buffer: bytes) -> list[TaskTime]:
     for unit in range(told["units"]):
         start = told["first"] + unit * told["each"]
         count = int(np.frombuffer(buffer, np.uint64, 1, start)[0])
-        rows = np.frombuffer(buffer, np.uint64, count * TRACE_BYTES // 8, start + LINE).reshape(count, -1)
+        rows = np.frombuffer(buffer, np.uint64, count * TRACE_BYTES // 8, start + LINE).reshape(count, TRACE_BYTES // 8)
         for which, begin, end, place in rows.tolist():
             kernel, task = told["kernels"][which & 0xFFFFFFFF], which >> 32
             found.append(TaskTime(unit, place, kernel, task, begin, end))

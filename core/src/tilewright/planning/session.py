@@ -21,6 +21,7 @@ from tilewright.planning.functions import Functions
 from tilewright.planning.kernels import KernelTable
 from tilewright.planning.record import Record
 from tilewright.planning.requests import Cost, Decision, Planned, Request
+from tilewright.planning.storage import Part
 from tilewright.planning.trial import CodeFacts, Failure, Samples
 from tilewright.recipes import Columns, Match, Recipe
 from tilewright.views.subject import Subject, subject_of
@@ -59,10 +60,14 @@ class Session:
         self.constants = constants
         self.tensors: dict[str, Constant] = {}
         """The tensors of `constants`, as far as the planner gives them."""
+        self.inputs: frozenset[str] = frozenset()
+        """Names of the program's inputs, as far as the planner gives them."""
         self.symbols = symbols
         self.record = Record()
         self.table = KernelTable()
         self.aliases: dict[str, str] = {}
+        self.parts: dict[str, Part] = {}
+        """Values that are parts of inputs, by name."""
         self.functions = Functions()
         self.trial_limits = trial.Limits(threads=device.units if device.kind == "cpu" else None)
         self.trials: trial.Store | None = None

@@ -6,7 +6,7 @@ kernel.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import attrs
 
@@ -20,9 +20,9 @@ from tilewright.ir.verify.tree import tasks_of
 from tilewright.planning.functions import functions_of
 from tilewright.planning.requests import Planner
 from tilewright.planning.session import Session
-from tilewright.planning.storage import FRAMES, WORKSPACE, allocate, lifetimes, procedure_lifetimes
+from tilewright.planning.storage import FRAMES, WORKSPACE, Part, allocate, lifetimes, procedure_lifetimes
 from tilewright.rewrites.calls import reached, separate_entry, unique_names
-from tilewright.views.layout import is_view
+from tilewright.views.layout import is_view, part_offset
 
 
 def make() -> Planner:
@@ -32,6 +32,7 @@ def make() -> Planner:
         module = session.stage("control_rewrite", module, session.rewrite_control)
         module = unique_names(separate_entry(reached(module)))
         session.tensors.update(module.constants)
+        session.inputs = frozenset(x.name for x in module.main.body.params)
         covers = {name: _cover(module, name, session) for name in module.functions}
         module = attrs.evolve(module, constants=session.tensors)
         session.functions, shared = functions_of(module)
@@ -58,29 +59,49 @@ def _cover(module: Module, function: str, session: Session) -> Cover:
     cover = session.stage("connect", module.functions[function].body, session.connect)
     if session.verify_stages:
         verify_cover(cover, constants=session.constants)
-    cover, aliases = without_views(cover)
-    session.aliases.update(aliases)
-    return cover
+    without = without_views(cover, session.inputs)
+    session.aliases.update(without.aliases)
+    session.parts.update(without.parts)
+    return without.cover
 
 
-def without_views(cover: Cover) -> tuple[Cover, dict[str, str]]:
-    """The cover without groups that move no bytes, and the name that stands for each value they made.
+@attrs.define
+class WithoutViews:
+    """A cover without the groups that move no bytes.
+
+    Args:
+        aliases: the name that stands for each value that such a group made.
+        parts: of these values the ones that are parts of inputs.
+    """
+
+    cover: Cover
+    aliases: dict[str, str] = attrs.field(factory=dict)
+    parts: dict[str, Part] = attrs.field(factory=dict)
+
+
+def without_views(cover: Cover, inputs: Container[str] = ()) -> WithoutViews:
+    """The cover without groups that move no bytes.
 
     A view of an intermediate value that is a result of its region is computed in the result's place. Covers inside
     control flow lose their views too.
+
+    Args:
+        inputs: names of the program's inputs, of which aligned parts need no kernel either.
     """
-    aliases: dict[str, str] = {}
-    return _without_views(cover, aliases), aliases
+    found = WithoutViews(cover)
+    found.cover = _without_views(cover, inputs, found)
+    return found
 
 
-def _without_views(cover: Cover, aliases: dict[str, str]) -> Cover:
+def _without_views(cover: Cover, inputs: Container[str], found: WithoutViews) -> Cover:
     results = {v.name for v in cover.region.results}
     made = {v.name for item in cover.items for v in item.outputs}
+    aliases = found.aliases
     kept: list[Group | ControlItem] = []
     taken: set[str] = set()
     for item in cover.items:
         if isinstance(item, ControlItem):
-            kept.append(attrs.evolve(item, bodies=tuple(_without_views(x, aliases) for x in item.bodies)))
+            kept.append(attrs.evolve(item, bodies=tuple(_without_views(x, inputs, found) for x in item.bodies)))
             continue
         if len(item.ops) == 1 and is_view(item.ops[0]):
             source, target = item.inputs[0].name, item.outputs[0].name
@@ -92,6 +113,11 @@ def _without_views(cover: Cover, aliases: dict[str, str]) -> Cover:
                 taken.add(root)
                 aliases[root] = target
                 aliases.update({k: target for k, v in aliases.items() if v == root})
+                continue
+        if len(item.ops) == 1 and (offset := part_offset(item.ops[0], inputs)) is not None:
+            (value,) = item.outputs
+            if value.name not in results:
+                found.parts[value.name] = Part(value, item.inputs[0].name, offset)
                 continue
         kept.append(item)
     return attrs.evolve(cover, items=tuple(kept))
@@ -119,7 +145,8 @@ def _program(
     plain = [name for name in module.constants if name in used]
     weights = [module.constants[name].value(name) for name in plain] + [p.value for p in read.values()]
     bounds = {x.name: x.interval for x in module.symbols}
-    storage = allocate(steps, values, body.params, body.results, weights, called, bounds, kernels)
+    parts = [x for name, x in session.parts.items() if name in used]
+    storage = allocate(steps, values, body.params, body.results, weights, called, bounds, kernels, parts)
     session.record.storage(storage, WORKSPACE)
     needed = {*plain, *(p.access.value.name for p in packed.values())}
     program = Program(

@@ -51,6 +51,20 @@ def byte_size(value: Value, symbols: Bounds) -> int:
     return bounds_of(value.num_elements(), symbols).high * dtypes.size_of(value.dtype)
 
 
+@attrs.frozen
+class Part:
+    """A value that stands in the memory of an input.
+
+    Args:
+        input: name of the input.
+        offset: bytes from where the input begins.
+    """
+
+    value: Value
+    input: str
+    offset: int
+
+
 @attrs.define
 class _Life:
     """A value's lifetime while it is being found."""
@@ -68,6 +82,7 @@ def allocate(
     procedures: Sequence[Procedure] = (),
     symbols: Bounds | None = None,
     kernels: Mapping[str, Kernel] | None = None,
+    parts: Iterable[Part] = (),
 ) -> Storage:
     """Places inputs, outputs and weights in buffers of their own, and all other values in one workspace.
 
@@ -81,6 +96,7 @@ def allocate(
         values: every value that a task or a copy names.
         symbols: intervals of the symbols in their shapes.
         kernels: what tasks run; without them, values of one launch share no bytes.
+        parts: values that stand in inputs.
     """
     weights = list(weights)
     known = (*values.values(), *inputs, *outputs, *weights)
@@ -95,6 +111,9 @@ def allocate(
             size = sizes[value.name]
             buffers[value.name] = Buffer(value.name, kind, size)  # type: ignore[arg-type]
             placements[value.name] = Placement(value, value.name, 0, size, 0, end)
+    for part in parts:
+        size = byte_size(part.value, symbols or {})
+        placements[part.value.name] = Placement(part.value, part.input, part.offset, size, 0, end)
     framed: list[_Placed] = []
     shared: list[_Placed] = []
     for procedure in procedures:
@@ -118,14 +137,14 @@ def allocate(
             buffers[launch.event_buffer] = Buffer(launch.event_buffer, "event", event_bytes(launch))
     for (name, life), offset in zip(apart.items(), offsets, strict=False):
         placements[name] = _placement(values[name], WORKSPACE, offset, sizes[name], life)
-    for part, first in zip(within, offsets[len(apart) :], strict=False):
-        for name, (offset, life) in part.offsets.items():
+    for placed, first in zip(within, offsets[len(apart) :], strict=False):
+        for name, (offset, life) in placed.offsets.items():
             placements[name] = _placement(values[name], WORKSPACE, first + offset, sizes[name], life)
     if called:
         buffers[FRAMES] = Buffer(FRAMES, "workspace", max(x.bytes for x in framed), owner="frame")
-        for buffer, first, parts in ((FRAMES, 0, framed), (WORKSPACE, offsets[-1], shared)):
-            for part in parts:
-                for name, (offset, life) in part.offsets.items():
+        for buffer, first, several in ((FRAMES, 0, framed), (WORKSPACE, offsets[-1], shared)):
+            for placed in several:
+                for name, (offset, life) in placed.offsets.items():
                     placements[name] = _placement(values[name], buffer, first + offset, sizes[name], life)
     return Storage(buffers, placements)
 

@@ -1,16 +1,19 @@
 """`read_through_movements` (bitwise): consumers read through pads, transposes, slices, casts and reshapes.
 
 A movement that moves no bytes (a view) is read through by all of its consumers, any other only by a lone consumer, so
-that no strided read is paid twice.
+that no strided read is paid twice. An aligned part of an input stays: it needs no kernel, and operators that read other
+parts of it look the same.
 """
 
 from __future__ import annotations
+
+from collections.abc import Container
 
 import attrs
 
 from tilewright.ir.ops import Op, Region, TensorOp, Value, bodies
 from tilewright.views.kernel import inline_producer, spec_of
-from tilewright.views.layout import is_movement, is_view
+from tilewright.views.layout import is_movement, is_view, part_offset
 
 
 def read_through(op: TensorOp, value: Value, producer: TensorOp) -> TensorOp | None:
@@ -28,8 +31,12 @@ def read_through(op: TensorOp, value: Value, producer: TensorOp) -> TensorOp | N
         spec = inlined
 
 
-def read_through_movements(region: Region) -> Region:
-    """The region (without its nested ones) with movements inlined into their consumers where that is exact."""
+def read_through_movements(region: Region, inputs: Container[str] = ()) -> Region:
+    """The region (without its nested ones) with movements inlined into their consumers where that is exact.
+
+    Args:
+        inputs: names of the program's inputs, of which parts are not read through.
+    """
     ops: list[Op] = list(region.ops)
     users: dict[Value, list[int]] = {}
     for i, op in enumerate(ops):
@@ -45,6 +52,8 @@ def read_through_movements(region: Region) -> Region:
         value = op.writes[0].value
         readers = users.get(value, [])
         if value in kept_alive or not readers or (len(readers) > 1 and not is_view(op)):
+            continue
+        if part_offset(op, inputs) is not None:
             continue
         rewritten = {u: _reader(ops[u], value, op) for u in readers}
         if all(rewritten.values()):

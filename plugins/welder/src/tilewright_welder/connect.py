@@ -37,7 +37,7 @@ def make(options: WelderOptions) -> Connect:
 
 
 def _joined(region: Region, session: Session) -> Region:
-    found = join_siblings(read_through_movements(region), session.tensors)
+    found = join_siblings(read_through_movements(region, session.inputs), session.tensors)
     session.add_constants(found.constants)
     for name, members in found.names.items():
         for member in members:
@@ -55,7 +55,7 @@ def _welded(cover: Cover, session: Session, options: WelderOptions) -> Cover:
         for x in cover.items
     ]
     cover = attrs.evolve(cover, items=tuple(inner))
-    graph = TileGraph(cover)
+    graph = TileGraph(cover, session.inputs)
     found = search(graph, session, options)
     _record(graph, found, session)
     home = {node: weld for weld in found.welds for node in weld.nodes}

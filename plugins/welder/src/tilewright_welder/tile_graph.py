@@ -6,13 +6,14 @@ between them at the level of shared memory, which a recipe may keep even nearer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from graphlib import CycleError, TopologicalSorter
 
 import attrs
 
 from tilewright.ir.group import ControlItem, Cover, Group, Level
 from tilewright.ir.ops import Value
+from tilewright.views.layout import part_offset
 
 Item = Group | ControlItem
 
@@ -31,13 +32,13 @@ class TileGraph:
 
     Attributes:
         items: nodes by number. A control-flow operator is a node that is never welded.
-        edges: sorted by target, then source.
+        edges: sorted by target, then source. None comes from a part of an input, which is no kernel.
     """
 
-    def __init__(self, cover: Cover) -> None:
+    def __init__(self, cover: Cover, inputs: Container[str] = ()) -> None:
         self.items: tuple[Item, ...] = cover.items
         self.results = frozenset(cover.region.results)
-        self._maker = {v: i for i, item in enumerate(self.items) for v in item.outputs}
+        self._maker = {v: i for i, item in enumerate(self.items) if not _is_part(item, inputs) for v in item.outputs}
         self._readers: dict[Value, set[int]] = {}
         for i, item in enumerate(self.items):
             for value in item.inputs:
@@ -116,3 +117,7 @@ class TileGraph:
         except CycleError:
             return False
         return True
+
+
+def _is_part(item: Item, inputs: Container[str]) -> bool:
+    return isinstance(item, Group) and len(item.ops) == 1 and part_offset(item.ops[0], inputs) is not None

@@ -153,7 +153,9 @@ class _Checker:
     """Walks the host tree with the set of values that are written by then."""
 
     def __init__(self, program: Program, device: DeviceModel | None, footprint: Footprint) -> None:
-        self.constant = frozenset({x.name for x in program.inputs} | set(program.weights))
+        kinds = {name: buffer.kind for name, buffer in program.storage.buffers.items()}
+        given = (name for name, p in program.storage.placements.items() if kinds.get(p.buffer) in ("input", "weight"))
+        self.constant = frozenset({x.name for x in program.inputs} | set(given))
         self._program = program
         self._device = device
         self._footprint = footprint

@@ -19,8 +19,8 @@ PLACED = "every value that a step touches has a placement, inside a buffer of th
 LIVE = "a value is touched within its lifetime; one that a loop carries, or brings in, lives for the whole loop"
 OWNED = "a value in a buffer of a launch or a unit is touched by one launch only"
 OVERLAP = (
-    "values whose lifetimes overlap share no byte, except an operand with the result that overwrites it in place, and "
-    "values of one launch, of which its order decides"
+    "values whose lifetimes overlap share no byte, except an operand with the result that overwrites it in place, parts"
+    " of an input, which nothing writes, and values of one launch, of which its order decides"
 )
 
 
@@ -90,7 +90,9 @@ def _check_overlap(program: Program, place: Place) -> None:
         by_buffer.setdefault(placement.buffer, []).append(placement)
     inplace = set(_overwritten(program))
     meeting = frozenset(n for n, x in numbered_launches(program.body) if x.envelope.cooperative)
-    for placements in by_buffer.values():
+    for name, placements in by_buffer.items():
+        if program.storage.buffers[name].kind == "input":
+            continue
         ordered = sorted(placements, key=lambda x: (x.offset, x.value.name))
         first, last, end = np.array([(x.first, x.last, x.offset + x.bytes) for x in ordered], np.int64).T
         for i, b in enumerate(ordered):

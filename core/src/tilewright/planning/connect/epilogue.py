@@ -10,7 +10,7 @@ others that are element-wise, it takes them in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 
 import attrs
 
@@ -23,6 +23,7 @@ from tilewright.planning.requests import Connect, Request
 from tilewright.planning.session import Session
 from tilewright.rewrites.movement import read_through_movements
 from tilewright.views.kernel import KernelSpec, append_consumer, is_elementwise, normalise, spec_of
+from tilewright.views.layout import part_offset
 
 MAX_READS = 16
 """Reads of one kernel: beyond it, one more operand costs more registers than a launch saves."""
@@ -42,7 +43,7 @@ class _Growing:
 
     Args:
         members: its operators by position in the region; none once another group has taken it in.
-        spec: its specification so far.
+        spec: its specification so far; None for what nothing joins: no loop nest, or a part of an input.
         level: above those of all groups that it reads from.
     """
 
@@ -59,8 +60,8 @@ def make(absorb: bool = False) -> Connect:
     """
 
     def connect(region: Region, request: Request) -> Cover:
-        simpler = laid_out(read_through_movements(region), request.session)
-        connector = _Connector(simpler, absorb)
+        simpler = laid_out(read_through_movements(region, request.session.inputs), request.session)
+        connector = _Connector(simpler, absorb, request.session.inputs)
         _record(request.session, region, connector)
         items = [
             ControlItem(op, tuple(connect(body, request) for body in bodies(op)))
@@ -88,7 +89,7 @@ def _record(session: Session, region: Region, connector: _Connector) -> None:
 
 
 class _Connector:
-    def __init__(self, region: Region, absorb: bool) -> None:
+    def __init__(self, region: Region, absorb: bool, inputs: Container[str] = ()) -> None:
         self.ops: Sequence[Op] = region.ops
         self.consumers: dict[Value, list[int]] = {}
         for i, op in enumerate(self.ops):
@@ -103,7 +104,8 @@ class _Connector:
             number = self._join(i, op)
             if number is None:
                 number = len(self.groups)
-                self.groups.append(_Growing([i], spec_of(op) if isinstance(op, TensorOp) else None))
+                nest = op if isinstance(op, TensorOp) and part_offset(op, inputs) is None else None
+                self.groups.append(_Growing([i], spec_of(nest) if nest else None))
             self.owner.update((v, number) for v in op.outputs if v is not None)
             self._lift(number)
             if absorb:
@@ -171,6 +173,8 @@ class _Connector:
     def _absorb(self, number: int) -> None:
         """Takes into an element-wise group the element-wise groups that it reads, as far as it can."""
         for maker in sorted(set(self._below(number)), reverse=True):
+            if self.groups[maker].spec is None:
+                continue
             members = sorted((*self.groups[maker].members, *self.groups[number].members))
             if not all(is_elementwise(self.ops[i]) for i in members):
                 continue
