@@ -3,6 +3,9 @@
 Members are device functions of the same translation unit. A member's threads are the first ones of the block; all
 members have the block's dynamic shared memory, one after the other. The kernel takes one struct by value: the addresses
 of the buffers that the launch uses, then the values of the program's symbols.
+
+What a block waits for changes in the second-level cache, and each look at it empties the first-level one. So a record
+is fetched while the one before it is at work, and the arguments of the call behind a wait while the block waits.
 """
 
 from __future__ import annotations
@@ -39,6 +42,9 @@ from tilewright_backends.lower.types import Prim
 _MOST_WORDS = 32764 // 8
 """64-bit integers that a kernel can take (CUDA 12.1 and later, from compute capability 7.0 on)."""
 
+_AHEAD = 16
+"""Arguments that a block fetches while it waits; each takes two registers of every thread then."""
+
 PREAMBLE = """\
 struct alignas(16) tw_record { int x, y, z, w; };
 struct tw_pointer {
@@ -46,8 +52,9 @@ struct tw_pointer {
   template <typename T> __forceinline__ __device__ operator T*() const { return (T*)address; }
 };
 __forceinline__ __device__ uint64_t tw_gpu_ticket(uint64_t* p) {
-  __threadfence();
-  return atomicAdd((unsigned long long*)p, 1ull);
+  uint64_t v;
+  asm volatile("atom.add.acq_rel.gpu.global.u64 %0, [%1], 1;" : "=l"(v) : "l"(p) : "memory");
+  return v;
 }
 __forceinline__ __device__ uint64_t tw_gpu_tickets(const uint64_t* p) {
   uint64_t v;
@@ -55,8 +62,7 @@ __forceinline__ __device__ uint64_t tw_gpu_tickets(const uint64_t* p) {
   return v;
 }
 __forceinline__ __device__ void tw_gpu_count(uint32_t* p) {
-  __threadfence();
-  atomicAdd(p, 1u);
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" :: "l"(p) : "memory");
 }
 __forceinline__ __device__ int tw_gpu_counted(const uint32_t* p) {
   int v;
@@ -201,6 +207,7 @@ class _Source:
     ) -> None:
         self.name, self.launch, self.program, self.records, self.members = name, launch, program, records, members
         self.words, self.together = words, together
+        self.ahead = min(max((len(members[x].params) for x in records.kernels), default=0), _AHEAD)
         first = words - len(program.symbols)
         self.symbols = {
             x.name: f"({'int' if symbol_dtype(x) == 'int32' else 'int64_t'})t.at[{first + i}]"
@@ -212,9 +219,10 @@ class _Source:
         r, name, e = self.records, self.name, self.launch.envelope
         lines = [
             f"struct {name}_words {{ uint64_t at[{self.words}]; }};",
-            _table("uint64_t", f"{name}_code", (f"{x}ull" for x in _words(r.code))),
+            # What is fetched ahead may lie behind the last record, and behind the last argument.
+            _table("uint64_t", f"{name}_code", (f"{x}ull" for x in (*_words(r.code), 0, 0))),
             _table("int", f"{name}_starts", map(str, r.starts)),
-            _table("uint64_t", f"{name}_rows", (f"{x}ull" for x in r.rows)),
+            _table("uint64_t", f"{name}_rows", (f"{x}ull" for x in (*r.rows, *[0] * self.ahead))),
             f'extern "C" __global__ void __launch_bounds__({e.threads}, {self.together})',
             f"{name}(const __grid_constant__ {name}_words t) {{",
             "  const int unit = (int)blockIdx.x, thread = (int)threadIdx.x;",
@@ -223,8 +231,13 @@ class _Source:
             *self._trace(),
             *(f"  int {counter(i)} = 0;" for i in range(r.depth)),
             *(f"  int limit{i} = {ENDLESS};" for i in range(r.depth if r.limited else 0)),
+            "  tw_record ahead = *next++;",
+            f"  uint64_t fetched[{max(self.ahead, 1)}];  // the arguments of the record behind a wait",
+            "  bool fetches = false;",
             "  while (true) {",
-            "    const tw_record record = *next++;",
+            "    const tw_record record = ahead;",
+            "    const bool near = fetches;",
+            "    ahead = *next++, fetches = false;",
             "    int n[3] = {record.y, record.z, record.w};",
             f"    int kind = record.x & {(1 << KIND_BITS) - 1};",
             f"    const uint64_t* row = {name}_rows + (record.x >> {KIND_BITS});",
@@ -283,6 +296,7 @@ class _Source:
             units = self.launch.envelope.units
             lines += [
                 f"      case {Kind.BARRIER:d}:",
+                *self._fetch(),
                 "        if (thread == 0) {",
                 f"          uint64_t* tickets = (uint64_t*)(t.at[0] + {LINE});",
                 # Tickets are never taken back: the barrier is passed when all units of this round have theirs.
@@ -298,12 +312,21 @@ class _Source:
                 "        if (thread == 0) tw_gpu_count(counters + n[0]);",
                 "        break;",
                 f"      case {Kind.WAIT:d}:",
+                *(x.replace("        ", "        if (n[2]) ", 1) for x in self._fetch()),
                 "        if (thread == 0)",
                 "          for (int tries = 0; tw_gpu_counted(counters + n[0]) < n[1]; ++tries) tw_gpu_pause(tries);",
                 "        if (n[2]) __syncthreads();",
                 "        break;",
             ]
         return lines
+
+    def _fetch(self) -> list[str]:
+        """Fetches the arguments of the next record."""
+        if not self.ahead:
+            return []
+        row = f"{self.name}_rows[(ahead.x >> {KIND_BITS}) + i]"
+        loop = f'_Pragma("unroll") for (int i = 0; i < {self.ahead}; ++i) fetched[i] = {row};'
+        return [f"        {{ {loop} fetches = true; }}"]
 
     def _control(self) -> list[str]:
         condition = f"(row == {self.name}_rows || tw_holds({_address('row[0]')}))"
@@ -320,14 +343,15 @@ class _Source:
             enter += "".join(f" if (n[0] == {i}) limit{i} = most;" for i in loops) + " }"
             goes_on += f" && {at(counter)} < {at(lambda i: f'limit{i}')}"
         step = "".join(f" if (n[1] == {i}) ++{counter(i)};" for i in loops)
-        lines = [f"      case {Kind.JUMP:d}: next += n[0]; break;"]
+        skip = "{ next += n[0] - 1, ahead = *next++; }"
+        lines = [f"      case {Kind.JUMP:d}: {skip} break;"]
         if self.records.depth:
             lines += [
                 f"      case {Kind.ENTER:d}:{enter} break;",
-                f"      case {Kind.TEST:d}: if (!({goes_on} && {condition})) next += n[0]; break;",
-                f"      case {Kind.NEXT:d}:{step} next += n[0]; break;",
+                f"      case {Kind.TEST:d}: if (!({goes_on} && {condition})) {skip} break;",
+                f"      case {Kind.NEXT:d}:{step} {skip} break;",
             ]
-        return [*lines, f"      case {Kind.BRANCH:d}: if (!(n[1] && {condition})) next += n[0]; break;"]
+        return [*lines, f"      case {Kind.BRANCH:d}: if (!(n[1] && {condition})) {skip} break;"]
 
     def _moves(self) -> list[str]:
         """Copies and settings, of which the block's threads see the results behind them."""
@@ -363,7 +387,8 @@ class _Source:
         inside, behind = ("__syncthreads();", "") if each else ("", "__syncthreads();")
         return [
             f"      case {Kind.KERNEL + number}: {{",
-            *(f"        const tw_pointer a{i} = {{{_address(f'row[{i}]')}}};" for i in range(len(member.params))),
+            *(f"        const uint64_t r{i} = {self._argument(i)};" for i in range(len(member.params))),
+            *(f"        const tw_pointer a{i} = {{{_address(f'r{i}')}}};" for i in range(len(member.params))),
             "        for (int i = 0; i < n[1]; ++i) {",
             *before,
             f"          {call}",
@@ -374,6 +399,9 @@ class _Source:
             "        break;",
             "      }",
         ]
+
+    def _argument(self, i: int) -> str:
+        return f"near ? fetched[{i}] : row[{i}]" if i < self.ahead else f"row[{i}]"
 
     def _traced(self, number: int) -> tuple[list[str], list[str]]:
         """What stands in front of a task and behind it, where tasks are recorded."""
