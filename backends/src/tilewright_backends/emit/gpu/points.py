@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from tvm import tirx
 from tvm.tirx import op as tir_op
@@ -18,6 +18,9 @@ from tilewright_backends.lower.flat import FlatAccess, FlatSpec, FlatStore
 from tilewright_backends.lower.point import Point
 from tilewright_backends.lower.types import Prim
 
+_EARLY = 4
+"""Values that are loaded early: each takes a register until it is used."""
+
 
 def point_at(
     body: GpuBody,
@@ -29,6 +32,25 @@ def point_at(
     """The point where the axes have the values `at` and the states are `states`."""
     given = {f"s{i}": x for i, x in enumerate(states)}
     return Point(body, spec, body.params, at, body.semantics, given=given, loaded=loaded)
+
+
+def early_reads(
+    body: GpuBody, spec: FlatSpec, at: Mapping[str, Expr], known: Collection[int] = ()
+) -> dict[int, Prim]:
+    """What a reduction is finished with, loaded before it begins, by slot: the load is then over when it ends.
+
+    Args:
+        at: axes that the loads may depend on.
+        known: slots that come from somewhere else.
+    """
+    point = point_at(body, spec, at)
+    found: dict[int, Prim] = {}
+    for slot, access in enumerate(spec.reads):
+        steered = loads(access.address, access.guard)
+        same = variables(access.address, access.guard) <= set(at)
+        if slot not in known and same and not steered and len(found) < _EARLY:
+            found[slot] = point.load(slot)
+    return found
 
 
 def both(a: Prim | None, b: Prim | None) -> Prim | None:

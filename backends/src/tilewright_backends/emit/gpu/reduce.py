@@ -18,11 +18,12 @@ from tilewright.ir.ops import Combiner
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.gpu.body import GpuBody
-from tilewright_backends.emit.gpu.points import decompose, point_at, points_in, whole
+from tilewright_backends.emit.gpu.points import decompose, early_reads, point_at, points_in, whole
 from tilewright_backends.emit.gpu.states import States, across, cell, from_cell
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.point import combine
+from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.gpu.reduce import teams_of
 
 _UNROLL = 64
@@ -55,20 +56,21 @@ def statements(body: GpuBody, spec: FlatSpec, points: int, lanes: int, along_red
     if edge:
         number = body.hold(minimum(number, as_expr(total) - 1), "point")
     at = decompose(number, spec.spatial, body)
+    early = early_reads(body, spec, at)
     states = _accumulate(body, spec, at, lane, lanes)
     if lanes > 1:
         states = _join(body, spec, states, lane, which, points, lanes, along_reduction)
         first = body.index(lane < 1)
         inside = first if inside is None else tirx.And(inside, first)
     if inside is None:
-        _finish(body, spec, at, states)
+        _finish(body, spec, at, states, early)
     else:
         with body.when(inside):
-            _finish(body, spec, at, states)
+            _finish(body, spec, at, states, early)
 
 
-def _finish(body: GpuBody, spec: FlatSpec, at: dict[str, Expr], states: States) -> None:
-    point = point_at(body, spec, at, states.read())
+def _finish(body: GpuBody, spec: FlatSpec, at: dict[str, Expr], states: States, early: dict[int, Prim]) -> None:
+    point = point_at(body, spec, at, states.read(), early)
     for store in spec.stores:
         point.store(store)
 

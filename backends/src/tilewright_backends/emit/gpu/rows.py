@@ -18,7 +18,7 @@ from tilewright.ir.ops import Combiner
 from tilewright.ir.program import Kernel
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.emit.gpu.body import GpuBody, i32
-from tilewright_backends.emit.gpu.points import contiguous, decompose, load_words, point_at, store_words
+from tilewright_backends.emit.gpu.points import contiguous, decompose, early_reads, load_words, point_at, store_words
 from tilewright_backends.emit.gpu.reduce import join_warp
 from tilewright_backends.emit.gpu.states import States, cell, from_cell, to_cell
 from tilewright_backends.lower import types
@@ -65,14 +65,15 @@ class _Emitter:
         if self.inside is not None:
             number = body.hold(minimum(number, const(rows.row_count - 1)), "row")
         self.row = decompose(number, rows.rows, body)
-        for stage in rows.stages:
+        early = [{} if x.kind == "map" else early_reads(body, x.spec, self.row, x.inner) for x in rows.stages]
+        for stage, loaded in zip(rows.stages, early, strict=True):
             if stage.kind == "map":
                 self._map(stage)
             elif stage.kind == "reduce":
-                self._reduce(stage)
+                self._finish(stage, self._reduce(stage), loaded)
             else:
-                point = point_at(body, stage.spec, self.row, (), self._inner(stage, None))
-                self._finish(stage, [point.value(x) for x in stage.spec.body])
+                point = point_at(body, stage.spec, self.row, (), {**loaded, **self._inner(stage, None)})
+                self._finish(stage, [point.value(x) for x in stage.spec.body], loaded)
 
     def _columns(self, stage: FlatStage, step: Any) -> None:
         """Runs `step(chunk, points)` for the thread's columns, a vector of neighbours at a time."""
@@ -186,8 +187,8 @@ class _Emitter:
         """Code that runs where the row exists."""
         return nullcontext() if self.inside is None else self.body.when(self.inside)
 
-    def _reduce(self, stage: FlatStage) -> None:
-        """A reduction along the columns, of which all threads of the team have the result."""
+    def _reduce(self, stage: FlatStage) -> list[Prim]:
+        """A reduction along the columns, of which all threads of the team have the states."""
         body, spec = self.body, stage.spec
         combiner = spec.combiner
         assert combiner is not None
@@ -205,7 +206,7 @@ class _Emitter:
             join_warp(body, combiner, states, min(self.lanes, self.body.warp))
         if self.lanes > self.body.warp:
             self._join_warps(combiner, states)
-        self._finish(stage, states.read())
+        return states.read()
 
     def _join_warps(self, combiner: Combiner, states: States) -> None:
         """Merges what the warps of a team have; every thread reads all of it, in the same order."""
@@ -224,10 +225,10 @@ class _Emitter:
             right = [from_cell(body, t[place], d) for t, d in zip(tables, combiner.dtypes, strict=True)]
             states.write(combine(body, body.semantics, combiner, states.read(), right))
 
-    def _finish(self, stage: FlatStage, states: list[Prim]) -> None:
+    def _finish(self, stage: FlatStage, states: list[Prim], loaded: dict[int, Prim]) -> None:
         """The numbers that a row has: kept by all threads of its team, stored by one."""
         body, spec = self.body, stage.spec
-        point = point_at(body, spec, self.row, states, self._inner(stage, None))
+        point = point_at(body, spec, self.row, states, {**loaded, **self._inner(stage, None)})
         for store in spec.stores:
             value = body.bind(types.to_storage(point.value(store.expr), store.value.dtype), "stored")
             if store.value in self.cells:
