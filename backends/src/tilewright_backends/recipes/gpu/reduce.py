@@ -70,7 +70,9 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     state_bytes = sum(max(dtypes.size_of(d), 4) for d in combiner.dtypes)
     rows = select(const(warp) < lanes, lanes // warp, const(0)) if teams.along_reduction else lanes
     shared = select(const(1) < lanes, block * rows * state_bytes + 16 * len(combiner.dtypes), const(0))
-    registers = const(40 + 4 * len(spec.reads) + 2 * len(combiner.dtypes))
+    # A thread that goes through a reduction by itself has several steps of it in hand.
+    alone, together = (x + y * len(spec.reads) + 2 * len(combiner.dtypes) for x, y in ((40, 4), (24, 3)))
+    registers = select(const(1) < lanes, const(together), const(alone))
     threads = block * lanes
     per_point = operations(*spec.body) + operations(*combiner.combine) + len(spec.reads)
     per_step = select(const(1) < lanes, const(per_point + _splitting(spec)), const(per_point + _guarded(spec)))

@@ -44,7 +44,9 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     threads = block * lanes
     elements = ceil_div(columns, lanes * vector) * vector
     size = max((dtypes.size_of(v.dtype) for v in staged.inputs), default=4)
+    inputs = max(len(x.spec.reads) - len(x.inner) for x in rows.stages)
     registers = 32 + select(reads < const(2), elements * max(rows.held, 1), vector) * max(size, 4) // 4
+    registers = registers + vector * inputs + 2 * max((len(x.spec.body) for x in rows.stages), default=0)
     several = select(const(device.warp) < lanes, lanes // device.warp, const(0))
     combiners = [x.spec.combiner for x in rows.stages if x.spec.combiner is not None]
     states = [d for x in combiners for d in x.dtypes]
