@@ -23,6 +23,7 @@ from tilewright.planning.record import Record
 from tilewright.planning.requests import Cost, Decision, Planned, Request
 from tilewright.planning.storage import Part
 from tilewright.planning.trial import CodeFacts, Failure, Samples
+from tilewright.planning.variants import launches_program
 from tilewright.recipes import Columns, Match, Recipe
 from tilewright.views.subject import Subject, subject_of
 from tilewright.views.symbols import group_symbols
@@ -197,6 +198,15 @@ class Session:
         if self.device.plan_only:
             return [Failure(f"No code can be generated for {self.target}: {self.device.plan_only}.")] * len(choices)
         return self._try(trial.MEASURE, group, choices)
+
+    def measure_launches(
+        self, planned: Sequence[Planned], variants: Sequence[Sequence[Launch]]
+    ) -> list[Samples | Failure]:
+        """Measures several ways to run the same kernels, as `measure` does; none is kept beyond the session."""
+        if self.device.plan_only:
+            return [Failure(f"No code can be generated for {self.target}: {self.device.plan_only}.")] * len(variants)
+        programs = [launches_program(planned, x, self.table, self.tensors) for x in variants]
+        return trial.measure_programs(self.target, programs, self.trial_limits)
 
     def _try(self, kind: trial.Kind[_T], group: Group, choices: Sequence[TileChoice]) -> list[_T | Failure]:
         """What is known in this session, or else in the store, or else from a worker, which is then kept in both."""

@@ -1,4 +1,4 @@
-"""Trials: one group with one choice as a program of its own, built and measured in isolated workers."""
+"""Trials: programs that are built and measured in isolated workers, one group with one choice or some launches."""
 
 from __future__ import annotations
 
@@ -131,19 +131,54 @@ def ask(
         target: canonical target string.
         constants: names of the values known at compile time.
     """
-    post = Post(_WORKER, {"target": target, "threads": limits.threads}, limits.seconds, limits.memory)
     about = {"group": serial.dump(group), "constants": sorted(constants)}
     build = [{"action": BUILD.name, **about, "choice": serial.dump(choice)} for choice in choices]
     if action == BUILD.name:
-        return _built(post, build, limits)
+        return _built(_post(target, limits), build, limits)
+    inputs = [v for v in group.inputs if v.name not in constants]
+    return _tried(target, build, inputs, group.outputs, limits)
+
+
+def measure_programs(target: str, programs: Sequence[Program], limits: Limits = Limits()) -> list[Samples | Failure]:
+    """Seconds of programs with the same inputs and outputs, on random operands and constants, in their order.
+
+    Args:
+        target: canonical target string.
+    """
+    build = [
+        {
+            "action": BUILD.name,
+            "program": serial.dump(attrs.evolve(program, constants={})),
+            "constants": [serial.dump(x.value(name)) for name, x in program.constants.items()],
+        }
+        for program in programs
+    ]
+    answers = _tried(target, build, programs[0].inputs, programs[0].outputs, limits) if programs else []
+    return [x if isinstance(x, Failure) else MEASURE.result(x) for x in answers]
+
+
+def _post(target: str, limits: Limits) -> Post:
+    return Post(_WORKER, {"target": target, "threads": limits.threads}, limits.seconds, limits.memory)
+
+
+def _tried(
+    target: str,
+    build: Sequence[Mapping[str, Any]],
+    inputs: Sequence[Value],
+    outputs: Sequence[Value],
+    limits: Limits,
+) -> list[Any]:
+    """Builds what the requests say side by side, then measures one after the other."""
+    post = _post(target, limits)
+    operands = {"inputs": [serial.dump(v) for v in inputs], "outputs": [serial.dump(v) for v in outputs]}
     with tempfile.TemporaryDirectory(prefix="tilewright-") as temporary:
-        folders = [Path(temporary) / str(number) for number in range(len(choices))]
+        folders = [Path(temporary) / str(number) for number in range(len(build))]
         for folder in folders:
             folder.mkdir()
         placed = [{**request, "folder": str(folder)} for request, folder in zip(build, folders, strict=True)]
         facts = _built(post, placed, limits)
         programs = [x if isinstance(x, Failure) else folder for x, folder in zip(facts, folders, strict=True)]
-        return _measured(post, about, programs, target.partition(":")[0], limits)
+        return _measured(post, operands, programs, target.partition(":")[0], limits)
 
 
 def _built(post: Post, requests: Sequence[Mapping[str, Any]], limits: Limits) -> list[Any]:
@@ -152,14 +187,14 @@ def _built(post: Post, requests: Sequence[Mapping[str, Any]], limits: Limits) ->
 
 
 def _measured(
-    post: Post, about: Mapping[str, Any], programs: Sequence[Path | Failure], kind: str, limits: Limits
+    post: Post, operands: Mapping[str, Any], programs: Sequence[Path | Failure], kind: str, limits: Limits
 ) -> list[Any]:
     """The answer for each folder of a program; a failure stands for itself.
 
     This process takes the turn at the device, so that waiting for it takes nothing from the time of the measurement.
 
     Args:
-        about: what a request says of the group.
+        operands: what a request says of inputs and outputs.
         kind: of the target.
     """
     answers: list[Any] = []
@@ -172,7 +207,7 @@ def _measured(
             try:
                 if worker is None:
                     worker = post.take()
-                worker.call({"action": "load", **about, "folder": str(program)})
+                worker.call({"action": "load", **operands, "folder": str(program)})
                 with turn(kind, limits.seconds):
                     answers.append(worker.call({"action": MEASURE.name}).value)
             except BusyError as error:

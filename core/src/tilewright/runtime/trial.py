@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 
 from tilewright.compiler import build_program
@@ -18,6 +19,9 @@ from tilewright.config.schema import Config
 from tilewright.ir import serial
 from tilewright.ir.choice import TileChoice
 from tilewright.ir.group import Group
+from tilewright.ir.module import Constant
+from tilewright.ir.ops import Value
+from tilewright.ir.program import Program
 from tilewright.planning.trial import random_array, trial_program
 from tilewright.plugins.manager import Registry
 from tilewright.runtime import built
@@ -29,10 +33,11 @@ _ROUNDS = (5, 1000)
 
 
 def start(argument: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
-    """Answers requests for one target, each with its `action`; the first two with the `group` and its `constants`.
+    """Answers requests for one target, each with its `action`.
 
-    - `build`, with a `choice`: compiles it; facts about the code. With a `folder` the program is left there.
-    - `load`, with such a folder: loads the program and runs it once.
+    - `build`, with a `group`, the names of its `constants` and a `choice`, or with a `program` and the values of its
+      `constants`: compiles it; facts about the code. With a `folder` the program is left there.
+    - `load`, with such a folder and the program's `inputs` and `outputs`: loads the program and runs it once.
     - `measure`: seconds of further runs of what was loaded.
     - `rest`: gives back what it holds of the device, and the operands.
     """
@@ -61,8 +66,7 @@ def start(argument: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Any]:
 
 
 def _build(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
-    group, choice = serial.load(request["group"], Group), serial.load(request["choice"], TileChoice)
-    program = trial_program(group, choice, frozenset(request["constants"]))
+    program = _program(request)
     kept = request.get("folder")
     place: AbstractContextManager[str] = (
         tempfile.TemporaryDirectory(prefix="tilewright-") if kept is None else nullcontext(kept)
@@ -73,9 +77,19 @@ def _build(settings: Settings, request: Mapping[str, Any]) -> dict[str, Any]:
         seconds = time.perf_counter() - began
         if kept is not None:
             built.save(output, Path(folder))
-        (name,) = program.kernels
-        facts: Mapping[str, Any] = output.data.get("facts", {}).get(name, {})
+        known = output.data.get("facts", {})
+        facts: Mapping[str, Any] = known.get(next(iter(program.kernels)), {}) if len(program.kernels) == 1 else {}
         return {"seconds": seconds, **facts}
+
+
+def _program(request: Mapping[str, Any]) -> Program:
+    if "program" in request:
+        drawn = np.random.default_rng(0)
+        values = [serial.load(x, Value) for x in request["constants"]]
+        constants = {v.name: Constant(random_array(v, drawn)) for v in values}
+        return attrs.evolve(serial.load(request["program"], Program), constants=constants)
+    group, choice = serial.load(request["group"], Group), serial.load(request["choice"], TileChoice)
+    return trial_program(group, choice, frozenset(request["constants"]))
 
 
 def _dismiss(bench: _Bench | None) -> None:
@@ -84,18 +98,16 @@ def _dismiss(bench: _Bench | None) -> None:
 
 
 class _Bench:
-    """Runs one program of a group after the other, on operands that are made once."""
+    """Runs programs with the same inputs and outputs, one after the other, on operands that are made once."""
 
     def __init__(self, settings: Settings, request: Mapping[str, Any]) -> None:
         self._settings = settings
-        self._about = (request["group"], request["constants"])
-        self._group = serial.load(request["group"], Group)
-        self._constants = frozenset(request["constants"])
+        self._about = (request["inputs"], request["outputs"])
         self._native: NativeProgram | None = None
 
     def serves(self, request: Mapping[str, Any]) -> bool:
-        """Whether a request is about the same group."""
-        return self._about == (request["group"], request["constants"])
+        """Whether a request is about the same operands."""
+        return self._about == (request["inputs"], request["outputs"])
 
     def close(self) -> None:
         """Unloads the program."""
@@ -106,11 +118,12 @@ class _Bench:
     @cached_property
     def _inputs(self) -> list[Array]:
         rng = np.random.default_rng(1)
-        return [random_array(v, rng) for v in self._group.inputs if v.name not in self._constants]
+        return [random_array(serial.load(v, Value), rng) for v in self._about[0]]
 
     @cached_property
     def _outputs(self) -> list[Array]:
-        return [poisoned(v.static_shape(), v.dtype) for v in self._group.outputs]
+        values = [serial.load(v, Value) for v in self._about[1]]
+        return [poisoned(v.static_shape(), v.dtype) for v in values]
 
     def load(self, folder: Path) -> None:
         """Loads a program in place of the one before, and runs it once."""
