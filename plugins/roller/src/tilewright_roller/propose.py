@@ -10,16 +10,17 @@ import numpy.typing as npt
 from tilewright.device import DeviceModel
 from tilewright.ir.choice import TileChoice, undominated
 from tilewright.ir.group import Group
+from tilewright.ir.program import Envelope
 from tilewright.planning.requests import Propose, Request
 from tilewright.planning.session import Session
-from tilewright.recipes import Match
+from tilewright.recipes import Columns, Match, evaluate
 from tilewright.views.symbols import group_symbols
 from tilewright_roller.construct import Construction, State
 from tilewright_roller.cost import predict
 from tilewright_roller.measure import measured
 from tilewright_roller.options import RollerOptions
 from tilewright_roller.rtile import rtiles
-from tilewright_roller.scale import polished, shrunk, varied
+from tilewright_roller.scale import grown, polished, shrunk, varied
 
 _WORTH = 4.0
 """How many times as slow as the best a choice may be to be kept for its fewer tasks."""
@@ -29,12 +30,16 @@ _POLISHED = 6
 """States of which the neighbours are looked at."""
 
 
+_NO_ROOM = 1e3
+"""Seconds that are added to the prediction for a choice without room: more than any kernel takes."""
+
+
 def make(options: RollerOptions) -> Propose:
     """The service."""
 
     def propose(group: Group, request: Request) -> tuple[TileChoice, ...]:
         session = request.session
-        found = [x for match in session.matches(group) for x in _choices(match, session, options)]
+        found = [x for match in session.matches(group) for x in _choices(match, session, options, request.envelope)]
         choices = _ranked(found, options.topk)
         # A trial knows nothing of limits, and needs fixed shapes. An estimate is no reason for one.
         if choices and options.measure and request == session.request() and not group_symbols(group, session.symbols):
@@ -57,22 +62,29 @@ def construct(match: Match, device: DeviceModel, options: RollerOptions) -> Cons
     return made
 
 
-def _choices(match: Match, session: Session, options: RollerOptions) -> list[TileChoice]:
+def _choices(
+    match: Match, session: Session, options: RollerOptions, envelope: Envelope | None = None
+) -> list[TileChoice]:
+    """The choices under one recipe; where an envelope has room for some, those only."""
     made = construct(match, session.device, options)
+    if envelope is not None:
+        fewer = grown(made, list(made.visited), envelope.units)
+        made.visited.update((x, "few") for x in fewer if x not in made.visited)
     states = list(made.visited)
     if not states:
         return []
 
     def cost(of: Sequence[State]) -> npt.NDArray[np.float64]:
-        return session.cost(match, made.columns(of))
+        columns = made.columns(of)
+        return session.cost(match, columns) + (0.0 if envelope is None else _too_large(match, columns, envelope))
 
     refined = varied(made, _promising(made, states, cost, _REFINED))
     polish = polished(made, _promising(made, refined, cost, _POLISHED), cost)
     states = list(dict.fromkeys([*polish, *refined, *states]))
     columns = made.columns(states)
-    costs = cost(states)
     tasks = made.tasks(states)
-    kept = _front(costs, tasks.astype(np.float64), 2 * max(options.topk, options.measure))
+    kept = _front(cost(states), tasks.astype(np.float64), 2 * max(options.topk, options.measure))
+    costs = session.cost(match, columns)
     names = [p.name for p in match.parameters]
     prediction = predict(match, {name: column[kept] for name, column in columns.items()}, session.device)
     found = []
@@ -82,6 +94,20 @@ def _choices(match: Match, session: Session, options: RollerOptions) -> list[Til
         why = _why(match, params, int(tasks[i]), prediction.bound(row), level, session.device)
         found.append(match.choice(params, float(costs[i]), why))
     return found
+
+
+def _too_large(match: Match, columns: Columns, envelope: Envelope) -> npt.NDArray[np.float64]:
+    """Seconds that put the choices last that an envelope has no room for."""
+    rows = len(next(iter(columns.values())))
+    usage = match.usage
+    limits = (
+        (usage.tasks, envelope.units),
+        (usage.threads, envelope.threads),
+        (usage.registers, envelope.registers),
+        (usage.shared_bytes, envelope.shared_bytes),
+    )
+    over = [evaluate(expr, columns, rows) > limit for expr, limit in limits]
+    return np.where(np.any(over, axis=0), _NO_ROOM, 0.0)
 
 
 def _promising(
@@ -124,6 +150,7 @@ def _why(match: Match, params: dict[str, int], tasks: int, bound: str, level: st
         "": "aligned",
         "near": "better than one grown by reuse beside it",
         "shrunk": "shrunk until every unit has a task",
+        "few": "grown until few tasks are left",
     }.get(level, f"grown by reuse up to {level}")
     waves = tasks / device.units
     return f"{how}: {tiles or 'no tile'}; {tasks} tasks, {waves:.1f} per unit; bound by {bound}"

@@ -16,6 +16,9 @@ from tilewright_roller.construct import Construction, State, replaced
 
 _MOST_VARIANTS = 48
 _ROUNDS = 16
+_GROWN = 8
+"""States that are grown further when few tasks are asked for."""
+_MOST_LARGER = 2048
 
 
 def shrunk(construction: Construction, state: State) -> list[State]:
@@ -38,6 +41,33 @@ def shrunk(construction: Construction, state: State) -> list[State]:
         state = options[int(np.argmin(lost))]
         found.append(state)
     return found
+
+
+def grown(construction: Construction, states: Sequence[State], most: int) -> list[State]:
+    """Larger tiles than some that leave at most `most` tasks, those with the most tasks first; the parameters that cut
+    no tile take any value, for a larger tile may need fewer threads for each of its points."""
+    levels = [x for x in construction.match.tiles if any(p.level == x for p in construction.match.parameters)]
+    found: dict[State, int] = {}
+    for state in states[-_GROWN:] if levels else ():
+        lists = [_larger(construction, state, i, levels[-1], most) for i in range(len(state))]
+        while np.prod([len(x) for x in lists]) > _MOST_LARGER:
+            longest = max(range(len(lists)), key=lambda i: len(lists[i]))
+            lists[longest] = lists[longest][::2]
+        legal = construction.legal([x for x in itertools.product(*lists) if x not in found])
+        if legal:
+            counts = construction.tasks(legal).tolist()
+            found |= {x: n for x, n in zip(legal, counts, strict=True) if n <= most}
+    return sorted(found, key=lambda x: -found[x])[:_MOST_VARIANTS]
+
+
+def _larger(construction: Construction, state: State, axis: int, level: str, most: int) -> list[int]:
+    """The sizes of an axis that are not smaller; beside the usual ones that which leaves `most` tasks by itself."""
+    parameter = construction.match.parameters[axis]
+    if parameter.level == level:
+        extent = construction.match.extents.get(parameter.role, 0)
+        exact = -(-extent // (most * parameter.align)) * parameter.align
+        return sorted({x for x in (*construction.ladders[axis], exact) if x >= state[axis]})
+    return [state[axis]] if construction.cuts(axis) else list(construction.ladders[axis])
 
 
 def varied(construction: Construction, states: list[State]) -> list[State]:
