@@ -14,7 +14,7 @@ from tilewright.planning.timeline import task_seconds, timeline_of
 
 DEVICE = DeviceModel(
     "d", "cuda", "sm_90", 2, {"fma": 1.0}, (MemoryLevel("dram", 1 << 30, 1.0),), max_threads_per_unit=64,
-    max_blocks_per_unit=1, launch_seconds=10.0, barrier_seconds=4.0,
+    max_blocks_per_unit=1, launch_seconds=10.0, barrier_seconds=2.0,
 )  # fmt: skip
 """Two units that run one task each: the samples' kernels of four tasks take two rounds of three seconds."""
 
@@ -33,9 +33,10 @@ def test_a_task_takes_its_share_of_a_launch_alone() -> None:
     ("kind", "seconds"),
     [
         ("launches", 3 * (10 + 6)),
-        ("phases", 10 + 6 + 4 + 6 + 4 + 6),
-        # Four units on two places: each waits for the signals of all, half a barrier after the last.
-        ("events", 10 + 6 + 2 + 6 + 2 + 6),
+        # Among others a task takes two seconds, and twice the one that it takes longer alone.
+        ("phases", 10 + 8 + 2 + 8 + 2 + 8),
+        # Four units on two places: each waits for the signals of all, a barrier's time after the last.
+        ("events", 10 + 8 + 2 + 8 + 2 + 8),
     ],
 )
 def test_programs_are_played_out(kind: str, seconds: float) -> None:
@@ -43,7 +44,7 @@ def test_programs_are_played_out(kind: str, seconds: float) -> None:
     assert found.units == 2
     assert len(found.bars) == 12
     assert found.seconds == pytest.approx(seconds)
-    assert found.busy == pytest.approx(36 / (2 * found.seconds))
+    assert found.busy == pytest.approx((36 if kind == "launches" else 48) / (2 * found.seconds))
     for unit in range(2):
         mine = [x for x in found.bars if x.unit == unit]
         assert all(a.end <= b.begin for a, b in itertools.pairwise(mine))
@@ -57,8 +58,8 @@ def test_the_trace_and_the_picture_show_every_bar() -> None:
     found = timeline_of(sample("phases"), DEVICE)
     bars = [x for x in chrome_trace(found)["traceEvents"] if x["ph"] == "X"]
     first = [(x["name"], x["tid"], x["ts"], x["dur"]) for x in bars[:2]]
-    assert first == [("double", 0, 1e7, 3e6), ("double", 1, 1e7, 3e6)]
+    assert first == [("double", 0, 1e7, 4e6), ("double", 1, 1e7, 4e6)]
     text = draw_timeline(found, "a < b")
     assert text.count('class="bar"') == 12
     assert "a &lt; b" in text
-    assert "busy 50% of the time" in text
+    assert "busy 63% of the time" in text

@@ -13,19 +13,21 @@ from tilewright.config.binding import bind
 from tilewright.config.schema import Config
 from tilewright.device import load_device
 from tilewright.frontend import load
-from tilewright.ir.choice import Resources
+from tilewright.ir.choice import Resources, TileChoice
 from tilewright.planning.requests import Planned
 from tilewright.planning.session import Session
+from tilewright.planning.timeline import member_seconds, task_seconds
 from tilewright.plugins.manager import Registry
 from tilewright.recipes import Recipe
 from tilewright.testing import conformance
 from tilewright_rammer.members import excluded
 from tilewright_rammer.operators import operators_of
+from tilewright_rammer.vdevice import rooms_of
 
 
 def session() -> Session:
     recipes = [Recipe("fake", "cuda", lambda *_: None), Recipe("alone", "cuda", lambda *_: None, embeddable=False)]
-    return Session("cuda:h200", load_device("h200"), recipes, {}, frozenset({"w"}))
+    return Session("cuda:h200", load_device("h200"), recipes, {"propose": lambda *_: ()}, frozenset({"w"}))
 
 
 def test_values_order_operators() -> None:
@@ -36,7 +38,8 @@ def test_values_order_operators() -> None:
         planned("c", ["x", "w"], ["s"]),
         planned("d", ["s", "t"], ["u", "v"]),
     ]
-    found = operators_of(kernels, session())
+    found = operators_of(kernels, session(), lambda choice: choice.cost, 0.5)
+    assert [(x.seconds, x.least) for x in found] == [(1.0, 0.5)] * 4
     assert [set(x.before) for x in found] == [set(), {0}, {0, 1}, {1, 2}]
     assert [dict(x.weights) for x in found] == [{}, {}, {"w": 4}, {}]
 
@@ -80,6 +83,27 @@ def test_weights_are_known_packed_or_not(target: str) -> None:
     settings = bind(Config(target=target), Registry())
     made = conformance.session_of(settings, module)
     kernels = [made.plan(x) for x in made.connect(module.main.body).groups]
-    found = operators_of(kernels, made)
+    found = operators_of(kernels, made, lambda choice: choice.cost, 0.0)
     assert sum(found[0].weights.values()) >= 64 * 64 * 4
     assert all(x.before for x in found[1:])
+
+
+def test_a_gpu_has_room_for_one_unit_each_or_for_as_many_as_fit() -> None:
+    """Of 132 multiprocessors with 65,536 registers each."""
+    h200 = load_device("h200")
+    needs = [Resources(4, 128, 64, 1024), Resources(4, 64, 30, 0)]
+    one, most = rooms_of(h200, needs, 10)
+    assert (one.units, one.threads, one.shared_bytes) == (132, 1024, h200.shared_per_block)
+    assert (most.units, most.threads, most.registers) == (132 * 8, 128, 64)
+    assert rooms_of(h200, needs, 100_000) == [one], "units take turns, and so many operators would take too long"
+    (heavy,) = rooms_of(h200, [Resources(4, 512, 100)], 10)
+    assert heavy.threads == 608, "more would not have 104 registers"
+
+
+def test_a_task_among_others_takes_as_long_as_a_barrier_at_least() -> None:
+    h200 = load_device("h200")
+    small, large = (TileChoice("fake", {}, Resources(4, 128), cost=x) for x in (1.0e-6, 9.0e-6))
+    assert member_seconds(small, h200) == h200.barrier_seconds
+    assert member_seconds(large, h200) > task_seconds(large, h200)
+    cpu = attrs.evolve(h200, kind="cpu")
+    assert member_seconds(small, cpu) == task_seconds(small, cpu) < h200.barrier_seconds

@@ -1,7 +1,8 @@
 """SelectRKernels: which of an operator's kernels runs (Rammer, algorithm 1).
 
 Each operator's fastest kernel is chosen for a device that it has for itself. Where operators stand side by side and
-together have more rTasks than the device has units, the kernel that needs the least of the device is tried, and taken
+together have more rTasks than the device has units, other kernels are tried: those that need the least of the device,
+and those with no more rTasks than an operator's share of the units, for which the proposer is asked. They are taken
 where the wave is then predicted to end earlier.
 """
 
@@ -11,12 +12,12 @@ from collections.abc import Sequence
 
 import attrs
 
+from tilewright.errors import UnsupportedError
 from tilewright.ir.choice import TileChoice
 from tilewright.ir.program import Envelope
 from tilewright.planning.session import Session
-from tilewright.planning.timeline import task_seconds
 from tilewright_rammer.memory import Levels, Memory
-from tilewright_rammer.operators import ROperator
+from tilewright_rammer.operators import ROperator, RTaskSeconds
 from tilewright_rammer.vdevice import VDevice
 from tilewright_rammer.waves import spread, wavefronts
 
@@ -25,44 +26,102 @@ _WORTH = 0.9
 
 
 def selected(
-    operators: Sequence[ROperator], session: Session, device: VDevice, levels: Levels, envelope: Envelope
+    operators: Sequence[ROperator],
+    session: Session,
+    device: VDevice,
+    levels: Levels,
+    envelope: Envelope,
+    rtask: RTaskSeconds,
 ) -> list[ROperator]:
-    """The operators with the kernels that suit the wavefronts which they stand in, as far as the envelope has room."""
+    """The operators with the kernels that suit the wavefronts which they stand in, as far as the envelope has room.
+
+    The largest wavefronts come first; the others take the same kernels where these do not make them much slower, for
+    every kernel is code.
+    """
     found = list(operators)
-    for wave in wavefronts(operators):
-        for operator in thrifty(wave, session, device, levels, envelope):
+    taken: dict[str, TileChoice] = {}
+    for wave in sorted(wavefronts(operators), key=len, reverse=True):
+        keys = [x.planned.kernel.name for x in wave]
+        known = [
+            _with(x, taken[key], session, rtask) if taken.get(key, x.choice) != x.choice else x
+            for x, key in zip(wave, keys, strict=True)
+        ]
+        for operator, key in zip(thrifty(wave, session, device, levels, envelope, rtask, known), keys, strict=True):
             found[operator.number] = operator
+            taken.setdefault(key, operator.choice)
     return found
 
 
 def thrifty(
-    wave: list[ROperator], session: Session, device: VDevice, levels: Levels, envelope: Envelope
+    wave: list[ROperator],
+    session: Session,
+    device: VDevice,
+    levels: Levels,
+    envelope: Envelope,
+    rtask: RTaskSeconds,
+    known: list[ROperator] | None = None,
 ) -> list[ROperator]:
-    """The operators of one wavefront, with kernels that need less of the device where it then ends earlier."""
+    """The operators of one wavefront, with kernels that need less of the device where it then ends earlier.
+
+    Args:
+        known: the operators with kernels that are there already, which are taken unless others are better.
+    """
+    first = known or wave
     if len(wave) < 2 or sum(x.tasks for x in wave) <= device.units:
-        return wave
-    found = [_thrifty(x, session, envelope) for x in wave]
-    better = found != wave and _seconds(found, device, levels) < _WORTH * _seconds(wave, device, levels)
-    return found if better else wave
+        return (
+            wave
+            if first == wave or _seconds(first, device, levels) * _WORTH > _seconds(wave, device, levels)
+            else first
+        )
+    share = attrs.evolve(envelope, units=max(device.units // len(wave), 1))
+    tried = [
+        wave,
+        [_thrifty(x, session, envelope, rtask) for x in wave],
+        [_within(x, session, share, rtask) for x in wave],
+    ]
+    seconds, best = min(((_seconds(x, device, levels), x) for x in tried), key=lambda x: x[0])
+    return best if seconds < _WORTH * _seconds(first, device, levels) else first
 
 
 def _seconds(wave: Sequence[ROperator], device: VDevice, levels: Levels) -> float:
     return spread(wave, device, Memory(levels, device.units))[1]
 
 
-def _thrifty(operator: ROperator, session: Session, envelope: Envelope) -> ROperator:
+def _thrifty(operator: ROperator, session: Session, envelope: Envelope, rtask: RTaskSeconds) -> ROperator:
     """The operator with the kernel of the least tasks × seconds."""
 
     def used(choice: TileChoice) -> float:
-        return choice.resources.tasks * task_seconds(choice, session.device)
+        return choice.resources.tasks * rtask(choice)
 
     own = operator.choice
     fitting = [x for x in operator.planned.choices if x.count is None and _fits(x, envelope)]
     best = min((own, *fitting), key=used)
     if best is own or used(best) >= used(own):
         return operator
-    planned = session.plan(operator.planned.group, best)
-    return attrs.evolve(operator, planned=planned, seconds=task_seconds(best, session.device))
+    return _with(operator, best, session, rtask)
+
+
+def _within(operator: ROperator, session: Session, share: Envelope, rtask: RTaskSeconds) -> ROperator:
+    """The operator with the fastest kernel that has no more rTasks than `share` has units, if there is one."""
+    own = operator.choice
+    if own.resources.tasks <= share.units:
+        return operator
+    group = operator.planned.group
+
+    def ask() -> tuple[TileChoice, ...]:
+        try:
+            return session.propose(group, attrs.evolve(session.request(), envelope=share))
+        except UnsupportedError:
+            return ()  # the proposer has none that is so small
+
+    asked = session.analysis("rammer.within", (session.canonical(group).key, share), ask)
+    fitting = [x for x in asked if x.count is None and x.resources.tasks <= share.units and _fits(x, share)]
+    best = min(fitting, key=rtask, default=own)
+    return operator if best is own else _with(operator, best, session, rtask)
+
+
+def _with(operator: ROperator, choice: TileChoice, session: Session, rtask: RTaskSeconds) -> ROperator:
+    return attrs.evolve(operator, planned=session.plan(operator.planned.group, choice), seconds=rtask(choice))
 
 
 def _fits(choice: TileChoice, envelope: Envelope) -> bool:

@@ -9,6 +9,7 @@ has a launch of its own next to it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import attrs
 
@@ -18,7 +19,7 @@ from tilewright.planning.record import shape_of
 from tilewright.planning.requests import Planned
 from tilewright.planning.schedule.one_kernel import launch_of as alone
 from tilewright.planning.session import Session
-from tilewright.planning.timeline import LEAST
+from tilewright.planning.timeline import LEAST, task_seconds
 from tilewright_rammer.kernels import thrifty
 from tilewright_rammer.members import excluded
 from tilewright_rammer.memory import Levels, Memory, levels_of
@@ -36,8 +37,9 @@ def wave_launches(planned: Sequence[Planned], session: Session, options: RammerO
 
     Waves stand in breadth-first order, kernels of which none was merged with another in the order that they came in.
     """
+    rtask = partial(task_seconds, device=session.device)
     for first in range(0, len(planned), options.most):
-        operators = operators_of(planned[first : first + options.most], session)
+        operators = operators_of(planned[first : first + options.most], session, rtask, LEAST)
         made = [x for wave in wavefronts(operators) for x in _launches(wave, session, options)]
         if any(x.only_task is None for x in made):
             yield from made
@@ -76,7 +78,8 @@ def _merged(members: list[ROperator], session: Session, options: RammerOptions) 
     device = vdevice_of(session.device, [x.choice.resources for x in members])
     levels = _levels(members, session, options)
     if options.select:
-        members = thrifty(members, session, device, levels, _envelope(members))
+        rtask = partial(task_seconds, device=session.device)
+        members = thrifty(members, session, device, levels, _envelope(members), rtask)
     together = _seconds(members, device, levels)
     each = [_apart(x, device) for x in members]
     if together > sum(each) * (1 - options.gain):

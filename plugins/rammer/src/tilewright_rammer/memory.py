@@ -81,7 +81,7 @@ class Memory:
         seen = self._seen_bytes(operator) * share - near
         levels = self._levels
         saved = near * (levels.far - levels.own) + max(seen, 0.0) * (levels.far - levels.shared)
-        return max(seconds - saved * side_by_side, seconds * _LEAST)
+        return max(seconds - saved * side_by_side, seconds * _LEAST, operator.least * count)
 
     def _seen_bytes(self, operator: ROperator) -> int:
         """Bytes of an operator's weights that were fetched before."""

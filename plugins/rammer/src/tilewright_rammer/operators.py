@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
@@ -12,7 +12,9 @@ from tilewright.ir.choice import TileChoice
 from tilewright.ir.ops import Value
 from tilewright.planning.requests import Planned
 from tilewright.planning.session import Session
-from tilewright.planning.timeline import task_seconds
+
+RTaskSeconds = Callable[[TileChoice], float]
+"""Predicted seconds of one rTask of a kernel."""
 
 
 @attrs.frozen
@@ -26,6 +28,7 @@ class ROperator:
         before: numbers of the operators that must be done before it begins.
         bytes: that it moves, if each value that it names moves once.
         weights: the constants that it reads, by name, with their bytes.
+        least: seconds that one rTask takes, however near its weights are.
     """
 
     number: int
@@ -34,6 +37,7 @@ class ROperator:
     before: tuple[int, ...]
     bytes: int = 0
     weights: Mapping[str, int] = attrs.field(factory=dict)
+    least: float = 0.0
 
     @property
     def choice(self) -> TileChoice:
@@ -50,8 +54,13 @@ class ROperator:
         return sum(self.weights.values()) / self.tasks
 
 
-def operators_of(planned: Sequence[Planned], session: Session) -> list[ROperator]:
-    """The rOperators of kernels that follow each other, with the dependences through the values they name."""
+def operators_of(planned: Sequence[Planned], session: Session, rtask: RTaskSeconds, least: float) -> list[ROperator]:
+    """The rOperators of kernels that follow each other, with the dependences through the values they name.
+
+    Args:
+        rtask: seconds of one rTask.
+        least: that it takes, however near its weights are.
+    """
     found: list[ROperator] = []
     writer: dict[str, int] = {}
     readers: dict[str, list[int]] = {}
@@ -71,9 +80,9 @@ def operators_of(planned: Sequence[Planned], session: Session) -> list[ROperator
         for name in writes:
             writer[name] = number
         before.pop(number, None)
-        seconds = task_seconds(item.kernel.choice, session.device)
         size = sum(map(_bytes, item.kernel.params))
-        found.append(ROperator(number, item, seconds, tuple(before), size, _weights(item, session)))
+        seconds = rtask(item.kernel.choice)
+        found.append(ROperator(number, item, seconds, tuple(before), size, _weights(item, session), least))
     return found
 
 

@@ -23,6 +23,8 @@ class RammerOptions:
         most: operators of one rProgram.
         gain: the least share of the separate launches' time that an rProgram has to save; a negative one also lets it
             take longer by as much.
+        measure: whether launches are measured before they are kept: as they are apart, and merged in each way that is
+            tried. Without, the cost model decides.
     """
 
     policy: str = attrs.field(default="list", validator=in_(POLICIES))
@@ -30,3 +32,4 @@ class RammerOptions:
     placement: bool = attrs.field(default=True, validator=instance_of(bool))
     most: int = attrs.field(default=16384, validator=[instance_of(int), ge(2)])
     gain: float = attrs.field(default=0.03, converter=float)
+    measure: bool = attrs.field(default=False, validator=instance_of(bool))

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
-from tilewright.ir.program import Launch
+import attrs
+
+from tilewright.errors import InputError
+from tilewright.ir.program import Envelope, Launch
 from tilewright.planning.record import shape_of
 from tilewright.planning.requests import Planned, Request, Schedule
 from tilewright.planning.schedule.one_kernel import launch_of as alone
 from tilewright.planning.session import Session
+from tilewright.planning.timeline import LEAST, least_seconds, member_seconds, task_seconds
+from tilewright.planning.trial import Failure, Samples
 from tilewright_rammer.kernels import selected
 from tilewright_rammer.launches import micro, wave_launches
 from tilewright_rammer.launching import launch_of
@@ -18,7 +25,7 @@ from tilewright_rammer.memory import Levels, levels_of
 from tilewright_rammer.operators import ROperator, operators_of
 from tilewright_rammer.options import RammerOptions
 from tilewright_rammer.plan import RProgram
-from tilewright_rammer.vdevice import VDevice, envelope_of, vdevice_of
+from tilewright_rammer.vdevice import VDevice, rooms_of, union, vdevice_in
 from tilewright_rammer.waves import one_by_one, wave_programs
 
 
@@ -55,29 +62,101 @@ def _runs(planned: Sequence[Planned], why: Sequence[str], most: int) -> Iterator
         yield "", run
 
 
+_CROWDED = 0.8
+"""Several units on a multiprocessor are taken where they are predicted to need at most this share of the time: all of
+them signal and look at counters, which the prediction leaves out."""
+
+
+@attrs.frozen
+class _Merge:
+    """How kernels stand together on one vDevice.
+
+    Args:
+        envelope: what a launch of them occupies.
+        programs: rPrograms with their operators.
+    """
+
+    envelope: Envelope
+    programs: list[tuple[list[ROperator], RProgram]]
+
+    @property
+    def seconds(self) -> float:
+        """Predicted seconds of all rPrograms."""
+        return sum(program.seconds for _, program in self.programs)
+
+
 def _merged(run: Sequence[Planned], session: Session, options: RammerOptions) -> Iterator[Launch]:
     """The launches of kernels that can be merged."""
-    resources = [x.kernel.choice.resources for x in run]
-    envelope = envelope_of(session.device, resources)
-    device = vdevice_of(session.device, resources)
-    if device.units < 2:
+    rooms = rooms_of(session.device, [x.kernel.choice.resources for x in run], len(run))
+    if rooms[0].units < 2:
         why = "the device has one unit"
         yield from (_alone(x, session, why) for x in run)
         return
-    operators = operators_of(run, session)
-    levels = _levels(operators, session, options)
-    apart = one_by_one(operators, device, levels)
-    if options.select:
-        operators = selected(operators, session, device, levels, envelope)
-    for members, program in _programs(operators, device, levels, options):
+    merges = [_merge(run, room, session, options) for room in rooms]
+    if options.measure:
+        yield from _quickest(run, merges, session)
+        return
+    best = merges[0]
+    for other in merges[1:]:
+        best = other if other.seconds < _CROWDED * best.seconds else best
+    alone = operators_of(run, session, partial(task_seconds, device=session.device), LEAST)
+    apart = one_by_one(alone, vdevice_in(session.device, rooms[0]), _levels(alone, session, options))
+    for members, program in best.programs:
         separate = sum(apart[x.number] for x in members)
         if len(members) < 2 or program.seconds > separate * (1 - options.gain):
             why = f"launches of their own take {micro(separate)}, together {micro(program.seconds)}"
             yield from (_alone(run[x.number], session, why) for x in members)
             continue
-        launch = launch_of(program, members[0].planned.group.name, envelope)
+        launch = launch_of(program, members[0].planned.group.name, best.envelope)
         _record(launch, members, program, separate, session)
         yield launch
+
+
+def _quickest(run: Sequence[Planned], merges: Sequence[_Merge], session: Session) -> Iterator[Launch]:
+    """The launches of a run that are measured to be the quickest: apart, or merged in one of several ways."""
+    variants: list[list[Launch]] = [[alone(x) for x in run]]
+    for merge in merges:
+        variants.append([
+            launch_of(program, members[0].planned.group.name, merge.envelope)
+            if len(members) > 1
+            else alone(run[members[0].number])
+            for members, program in merge.programs
+        ])  # fmt: skip
+    results = session.analysis("rammer.measured", _structure(run), lambda: session.measure_launches(run, variants))
+    times = [x.median if isinstance(x, Samples) else math.inf for x in results]
+    best = min(range(len(times)), key=times.__getitem__)
+    if times[best] == math.inf:
+        reasons = "; ".join(dict.fromkeys(" ".join(x.reason.split()) for x in results if isinstance(x, Failure)))
+        raise InputError(
+            f"[options.rammer] measure needs measurements on {session.target}, and no way to run {run[0].group.name} "
+            f"and the {len(run) - 1} kernels behind it could be measured here: {reasons}",
+            "Set measure = false to choose by the model, or compile on a machine with the device.",
+        )
+    told = ["cannot be measured" if x == math.inf else micro(x) for x in times]
+    why = f"measured: apart {told[0]}, merged {', '.join(told[1:])}"
+    costs = [times[best], times[0]]
+    for launch in variants[best]:
+        session.decide("schedule", launch.name, shape_of(launch), ["one-kernel-per-group"], costs, why)
+        yield launch
+
+
+def _structure(run: Sequence[Planned]) -> tuple[object, ...]:
+    """What runs of kernels that can be measured together have in common."""
+    numbers: dict[str, int] = {}
+    return tuple((x.kernel.name, tuple(numbers.setdefault(a, len(numbers)) for a in x.args)) for x in run)
+
+
+def _merge(run: Sequence[Planned], room: Envelope, session: Session, options: RammerOptions) -> _Merge:
+    """The kernels on the vDevice of an envelope that has room for them."""
+    device = vdevice_in(session.device, room)
+    rtask = partial(member_seconds, device=session.device)
+    operators = operators_of(run, session, rtask, least_seconds(session.device))
+    levels = _levels(operators, session, options)
+    if options.select:
+        operators = selected(operators, session, device, levels, room, rtask)
+    whole = union(x.choice.resources for x in operators)
+    needs = attrs.evolve(room, threads=whole.threads, registers=whole.registers, shared_bytes=whole.shared_bytes)
+    return _Merge(needs, _programs(operators, device, levels, options))
 
 
 def _levels(operators: Sequence[ROperator], session: Session, options: RammerOptions) -> Levels:

@@ -9,6 +9,10 @@ import attrs
 from tilewright.device import DeviceModel
 from tilewright.ir.choice import Resources
 from tilewright.ir.program import Envelope
+from tilewright.planning.timeline import wait_seconds
+
+_MOST_RUNS = 600_000
+"""Units × operators up to which a vDevice is tried beside another."""
 
 
 @attrs.frozen
@@ -32,10 +36,14 @@ class VDevice:
 
 def vdevice_of(device: DeviceModel, resources: Iterable[Resources]) -> VDevice:
     """The vDevice for a launch in which tasks with these resources run."""
-    envelope = envelope_of(device, resources)
+    return vdevice_in(device, envelope_of(device, resources))
+
+
+def vdevice_in(device: DeviceModel, envelope: Envelope) -> VDevice:
+    """The vDevice of a launch that occupies an envelope."""
     return VDevice(
         units=envelope.units,
-        wait=device.barrier_seconds / 2,
+        wait=wait_seconds(device),
         barrier=device.barrier_seconds,
         launch=device.launch_seconds,
         serial=device.kind == "cpu",
@@ -58,3 +66,27 @@ def envelope_of(device: DeviceModel, resources: Iterable[Resources]) -> Envelope
         return Envelope(device.units, 1, 0, whole.shared_bytes, cooperative=True)
     units = device.blocks_together(whole.threads, whole.registers, whole.shared_bytes)
     return Envelope(units, whole.threads, whole.registers, whole.shared_bytes, cooperative=True)
+
+
+def rooms_of(device: DeviceModel, resources: Iterable[Resources], operators: int) -> list[Envelope]:
+    """Envelopes that have room for each of some tasks: on a GPU first one unit on each multiprocessor, which has room
+    for larger tasks too, then as many units as fit.
+
+    Args:
+        operators: how many there are. Units take turns, so with very many of both the second is left out.
+    """
+    whole = union(resources)
+    most = envelope_of(device, [whole])
+    if device.kind == "cpu":
+        return [most]
+    one = _one_each(device, whole)
+    return [one] if most.units <= one.units or most.units * operators > _MOST_RUNS else [one, most]
+
+
+def _one_each(device: DeviceModel, whole: Resources) -> Envelope:
+    """A unit with as many threads as it has registers for."""
+    registers = max(whole.registers, 1)
+    most = device.registers_per_unit // (-(-registers // 8) * 8) // device.warp * device.warp
+    threads = max(whole.threads, min(most, device.max_threads_per_block))
+    shared = max(device.shared_per_block, whole.shared_bytes)
+    return Envelope(device.units, threads, registers, shared, cooperative=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import attrs
+
 from tilewright_rammer.memory import Levels, Memory
 from tilewright_rammer.operators import ROperator
 from tilewright_rammer.plan import RProgram, Run, shares
@@ -45,7 +47,9 @@ def wave_programs(
 
 
 def one_by_one(operators: Sequence[ROperator], device: VDevice, levels: Levels) -> list[float]:
-    """Predicted seconds of each operator as a launch of its own, in their order."""
+    """Predicted seconds of each operator as a launch of its own, in their order. On a GPU all its tasks run at once."""
+    if not device.serial:
+        device = attrs.evolve(device, units=max(device.units, *(x.tasks for x in operators)))
     memory = Memory(levels, device.units)
     found = []
     for operator in operators:
