@@ -43,7 +43,8 @@ class KernelTable:
         kernel = self._by_key.get(key)
         if kernel is None:
             used = group_symbols(group, symbols)
-            kernel = Kernel(self._name(group, choice), group, choice, params, tuple(packed), used)
+            sliced = tuple(params.index(_read(nests, x.slot).value) for x in choice.slices)
+            kernel = Kernel(self._name(group, choice), group, choice, params, tuple(packed), used, sliced)
             self._by_key[key] = kernel
             self.kernels[kernel.name] = kernel
         return kernel, tuple(v.name for v in params)
@@ -82,6 +83,11 @@ def _place(nests: Sequence[KernelSpec], slot: int) -> tuple[int, int]:
             return number, slot
         slot -= len(spec.reads)
     raise InternalError(f"a packing names read {slot} beyond the kernel's reads.")
+
+
+def _read(nests: Sequence[KernelSpec], slot: int) -> Access:
+    number, own = _place(nests, slot)
+    return nests[number].reads[own]
 
 
 def _read_as_they_are(nests: Sequence[KernelSpec], canonical: Canonical, packed: Sequence[int]) -> tuple[Value, ...]:

@@ -127,7 +127,8 @@ class Session:
         """
         choices = self.propose(group)
         chosen = choice or choices[0]
-        subject = self.subject(group) if chosen.packings else None  # whose reads packings number
+        numbered = chosen.packings or chosen.slices  # by the reads of the subject
+        subject = self.subject(group) if numbered else None
         kernel, args = self.table.bind(group, subject, self.canonical(group), chosen, self.symbols)
         self.record.choice(group, kernel, chosen, choices)
         return Planned(group, choices, kernel, tuple(map(self.place_of, args)))

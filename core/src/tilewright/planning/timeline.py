@@ -30,7 +30,7 @@ from tilewright.ir.program import (
     Task,
     Wait,
 )
-from tilewright.ir.verify.tree import Work
+from tilewright.ir.verify.tree import Leaf
 
 LEAST = 5e-8
 """Seconds of a task that is predicted to take nothing."""
@@ -213,7 +213,7 @@ class _Player:
                         met = sorted(self._events[key])[target - 1] + self._device.barrier_seconds / 2
                         free[place] = max(free[place], met)
 
-    def _items(self, items: Sequence[Item], env: dict[str, int]) -> Iterator[Work | Signal | Wait]:
+    def _items(self, items: Sequence[Item], env: dict[str, int]) -> Iterator[Leaf]:
         for item in items:
             if not isinstance(item, BlockControl):
                 yield item
