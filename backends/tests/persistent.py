@@ -11,6 +11,7 @@ from tilewright.ir.expr import Var, const, maximum
 from tilewright.ir.program import (
     UNIT,
     Envelope,
+    Fetch,
     GridControl,
     HostIf,
     HostLoop,
@@ -24,6 +25,8 @@ from tilewright.ir.program import (
     Task,
     Wait,
 )
+from tilewright.ir.verify.near import slices
+from tilewright.ir.verify.tree import leaves
 from tilewright.planning.storage import Part, allocate
 
 Body = tuple[Phase | GridControl, ...]
@@ -110,7 +113,9 @@ def _launch(name: str, calls: Sequence[Task], program: Program, merge: Merge, un
     threads, shared = max(x.threads for x in needs), max(x.shared_bytes for x in needs)
     envelope = Envelope(units, threads, 0, shared, cooperative=True)
     body, events = merge(calls, program, units)
-    return Launch(name, envelope, body, events)
+    fetched = [x for x in leaves(body) if isinstance(x, Fetch)]
+    own = max((x.offset + x.bytes for x in fetched), default=0)
+    return Launch(name, attrs.evolve(envelope, own_bytes=own), body, events)
 
 
 def dealt(call: Task, program: Program, first: int, units: int) -> Lane:
@@ -177,9 +182,31 @@ def looped(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, M
     return (GridControl("trip", const(3), "", (phase,)),), {"met": 1}
 
 
+def kept(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, Mapping[str, int]]:
+    """As `point_to_point`, but each unit first brings near it the slices that its tasks read."""
+    lanes = []
+    for unit in range(units):
+        fetches: list[Item] = []
+        items: list[Item] = []
+        offset = 0
+        for number, call in enumerate(calls):
+            kernel = program.kernels[call.kernel]
+            items += [Wait("done", const(x), const(units)) for x in range(number) if _reads(call, calls[x], program)]
+            tasks = range(unit, kernel.choice.resources.tasks, units)
+            task = attrs.evolve(call, first=const(unit), count=const(len(tasks)), stride=const(units))
+            near = offset if kernel.choice.slices else None
+            for name, first, size in (part for x in tasks for part in slices(kernel, call.args, x)):
+                fetches.append(Fetch(name, const(first), size, offset))
+                offset += size
+            items += [attrs.evolve(task, near=near), Signal("done", const(number))]
+        lanes.append(Lane(unit, const(1), (*fetches, *items)))
+    return (Phase(tuple(lanes)),), {"done": len(calls)}
+
+
 MERGES: Mapping[str, Merge] = {
     "phases": phases,
     "side by side": side_by_side,
     "point to point": point_to_point,
     "looped": looped,
+    "kept": kept,
 }

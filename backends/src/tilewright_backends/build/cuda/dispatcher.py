@@ -19,7 +19,7 @@ from tilewright.errors import InternalError
 from tilewright.ir.bounds import Interval
 from tilewright.ir.events import LINE, TRACE_BYTES, set_bytes, trace_bytes, trace_offset
 from tilewright.ir.expr import Expr
-from tilewright.ir.program import UNIT, Launch, Program
+from tilewright.ir.program import UNIT, Kernel, Launch, Program
 from tilewright_backends.build.cuda.records import (
     ENDLESS,
     KIND_BITS,
@@ -96,6 +96,19 @@ __forceinline__ __device__ void tw_set(uint64_t to, int number, int bytes) {
   else if (bytes == 2) *(int16_t*)to = (int16_t)number;
   else *(int8_t*)to = (int8_t)number;
 }
+__forceinline__ __device__ void tw_gpu_fetch(uint64_t to, uint64_t from) {
+#if __CUDA_ARCH__ >= 800
+  const uint32_t there = (uint32_t)__cvta_generic_to_shared((void*)to);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(there), "l"(from) : "memory");
+#else
+  *(uint4*)to = *(const uint4*)from;
+#endif
+}
+__forceinline__ __device__ void tw_gpu_fetched() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
 __forceinline__ __device__ bool tw_holds(uint64_t address) {
   bool holds = *(const volatile signed char*)address != 0;
   __syncthreads();
@@ -151,7 +164,7 @@ def persistent(
         (),
         envelope.units,
         envelope.threads,
-        envelope.shared_bytes,
+        envelope.block_bytes,
         envelope.cooperative,
         None,
         words=words,
@@ -219,6 +232,7 @@ class _Source:
             f"{name}(const __grid_constant__ {name}_words t) {{",
             "  const int unit = (int)blockIdx.x, thread = (int)threadIdx.x;",
             f"  const tw_record* next = (const tw_record*){name}_code + {name}_starts[unit];",
+            *self._own(),
             *self._events(),
             *self._trace(),
             *(f"  int {counter(i)} = 0;" for i in range(r.depth)),
@@ -240,6 +254,14 @@ class _Source:
             "}",
         ]
         return "\n".join(lines)
+
+    def _own(self) -> list[str]:
+        if not self.launch.envelope.own_bytes:
+            return []
+        return [
+            "  extern __shared__ __align__(1024) uchar shared_memory_ptr[];",
+            f"  const uint64_t own = (uint64_t)shared_memory_ptr + {self.launch.envelope.own_offset};",
+        ]
 
     def _events(self) -> list[str]:
         if not self.launch.events:
@@ -330,7 +352,7 @@ class _Source:
         return [*lines, f"      case {Kind.BRANCH:d}: if (!(n[1] && {condition})) next += n[0]; break;"]
 
     def _moves(self) -> list[str]:
-        """Copies and settings, of which the block's threads see the results behind them."""
+        """Copies and settings, of which the block's threads see the results behind them, and fetches."""
         lines: list[str] = []
         if Kind.COPY in self.records.kinds:
             target, threads = f"{_address('row[1]')} + n[0] * row[2] + n[1]", self.launch.envelope.threads
@@ -347,17 +369,31 @@ class _Source:
                 "        __syncthreads();",
                 "        break;",
             ]
+        if Kind.FETCH in self.records.kinds:
+            source, threads = f"{_address('row[0]')} + n[0]", self.launch.envelope.threads
+            lines += [
+                f"      case {Kind.FETCH:d}:",
+                f"        for (int i = thread * 16; i < n[1]; i += {threads * 16})",
+                f"          tw_gpu_fetch(own + n[2] + i, {source} + i);",
+                "        break;",
+                f"      case {Kind.FETCHED:d}:",
+                "        tw_gpu_fetched();",
+                "        __syncthreads();",
+                "        break;",
+            ]
         return lines
 
     def _call(self, number: int, member: DeviceKernel) -> list[str]:
         """Some tasks of a kernel; what the next record does follows what all threads have done."""
         given = [f"a{i}" for i in range(len(member.params))]
-        symbols = self.program.kernels[self.records.kernels[number]].symbols
-        given += [f"(int64_t){self.symbols[x.name]}" for x in symbols]
+        kernel = self.program.kernels[self.records.kernels[number]]
+        given += [f"q{i}" for i in range(member.slices)]
+        given += [f"(int64_t){self.symbols[x.name]}" for x in kernel.symbols]
         call = f"{member.name}({', '.join(['n[0] + i * n[2]', *given])});"
         if member.block < self.launch.envelope.threads:
             call = f"if (thread < {member.block}) {call}"
         before, after = self._traced(number)
+        before = [*self._slices(kernel, member), *before]
         # Tasks of one call are independent but for the shared memory that they have after each other.
         each = member.shared_bytes or self.launch.traced
         inside, behind = ("__syncthreads();", "") if each else ("", "__syncthreads();")
@@ -374,6 +410,20 @@ class _Source:
             "        break;",
             "      }",
         ]
+
+    def _slices(self, kernel: Kernel, member: DeviceKernel) -> list[str]:
+        """Where the slices of a task are: in the unit's own memory, or in the operands."""
+        if not member.slices:
+            return []
+        near = f"row[{len(member.params)}]"
+        lines, before = [], 0
+        for number, (operand, part) in enumerate(zip(kernel.sliced, kernel.choice.slices, strict=True)):
+            far = f"a{operand}.address + {part.first} + (uint64_t)(n[0] + i * n[2]) * {part.bytes}"
+            own = f"own + {near} - 1 + (uint64_t)i * {kernel.choice.slice_bytes} + {before}"
+            place = f"{near} ? {own} : {far}" if self.launch.envelope.own_bytes else far
+            lines.append(f"          const tw_pointer q{number} = {{{place}}};")
+            before += part.bytes
+        return lines
 
     def _traced(self, number: int) -> tuple[list[str], list[str]]:
         """What stands in front of a task and behind it, where tasks are recorded."""
