@@ -15,6 +15,8 @@ class Run:
 
     Args:
         waits: numbers of the operators whose signals the unit waits for first.
+        near: where in the unit's own memory the tasks find their slices of weights; None: they read the weights.
+        fetches: whether the unit brings the slices there before.
     """
 
     operator: ROperator
@@ -23,6 +25,8 @@ class Run:
     start: float
     end: float
     waits: tuple[int, ...] = ()
+    near: int | None = None
+    fetches: bool = False
 
 
 @attrs.frozen

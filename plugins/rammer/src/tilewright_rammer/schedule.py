@@ -9,6 +9,7 @@ from tilewright.planning.record import shape_of
 from tilewright.planning.requests import Planned, Request, Schedule
 from tilewright.planning.schedule.one_kernel import launch_of as alone
 from tilewright.planning.session import Session
+from tilewright_rammer.homes import room
 from tilewright_rammer.kernels import selected
 from tilewright_rammer.launches import micro, wave_launches
 from tilewright_rammer.launching import launch_of
@@ -69,7 +70,8 @@ def _merged(run: Sequence[Planned], session: Session, options: RammerOptions) ->
     apart = one_by_one(operators, device, levels)
     if options.select:
         operators = selected(operators, session, device, levels, envelope)
-    for members, program in _programs(operators, device, levels, options):
+    kept = room(envelope, session.device) if options.keep else 0
+    for members, program in _programs(operators, device, levels, options, kept):
         separate = sum(apart[x.number] for x in members)
         if len(members) < 2 or program.seconds > separate * (1 - options.gain):
             why = f"launches of their own take {micro(separate)}, together {micro(program.seconds)}"
@@ -88,11 +90,11 @@ def _levels(operators: Sequence[ROperator], session: Session, options: RammerOpt
 
 
 def _programs(
-    operators: list[ROperator], device: VDevice, levels: Levels, options: RammerOptions
+    operators: list[ROperator], device: VDevice, levels: Levels, options: RammerOptions, room: int
 ) -> list[tuple[list[ROperator], RProgram]]:
     if options.policy == "waves":
         return wave_programs(operators, device, levels)
-    return [(operators, listed(operators, device, levels))]
+    return [(operators, listed(operators, device, levels, room))]
 
 
 def _alone(item: Planned, session: Session, why: str) -> Launch:
@@ -108,6 +110,8 @@ def _record(launch: Launch, members: Sequence[ROperator], program: RProgram, sep
         **shape_of(launch),
         "operators": len(members),
         "waits": sum(len(x.waits) for x in runs),
+        "near": sum(x.near is not None for x in runs),
+        "own_bytes": launch.envelope.own_bytes,
         "busy": round(busy / (program.seconds * launch.envelope.units), 3),
         "with": [x.planned.group.name for x in members[1:]],
     }
