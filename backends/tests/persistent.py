@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import attrs
 
@@ -19,6 +20,7 @@ from tilewright.ir.program import (
     Item,
     Lane,
     Launch,
+    Near,
     Phase,
     Program,
     Signal,
@@ -182,8 +184,10 @@ def looped(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, M
     return (GridControl("trip", const(3), "", (phase,)),), {"met": 1}
 
 
-def kept(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, Mapping[str, int]]:
-    """As `point_to_point`, but each unit first brings near it the slices that its tasks read."""
+def kept(
+    calls: Sequence[Task], program: Program, units: int, most: int = 1 << 30
+) -> tuple[Body, Mapping[str, int]]:
+    """As `point_to_point`, but each unit first brings near it slices that its tasks read, `most` of each at most."""
     lanes = []
     for unit in range(units):
         fetches: list[Item] = []
@@ -194,8 +198,8 @@ def kept(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, Map
             items += [Wait("done", const(x), const(units)) for x in range(number) if _reads(call, calls[x], program)]
             tasks = range(unit, kernel.choice.resources.tasks, units)
             task = attrs.evolve(call, first=const(unit), count=const(len(tasks)), stride=const(units))
-            near = offset if kernel.choice.slices else None
-            for name, first, size in (part for x in tasks for part in slices(kernel, call.args, x)):
+            near = Near(offset, min(len(kernel.sliced), most)) if kernel.sliced else None
+            for name, first, size in (part for x in tasks for part in slices(kernel, call.args, x)[:most]):
                 fetches.append(Fetch(name, const(first), size, offset))
                 offset += size
             items += [attrs.evolve(task, near=near), Signal("done", const(number))]
@@ -209,4 +213,5 @@ MERGES: Mapping[str, Merge] = {
     "point to point": point_to_point,
     "looped": looped,
     "kept": kept,
+    "kept in part": partial(kept, most=1),
 }

@@ -64,11 +64,11 @@ def sliced(program: Program, recipe: str) -> set[str]:
     return {x.name for x in program.kernels.values() if x.choice.recipe == recipe and x.choice.slices}
 
 
-def kept(recipe: str, connect: str) -> tuple[Case, Settings, Program]:
+def kept(recipe: str, connect: str, merge: str = "kept") -> tuple[Case, Settings, Program]:
     one, settings = recurrence(), settings_for(connect)
     program = plan_model(one.model, settings).program
     assert sliced(program, recipe)
-    made = merged(program, MERGES["kept"], UNITS)
+    made = merged(program, MERGES[merge], UNITS)
     verify_program(made)
     return one, settings, made
 
@@ -124,6 +124,14 @@ def relaunched(launch: HostStep, kernels: Mapping[str, Kernel]) -> Launch:
     needs = kernels[task.kernel].choice.resources
     envelope = Envelope(needs.tasks, needs.threads, needs.registers, needs.shared_bytes)
     return attrs.evolve(launch, envelope=envelope, body=(Phase((Lane(0, const(needs.tasks), (task,)),)),))
+
+
+def test_a_task_may_read_the_first_of_its_slices_near() -> None:
+    one, settings, program = kept("cuda.rows", "welder", "kept in part")
+    near = [x for x in tasks_of(launch_of(program).body) if x.near is not None]
+    assert any(x.near.count < len(program.kernels[x.kernel].sliced) for x in near if x.near is not None)
+    found = emulate(program, settings, inputs_of(program, one))
+    agree(program.output_names, found, expected(one.model, dict(one.feeds)))
 
 
 def changed(program: Program, fetch: bool) -> Program:

@@ -99,11 +99,17 @@ def changed(program: Program, wrong: Any) -> Program:
     return attrs.evolve(program, body=tuple(body))
 
 
+def moved(task: Task) -> Task:
+    """The task with its slices 16 bytes further on."""
+    assert task.near is not None
+    return attrs.evolve(task, near=attrs.evolve(task.near, offset=task.near.offset + 16))
+
+
 MUTATIONS: dict[str, Any] = {
     "nothing fetched": lambda x: None if isinstance(x, Fetch) else x,
     "fetched elsewhere": lambda x: attrs.evolve(x, offset=0) if isinstance(x, Fetch) else x,
     "other bytes": lambda x: attrs.evolve(x, first=x.first + 128) if isinstance(x, Fetch) else x,
-    "read elsewhere": lambda x: attrs.evolve(x, near=x.near + 16) if isinstance(x, Task) and x.near is not None else x,
+    "read elsewhere": lambda x: moved(x) if isinstance(x, Task) and x.near is not None else x,
 }
 
 

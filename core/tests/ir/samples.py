@@ -37,6 +37,7 @@ from tilewright.ir.program import (
     Kernel,
     Lane,
     Launch,
+    Near,
     Phase,
     Placement,
     Program,
@@ -259,7 +260,7 @@ def near_program(*items: Item, own_bytes: int = 16) -> Program:
     op = TensorOp("scale", (at,), reads, (Load(0, "float32") * Load(1, "float32"),), (Write(y, index),))
     chosen = TileChoice("sample", {"block": 4}, Resources(TASKS, 32), slices=(Slice(1, 0, 16),))
     scale = Kernel("scale", Group("scale", (op,), (y,)), chosen, (x, w, y), sliced=(1,))
-    near = Task("scale", ("x", "w", "y"), Var(UNIT), near=0)
+    near = Task("scale", ("x", "w", "y"), Var(UNIT), near=Near(0, 1))
     done = items or (Fetch("w", Var(UNIT) * 16, 16, 0), near)
     envelope = Envelope(TASKS, 32, own_bytes=own_bytes)
     body = (Launch("all", envelope, (Phase((Lane(0, const(TASKS), done),)),)),)

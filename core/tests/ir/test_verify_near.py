@@ -24,6 +24,7 @@ from tilewright.ir.program import (
     Item,
     Lane,
     Launch,
+    Near,
     Phase,
     Program,
     Task,
@@ -33,7 +34,7 @@ from tilewright.ir.verify import near, program, verify_program
 
 H200 = load_device("h200")
 U = Var(UNIT)
-NEAR = Task("scale", ("x", "w", "y"), U, near=0)
+NEAR = Task("scale", ("x", "w", "y"), U, near=Near(0, 1))
 FAR = attrs.evolve(NEAR, near=None)
 FETCH = Fetch("w", U * 16, 16, 0)
 WHOLE = Fetch("w", const(0), 64, 0)
@@ -80,12 +81,14 @@ BROKEN: dict[str, tuple[Callable[[], Program], str, str]] = {
     "fetched behind it": (lambda: made(NEAR, FETCH), near.NEAR, "unit 0"),
     "another slice": (lambda: made(attrs.evolve(FETCH, first=U * -16 + 48), NEAR), near.NEAR, "unit 0"),
     "another place": (lambda: made(attrs.evolve(FETCH, offset=16), NEAR, own_bytes=32), near.NEAR, "byte 0"),
-    "beside it": (lambda: made(FETCH, NEAR, attrs.evolve(NEAR, near=16), own_bytes=32), near.NEAR, "byte 16"),
+    "beside it": (lambda: made(FETCH, NEAR, attrs.evolve(NEAR, near=Near(16, 1)), own_bytes=32), near.NEAR, "byte 16"),
     "fetched over": (lambda: made(FETCH, Fetch("w", (U + 1) % 4 * 16, 16, 0), NEAR), near.NEAR, "unit 0"),
     "partly fetched over": (lambda: lanes(Lane(0, const(1), (WHOLE, Fetch("w", const(0), 16, 32), ALL)), units=1), near.NEAR, "task 2 of scale"),
     "by another unit": (lambda: lanes(Lane(0, const(1), (WHOLE,)), Lane(1, const(1), (ALL,))), near.NEAR, "unit 1"),
     "a task too many": (lambda: made(FETCH, attrs.evolve(NEAR, count=const(2)), own_bytes=32), near.NEAR, "task 1 of scale"),
-    "of a kernel without slices": (lambda: without_slices(made()), near.NEAR, "0 slices"),
+    "of a kernel without slices": (lambda: without_slices(made()), near.NEAR, "it has 0"),
+    "no slice": (lambda: made(FETCH, attrs.evolve(NEAR, near=Near(0, 0))), near.NEAR, "reads 0 slices near"),
+    "a slice too many": (lambda: made(FETCH, attrs.evolve(NEAR, near=Near(0, 2))), near.NEAR, "it has 1"),
     "by a trip's number": (lambda: made(WHOLE, BlockControl("t", const(4), "", (attrs.evolve(NEAR, first=Var("t")),)), own_bytes=64), near.NEAR, "scale"),
     "fetched in a loop of the unit": (lambda: made(BlockControl("t", const(2), "", (FETCH,)), NEAR), near.FETCHES, "loop t"),
     "fetched in a loop of the grid": (lambda: parts(GridControl("t", const(2), "", (phase(FETCH, NEAR),))), near.FETCHES, "loop t"),

@@ -10,7 +10,9 @@ import pytest
 from plugins.rammer.tests.fakes import NOTHING_KEPT, TWO, planned
 from tilewright.device import load_device
 from tilewright.ir.choice import Slice
-from tilewright.ir.program import Envelope, Fetch, Phase, Signal, Task, Wait
+from tilewright.ir.expr import const
+from tilewright.ir.program import Envelope, Fetch, Near, Phase, Signal, Task, Wait
+from tilewright.ir.verify.tree import leaves
 from tilewright_rammer.homes import Homes, room
 from tilewright_rammer.launching import launch_of
 from tilewright_rammer.listing import listed
@@ -21,6 +23,7 @@ from tilewright_rammer.plan import RProgram, Run
 H200 = load_device("h200")
 FOUR = attrs.evolve(TWO, units=4)
 SIZE = 64
+BOTH = Near(0, 2)
 LEVELS = Levels(far=0.01, shared=0.01, own=0.0, own_bytes=0)
 
 
@@ -58,19 +61,31 @@ def test_every_task_has_a_home_where_there_is_room() -> None:
     assert len({runs[0][0] for runs in found.values()}) == len(found) == 4
     for runs in found.values():
         assert len({unit for unit, _ in runs}) == 1
-        assert [(x.near, x.fetches) for _, x in runs] == [(0, True), *[(0, False)] * 4]
+        assert [(x.near, x.fetches) for _, x in runs] == [(BOTH, True), *[(BOTH, False)] * 4]
 
 
 def test_a_unit_keeps_as_much_as_it_has_room_for() -> None:
     """On two units each has one home with room for one, and two, one behind the other, with room for two."""
     one, two = (by_task(listed(layers(5), TWO, LEVELS, n * SIZE)) for n in (1, 2))
-    assert sorted({x.near for runs in one.values() for _, x in runs if x.near is not None}) == [0]
+    assert {x.near for runs in one.values() for _, x in runs} == {BOTH, None}
     assert sum(x.fetches for runs in one.values() for _, x in runs) == 2
-    assert sorted({x.near for runs in two.values() for _, x in runs if x.near is not None}) == [0, SIZE]
+    assert {x.near for runs in two.values() for _, x in runs} == {BOTH, Near(SIZE, 2)}
     assert sum(x.fetches for runs in two.values() for _, x in runs) == 4
 
 
-@pytest.mark.parametrize(("steps", "room"), [(5, 0), (5, SIZE - 16), (1, SIZE)])
+def test_a_unit_without_room_for_all_slices_keeps_the_first() -> None:
+    """On two units with room for three slices: two of the first task, one of the second."""
+    program = listed(layers(5), TWO, LEVELS, SIZE + SIZE // 2)
+    runs = program.runs
+    assert {x.near for x in runs} == {BOTH, Near(SIZE, 1)}
+    launch = launch_of(program, "all", Envelope(2, 32, cooperative=True))
+    assert launch.envelope.own_bytes == SIZE + SIZE // 2
+    fetches = [x for x in leaves(launch.body) if isinstance(x, Fetch)]
+    assert len(fetches) == 2 * (2 + 1)
+    assert sum(x.first == const(512) or x.first == const(512 + SIZE // 2) for x in fetches) == 2
+
+
+@pytest.mark.parametrize(("steps", "room"), [(5, 0), (5, SIZE // 2 - 16), (1, SIZE)])
 def test_nothing_is_kept_without_room_or_without_another_use(steps: int, room: int) -> None:
     assert all(x.near is None for x in listed(layers(steps), FOUR, LEVELS, room).runs)
 
@@ -94,12 +109,12 @@ def test_homes_count_what_comes_again() -> None:
     homes = Homes(operators, 2, SIZE)
     assert [homes.again(x) for x in operators] == [1, 1, 0]
     assert homes.bring(0, operators[2], 0, 1) == (None, False)
-    assert homes.bring(0, operators[0], 0, 1) == (0, True)
+    assert homes.bring(0, operators[0], 0, 1) == (BOTH, True)
     assert homes.bring(0, operators[0], 1, 1) == (None, False)
-    assert homes.bring(1, operators[0], 1, 1) == (0, True)
+    assert homes.bring(1, operators[0], 1, 1) == (BOTH, True)
     homes.placed(operators[0])
     assert homes.again(operators[1]) == 0
-    assert homes.bring(0, operators[1], 0, 1) == (0, False)
+    assert homes.bring(0, operators[1], 0, 1) == (BOTH, False)
     assert [homes.free(x) for x in (0, 1)] == [0, 0]
 
 
@@ -122,7 +137,7 @@ def test_fetches_stand_in_front_of_waits() -> None:
             (task * SIZE // 2, SIZE // 2, 0),
             (512 + task * SIZE // 2, SIZE // 2, SIZE // 2),
         ]
-        assert all(x.near == 0 for x in lane.items if isinstance(x, Task))
+        assert all(x.near == BOTH for x in lane.items if isinstance(x, Task))
 
 
 @pytest.mark.parametrize("units", [1, 2, 4])

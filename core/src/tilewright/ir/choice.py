@@ -97,10 +97,9 @@ class TileChoice:
     count: Expr | None = None
     slices: tuple[Slice, ...] = ()
 
-    @property
-    def slice_bytes(self) -> int:
-        """Bytes of the slices of one task."""
-        return sum(x.bytes for x in self.slices)
+    def slice_bytes(self, count: int) -> int:
+        """Bytes of the first `count` slices of one task."""
+        return sum(x.bytes for x in self.slices[:count])
 
     def __getitem__(self, parameter: str) -> int:
         for name, size in self.params:

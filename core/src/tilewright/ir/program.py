@@ -50,14 +50,24 @@ class Kernel:
 
 
 @attrs.frozen
+class Near:
+    """Slices in a unit's own memory: of the kernel's choice the first `count`, one right behind the other.
+
+    Those of the first task stand at byte `offset`, those of the next tasks follow.
+    """
+
+    offset: int
+    count: int
+
+
+@attrs.frozen
 class Task:
     """Runs tasks `first, first + stride, …` (`count` of them) of a kernel on a unit, one after the other.
 
     `args` names the actual values, in the order of the kernel's parameters. The expressions may use `unit`, the
     counters of enclosing loops and the program's symbols.
 
-    `near` says where in the unit's own memory the slices of the first task stand, in the order of the kernel's choice,
-    each right behind the one before; those of the next tasks follow. None: the tasks read the operands themselves.
+    `near` says which slices the tasks find in the unit's own memory, and where; they read all else in the operands.
     """
 
     kernel: str
@@ -65,7 +75,7 @@ class Task:
     first: Expr
     count: Expr = attrs.field(factory=lambda: const(1))
     stride: Expr = attrs.field(factory=lambda: const(1))
-    near: int | None = None
+    near: Near | None = None
 
 
 @attrs.frozen

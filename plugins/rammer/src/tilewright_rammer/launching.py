@@ -21,8 +21,9 @@ def launch_of(program: RProgram, name: str, envelope: Envelope) -> Launch:
     waited = sorted({x for run in program.runs for x in run.waits})
     index = {number: i for i, number in enumerate(waited)}
     phases = tuple(_phase(part, index) for part in program.parts)
-    kept = (x.near + x.operator.choice.slice_bytes * x.count for x in program.runs if x.near is not None)
-    envelope = attrs.evolve(envelope, own_bytes=max(kept, default=0))
+    kept = [(x, x.near) for x in program.runs if x.near is not None]
+    ends = (near.offset + x.operator.choice.slice_bytes(near.count) * x.count for x, near in kept)
+    envelope = attrs.evolve(envelope, own_bytes=max(ends, default=0))
     return Launch(name, envelope, phases, {DONE: len(waited)} if waited else {})
 
 
@@ -30,9 +31,9 @@ def _fetches(run: Run) -> list[Item]:
     """What brings the slices of a run's tasks into the unit's own memory."""
     found: list[Item] = []
     if run.fetches and run.near is not None:
-        planned, offset = run.operator.planned, run.near
+        planned, offset = run.operator.planned, run.near.offset
         for task in range(run.first, run.first + run.count):
-            for name, first, size in slices(planned.kernel, planned.args, task):
+            for name, first, size in slices(planned.kernel, planned.args, task)[: run.near.count]:
                 found.append(Fetch(name, const(first), size, offset))
                 offset += size
     return found

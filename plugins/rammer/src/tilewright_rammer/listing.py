@@ -160,7 +160,7 @@ def _units_for(
         return list(units)
     begin = {u.number: max(u.free, _ready(u, needed, device)) for u in units}
     left = sorted(units, key=lambda u: (begin[u.number], u.number))
-    if operator.choice.slices:
+    if operator.choice.slices and homes.room:
         return _at_home(operator, parts, left, begin, memory, homes)
     if not memory.keeps:
         return left[: len(parts)]
@@ -192,13 +192,15 @@ def _at_home(
     chosen: list[_Unit] = []
     for part in parts:
         best = next(iter(free.values()))
-        far, size = operator.seconds * part[1], homes.bytes(operator, part[1])
-        here = [free[x] for x in homes.of(operator, *part) if x in free]
-        if not here and homes.again(operator) > 0:
-            here = [x for x in free.values() if homes.free(x.number) >= size]
+        known = homes.of(operator, *part)
+        here = [free[x] for x in known if x in free]
+        if not known and homes.again(operator) > 0:
+            fitting = {x.number: homes.fitting(x.number, operator, part[1]) for x in free.values()}
+            most = max(fitting.values())
+            here = [x for x in free.values() if fitting[x.number] == most > 0]
         if here:
             home = min(here, key=lambda x: (begin[x.number], -homes.free(x.number)))
-            best = home if begin[home.number] <= begin[best.number] + far else best
+            best = home if begin[home.number] <= begin[best.number] + operator.seconds * part[1] else best
         chosen.append(free.pop(best.number))
     return chosen
 

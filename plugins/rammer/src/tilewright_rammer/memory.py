@@ -69,8 +69,9 @@ class Memory:
 
     def holds(self, unit: int, operator: ROperator, first: int, count: int) -> float:
         """Bytes of the weights of some rTasks that lie in the unit's own cache."""
-        if self._homes is not None and unit in self._homes.of(operator, first, count):
-            return self._homes.bytes(operator, count)
+        near = None if self._homes is None else self._homes.of(operator, first, count).get(unit)
+        if near is not None:
+            return operator.choice.slice_bytes(near.count) * count
         size = operator.weight_bytes * count
         return size if self._own[unit].holds((tuple(operator.weights), first, count)) else 0.0
 

@@ -415,14 +415,13 @@ class _Source:
         """Where the slices of a task are: in the unit's own memory, or in the operands."""
         if not member.slices:
             return []
-        near = f"row[{len(member.params)}]"
-        lines, before = [], 0
+        offset, count, size = (f"row[{len(member.params) + i}]" for i in range(3))
+        there = bool(self.launch.envelope.own_bytes)
+        lines = [f"          const uint64_t near = own + {offset} + i * {size};"] * there
         for number, (operand, part) in enumerate(zip(kernel.sliced, kernel.choice.slices, strict=True)):
             far = f"a{operand}.address + {part.first} + (uint64_t)(n[0] + i * n[2]) * {part.bytes}"
-            own = f"own + {near} - 1 + (uint64_t)i * {kernel.choice.slice_bytes} + {before}"
-            place = f"{near} ? {own} : {far}" if self.launch.envelope.own_bytes else far
-            lines.append(f"          const tw_pointer q{number} = {{{place}}};")
-            before += part.bytes
+            near = f"{number} < {count} ? near + {kernel.choice.slice_bytes(number)} : {far}"
+            lines.append(f"          const tw_pointer q{number} = {{{near if there else far}}};")
         return lines
 
     def _traced(self, number: int) -> tuple[list[str], list[str]]:

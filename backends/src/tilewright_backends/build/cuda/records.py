@@ -30,6 +30,7 @@ from tilewright.ir.program import (
     GridControl,
     Item,
     Launch,
+    Near,
     Phase,
     Program,
     Set,
@@ -89,7 +90,8 @@ class Records:
         code: a row of four 32-bit numbers per record.
         starts: for each unit, its first record.
         rows: arguments of calls and of other records: number of a buffer and offset. The first is not used. Behind
-            those of a kernel that is `nearby` stands where its slices are in the unit's own memory, plus one, or 0.
+            those of a kernel that is `nearby` stand the offset of slices in the unit's own memory, how many of a task
+            there are, and their bytes.
         kernels: names of the members, in the order of their kinds.
         forms: in the order of their kinds, which follow those of the kernels.
         buffers: in the order of their numbers, from 1; 0 is the launch's event buffer.
@@ -265,7 +267,9 @@ class _Writer:
             match item:
                 case Task():
                     numbers = self._numbers(scope, item.first, item.count, item.stride)
-                    near = (0 if item.near is None else item.near + 1,) if item.kernel in self.nearby else ()
+                    close = item.near or Near(0, 0)
+                    size = self.program.kernels[item.kernel].choice.slice_bytes(close.count)
+                    near = (close.offset, close.count, size) if item.kernel in self.nearby else ()
                     records.append(_Record(self.kinds[item.kernel], numbers, self._row(item.args, *near)))
                 case Fetch():
                     place = (*self._numbers(scope, item.first), item.bytes, item.offset)

@@ -167,7 +167,7 @@ def _items(items: tuple[Item, ...]) -> Iterator[str]:
                 tasks = print_expr(item.first, "int64")
                 if item.count != const(1):
                     tasks += f" step {print_expr(item.stride, 'int64')} count {print_expr(item.count, 'int64')}"
-                near = "" if item.near is None else f" near {item.near}"
+                near = "" if item.near is None else f" near {item.near.count} slices at {item.near.offset}"
                 yield f"run {quote(item.kernel)}({names(item.args)}) task {tasks}{near}"
             case Copy():
                 part = f" part {print_expr(item.part, 'int64')} of {item.parts}" if item.parts > 1 else ""

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from tilewright.ir.expr import variables
-from tilewright.ir.program import UNIT, BlockControl, Envelope, Fetch, GridControl, Kernel, Program, Task
+from tilewright.ir.program import UNIT, BlockControl, Envelope, Fetch, GridControl, Kernel, Near, Program, Task
 from tilewright.ir.verify.laws import Place
 from tilewright.ir.verify.tree import item_leaves, leaves
 from tilewright.ir.verify.unroll import Event
@@ -20,8 +20,8 @@ FETCHES = (
     "launch, and which they are depends on nothing but the unit"
 )
 NEAR = (
-    "a task reads near what its unit fetched there before, all of its slices, and nothing was fetched over it since; "
-    "which task it is depends on nothing but the unit"
+    "a task reads near what its unit fetched there before, whole slices, and nothing was fetched over it since; which "
+    "task it is depends on nothing but the unit"
 )
 STEP = 16
 """Bytes of a piece."""
@@ -93,14 +93,14 @@ class Held:
         kept = [rest for x in self._units.get(unit, ()) for rest in (x.until(fetch.offset), x.since(end)) if rest.bytes]
         self._units[unit] = [*kept, _Part(fetch.offset, fetch.bytes, fetch.source, first)]
 
-    def _read(self, unit: int, task: Task, near: int, tasks: range, place: Place) -> None:
+    def _read(self, unit: int, task: Task, near: Near, tasks: range, place: Place) -> None:
         kernel = self._program.kernels[task.kernel]
-        if not kernel.choice.slices or variables(task.first, task.count, task.stride) - {UNIT}:
-            found = f"{len(kernel.choice.slices)} slices, and runs task {task.first!r}"
-            raise place.broken(NEAR, f"{task.kernel} has {found}")
+        if not 0 < near.count <= len(kernel.choice.slices) or variables(task.first, task.count, task.stride) - {UNIT}:
+            found = f"task {task.first!r} of {task.kernel} reads {near.count} slices near"
+            raise place.broken(NEAR, f"{found}, it has {len(kernel.choice.slices)}")
         for position, number in enumerate(tasks):
-            offset = near + position * kernel.choice.slice_bytes
-            for source, first, size in slices(kernel, task.args, number):
+            offset = near.offset + position * kernel.choice.slice_bytes(near.count)
+            for source, first, size in slices(kernel, task.args, number)[: near.count]:
                 if not self._holds(unit, _Part(offset, size, source, first)):
                     found = f"task {number} of {task.kernel} reads bytes {first} to {first + size} of {source!r}"
                     raise place.broken(NEAR, f"{found}, which do not stand at byte {offset}")
