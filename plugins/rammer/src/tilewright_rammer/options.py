@@ -20,7 +20,7 @@ class RammerOptions:
         select: whether other kernels of the proposer's set may take the place of an operator's fastest one, where
             operators side by side need less of the device (the paper's SelectRKernels).
         placement: whether a unit prefers tasks whose weights it has used before.
-        keep: whether units of a GPU keep weights that are used again in shared memory, as far as there is room.
+        keep: whether units of a CUDA device keep weights that are used again in shared memory, as far as there is room.
         most: operators of one rProgram.
         gain: the least share of the separate launches' time that an rProgram has to save; a negative one also lets it
             take longer by as much.
