@@ -27,7 +27,7 @@ from tilewright.ir.program import (
     Task,
     Wait,
 )
-from tilewright.ir.verify.near import slices
+from tilewright.ir.verify.near import parts_of
 from tilewright.ir.verify.tree import leaves
 from tilewright.planning.storage import Part, allocate
 
@@ -199,9 +199,11 @@ def kept(
             tasks = range(unit, kernel.choice.resources.tasks, units)
             task = attrs.evolve(call, first=const(unit), count=const(len(tasks)), stride=const(units))
             near = Near(offset, min(len(kernel.sliced), most)) if kernel.sliced else None
-            for name, first, size in (part for x in tasks for part in slices(kernel, call.args, x)[:most]):
-                fetches.append(Fetch(name, const(first), size, offset))
-                offset += size
+            for x in tasks if near is not None else ():
+                here = Near(offset, near.count)
+                found = parts_of(kernel, call.args, x, here)
+                fetches += [Fetch(x.source, const(x.first), x.bytes, x.offset) for x in found]
+                offset += kernel.choice.slice_bytes(near.count)
             items += [attrs.evolve(task, near=near), Signal("done", const(number))]
         lanes.append(Lane(unit, const(1), (*fetches, *items)))
     return (Phase(tuple(lanes)),), {"done": len(calls)}

@@ -91,7 +91,9 @@ def test_tasks_read_their_slices_from_memory_of_their_units(recipe: str, connect
 CHOICES = [
     (rows.CUDA, {"rows.block": 4, "lanes": 16, "vector": 4, "reads": 2}),
     (rows.CUDA, {"rows.block": 2, "lanes": 64, "vector": 1, "reads": 1}),
+    (rows.CUDA, {"rows.block": 48, "lanes": 8, "vector": 4, "reads": 1}),
     (reduce.CUDA, {"x.block": 8, "lanes": 4}),
+    (reduce.CUDA, {"x.block": 24, "lanes": 8}),
     (reduce.CUDA, {"x.block": 2, "lanes": 64}),
 ]
 

@@ -258,7 +258,7 @@ def near_program(*items: Item, own_bytes: int = 16) -> Program:
     at = Axis("i", const(SIZE))
     reads, index = (Access(x, (at.var,)), Access(w, (at.var,))), (at.var,)
     op = TensorOp("scale", (at,), reads, (Load(0, "float32") * Load(1, "float32"),), (Write(y, index),))
-    chosen = TileChoice("sample", {"block": 4}, Resources(TASKS, 32), slices=(Slice(1, 0, 16),))
+    chosen = TileChoice("sample", {"block": 4}, Resources(TASKS, 32), slices=(Slice(1, 0, 16, 64),))
     scale = Kernel("scale", Group("scale", (op,), (y,)), chosen, (x, w, y), sliced=(1,))
     near = Task("scale", ("x", "w", "y"), Var(UNIT), near=Near(0, 1))
     done = items or (Fetch("w", Var(UNIT) * 16, 16, 0), near)

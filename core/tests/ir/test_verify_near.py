@@ -14,6 +14,7 @@ from core.tests.ir.samples import SIZE, TASKS
 from core.tests.ir.test_verify_module import refused
 from tilewright.device import load_device
 from tilewright.interpret.task import run_tasks
+from tilewright.ir.choice import Resources, Slice
 from tilewright.ir.expr import Var, const
 from tilewright.ir.program import (
     UNIT,
@@ -53,6 +54,15 @@ def phase(*items: Item) -> Phase:
     return Phase((Lane(0, const(TASKS), items),))
 
 
+def short(*found: Item) -> Program:
+    """The sample in two tasks on one unit, of 12 floats and of the last 4."""
+    scale = made().kernels["scale"]
+    chosen = attrs.evolve(scale.choice, resources=Resources(2, 32), slices=(Slice(1, 0, 48, 64),))
+    both = attrs.evolve(NEAR, first=const(0), count=const(2))
+    one = lanes(Lane(0, const(1), (*found, both)), units=1)
+    return attrs.evolve(one, kernels={"scale": attrs.evolve(scale, choice=chosen)})
+
+
 ALL = attrs.evolve(NEAR, first=const(0), count=const(TASKS))
 KEPT: dict[str, Callable[[], Program]] = {
     "its own slice": lambda: made(),
@@ -62,6 +72,7 @@ KEPT: dict[str, Callable[[], Program]] = {
     "every other one": lambda: lanes(*(Lane(u, const(1), (Fetch("w", const(u * 16), 16, 0), Fetch("w", const(u * 16 + 32), 16, 16), attrs.evolve(ALL, first=const(u), count=const(2), stride=const(2)))) for u in range(2))),
     "fetched over what is not read any more": lambda: made(FETCH, NEAR, Fetch("w", const(0), 16, 0)),
     "over a barrier": lambda: parts(phase(FETCH), phase(NEAR)),
+    "a last slice of fewer bytes": lambda: short(Fetch("w", const(0), 48, 0), Fetch("w", const(48), 16, 48)),
     "in a loop": lambda: made(FETCH, BlockControl("trip", const(3), "", (NEAR,))),
 }  # fmt: skip
 
@@ -84,6 +95,8 @@ BROKEN: dict[str, tuple[Callable[[], Program], str, str]] = {
     "beside it": (lambda: made(FETCH, NEAR, attrs.evolve(NEAR, near=Near(16, 1)), own_bytes=32), near.NEAR, "byte 16"),
     "fetched over": (lambda: made(FETCH, Fetch("w", (U + 1) % 4 * 16, 16, 0), NEAR), near.NEAR, "unit 0"),
     "partly fetched over": (lambda: lanes(Lane(0, const(1), (WHOLE, Fetch("w", const(0), 16, 32), ALL)), units=1), near.NEAR, "task 2 of scale"),
+    "a last slice elsewhere": (lambda: short(Fetch("w", const(0), 48, 0), Fetch("w", const(48), 16, 32)), near.NEAR, "task 0 of scale"),
+    "no last slice": (lambda: short(Fetch("w", const(0), 48, 0)), near.NEAR, "task 1 of scale"),
     "by another unit": (lambda: lanes(Lane(0, const(1), (WHOLE,)), Lane(1, const(1), (ALL,))), near.NEAR, "unit 1"),
     "a task too many": (lambda: made(FETCH, attrs.evolve(NEAR, count=const(2)), own_bytes=32), near.NEAR, "task 1 of scale"),
     "of a kernel without slices": (lambda: without_slices(made()), near.NEAR, "it has 0"),

@@ -30,7 +30,7 @@ LEVELS = Levels(far=0.01, shared=0.01, own=0.0, own_bytes=0)
 def reader(number: int, weight: str, before: Sequence[int] = (), tasks: int = 2, seconds: float = 1.0) -> ROperator:
     """An operator whose tasks read two slices of a weight, 64 bytes together."""
     item = planned(f"k{weight}", [weight, f"x{number}"], [f"y{number}"], tasks)
-    slices = (Slice(0, 0, SIZE // 2), Slice(0, 512, SIZE // 2))
+    slices = (Slice(0, 0, SIZE // 2, 512), Slice(0, 512, SIZE // 2, 1024))
     choice = attrs.evolve(item.kernel.choice, slices=slices)
     kernel = attrs.evolve(item.kernel, choice=choice, sliced=(0, 0))
     made = attrs.evolve(item, kernel=kernel, choices=(choice,))

@@ -61,11 +61,18 @@ class Slice:
         slot: which read of the kernel's specification, numbered as in `Packing`.
         first: where the piece of task 0 begins, in bytes; a multiple of 16.
         bytes: of a piece; a multiple of 16.
+        end: where the last piece ends, which may have fewer; a multiple of 16.
     """
 
     slot: int
     first: int
     bytes: int
+    end: int
+
+    def part(self, task: int) -> tuple[int, int]:
+        """The first byte that a task reads, and how many."""
+        first = self.first + task * self.bytes
+        return first, min(self.bytes, self.end - first)
 
 
 def _pairs(given: Mapping[str, int] | tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:

@@ -51,9 +51,10 @@ class Kernel:
 
 @attrs.frozen
 class Near:
-    """Slices in a unit's own memory: of the kernel's choice the first `count`, one right behind the other.
+    """Slices in a unit's own memory: of the kernel's choice the first `count`, one behind the other.
 
-    Those of the first task stand at byte `offset`, those of the next tasks follow.
+    Those of the first task stand from byte `offset` on, those of the next tasks follow. Each takes the bytes that its
+    choice says, even if the last task's has fewer.
     """
 
     offset: int

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from tilewright.ir.expr import const
-from tilewright.ir.program import Envelope, Fetch, Item, Lane, Launch, Phase, Signal, Task, Wait
-from tilewright.ir.verify.near import slices
+from tilewright.ir.program import Envelope, Fetch, Item, Lane, Launch, Near, Phase, Signal, Task, Wait
+from tilewright.ir.verify.near import parts_of
 from tilewright_rammer.plan import RProgram, Run
 
 DONE = "done"
@@ -31,11 +31,11 @@ def _fetches(run: Run) -> list[Item]:
     """What brings the slices of a run's tasks into the unit's own memory."""
     found: list[Item] = []
     if run.fetches and run.near is not None:
-        planned, offset = run.operator.planned, run.near.offset
-        for task in range(run.first, run.first + run.count):
-            for name, first, size in slices(planned.kernel, planned.args, task)[: run.near.count]:
-                found.append(Fetch(name, const(first), size, offset))
-                offset += size
+        planned, size = run.operator.planned, run.operator.choice.slice_bytes(run.near.count)
+        for i in range(run.count):
+            near = Near(run.near.offset + i * size, run.near.count)
+            parts = parts_of(planned.kernel, planned.args, run.first + i, near)
+            found += [Fetch(x.source, const(x.first), x.bytes, x.offset) for x in parts]
     return found
 
 

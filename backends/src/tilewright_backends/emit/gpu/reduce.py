@@ -60,7 +60,8 @@ def statements(body: GpuBody, spec: FlatSpec, points: int, lanes: int, along_red
     inside = body.bind(body.index(number < total), "inside") if edge else None
     if edge:
         number = body.hold(minimum(number, as_expr(total) - 1), "point")
-    at = {**decompose(number, spec.spatial, body), OWN: which}
+    own = body.hold(number - body.task * points, "own") if edge else which
+    at = {**decompose(number, spec.spatial, body), OWN: own}
     states = _accumulate(body, spec, at, lane, lanes)
     if lanes > 1:
         states = _join(body, spec, states, lane, which, points, lanes, along_reduction)

@@ -80,7 +80,8 @@ class _Emitter:
         self.inside = body.below(number, rows.row_count)
         if self.inside is not None:
             number = body.hold(minimum(number, const(rows.row_count - 1)), "row")
-        self.row = {**decompose(number, rows.rows, body), OWN: which}
+        own = which if self.inside is None else body.hold(number - body.task * self.block, "own")
+        self.row = {**decompose(number, rows.rows, body), OWN: own}
         for stage in rows.stages:
             if stage.kind == "map":
                 self._map(stage)

@@ -32,10 +32,11 @@ class RowSlice:
     first: int
     stride: int
 
-    def of(self, block: int) -> Slice:
-        """What a task of so many rows reads."""
+    def of(self, block: int, rows: int) -> Slice:
+        """What a task of so many of all rows reads."""
         size = dtypes.size_of(self.access.value.dtype)
-        return Slice(self.slot, self.first * size, block * self.stride * size)
+        first, row = self.first * size, self.stride * size
+        return Slice(self.slot, first, block * row, first + rows * row)
 
 
 def row_slices(
@@ -67,16 +68,12 @@ def row_slices(
 
 
 def slices(found: Sequence[RowSlice], rows: int, block: str) -> Callable[[Mapping[str, int]], tuple[Slice, ...]]:
-    """The slices of a choice: none where the last task has fewer rows than the others.
+    """The slices of a choice.
 
     Args:
         block: name of the parameter that says how many rows a task has.
     """
-
-    def of(params: Mapping[str, int]) -> tuple[Slice, ...]:
-        return () if rows % params[block] else tuple(x.of(params[block]) for x in found)
-
-    return of
+    return lambda params: tuple(x.of(params[block], rows) for x in found)
 
 
 def name_of(number: int) -> str:

@@ -27,6 +27,6 @@ def choice_lines(choice: TileChoice) -> Iterator[str]:
         axes = ", ".join(f"{quote(name)} = {print_expr(e, 'int64')}" for name, e in packing.axes)
         yield f"  pack %{packing.slot} as ({dims}) at {axes}"
     for part in choice.slices:
-        yield f"  slice %{part.slot} at {part.first} of {part.bytes} bytes"
+        yield f"  slice %{part.slot} at {part.first} of {part.bytes} bytes to {part.end}"
     yield f"  cost {choice.cost!r} s{f'  # {quote(choice.why)}' if choice.why else ''}"
     yield "}"

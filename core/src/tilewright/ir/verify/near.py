@@ -28,7 +28,7 @@ STEP = 16
 
 
 @attrs.frozen
-class _Part:
+class Part:
     """Bytes `first` to `first + bytes` of a weight, from `offset` on in a unit's own memory."""
 
     offset: int
@@ -36,14 +36,14 @@ class _Part:
     source: str
     first: int
 
-    def until(self, offset: int) -> _Part:
+    def until(self, offset: int) -> Part:
         """What of it stands in front of an offset."""
         return attrs.evolve(self, bytes=min(max(offset - self.offset, 0), self.bytes))
 
-    def since(self, offset: int) -> _Part:
+    def since(self, offset: int) -> Part:
         """What of it stands from an offset on."""
         gone = min(max(offset - self.offset, 0), self.bytes)
-        return _Part(self.offset + gone, self.bytes - gone, self.source, self.first + gone)
+        return Part(self.offset + gone, self.bytes - gone, self.source, self.first + gone)
 
 
 def check_control(control: GridControl | BlockControl, place: Place) -> None:
@@ -66,7 +66,7 @@ class Held:
         self._program = program
         self._bytes = envelope.own_bytes
         self._weights = frozenset(program.weights)
-        self._units: dict[int, list[_Part]] = {}
+        self._units: dict[int, list[Part]] = {}
 
     def run(self, units: Mapping[int, Sequence[Event]], place: Place) -> None:
         """Follows what the units do in a phase."""
@@ -91,7 +91,7 @@ class Held:
             raise place.broken(FETCHES, found)
         end = fetch.offset + fetch.bytes
         kept = [rest for x in self._units.get(unit, ()) for rest in (x.until(fetch.offset), x.since(end)) if rest.bytes]
-        self._units[unit] = [*kept, _Part(fetch.offset, fetch.bytes, fetch.source, first)]
+        self._units[unit] = [*kept, Part(fetch.offset, fetch.bytes, fetch.source, first)]
 
     def _read(self, unit: int, task: Task, near: Near, tasks: range, place: Place) -> None:
         kernel = self._program.kernels[task.kernel]
@@ -100,13 +100,12 @@ class Held:
             raise place.broken(NEAR, f"{found}, it has {len(kernel.choice.slices)}")
         for position, number in enumerate(tasks):
             offset = near.offset + position * kernel.choice.slice_bytes(near.count)
-            for source, first, size in slices(kernel, task.args, number)[: near.count]:
-                if not self._holds(unit, _Part(offset, size, source, first)):
-                    found = f"task {number} of {task.kernel} reads bytes {first} to {first + size} of {source!r}"
-                    raise place.broken(NEAR, f"{found}, which do not stand at byte {offset}")
-                offset += size
+            for part in parts_of(kernel, task.args, number, Near(offset, near.count)):
+                if not self._holds(unit, part):
+                    found = f"task {number} of {task.kernel} reads bytes {part.first} to {part.first + part.bytes}"
+                    raise place.broken(NEAR, f"{found} of {part.source!r}, which do not stand at byte {part.offset}")
 
-    def _holds(self, unit: int, part: _Part) -> bool:
+    def _holds(self, unit: int, part: Part) -> bool:
         """Whether all bytes of a part stand where it says, as one fetch or several have brought them."""
         at = part.offset
         while at < part.offset + part.bytes:
@@ -118,7 +117,11 @@ class Held:
         return True
 
 
-def slices(kernel: Kernel, args: Sequence[str], task: int) -> list[tuple[str, int, int]]:
-    """The slices that a task reads: the value, the first byte of it, and how many."""
-    parts = zip(kernel.sliced, kernel.choice.slices, strict=True)
-    return [(args[number], x.first + task * x.bytes, x.bytes) for number, x in parts]
+def parts_of(kernel: Kernel, args: Sequence[str], task: int, near: Near) -> list[Part]:
+    """What a task reads near, whose slices stand at an offset of their own."""
+    found, offset = [], near.offset
+    for number, piece in list(zip(kernel.sliced, kernel.choice.slices, strict=True))[: near.count]:
+        first, size = piece.part(task)
+        found.append(Part(offset, size, args[number], first))
+        offset += piece.bytes
+    return found
