@@ -19,6 +19,7 @@ from tilewright.compiler import build_program, plan_model
 from tilewright.config.binding import Settings, bind
 from tilewright.config.loading import load_config
 from tilewright.device import load_device
+from tilewright.errors import InternalError
 from tilewright.ir.expr import const
 from tilewright.ir.program import Envelope, Fetch, HostStep, Kernel, Lane, Launch, Phase, Program, Task
 from tilewright.ir.verify import verify_program
@@ -202,3 +203,19 @@ def test_slices_are_read_through_generic_addresses(connect: str, tmp_path: Path)
         kernel = program.kernels[name.removeprefix("tw_member_")]
         generic = len(re.findall(r"\tld\.(?:v\d\.)?[fubs]\d+ ", code))
         assert (generic > 0) == bool(kernel.choice.slices), name
+
+
+def test_units_of_a_cpu_fetch_nothing(tmp_path: Path) -> None:
+    """Their caches keep what they read; Rammer does not ask for it."""
+    registry = Registry()
+    registry.load()
+    settings = bind(load_config({"target": "cpu"}), registry, threads=2)
+    program = plan_model(recurrence().model, settings).program
+    first = program.body[0]
+    assert isinstance(first, Launch)
+    (phase,) = first.body
+    assert isinstance(phase, Phase)
+    lane = attrs.evolve(phase.lanes[0], items=(Fetch(program.weights[0], const(0), 16, 0), *phase.lanes[0].items))
+    body = (attrs.evolve(first, body=(Phase((lane,)),)), *program.body[1:])
+    with pytest.raises(InternalError, match=first.name):
+        build_program(attrs.evolve(program, body=body), settings, tmp_path)
