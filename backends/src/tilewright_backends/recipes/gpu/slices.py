@@ -13,7 +13,7 @@ from tilewright.ir.expr import Const, Expr, Var, const, loads, substitute, varia
 from tilewright.ir.ops import Axis, Value
 from tilewright_backends.lower.flat import FlatAccess, coefficient
 
-OWN = "own"
+OWN = "own row"
 """The variable that stands for a row's number among those of its task."""
 _STEP = 16
 """Bytes that slices are multiples of."""
