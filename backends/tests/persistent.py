@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import attrs
 
@@ -11,6 +12,7 @@ from tilewright.ir.expr import Var, const, maximum
 from tilewright.ir.program import (
     UNIT,
     Envelope,
+    Fetch,
     GridControl,
     HostIf,
     HostLoop,
@@ -18,12 +20,15 @@ from tilewright.ir.program import (
     Item,
     Lane,
     Launch,
+    Near,
     Phase,
     Program,
     Signal,
     Task,
     Wait,
 )
+from tilewright.ir.verify.near import parts_of
+from tilewright.ir.verify.tree import leaves
 from tilewright.planning.storage import Part, allocate
 
 Body = tuple[Phase | GridControl, ...]
@@ -110,7 +115,9 @@ def _launch(name: str, calls: Sequence[Task], program: Program, merge: Merge, un
     threads, shared = max(x.threads for x in needs), max(x.shared_bytes for x in needs)
     envelope = Envelope(units, threads, 0, shared, cooperative=True)
     body, events = merge(calls, program, units)
-    return Launch(name, envelope, body, events)
+    fetched = [x for x in leaves(body) if isinstance(x, Fetch)]
+    own = max((x.offset + x.bytes for x in fetched), default=0)
+    return Launch(name, attrs.evolve(envelope, own_bytes=own), body, events)
 
 
 def dealt(call: Task, program: Program, first: int, units: int) -> Lane:
@@ -177,9 +184,36 @@ def looped(calls: Sequence[Task], program: Program, units: int) -> tuple[Body, M
     return (GridControl("trip", const(3), "", (phase,)),), {"met": 1}
 
 
+def kept(
+    calls: Sequence[Task], program: Program, units: int, most: int = 1 << 30
+) -> tuple[Body, Mapping[str, int]]:
+    """As `point_to_point`, but each unit first brings near it slices that its tasks read, `most` of each at most."""
+    lanes = []
+    for unit in range(units):
+        fetches: list[Item] = []
+        items: list[Item] = []
+        offset = 0
+        for number, call in enumerate(calls):
+            kernel = program.kernels[call.kernel]
+            items += [Wait("done", const(x), const(units)) for x in range(number) if _reads(call, calls[x], program)]
+            tasks = range(unit, kernel.choice.resources.tasks, units)
+            task = attrs.evolve(call, first=const(unit), count=const(len(tasks)), stride=const(units))
+            near = Near(offset, min(len(kernel.sliced), most)) if kernel.sliced else None
+            for x in tasks if near is not None else ():
+                here = Near(offset, near.count)
+                found = parts_of(kernel, call.args, x, here)
+                fetches += [Fetch(x.source, const(x.first), x.bytes, x.offset) for x in found]
+                offset += kernel.choice.slice_bytes(near.count)
+            items += [attrs.evolve(task, near=near), Signal("done", const(number))]
+        lanes.append(Lane(unit, const(1), (*fetches, *items)))
+    return (Phase(tuple(lanes)),), {"done": len(calls)}
+
+
 MERGES: Mapping[str, Merge] = {
     "phases": phases,
     "side by side": side_by_side,
     "point to point": point_to_point,
     "looped": looped,
+    "kept": kept,
+    "kept in part": partial(kept, most=1),
 }

@@ -177,6 +177,11 @@ static void tw_gpu_count(uint32_t* p) { ++emu_changes; ++*p; }
 static int tw_gpu_counted(const uint32_t* p) { return *(const volatile int*)p; }
 static uint64_t tw_gpu_time() { static uint64_t now = 0; return ++now; }
 static int tw_gpu_place() { return emu_here->number; }
+static void tw_gpu_fetch(uint64_t to, uint64_t from) {
+  if (to % 16 || from % 16) { std::fprintf(stderr, "emulator: a fetch is not aligned\n"); std::abort(); }
+  std::memcpy((void*)to, (const void*)from, 16);
+}
+static void tw_gpu_fetched() {}
 static void tw_gpu_pause(int) { emu_current->paused = true; emu_yield(0); }
 
 template <typename T> static T emu_from_lane(T value, int lane) {

@@ -102,7 +102,10 @@ def _guarded(registry: Registry, entry: RecipeEntry, recipe: Recipe) -> Recipe:
 
     def match(subject: Any, device: DeviceModel) -> Match | None:
         seen = recipe.match(subject, device)
-        return None if seen is None else attrs.evolve(seen, packings=registry.guarded(entry, seen.packings))
+        if seen is None:
+            return None
+        packings, slices = (registry.guarded(entry, x) for x in (seen.packings, seen.slices))
+        return attrs.evolve(seen, packings=packings, slices=slices)
 
     return attrs.evolve(recipe, match=registry.guarded(entry, match))
 

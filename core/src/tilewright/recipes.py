@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from tilewright.device import DeviceModel
 from tilewright.errors import InternalError
-from tilewright.ir.choice import Packing, Resources, TileChoice
+from tilewright.ir.choice import Packing, Resources, Slice, TileChoice
 from tilewright.ir.expr import Apply, Const, Expr, Var, const, substitute
 from tilewright.views.kernel import KernelSpec
 from tilewright.views.subject import Subject
@@ -126,6 +126,10 @@ def _no_packings(_: Mapping[str, int]) -> tuple[Packing, ...]:
     return ()
 
 
+def _no_slices(_: Mapping[str, int]) -> tuple[Slice, ...]:
+    return ()
+
+
 @attrs.frozen
 class Match:
     """A kernel as a recipe sees it.
@@ -142,6 +146,7 @@ class Match:
         tiles: memory level -> role -> points of a tile there, nearest level first. A level is one of the device's, or
             "block" for what a task works on without staging it. A role that a level leaves out has one point.
         packings: given chosen parameters, the constant operands that are stored in another layout.
+        slices: given chosen parameters, what tasks read of constants in pieces that a unit can keep near.
         count: the number of tasks by the values of the symbols, over the parameters and the symbols; None when no
             extent is symbolic. Everything else counts symbolic extents with their upper bounds.
         detail: anything the emitter wants to have found once (must be immutable).
@@ -157,6 +162,7 @@ class Match:
     operands: tuple[Operand, ...] = ()
     tiles: Mapping[str, Mapping[str, Expr]] = attrs.field(factory=dict)
     packings: Callable[[Mapping[str, int]], tuple[Packing, ...]] = _no_packings
+    slices: Callable[[Mapping[str, int]], tuple[Slice, ...]] = _no_slices
     count: Expr | None = None
     detail: Any = None
 
@@ -178,7 +184,8 @@ class Match:
         ordered = {p.name: int(params[p.name]) for p in self.parameters}
         chosen = {name: const(size) for name, size in ordered.items()}
         count = None if self.count is None else substitute(self.count, chosen)
-        return TileChoice(self.recipe, ordered, resources, self.packings(ordered), cost, why, count)
+        packings, slices = self.packings(ordered), self.slices(ordered)
+        return TileChoice(self.recipe, ordered, resources, packings, cost, why, count, slices)
 
     def refusal(self, params: Mapping[str, int]) -> str:
         """Why the parameters are not allowed, or ""."""

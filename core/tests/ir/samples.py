@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import attrs
 import numpy as np
 
-from tilewright.ir.choice import Packing, Resources, TileChoice
+from tilewright.ir.choice import Packing, Resources, Slice, TileChoice
 from tilewright.ir.events import event_bytes
 from tilewright.ir.expr import Expr, Load, Var, all_of, apply, as_expr, cast, const, maximum, select
 from tilewright.ir.group import ControlItem, Cover, Group
@@ -29,10 +30,14 @@ from tilewright.ir.ops import (
 from tilewright.ir.program import (
     UNIT,
     Buffer,
+    BufferKind,
     Envelope,
+    Fetch,
+    Item,
     Kernel,
     Lane,
     Launch,
+    Near,
     Phase,
     Placement,
     Program,
@@ -242,3 +247,26 @@ def program(kind: str = "launches") -> Program:
     ]
     storage = Storage({b.name: b for b in buffers}, {p.value.name: p for p in placements})
     return Program((x,), (y,), kernels, body, storage, {})
+
+
+def near_program(*items: Item, own_bytes: int = 16) -> Program:
+    """`y = x · w` on 16 floats in 4 tasks, each on a unit of its own that does what `items` say.
+
+    By default it fetches the 16 bytes of `w` that its task reads, and runs the task near these.
+    """
+    x, w, y = (value(n, "float32", [SIZE]) for n in "xwy")
+    at = Axis("i", const(SIZE))
+    reads, index = (Access(x, (at.var,)), Access(w, (at.var,))), (at.var,)
+    op = TensorOp("scale", (at,), reads, (Load(0, "float32") * Load(1, "float32"),), (Write(y, index),))
+    chosen = TileChoice("sample", {"block": 4}, Resources(TASKS, 32), slices=(Slice(1, 0, 16, 64),))
+    scale = Kernel("scale", Group("scale", (op,), (y,)), chosen, (x, w, y), sliced=(1,))
+    near = Task("scale", ("x", "w", "y"), Var(UNIT), near=Near(0, 1))
+    done = items or (Fetch("w", Var(UNIT) * 16, 16, 0), near)
+    envelope = Envelope(TASKS, 32, own_bytes=own_bytes)
+    body = (Launch("all", envelope, (Phase((Lane(0, const(TASKS), done),)),)),)
+    kinds: dict[str, BufferKind] = {"x": "input", "w": "weight", "y": "output"}
+    buffers = {n: Buffer(n, kind, SIZE * 4) for n, kind in kinds.items()}
+    buffers["all.events"] = Buffer("all.events", "event", event_bytes(attrs.evolve(body[0], events={"met": 1})))
+    places = {v.name: Placement(v, v.name, 0, SIZE * 4, 0, 0) for v in (x, w, y)}
+    constants = {"w": Constant(np.arange(SIZE, dtype=np.float32))}
+    return Program((x,), (y,), {"scale": scale}, body, Storage(buffers, places), constants)

@@ -37,6 +37,12 @@ def test_programs_load_back(kind: str) -> None:
     assert load(dump(program), Program) == program
 
 
+def test_a_program_that_keeps_weights_loads_back() -> None:
+    program = samples.near_program()
+    contents = {x.digest: x for x in program.constants.values()}
+    assert load(dump(program), Program, contents) == program
+
+
 def test_covers_and_choices_load_back() -> None:
     assert load(dump(samples.cover()), Cover) == samples.cover()
     assert load(dump(samples.choice()), TileChoice) == samples.choice()

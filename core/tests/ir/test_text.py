@@ -218,6 +218,7 @@ GOLDEN: dict[str, Callable[[], str]] = {
     "program.launches.txt": lambda: print_program(samples.program("launches")),
     "program.phases.txt": lambda: print_program(samples.program("phases")),
     "program.events.txt": lambda: print_program(samples.program("events")),
+    "program.near.txt": lambda: print_program(samples.near_program()),
 }
 
 

@@ -11,7 +11,20 @@ from core.tests.ir.samples import SIZE, TASKS
 from tilewright.interpret.task import run_tasks
 from tilewright.ir.choice import Resources, TileChoice
 from tilewright.ir.expr import Const, Var, const
-from tilewright.ir.program import UNIT, Envelope, GridControl, Item, Lane, Launch, Phase, Set, Signal, Task, Wait
+from tilewright.ir.program import (
+    UNIT,
+    Envelope,
+    GridControl,
+    Item,
+    Lane,
+    Launch,
+    Phase,
+    Set,
+    Signal,
+    Task,
+    Wait,
+    launches,
+)
 from tilewright.ir.verify import verify_program
 from tilewright_grinder.placement.barriers import EMPTY, joined, settled, turned
 from tilewright_grinder.placement.lift import dealt
@@ -60,6 +73,19 @@ def test_a_wait_for_what_the_unit_did_itself_is_no_barrier() -> None:
     lanes = (unit(0, DOUBLE, Signal("done", const(0)), Wait("done", const(0), const(1)), TRIPLE, FIVE),)
     phases = without_waits(Launch("l", Envelope(TASKS, 32, cooperative=True), (Phase(lanes),), samples.EVENTS))
     assert phases == (Phase((unit(0, DOUBLE, TRIPLE, FIVE),)),)
+
+
+def test_what_units_kept_is_read_from_memory_again() -> None:
+    """A loop of the launch would fetch it in each trip."""
+    base = samples.near_program()
+    (launch,) = launches(base.body)
+    phases = without_waits(launch)
+    assert not isinstance(phases, str)
+    (task,) = phases[0].lanes[0].items
+    assert task == Task("scale", ("x", "w", "y"), Var(UNIT))
+    trips = GridControl("trip", const(2), "", phases)
+    looped = attrs.evolve(launch, envelope=Envelope(TASKS, 32, cooperative=True), body=(trips,))
+    verify_program(attrs.evolve(base, body=(looped,)))
 
 
 @pytest.mark.parametrize("target", [1, 3])

@@ -12,7 +12,7 @@ from plugins.rammer.tests.fakes import planned
 from tilewright.device import load_device
 from tilewright.ir.choice import Resources
 from tilewright.ir.expr import Var, const
-from tilewright.ir.program import UNIT, Launch, Phase, Task
+from tilewright.ir.program import UNIT, Envelope, Launch, Phase, Task
 from tilewright.planning.requests import Planned, Request
 from tilewright.planning.session import Session
 from tilewright.recipes import Recipe
@@ -66,7 +66,7 @@ def test_a_wave_is_a_launch() -> None:
     made, session = scheduled(DIAMOND)
     assert [x.name for x in made] == ["a", "b", "d"]
     assert tasks(made[1]) == [("c", 0, 5), ("b", 5, 3)]
-    assert attrs.astuple(made[1].envelope) == (8, 256, 64, 1024, False)
+    assert made[1].envelope == Envelope(8, 256, 64, 1024)
     assert not made[1].events
     (decision,) = [x for x in session.record.decisions if x.subject == "b"]
     assert decision.costs == pytest.approx((12 * MICRO, 18 * MICRO))

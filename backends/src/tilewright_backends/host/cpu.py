@@ -21,6 +21,7 @@ from tilewright.ir.program import (
     UNIT,
     BlockControl,
     Copy,
+    Fetch,
     GridControl,
     Item,
     Lane,
@@ -163,6 +164,8 @@ class _Items:
             match item:
                 case Task():
                     self._task(item)
+                case Fetch():
+                    raise InternalError(f"launch {self._name}: units of a CPU keep what they read in their caches.")
                 case Signal():
                     self._call("tw_signal", self.cell(item.event, item.index))
                 case Wait():

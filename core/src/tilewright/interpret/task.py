@@ -28,6 +28,7 @@ from tilewright.ir.program import (
     UNIT,
     BlockControl,
     Copy,
+    Fetch,
     GridControl,
     HostCall,
     HostCopy,
@@ -300,6 +301,8 @@ class _Machine:
                         yield self._task(item, first + i * stride, unit)
                 case Copy() | Set():
                     yield self._moves(item, env, unit)
+                case Fetch():
+                    pass  # where a task reads a constant changes nothing
                 case Signal():
                     yield self._signal((item.event, _number(item.index, env)))
                 case Wait():

@@ -53,6 +53,28 @@ class Packing:
         return tuple(extent for _, extent in self.dims)
 
 
+@attrs.frozen
+class Slice:
+    """What each task reads of a constant operand, in one piece: task t the bytes from `first + t * bytes` on.
+
+    Args:
+        slot: which read of the kernel's specification, numbered as in `Packing`.
+        first: where the piece of task 0 begins, in bytes; a multiple of 16.
+        bytes: of a piece; a multiple of 16.
+        end: where the last piece ends, which may have fewer; a multiple of 16.
+    """
+
+    slot: int
+    first: int
+    bytes: int
+    end: int
+
+    def part(self, task: int) -> tuple[int, int]:
+        """The first byte that a task reads, and how many."""
+        first = self.first + task * self.bytes
+        return first, min(self.bytes, self.end - first)
+
+
 def _pairs(given: Mapping[str, int] | tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
     return tuple(given.items()) if isinstance(given, Mapping) else tuple(given)
 
@@ -70,6 +92,7 @@ class TileChoice:
         count: number of tasks by the values of the symbols; None when no extent is symbolic.
         cost: predicted seconds of the whole kernel on the device planned for.
         why: one line for `explain`.
+        slices: what its tasks can also read from memory of their unit's own; none of it is of a packed operand.
     """
 
     recipe: str
@@ -79,6 +102,11 @@ class TileChoice:
     cost: float = 0.0
     why: str = ""
     count: Expr | None = None
+    slices: tuple[Slice, ...] = ()
+
+    def slice_bytes(self, count: int) -> int:
+        """Bytes of the first `count` slices of one task."""
+        return sum(x.bytes for x in self.slices[:count])
 
     def __getitem__(self, parameter: str) -> int:
         for name, size in self.params:

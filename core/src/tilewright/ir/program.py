@@ -22,7 +22,7 @@ UNIT = "unit"
 """Name of the variable that stands for the unit's number in the indices of tasks."""
 
 _LINE = 64
-"""Bytes that parts of a copy are multiples of."""
+"""Bytes that parts of a copy, and what stands in front of a unit's own memory, are multiples of."""
 
 
 @attrs.frozen
@@ -36,6 +36,7 @@ class Kernel:
         params: the values that the code takes pointers to, inputs before outputs. A packed operand stands in
             place of the value it was packed from.
         packed: (slot of the kernel's specification, parameter) for each packed operand.
+        sliced: for each of the choice's slices the number of the parameter that it is a part of.
         symbols: those whose values the code takes, after the pointers.
     """
 
@@ -45,6 +46,19 @@ class Kernel:
     params: tuple[Value, ...]
     packed: tuple[tuple[int, Value], ...] = ()
     symbols: tuple[Symbol, ...] = ()
+    sliced: tuple[int, ...] = ()
+
+
+@attrs.frozen
+class Near:
+    """Slices in a unit's own memory: of the kernel's choice the first `count`, one behind the other.
+
+    Those of the first task stand from byte `offset` on, those of the next tasks follow. Each takes the bytes that its
+    choice says, even if the last task's has fewer.
+    """
+
+    offset: int
+    count: int
 
 
 @attrs.frozen
@@ -53,6 +67,8 @@ class Task:
 
     `args` names the actual values, in the order of the kernel's parameters. The expressions may use `unit`, the
     counters of enclosing loops and the program's symbols.
+
+    `near` says which slices the tasks find in the unit's own memory, and where; they read all else in the operands.
     """
 
     kernel: str
@@ -60,6 +76,7 @@ class Task:
     first: Expr
     count: Expr = attrs.field(factory=lambda: const(1))
     stride: Expr = attrs.field(factory=lambda: const(1))
+    near: Near | None = None
 
 
 @attrs.frozen
@@ -104,6 +121,25 @@ class Set:
 
 
 @attrs.frozen
+class Fetch:
+    """Begins to bring a part of a constant into the unit's own memory, where it stays to the end of the launch.
+
+    Later tasks of the unit that are `near` read it there. It changes where they read and not what.
+
+    Args:
+        source: name of a weight.
+        first: its first byte, a multiple of 16.
+        bytes: how many, a multiple of 16.
+        offset: where it comes to stand in the unit's own memory, a multiple of 16.
+    """
+
+    source: str
+    first: Expr
+    bytes: int
+    offset: int
+
+
+@attrs.frozen
 class BlockControl:
     """A loop or a branch inside one unit.
 
@@ -120,7 +156,7 @@ class BlockControl:
     limit: str = ""
 
 
-Item = Task | Copy | Set | Signal | Wait | BlockControl
+Item = Task | Copy | Set | Fetch | Signal | Wait | BlockControl
 
 
 @attrs.frozen
@@ -164,6 +200,7 @@ class Envelope:
         registers: per thread, 0 when unknown.
         shared_bytes: per unit.
         cooperative: whether all units must be resident at once (more than one phase, or waits).
+        own_bytes: memory of each unit in which stands what is fetched; it lies behind the shared bytes.
     """
 
     units: int
@@ -171,6 +208,17 @@ class Envelope:
     registers: int = 0
     shared_bytes: int = 0
     cooperative: bool = False
+    own_bytes: int = 0
+
+    @property
+    def own_offset(self) -> int:
+        """Where a unit's own memory begins in a block's shared memory."""
+        return -(-self.shared_bytes // _LINE) * _LINE
+
+    @property
+    def block_bytes(self) -> int:
+        """Shared memory of a unit with its own memory."""
+        return self.own_offset + self.own_bytes if self.own_bytes else self.shared_bytes
 
 
 @attrs.frozen

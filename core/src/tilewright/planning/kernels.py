@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tilewright.errors import InternalError
 from tilewright.ir.choice import Packing, TileChoice
@@ -29,13 +29,17 @@ class KernelTable:
     def bind(
         self,
         group: Group,
-        subject: Subject | None,
+        subject: Callable[[], Subject | None],
         canonical: Canonical,
         choice: TileChoice,
         symbols: tuple[Symbol, ...] = (),
     ) -> tuple[Kernel, tuple[str, ...]]:
-        """The kernel for a group and a choice, and the names of the group's values in the order of its parameters."""
-        nests = nests_of(subject)
+        """The kernel for a group and a choice, and the names of the group's values in the order of its parameters.
+
+        Args:
+            subject: what the group is for recipes, whose reads packings and slices number; asked where that matters.
+        """
+        nests = nests_of(subject()) if choice.packings else ()
         packed = [(p.slot, self._pack(nests, p)) for p in choice.packings]
         params = (*_read_as_they_are(nests, canonical, [slot for slot, _ in packed]), *(v for _, v in packed))
         params += canonical.outputs
@@ -43,7 +47,9 @@ class KernelTable:
         kernel = self._by_key.get(key)
         if kernel is None:
             used = group_symbols(group, symbols)
-            kernel = Kernel(self._name(group, choice), group, choice, params, tuple(packed), used)
+            read = nests or nests_of(subject()) if choice.slices else ()
+            sliced = tuple(params.index(_read(read, x.slot).value) for x in choice.slices)
+            kernel = Kernel(self._name(group, choice), group, choice, params, tuple(packed), used, sliced)
             self._by_key[key] = kernel
             self.kernels[kernel.name] = kernel
         return kernel, tuple(v.name for v in params)
@@ -82,6 +88,11 @@ def _place(nests: Sequence[KernelSpec], slot: int) -> tuple[int, int]:
             return number, slot
         slot -= len(spec.reads)
     raise InternalError(f"a packing names read {slot} beyond the kernel's reads.")
+
+
+def _read(nests: Sequence[KernelSpec], slot: int) -> Access:
+    number, own = _place(nests, slot)
+    return nests[number].reads[own]
 
 
 def _read_as_they_are(nests: Sequence[KernelSpec], canonical: Canonical, packed: Sequence[int]) -> tuple[Value, ...]:

@@ -128,8 +128,8 @@ class Session:
         """
         choices = self.propose(group)
         chosen = choice or choices[0]
-        subject = self.subject(group) if chosen.packings else None  # whose reads packings number
-        kernel, args = self.table.bind(group, subject, self.canonical(group), chosen, self.symbols)
+        canonical = self.canonical(group)
+        kernel, args = self.table.bind(group, lambda: self.subject(group), canonical, chosen, self.symbols)
         self.record.choice(group, kernel, chosen, choices)
         return Planned(group, choices, kernel, tuple(map(self.place_of, args)))
 

@@ -31,7 +31,7 @@ from tilewright.ir.program import (
     Task,
     Wait,
 )
-from tilewright.ir.verify.tree import Work, tasks_of
+from tilewright.ir.verify.tree import Leaf, tasks_of
 
 LEAST = 5e-8
 """Seconds of a task that is predicted to take nothing."""
@@ -246,7 +246,7 @@ class _Player:
                         met = sorted(self._events[key])[target - 1] + wait_seconds(self._device)
                         free[place] = max(free[place], met)
 
-    def _items(self, items: Sequence[Item], env: dict[str, int]) -> Iterator[Work | Signal | Wait]:
+    def _items(self, items: Sequence[Item], env: dict[str, int]) -> Iterator[Leaf]:
         for item in items:
             if not isinstance(item, BlockControl):
                 yield item

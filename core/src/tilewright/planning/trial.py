@@ -241,7 +241,7 @@ def trial_program(group: Group, choice: TileChoice, constants: frozenset[str], s
         if v.name in constants
     }
     table = KernelTable()
-    kernel, args = table.bind(group, subject_of(group, known), canonical(group, known), choice)
+    kernel, args = table.bind(group, lambda: subject_of(group, known), canonical(group, known), choice)
     steps = (launch_of(Planned(group, (choice,), kernel, args)),)
     inputs = tuple(v for v in group.inputs if v.name not in known)
     plain = [v for v in group.inputs if v.name in known and v.name in args]

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tilewright.ir.expr import Const, Expr
-from tilewright.ir.program import Item, Kernel, Launch, Phase, Signal, Task, Wait
+from tilewright.ir.program import Fetch, Item, Kernel, Launch, Phase, Signal, Task, Wait
 
 _MOST = 400_000_000
 """Comparisons of clocks, about a second: a launch that would need more shares no bytes."""
@@ -139,7 +139,7 @@ def _units(phase: Phase) -> Iterator[tuple[int, Sequence[Item]]]:
 def _fixed(item: Item) -> bool:
     """Whether an item says the same on every unit and in every run, as far as order goes."""
     match item:
-        case Task():
+        case Task() | Fetch():
             return True
         case Signal():
             return isinstance(item.index, Const)

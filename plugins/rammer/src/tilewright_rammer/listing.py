@@ -7,12 +7,13 @@ another unit runs tasks of them that it does not already know to be done.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 
+from tilewright_rammer.homes import Homes
 from tilewright_rammer.memory import Levels, Memory
 from tilewright_rammer.operators import ROperator
 from tilewright_rammer.plan import RProgram, Run, shares
@@ -53,8 +54,12 @@ class _Done:
     at: float
 
 
-def listed(operators: Sequence[ROperator], device: VDevice, levels: Levels) -> RProgram:
-    """One part in which units wait for what they need."""
+def listed(operators: Sequence[ROperator], device: VDevice, levels: Levels, room: int = 0) -> RProgram:
+    """One part in which units wait for what they need.
+
+    Args:
+        room: bytes of weights that each unit can keep.
+    """
     units = [_Unit(i, np.zeros(device.units, np.int32)) for i in range(device.units)]
     first_come = urgency(operators, device)
     missing = [len(x.before) for x in operators]
@@ -63,14 +68,15 @@ def listed(operators: Sequence[ROperator], device: VDevice, levels: Levels) -> R
         for earlier in operator.before:
             after[earlier].append(operator.number)
     done: dict[int, _Done] = {}
-    memory = Memory(levels, device.units)
+    homes = Homes(operators, device.units, room)
+    memory = Memory(levels, device.units, homes)
     ready = _Ready(first_come, levels.own_bytes > 0)
     for operator in operators:
         if not operator.before:
             ready.add(operator)
     while ready:
         operator = ready.take()
-        done[operator.number] = _place(operator, units, done, device, memory)
+        done[operator.number] = _place(operator, units, done, device, memory, homes)
         for number in after[operator.number]:
             missing[number] -= 1
             if not missing[number]:
@@ -119,11 +125,11 @@ class _Ready:
 
 
 def _place(
-    operator: ROperator, units: Sequence[_Unit], done: dict[int, _Done], device: VDevice, memory: Memory
+    operator: ROperator, units: Sequence[_Unit], done: dict[int, _Done], device: VDevice, memory: Memory, homes: Homes
 ) -> _Done:
     """Puts the operator's tasks where they can begin first, and where their weights are."""
     parts = shares(operator.tasks, len(units))
-    chosen = _units_for(operator, parts, units, [done[x] for x in operator.before], device, memory)
+    chosen = _units_for(operator, parts, units, [done[x] for x in operator.before], device, memory, homes)
     begun = [_begin(unit, operator, done, device) for unit in chosen]
     near = sum(memory.holds(u.number, operator, *part) for u, part in zip(chosen, parts, strict=True))
     took = [memory.seconds(u.number, operator, *part) for u, part in zip(chosen, parts, strict=True)]
@@ -132,9 +138,11 @@ def _place(
     for (first, count), unit, (start, waits), seconds in zip(parts, chosen, begun, took, strict=True):
         memory.use(unit.number, operator, first, count)
         unit.free = start + seconds
-        unit.runs.append(Run(operator, first, count, start, unit.free, waits))
+        place, fetches = homes.bring(unit.number, operator, first, count)
+        unit.runs.append(Run(operator, first, count, start, unit.free, waits, place, fetches))
         unit.known[unit.number] = ends[unit.number] = len(unit.runs)
         np.maximum(clock, unit.known, out=clock)
+    homes.placed(operator)
     return _Done(ends, clock, chosen[0].number if len(chosen) == 1 else -1, max(x.free for x in chosen))
 
 
@@ -145,12 +153,15 @@ def _units_for(
     needed: Sequence[_Done],
     device: VDevice,
     memory: Memory,
+    homes: Homes,
 ) -> list[_Unit]:
     """A unit for each part, which is predicted to be done with it first."""
     if len(parts) == len(units):
         return list(units)
     begin = {u.number: max(u.free, _ready(u, needed, device)) for u in units}
     left = sorted(units, key=lambda u: (begin[u.number], u.number))
+    if operator.choice.slices and homes.room:
+        return _at_home(operator, parts, left, begin, memory, homes)
     if not memory.keeps:
         return left[: len(parts)]
     chosen: list[_Unit] = []
@@ -158,6 +169,39 @@ def _units_for(
         best = min(left, key=lambda u: begin[u.number] + memory.seconds(u.number, operator, *part))
         left.remove(best)
         chosen.append(best)
+    return chosen
+
+
+def _at_home(
+    operator: ROperator,
+    parts: Sequence[tuple[int, int]],
+    order: Sequence[_Unit],
+    begin: Mapping[int, float],
+    memory: Memory,
+    homes: Homes,
+) -> list[_Unit]:
+    """A unit for each part: its home, a new home if it is used again, or else the unit that can begin first.
+
+    Tasks wait for their home as long as one of them takes: who took its place would have to wait in turn.
+
+    Args:
+        order: the units, by when they can begin.
+        begin: by the number of a unit.
+    """
+    free = {x.number: x for x in order}
+    chosen: list[_Unit] = []
+    for part in parts:
+        best = next(iter(free.values()))
+        known = homes.of(operator, *part)
+        here = [free[x] for x in known if x in free]
+        if not known and homes.again(operator) > 0:
+            fitting = {x.number: homes.fitting(x.number, operator, part[1]) for x in free.values()}
+            most = max(fitting.values())
+            here = [x for x in free.values() if fitting[x.number] == most > 0]
+        if here:
+            home = min(here, key=lambda x: (begin[x.number], -homes.free(x.number)))
+            best = home if begin[home.number] <= begin[best.number] + operator.seconds * part[1] else best
+        chosen.append(free.pop(best.number))
     return chosen
 
 

@@ -11,6 +11,7 @@ from collections import OrderedDict
 import attrs
 
 from tilewright.device import DeviceModel
+from tilewright_rammer.homes import Homes
 from tilewright_rammer.operators import ROperator
 
 _LEAST = 0.1
@@ -43,8 +44,8 @@ def levels_of(device: DeviceModel, weight_bytes: int, kept: bool = True) -> Leve
     common = [x for x in device.levels if x.shared_by_units]
     holding = [x for x in common if x.bytes >= weight_bytes] or common[:1]
     own = next((x for x in device.levels if not x.shared_by_units), None)
-    keeps = kept and own is not None and device.kind == "cpu"  # a GPU's registers and shared memory end with the task
-    near = own.bandwidth if keeps and own is not None else holding[-1].bandwidth
+    keeps = kept and own is not None and device.kind == "cpu"  # what a GPU's units keep, `homes` says
+    near = own.bandwidth if kept and own is not None else holding[-1].bandwidth
     size = own.bytes if keeps and own is not None else 0
     return Levels(1 / common[0].bandwidth, 1 / holding[-1].bandwidth, 1 / near, size)
 
@@ -52,18 +53,25 @@ def levels_of(device: DeviceModel, weight_bytes: int, kept: bool = True) -> Leve
 class Memory:
     """What lies where while rTasks run one after the other.
 
+    Args:
+        homes: which units keep what, where they have no caches that do so.
+
     Attributes:
         work: seconds that the memories which all units share have had to do so far.
     """
 
-    def __init__(self, levels: Levels, units: int) -> None:
+    def __init__(self, levels: Levels, units: int, homes: Homes | None = None) -> None:
         self.work = 0.0
+        self._homes = homes
         self._levels = levels
         self._own = [_Cache(levels.own_bytes) for _ in range(units)]
         self._seen: set[str] = set()
 
     def holds(self, unit: int, operator: ROperator, first: int, count: int) -> float:
         """Bytes of the weights of some rTasks that lie in the unit's own cache."""
+        near = None if self._homes is None else self._homes.of(operator, first, count).get(unit)
+        if near is not None:
+            return operator.choice.slice_bytes(near.count) * count
         size = operator.weight_bytes * count
         return size if self._own[unit].holds((tuple(operator.weights), first, count)) else 0.0
 

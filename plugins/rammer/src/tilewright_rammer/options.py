@@ -20,6 +20,7 @@ class RammerOptions:
         select: whether other kernels of the proposer's set may take the place of an operator's fastest one, where
             operators side by side need less of the device (the paper's SelectRKernels).
         placement: whether a unit prefers tasks whose weights it has used before.
+        keep: whether units of a CUDA device keep weights that are used again in shared memory, as far as there is room.
         most: operators of one rProgram.
         gain: the least share of the separate launches' time that an rProgram has to save; a negative one also lets it
             take longer by as much.
@@ -30,6 +31,7 @@ class RammerOptions:
     policy: str = attrs.field(default="list", validator=in_(POLICIES))
     select: bool = attrs.field(default=True, validator=instance_of(bool))
     placement: bool = attrs.field(default=True, validator=instance_of(bool))
+    keep: bool = attrs.field(default=True, validator=instance_of(bool))
     most: int = attrs.field(default=16384, validator=[instance_of(int), ge(2)])
     gain: float = attrs.field(default=0.03, converter=float)
     measure: bool = attrs.field(default=False, validator=instance_of(bool))

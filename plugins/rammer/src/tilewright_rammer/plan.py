@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import attrs
 
+from tilewright.ir.program import Near
 from tilewright_rammer.operators import ROperator
 
 
@@ -15,6 +16,8 @@ class Run:
 
     Args:
         waits: numbers of the operators whose signals the unit waits for first.
+        near: which slices of weights the tasks find in the unit's own memory; None: they read all of the weights.
+        fetches: whether the unit brings these slices there before.
     """
 
     operator: ROperator
@@ -23,6 +26,8 @@ class Run:
     start: float
     end: float
     waits: tuple[int, ...] = ()
+    near: Near | None = None
+    fetches: bool = False
 
 
 @attrs.frozen

@@ -16,6 +16,7 @@ from tilewright.planning.schedule.one_kernel import launch_of as alone
 from tilewright.planning.session import Session
 from tilewright.planning.timeline import LEAST, least_seconds, member_seconds, task_seconds
 from tilewright.planning.trial import Failure, Samples
+from tilewright_rammer.homes import room as memory_left
 from tilewright_rammer.kernels import selected
 from tilewright_rammer.launches import micro, wave_launches
 from tilewright_rammer.launching import launch_of
@@ -99,8 +100,8 @@ def _merged(run: Sequence[Planned], session: Session, options: RammerOptions) ->
     best = merges[0]
     for other in merges[1:]:
         best = other if other.seconds < _CROWDED * best.seconds else best
-    alone = operators_of(run, session, partial(task_seconds, device=session.device), LEAST)
-    apart = one_by_one(alone, vdevice_in(session.device, rooms[0]), _levels(alone, session, options))
+    operators = operators_of(run, session, partial(task_seconds, device=session.device), LEAST)
+    apart = one_by_one(operators, vdevice_in(session.device, rooms[0]), _levels(operators, session, options))
     for members, program in best.programs:
         separate = sum(apart[x.number] for x in members)
         if len(members) < 2 or program.seconds > separate * (1 - options.gain):
@@ -156,7 +157,8 @@ def _merge(run: Sequence[Planned], room: Envelope, session: Session, options: Ra
         operators = selected(operators, session, device, levels, room, rtask)
     whole = union(x.choice.resources for x in operators)
     needs = attrs.evolve(room, threads=whole.threads, registers=whole.registers, shared_bytes=whole.shared_bytes)
-    return _Merge(needs, _programs(operators, device, levels, options))
+    kept = memory_left(needs, session.device) if options.keep else 0
+    return _Merge(needs, _programs(operators, device, levels, options, kept))
 
 
 def _levels(operators: Sequence[ROperator], session: Session, options: RammerOptions) -> Levels:
@@ -167,11 +169,11 @@ def _levels(operators: Sequence[ROperator], session: Session, options: RammerOpt
 
 
 def _programs(
-    operators: list[ROperator], device: VDevice, levels: Levels, options: RammerOptions
+    operators: list[ROperator], device: VDevice, levels: Levels, options: RammerOptions, room: int
 ) -> list[tuple[list[ROperator], RProgram]]:
     if options.policy == "waves":
         return wave_programs(operators, device, levels)
-    return [(operators, listed(operators, device, levels))]
+    return [(operators, listed(operators, device, levels, room))]
 
 
 def _alone(item: Planned, session: Session, why: str) -> Launch:
@@ -187,6 +189,8 @@ def _record(launch: Launch, members: Sequence[ROperator], program: RProgram, sep
         **shape_of(launch),
         "operators": len(members),
         "waits": sum(len(x.waits) for x in runs),
+        "near": sum(x.near is not None for x in runs),
+        "own_bytes": launch.envelope.own_bytes,
         "busy": round(busy / (program.seconds * launch.envelope.units), 3),
         "with": [x.planned.group.name for x in members[1:]],
     }

@@ -27,6 +27,7 @@ from tilewright_backends import buffers, gpus, tvm_env, tvm_log
 from tilewright_backends.build.cuda.compile import KernelFacts, compile_source
 from tilewright_backends.build.cuda.dispatcher import PREAMBLE, Persistent, persistent
 from tilewright_backends.build.cuda.library import assembly, cuda_module, packed_modules
+from tilewright_backends.build.cuda.records import nearby
 from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, Wave, cuda_source
 from tilewright_backends.build.cuda.versions import versions
 from tilewright_backends.build.llvm import c_compiler
@@ -129,11 +130,13 @@ def device_code(
 
     def emitted(name: str, member: bool) -> DeviceKernel:
         kernel = program.kernels[name]
-        return device_kernel(kernel, program, emitters[kernel.choice.recipe], device.arch, shell_of, member)
+        emitter, near = emitters[kernel.choice.recipe], member and name in close
+        return device_kernel(kernel, program, emitter, device.arch, shell_of, member, near)
 
     steps = launches(program.steps)
     simple = {x.kernel for launch in steps if (x := launch.only_task) is not None}
     several = [x for x in steps if x.only_task is None]
+    close = nearby(program)
     alone = {name: emitted(name, False) for name in program.kernels if name in simple}
     if wave_of is not None:
         waves = {x.name: wave_of(x, program, emitters, number) for number, x in enumerate(several)}
@@ -151,13 +154,23 @@ def device_kernel(
     arch: str,
     shell_of: MakeShell = KernelShell,
     member: bool = False,
+    near: bool = False,
 ) -> DeviceKernel:
-    """The device function of one kernel, as a `member` of persistent kernels; empty where no result has an element."""
-    return filled_shell(kernel, program, emitter, shell_of, member).finish(arch)
+    """The device function of one kernel, as a `member` of persistent kernels; empty where no result has an element.
+
+    Args:
+        near: whether it reads slices of its operands wherever a pointer of their own says.
+    """
+    return filled_shell(kernel, program, emitter, shell_of, member, near).finish(arch)
 
 
 def filled_shell(
-    kernel: Kernel, program: Program, emitter: Callable[..., Any], shell_of: MakeShell, member: bool
+    kernel: Kernel,
+    program: Program,
+    emitter: Callable[..., Any],
+    shell_of: MakeShell,
+    member: bool,
+    near: bool = False,
 ) -> KernelShell:
     """The parameters and the statements of one kernel."""
     resources = kernel.choice.resources
@@ -165,7 +178,8 @@ def filled_shell(
     inplace = any(getattr(op, "inplace", "") for op in kernel.group.ops)
     shape = (resources.threads, resources.tasks)
     name = f"tw_member_{kernel.name}" if member else f"tw_{kernel.name}"
-    shell = shell_of(name, kernel.params, *shape, inplace, (), kernel.symbols, member)
+    slices = [kernel.params[x] for x in kernel.sliced] if near else []
+    shell = shell_of(name, kernel.params, *shape, inplace, (), kernel.symbols, member, slices)
     if any(x.num_elements() != const(0) for x in kernel.group.outputs):
         subject = subject_of(kernel.group, program.constants, kernel.symbols)
         if subject is None:

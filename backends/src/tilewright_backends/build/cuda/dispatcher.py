@@ -22,7 +22,7 @@ from tilewright.errors import InternalError
 from tilewright.ir.bounds import Interval
 from tilewright.ir.events import LINE, TRACE_BYTES, set_bytes, trace_bytes, trace_offset
 from tilewright.ir.expr import Expr
-from tilewright.ir.program import UNIT, Launch, Program
+from tilewright.ir.program import UNIT, Kernel, Launch, Program
 from tilewright_backends.build.cuda.records import (
     ENDLESS,
     KIND_BITS,
@@ -44,6 +44,9 @@ _MOST_WORDS = 32764 // 8
 
 _AHEAD = 16
 """Arguments that a block fetches while it waits; each takes two registers of every thread then."""
+
+_WHERE = 3
+"""Numbers behind a task's arguments that say where its slices are."""
 
 PREAMBLE = """\
 struct alignas(16) tw_record { int x, y, z, w; };
@@ -102,6 +105,19 @@ __forceinline__ __device__ void tw_set(uint64_t to, int number, int bytes) {
   else if (bytes == 2) *(int16_t*)to = (int16_t)number;
   else *(int8_t*)to = (int8_t)number;
 }
+__forceinline__ __device__ void tw_gpu_fetch(uint64_t to, uint64_t from) {
+#if __CUDA_ARCH__ >= 800
+  const uint32_t there = (uint32_t)__cvta_generic_to_shared((void*)to);
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(there), "l"(from) : "memory");
+#else
+  *(uint4*)to = *(const uint4*)from;
+#endif
+}
+__forceinline__ __device__ void tw_gpu_fetched() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
 __forceinline__ __device__ bool tw_holds(uint64_t address) {
   bool holds = *(const volatile signed char*)address != 0;
   __syncthreads();
@@ -157,7 +173,7 @@ def persistent(
         (),
         envelope.units,
         envelope.threads,
-        envelope.shared_bytes,
+        envelope.block_bytes,
         envelope.cooperative,
         None,
         words=words,
@@ -207,7 +223,8 @@ class _Source:
     ) -> None:
         self.name, self.launch, self.program, self.records, self.members = name, launch, program, records, members
         self.words, self.together = words, together
-        self.ahead = min(max((len(members[x].params) for x in records.kernels), default=0), _AHEAD)
+        wanted = (len(members[x].params) + _WHERE * bool(members[x].slices) for x in records.kernels)
+        self.ahead = min(max(wanted, default=0), _AHEAD)
         first = words - len(program.symbols)
         self.symbols = {
             x.name: f"({'int' if symbol_dtype(x) == 'int32' else 'int64_t'})t.at[{first + i}]"
@@ -227,6 +244,7 @@ class _Source:
             f"{name}(const __grid_constant__ {name}_words t) {{",
             "  const int unit = (int)blockIdx.x, thread = (int)threadIdx.x;",
             f"  const tw_record* next = (const tw_record*){name}_code + {name}_starts[unit];",
+            *self._own(),
             *self._events(),
             *self._trace(),
             *(f"  int {counter(i)} = 0;" for i in range(r.depth)),
@@ -236,7 +254,7 @@ class _Source:
             "  bool fetches = false;",
             "  while (true) {",
             "    const tw_record record = ahead;",
-            "    const bool near = fetches;",
+            "    const bool known = fetches;",
             "    ahead = *next++, fetches = false;",
             "    int n[3] = {record.y, record.z, record.w};",
             f"    int kind = record.x & {(1 << KIND_BITS) - 1};",
@@ -253,6 +271,14 @@ class _Source:
             "}",
         ]
         return "\n".join(lines)
+
+    def _own(self) -> list[str]:
+        if not self.launch.envelope.own_bytes:
+            return []
+        return [
+            "  extern __shared__ __align__(1024) uchar shared_memory_ptr[];",
+            f"  const uint64_t own = (uint64_t)shared_memory_ptr + {self.launch.envelope.own_offset};",
+        ]
 
     def _events(self) -> list[str]:
         if not self.launch.events:
@@ -354,7 +380,7 @@ class _Source:
         return [*lines, f"      case {Kind.BRANCH:d}: if (!(n[1] && {condition})) {skip} break;"]
 
     def _moves(self) -> list[str]:
-        """Copies and settings, of which the block's threads see the results behind them."""
+        """Copies and settings, of which the block's threads see the results behind them, and fetches."""
         lines: list[str] = []
         if Kind.COPY in self.records.kinds:
             target, threads = f"{_address('row[1]')} + n[0] * row[2] + n[1]", self.launch.envelope.threads
@@ -371,17 +397,31 @@ class _Source:
                 "        __syncthreads();",
                 "        break;",
             ]
+        if Kind.FETCH in self.records.kinds:
+            source, threads = f"{_address('row[0]')} + n[0]", self.launch.envelope.threads
+            lines += [
+                f"      case {Kind.FETCH:d}:",
+                f"        for (int i = thread * 16; i < n[1]; i += {threads * 16})",
+                f"          tw_gpu_fetch(own + n[2] + i, {source} + i);",
+                "        break;",
+                f"      case {Kind.FETCHED:d}:",
+                "        tw_gpu_fetched();",
+                "        __syncthreads();",
+                "        break;",
+            ]
         return lines
 
     def _call(self, number: int, member: DeviceKernel) -> list[str]:
         """Some tasks of a kernel; what the next record does follows what all threads have done."""
         given = [f"a{i}" for i in range(len(member.params))]
-        symbols = self.program.kernels[self.records.kernels[number]].symbols
-        given += [f"(int64_t){self.symbols[x.name]}" for x in symbols]
+        kernel = self.program.kernels[self.records.kernels[number]]
+        given += [f"q{i}" for i in range(member.slices)]
+        given += [f"(int64_t){self.symbols[x.name]}" for x in kernel.symbols]
         call = f"{member.name}({', '.join(['n[0] + i * n[2]', *given])});"
         if member.block < self.launch.envelope.threads:
             call = f"if (thread < {member.block}) {call}"
         before, after = self._traced(number)
+        before = [*self._slices(kernel, member), *before]
         # Tasks of one call are independent but for the shared memory that they have after each other.
         each = member.shared_bytes or self.launch.traced
         inside, behind = ("__syncthreads();", "") if each else ("", "__syncthreads();")
@@ -401,7 +441,20 @@ class _Source:
         ]
 
     def _argument(self, i: int) -> str:
-        return f"near ? fetched[{i}] : row[{i}]" if i < self.ahead else f"row[{i}]"
+        return f"(known ? fetched[{i}] : row[{i}])" if i < self.ahead else f"row[{i}]"
+
+    def _slices(self, kernel: Kernel, member: DeviceKernel) -> list[str]:
+        """Where the slices of a task are: in the unit's own memory, or in the operands."""
+        if not member.slices:
+            return []
+        offset, count, size = (self._argument(len(member.params) + i) for i in range(_WHERE))
+        there = bool(self.launch.envelope.own_bytes)
+        lines = [f"          const uint64_t near = own + {offset} + i * {size};"] * there
+        for number, (operand, part) in enumerate(zip(kernel.sliced, kernel.choice.slices, strict=True)):
+            far = f"a{operand}.address + {part.first} + (uint64_t)(n[0] + i * n[2]) * {part.bytes}"
+            near = f"{number} < {count} ? near + {kernel.choice.slice_bytes(number)} : {far}"
+            lines.append(f"          const tw_pointer q{number} = {{{near if there else far}}};")
+        return lines
 
     def _traced(self, number: int) -> tuple[list[str], list[str]]:
         """What stands in front of a task and behind it, where tasks are recorded."""

@@ -26,9 +26,11 @@ from tilewright.ir.program import (
     UNIT,
     BlockControl,
     Copy,
+    Fetch,
     GridControl,
     Item,
     Launch,
+    Near,
     Phase,
     Program,
     Set,
@@ -36,6 +38,7 @@ from tilewright.ir.program import (
     Task,
     Wait,
     copied_part,
+    launches,
 )
 from tilewright.ir.verify.tree import tasks_of
 
@@ -60,7 +63,9 @@ class Kind(IntEnum):
     BRANCH = 8  # records to skip when the condition does not hold, a number that must not be 0; the row as above
     COPY = 9  # piece of the target, first byte of a piece, bytes; the row is source, target and bytes of a piece
     SET = 10  # number, its bytes; the row is the target
-    KERNEL = 11  # first task, count, stride; this is the first kernel's
+    FETCH = 11  # first byte, bytes, where in the unit's own memory; the row is the source
+    FETCHED = 12  # what was fetched is there from here on
+    KERNEL = 13  # first task, count, stride; this is the first kernel's
 
 
 Number = int | Expr
@@ -84,7 +89,9 @@ class Records:
     Args:
         code: a row of four 32-bit numbers per record.
         starts: for each unit, its first record.
-        rows: arguments of calls and of other records: number of a buffer and offset. The first is not used.
+        rows: arguments of calls and of other records: number of a buffer and offset. The first is not used. Behind
+            those of a kernel that is `nearby` stand the offset of slices in the unit's own memory, how many of a task
+            there are, and their bytes.
         kernels: names of the members, in the order of their kinds.
         forms: in the order of their kinds, which follow those of the kernels.
         buffers: in the order of their numbers, from 1; 0 is the launch's event buffer.
@@ -116,6 +123,12 @@ def records_of(launch: Launch, program: Program) -> Records:
     return _Writer(launch, program).write()
 
 
+def nearby(program: Program) -> frozenset[str]:
+    """The kernels of which some tasks read slices in their unit's own memory."""
+    tasks = (task for launch in launches(program.steps) for task in tasks_of(launch.body))
+    return frozenset(x.kernel for x in tasks if x.near is not None)
+
+
 @attrs.frozen
 class _Record:
     kind: int
@@ -140,6 +153,7 @@ class _Writer:
         self.launch, self.program, self.units = launch, program, launch.envelope.units
         self.kernels = tuple(dict.fromkeys(x.kernel for x in tasks_of(launch.body)))
         self.kinds = {name: Kind.KERNEL + number for number, name in enumerate(self.kernels)}
+        self.nearby = nearby(program)
         self.events = first_counters(launch)
         self.symbols: Bounds = {x.name: x.interval for x in program.symbols}
         self.rows: list[int] = [0]
@@ -245,11 +259,22 @@ class _Writer:
 
     def _items(self, items: Sequence[Item], scope: _Scope) -> list[_Record]:
         records: list[_Record] = []
+        coming = False  # what was fetched
         for number, item in enumerate(items):
+            if coming and (isinstance(item, BlockControl) or (isinstance(item, Task) and item.near is not None)):
+                records.append(_Record(Kind.FETCHED))
+                coming = False
             match item:
                 case Task():
                     numbers = self._numbers(scope, item.first, item.count, item.stride)
-                    records.append(_Record(self.kinds[item.kernel], numbers, self._row(item.args)))
+                    close = item.near or Near(0, 0)
+                    size = self.program.kernels[item.kernel].choice.slice_bytes(close.count)
+                    near = (close.offset, close.count, size) if item.kernel in self.nearby else ()
+                    records.append(_Record(self.kinds[item.kernel], numbers, self._row(item.args, *near)))
+                case Fetch():
+                    place = (*self._numbers(scope, item.first), item.bytes, item.offset)
+                    records.append(_Record(Kind.FETCH, place, self._row((item.source,))))
+                    coming = True
                 case Copy():
                     records.append(self._copy(item, scope))
                 case Set():
@@ -271,7 +296,7 @@ class _Writer:
                     over = [_Record(Kind.JUMP, (len(orelse),))] if orelse else []
                     row = self._row((item.condition,))
                     records += [_Record(Kind.BRANCH, (len(body) + len(over), 1), row), *body, *over, *orelse]
-        return records
+        return [*records, _Record(Kind.FETCHED)] if coming else records
 
     def _loop(self, control: GridControl | BlockControl, scope: _Scope, length: int) -> tuple[_Record, ...]:
         """The records around the body of a loop: two in front of it, one behind."""

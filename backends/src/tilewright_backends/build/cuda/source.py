@@ -19,6 +19,7 @@ from tilewright.ir.ops import Value
 from tilewright_backends.emit.cuda.body import Body, TensorMap
 from tilewright_backends.emit.gpu.body import GpuBody, i32
 from tilewright_backends.lower.types import Prim, storage
+from tilewright_backends.recipes.gpu.slices import name_of
 
 _COOPERATIVE = "tirx.use_cooperative_launch"
 _DYNAMIC_SHARED = "tirx.use_dyn_shared_memory"
@@ -43,6 +44,7 @@ class DeviceKernel:
             in front; a helper is one that becomes part of them.
         words: how many 64-bit integers it takes in one struct by value, in front of everything else.
         source: CUDA C++ of the kernel, where there is no TIR function.
+        slices: how many pointers to slices of a task follow those to the values.
     """
 
     name: str
@@ -58,6 +60,7 @@ class DeviceKernel:
     role: Literal["kernel", "member", "helper"] = "kernel"
     words: int = 0
     source: str = attrs.field(default="", repr=False)
+    slices: int = 0
 
     @property
     def launch_tags(self) -> list[str]:
@@ -110,6 +113,7 @@ class KernelShell:
         numbers: names of int64 arguments that follow the pointers.
         symbols: whose values follow these, as int64.
         member: whether it is a member of a persistent kernel.
+        slices: the values of which a task reads slices, in any memory, through pointers that follow those to values.
 
     Attributes:
         body: the statements.
@@ -127,6 +131,7 @@ class KernelShell:
         numbers: Sequence[str] = (),
         symbols: Sequence[Symbol] = (),
         member: bool = False,
+        slices: Sequence[Value] = (),
     ) -> None:
         self.name = name
         self.params = tuple(params)
@@ -143,6 +148,12 @@ class KernelShell:
             size = int(elements.value) if isinstance(elements, Const) else 1
             self.pointers.append(pointer)
             self.body.take(value.name, pointer, storage(value.dtype), max(size, 1))
+        self.body.sliced = bool(slices)
+        self.slices: list[Prim] = []
+        for number, value in enumerate(slices):
+            pointer = tirx.Var(f"q{number}", PointerType(PrimType(storage(value.dtype)), "global"))
+            self.slices.append(pointer)
+            self.body.params[name_of(number)] = self.body.view(pointer, storage(value.dtype), 1)
 
     def new_body(self, threads: int, tasks: int) -> GpuBody:
         """The body of a kernel for this kind of GPU."""
@@ -161,8 +172,9 @@ class KernelShell:
         shape = (self.body.tasks, self.body.threads, self.body.launched_bytes)
         kernel = DeviceKernel(self.name, self.params, *shape, cooperative, None, tuple(maps), len(self.numbers))
         kernel = attrs.evolve(kernel, together=self.body.together, role="member" if self.member else "kernel")
+        kernel = attrs.evolve(kernel, slices=len(self.slices))
         first = [self.body.task_var] if self.member else []
-        params = [*first, *self.pointers, *maps.values(), *self.numbers.values()]
+        params = [*first, *self.pointers, *self.slices, *maps.values(), *self.numbers.values()]
         function = device_function(self.name, params, body, self.target(arch), launched=not self.member)
         function = function.with_attr("tirx.kernel_launch_params", kernel.launch_tags)
         return attrs.evolve(kernel, function=function.with_attr("tirx.noalias", not self.aliased))

@@ -41,6 +41,7 @@ class GpuBody(Code):
         thread: the thread's number in the block, as a variable of the tile IR.
         task: the task's number, likewise.
         params: flat buffer of each value that the kernel takes a pointer to, by value name.
+        sliced: whether it also takes pointers to the slices of a task, and reads these operands there.
         shared_bytes: shared memory that buffers take so far.
         together: how many blocks of a multiprocessor the compiler leaves registers for. It spills none but what these
             would not have; with 0, it may spill some so that more blocks fit.
@@ -57,6 +58,7 @@ class GpuBody(Code):
         self.threads = threads
         self.tasks = tasks
         self.params: dict[str, Prim] = {}
+        self.sliced = False
         self.shared_bytes = 0
         self.together = 0
         self.thread_var = tirx.Var("tid", "int32")

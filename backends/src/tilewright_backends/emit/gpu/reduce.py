@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 
+import attrs
 from tvm import tirx
 
 from tilewright.errors import InternalError
@@ -24,7 +25,8 @@ from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.point import combine
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.gpu.reduce import teams_of
+from tilewright_backends.recipes.gpu.reduce import slices_of, teams_of
+from tilewright_backends.recipes.gpu.slices import OWN, in_slices
 
 _UNROLL = 64
 """Reductions of at most this many steps are unrolled."""
@@ -35,7 +37,11 @@ def emit(body: GpuBody, kernel: Kernel, spec: KernelSpec) -> None:
     teams = teams_of(spec)
     if teams is None:
         raise InternalError(f"reduce does not take kernel {kernel.name}.")
-    statements(body, teams.spec, kernel.choice["x.block"], kernel.choice["lanes"], teams.along_reduction)
+    flat = teams.spec
+    if body.sliced:
+        (row,), found = flat.spatial, slices_of(flat, spec)
+        flat = attrs.evolve(flat, reads=tuple(in_slices(x, found, row.name, flat.bounds()) for x in flat.reads))
+    statements(body, flat, kernel.choice["x.block"], kernel.choice["lanes"], teams.along_reduction)
 
 
 def statements(body: GpuBody, spec: FlatSpec, points: int, lanes: int, along_reduction: bool) -> None:
@@ -55,7 +61,8 @@ def statements(body: GpuBody, spec: FlatSpec, points: int, lanes: int, along_red
     inside = body.bind(body.index(number < total), "inside") if edge else None
     if edge:
         number = body.hold(minimum(number, as_expr(total) - 1), "point")
-    at = decompose(number, spec.spatial, body)
+    own = body.hold(number - body.task * points, "own") if edge else which
+    at = {**decompose(number, spec.spatial, body), OWN: own}
     early = early_reads(body, spec, at)
     states = _accumulate(body, spec, at, lane, lanes)
     if lanes > 1:

@@ -6,6 +6,7 @@ reduction makes is known to all threads of the team.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -25,6 +26,8 @@ from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatAccess, FlatSpec
 from tilewright_backends.lower.point import Point, combine
 from tilewright_backends.lower.types import Prim
+from tilewright_backends.recipes.gpu.rows import slices_of
+from tilewright_backends.recipes.gpu.slices import OWN, RowSlice, in_slices
 from tilewright_backends.recipes.rows import FlatStage, Rows, flat_rows
 
 
@@ -35,7 +38,20 @@ def emit(body: GpuBody, kernel: Kernel, staged: StagedSpec) -> None:
         raise InternalError(f"rows does not take kernel {kernel.name}.")
     if kernel.choice["reads"] > 1:
         rows = attrs.evolve(rows, again=())
+    if body.sliced:
+        rows = _from_slices(rows, slices_of(rows, staged))
     _Emitter(body, rows, kernel.choice["rows.block"], kernel.choice["lanes"], kernel.choice["vector"]).run()
+
+
+def _from_slices(rows: Rows, found: Sequence[RowSlice]) -> Rows:
+    """The same with reads of the task's slices where it has some."""
+    (row,), bounds = rows.rows, rows.stages[0].spec.bounds()
+
+    def moved(accesses: Sequence[FlatAccess]) -> tuple[FlatAccess, ...]:
+        return tuple(in_slices(x, found, row.name, bounds) for x in accesses)
+
+    stages = tuple(attrs.evolve(x, spec=attrs.evolve(x.spec, reads=moved(x.spec.reads))) for x in rows.stages)
+    return attrs.evolve(rows, stages=stages, again=moved(rows.again))
 
 
 class _Emitter:
@@ -64,7 +80,8 @@ class _Emitter:
         self.inside = body.below(number, rows.row_count)
         if self.inside is not None:
             number = body.hold(minimum(number, const(rows.row_count - 1)), "row")
-        self.row = decompose(number, rows.rows, body)
+        own = which if self.inside is None else body.hold(number - body.task * self.block, "own")
+        self.row = {**decompose(number, rows.rows, body), OWN: own}
         early = [{} if x.kind == "map" else early_reads(body, x.spec, self.row, x.inner) for x in rows.stages]
         for stage, loaded in zip(rows.stages, early, strict=True):
             if stage.kind == "map":

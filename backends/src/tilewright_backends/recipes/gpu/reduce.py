@@ -26,6 +26,7 @@ from tilewright_backends.recipes.gpu.common import (
     symbolic_spec,
 )
 from tilewright_backends.recipes.gpu.sectors import SECTOR, WARP, by_step, delivered, digits, sampled, touched
+from tilewright_backends.recipes.gpu.slices import RowSlice, row_slices, slices
 from tilewright_backends.recipes.operands import operands_of
 
 NAME = "reduce"
@@ -98,9 +99,15 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         ),
         operands=operands_of(spec, roles, windows=_windows(spec)),
         tiles={"block": {"x": block, "k": lanes}},
+        slices=slices(slices_of(spec, kernel), total, "x.block"),
         count=ceil_div(counted(spec.spatial), block) if spec.symbols else None,
         detail=teams,
     )
+
+
+def slices_of(spec: FlatSpec, kernel: KernelSpec) -> tuple[RowSlice, ...]:
+    """The reads of constants that tasks share out by points."""
+    return row_slices(spec.reads, spec.spatial, spec.bounds(), kernel.constants)
 
 
 def _guarded(spec: FlatSpec) -> int:

@@ -16,6 +16,7 @@ from tilewright_backends.recipes.gpu.common import (
     parameter,
     powers,
 )
+from tilewright_backends.recipes.gpu.slices import RowSlice, row_slices, slices
 from tilewright_backends.recipes.rows import Rows, flat_rows, memory_bytes, operands_of_rows
 
 NAME = "rows"
@@ -77,8 +78,15 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
         ),
         operands=operands_of_rows(staged, rows),
         tiles={"block": {"rows": block, "columns": const(columns)}},
+        slices=slices(slices_of(rows, staged), count, "rows.block"),
         detail=rows,
     )
+
+
+def slices_of(rows: Rows, staged: StagedSpec) -> tuple[RowSlice, ...]:
+    """The reads of constants that tasks share out by rows."""
+    reads = [None if i in x.inner else r for x in rows.stages for i, r in enumerate(x.spec.reads)]
+    return row_slices(reads, rows.rows, rows.stages[0].spec.bounds(), staged.constants)
 
 
 def _read(staged: StagedSpec, rows: Rows, reads: Expr) -> Expr:

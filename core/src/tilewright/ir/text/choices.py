@@ -12,7 +12,7 @@ from tilewright.ir.text.names import quote
 
 
 def print_choice(choice: TileChoice) -> str:
-    """Recipe, parameters, resources (only those that are there), packings and predicted cost."""
+    """Recipe, parameters, resources (only those that are there), packings, slices and predicted cost."""
     return "\n".join(choice_lines(choice))
 
 
@@ -26,5 +26,7 @@ def choice_lines(choice: TileChoice) -> Iterator[str]:
         dims = ", ".join(f"{quote(name)} < {extent}" for name, extent in packing.dims)
         axes = ", ".join(f"{quote(name)} = {print_expr(e, 'int64')}" for name, e in packing.axes)
         yield f"  pack %{packing.slot} as ({dims}) at {axes}"
+    for part in choice.slices:
+        yield f"  slice %{part.slot} at {part.first} of {part.bytes} bytes to {part.end}"
     yield f"  cost {choice.cost!r} s{f'  # {quote(choice.why)}' if choice.why else ''}"
     yield "}"

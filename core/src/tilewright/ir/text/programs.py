@@ -8,6 +8,7 @@ from tilewright.ir.expr import const
 from tilewright.ir.program import (
     BlockControl,
     Copy,
+    Fetch,
     GridControl,
     HostCall,
     HostCopy,
@@ -136,7 +137,8 @@ def _launch(launch: Launch) -> Iterator[str]:
     e = launch.envelope
     parts = [f"units {e.units}", f"threads {e.threads}"]
     parts += [f"registers {e.registers}"] * bool(e.registers)
-    parts += [f"shared {e.shared_bytes} bytes"] * bool(e.shared_bytes) + ["cooperative"] * e.cooperative
+    parts += [f"shared {e.shared_bytes} bytes"] * bool(e.shared_bytes)
+    parts += [f"own {e.own_bytes} bytes"] * bool(e.own_bytes) + ["cooperative"] * e.cooperative
     parts += [f"event {quote(name)}[{count}]" for name, count in launch.events.items()]
     parts += [f"traced {launch.traced}"] * bool(launch.traced)
     yield f"launch {quote(launch.name)} ({', '.join(parts)}) {{"
@@ -165,12 +167,16 @@ def _items(items: tuple[Item, ...]) -> Iterator[str]:
                 tasks = print_expr(item.first, "int64")
                 if item.count != const(1):
                     tasks += f" step {print_expr(item.stride, 'int64')} count {print_expr(item.count, 'int64')}"
-                yield f"run {quote(item.kernel)}({names(item.args)}) task {tasks}"
+                near = "" if item.near is None else f" near {item.near.count} slices at {item.near.offset}"
+                yield f"run {quote(item.kernel)}({names(item.args)}) task {tasks}{near}"
             case Copy():
                 part = f" part {print_expr(item.part, 'int64')} of {item.parts}" if item.parts > 1 else ""
                 yield f"{_copy(item)}{part}"
             case Set():
                 yield _set(item)
+            case Fetch():
+                source = f"{quote(item.source)}[{print_expr(item.first, 'int64')}, + {item.bytes})"
+                yield f"fetch {source} -> near {item.offset}"
             case Signal():
                 yield f"signal {quote(item.event)}[{print_expr(item.index, 'int64')}]"
             case Wait():

@@ -18,6 +18,7 @@ RECIPE = "a choice is of the recipe that matched, and has exactly its parameters
 CONSTRAINTS = "a choice meets its recipe's constraints"
 RESOURCES = "what a choice occupies is what its recipe's formulas say"
 DEVICE = "what a task occupies exists on the device"
+SLICES = "what a choice's tasks read in slices is what its recipe says"
 PACKINGS = "a packing gives every axis in terms of its own dims, which have positive extents"
 
 
@@ -36,6 +37,8 @@ def verify_choice(choice: TileChoice, match: Match, device: DeviceModel) -> None
         said, found = (getattr(x, field.name) for x in (wanted, choice.resources))
         if said != found:
             raise place.at(field.name).broken(RESOURCES, f"{found}, the formula gives {said}")
+    if choice.slices != match.choice(choice.as_dict()).slices:
+        raise place.broken(SLICES, f"{choice.slices}")
     for packing in choice.packings:
         dims = {name for name, extent in packing.dims if extent > 0}
         used = {name for _, expr in packing.axes for name in variables(expr)}

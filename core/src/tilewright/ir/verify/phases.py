@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tilewright.interpret.evaluate import evaluate
-from tilewright.ir.program import UNIT, Copy, Lane, Launch, Phase, Program, Signal, Task, Wait
+from tilewright.ir.program import UNIT, Copy, Fetch, Lane, Launch, Phase, Program, Signal, Task, Wait
 from tilewright.ir.verify.flow import check_flow
 from tilewright.ir.verify.laws import Place
+from tilewright.ir.verify.near import Held
 from tilewright.ir.verify.ordering import Footprint, accesses, check_inplace, check_phase, conflicting
 from tilewright.ir.verify.tree import Part, Work, leaves
 from tilewright.ir.verify.turns import Used, shared
@@ -31,6 +32,9 @@ Numbers = npt.NDArray[np.int64]
 class Run:
     """What a launch has run so far: the numbers of the tasks of each call, and its signals.
 
+    Args:
+        held: what its units have in memory of their own.
+
     Attributes:
         totals: how many tasks or parts each call has.
         counted: how often each counter of an event was signalled.
@@ -38,6 +42,7 @@ class Run:
         unknown: events of which that is not known.
     """
 
+    held: Held
     tasks: dict[tuple[Call, Scope], list[Numbers]] = attrs.field(factory=dict)
     totals: dict[Call, int] = attrs.field(factory=dict)
     counted: dict[tuple[str, int], int] = attrs.field(factory=dict)
@@ -94,6 +99,7 @@ def run_phase(
         run.phases.append(Used({name: () for task, _ in straight for name in task.args}))
         return written | {x.value for task, _ in straight for x in accesses(program, task) if x.write}
     units, complete = unroll(phase, env, place)
+    run.held.run(units, place)
     _check_events(phase, launch, run, place)
     order = check_phase(program, units, place, footprint, run.counted)
     run.phases.append(Used.of(order))
@@ -101,6 +107,8 @@ def run_phase(
         if isinstance(event.item, Acting):
             if isinstance(event.item, Work):
                 run.add(program, event.item, np.asarray(event.tasks, np.int64), event.scope)
+            continue
+        if isinstance(event.item, Fetch):
             continue
         if not 0 <= event.key[1] < launch.events[event.item.event]:
             raise place.broken(EVENTS, f"{event.key[0]}[{event.key[1]}] of {launch.events[event.item.event]} counters")
@@ -150,7 +158,7 @@ def _straight(
     found: list[tuple[Task, Numbers]] = []
     for lane in phase.lanes:
         for item in lane.items:
-            if not isinstance(item, Task):
+            if not isinstance(item, Task) or item.near is not None:
                 return None
             found.append((item, _numbers(item, lane, env)))
     calls: dict[Call, list[Numbers]] = {}

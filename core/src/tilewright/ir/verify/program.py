@@ -33,6 +33,7 @@ from tilewright.ir.verify.choice import check_resources
 from tilewright.ir.verify.flow import WRITTEN
 from tilewright.ir.verify.groups import check_group
 from tilewright.ir.verify.laws import Place, show, show_value
+from tilewright.ir.verify.near import Held, check_control
 from tilewright.ir.verify.ordering import Footprint, accesses, same_bytes, whole
 from tilewright.ir.verify.phases import EVENTS, Run, run_phase, signalled
 from tilewright.ir.verify.storage import check_storage
@@ -43,7 +44,10 @@ from tilewright.ir.verify.unroll import TRIPS, call_of, number
 if TYPE_CHECKING:
     from tilewright.device import DeviceModel
 
-PARAMS = "a kernel's parameters are what it reads, among it what was packed, then the outputs of its group"
+PARAMS = (
+    "a kernel's parameters are what it reads, among it what was packed, then the outputs of its group; its slices are "
+    "of parameters that it reads"
+)
 CALLS = "a task names a kernel and one value per parameter, of the parameter's dtype and number of elements"
 ENVELOPE = "the envelope is within the device and has room for the kernels that run in it"
 RESIDENT = "units that wait for each other (by barrier or event) are resident at once: a cooperative launch that fits"
@@ -118,6 +122,9 @@ def _check_params(name: str, program: Program, place: Place) -> None:
     if kernel.name != name or not outputs or kernel.params[-len(outputs) :] != outputs:
         found = f"parameters {[x.name for x in kernel.params]}, outputs {[x.name for x in outputs]}"
         raise place.broken(PARAMS, found)
+    reads = range(len(kernel.params) - len(outputs))
+    if len(kernel.sliced) != len(kernel.choice.slices) or not set(kernel.sliced) <= set(reads):
+        raise place.broken(PARAMS, f"{len(kernel.choice.slices)} slices of parameters {kernel.sliced}")
     known = {*kernel.group.inputs, *(x for _, x in kernel.packed)}
     for value in kernel.params[: -len(outputs)]:
         if value not in known:
@@ -284,7 +291,7 @@ class _Checker:
             elif isinstance(work, Set):
                 self._check_set(work, there)
         self._check_event_buffer(launch, place)
-        run = Run()
+        run = Run(Held(self._program, launch.envelope))
         written = self._parts(launch.body, launch, written, env, run, place)
         run.check(place)
         check_turns(self._program, run.phases, place)
@@ -306,6 +313,7 @@ class _Checker:
                 wrong = not control.condition or control.trip is not None or bool(control.limit)
             if wrong:
                 raise there.broken(CONTROL, "it is neither")
+            check_control(control, there)
 
     def _check_event_buffer(self, launch: Launch, place: Place) -> None:
         if launch.event_buffer:
@@ -333,14 +341,14 @@ class _Checker:
             return
         for what, needed, there in (
             ("threads", e.threads, device.max_threads_per_block),
-            ("shared bytes", e.shared_bytes, device.shared_per_block),
+            ("shared bytes", e.block_bytes, device.shared_per_block),
             ("registers", e.registers * e.threads, device.registers_per_unit),
         ):
             if there and needed > there:
                 raise place.broken(ENVELOPE, f"{needed} {what}, {device.name} has {there}")
         if e.cooperative and not device.cooperative:
             raise place.broken(RESIDENT, f"{device.name} does not promise that units are at work at once")
-        held = device.blocks_together(e.threads, e.registers, e.shared_bytes)
+        held = device.blocks_together(e.threads, e.registers, e.block_bytes)
         if e.cooperative and e.units > held:
             raise place.broken(RESIDENT, f"{e.units} units do not fit on {device.name} at once, which holds {held}")
 

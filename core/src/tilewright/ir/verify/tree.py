@@ -9,6 +9,7 @@ import attrs
 from tilewright.ir.program import (
     BlockControl,
     Copy,
+    Fetch,
     GridControl,
     HostCall,
     HostCopy,
@@ -32,9 +33,11 @@ from tilewright.ir.program import (
 Part = Phase | GridControl
 Work = Task | Copy | Set
 """What reads or writes values on a unit."""
+Leaf = Work | Fetch | Signal | Wait
+"""What a unit does, without control."""
 
 
-def leaves(parts: Iterable[Part]) -> Iterator[Work | Signal | Wait]:
+def leaves(parts: Iterable[Part]) -> Iterator[Leaf]:
     """Everything that the units do, in the order of the text."""
     for part in parts:
         if isinstance(part, Phase):
@@ -44,7 +47,7 @@ def leaves(parts: Iterable[Part]) -> Iterator[Work | Signal | Wait]:
             yield from leaves((*part.body, *part.orelse))
 
 
-def item_leaves(items: Iterable[Item]) -> Iterator[Work | Signal | Wait]:
+def item_leaves(items: Iterable[Item]) -> Iterator[Leaf]:
     """Everything in a unit's list, without the control around it."""
     for item in items:
         if isinstance(item, BlockControl):

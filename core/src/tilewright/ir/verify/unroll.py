@@ -13,7 +13,7 @@ import attrs
 
 from tilewright.interpret.evaluate import evaluate
 from tilewright.ir.expr import Expr
-from tilewright.ir.program import UNIT, BlockControl, Copy, Item, Lane, Phase, Set, Signal, Task, Wait
+from tilewright.ir.program import UNIT, BlockControl, Copy, Fetch, Item, Lane, Phase, Set, Signal, Task, Wait
 from tilewright.ir.verify.laws import Place
 from tilewright.ir.verify.tree import Work, decides
 
@@ -58,17 +58,19 @@ def call_of(item: Acting) -> Call:
 
 @attrs.frozen
 class Event:
-    """One thing that a unit does: work (`tasks` are the numbers of its parts), a decision, a signal or a wait.
+    """One thing that a unit does: work (`tasks` are the numbers of its parts), a fetch, a decision, a signal or a wait.
 
     Args:
+        first: of a fetch, its first byte.
         scope: what was decided before, by values; empty for what runs in any case.
     """
 
     unit: int
-    item: Acting | Signal | Wait
+    item: Acting | Fetch | Signal | Wait
     tasks: range = range(0)
     key: tuple[str, int] = ("", 0)  # of a signal or wait: event and index
     target: int = 0
+    first: int = 0
     scope: Scope = ()
 
 
@@ -141,6 +143,8 @@ class _Walk:
                     yield Event(self.unit, item, range(part, part + 1), scope=scope)
                 case Set():
                     yield Event(self.unit, item, range(1), scope=scope)
+                case Fetch():
+                    yield Event(self.unit, item, first=number(item.first, env), scope=scope)
                 case Signal() | Wait():
                     if scope:
                         raise self.place.broken(BLOCK, f"event {item.event!r} is touched under a condition")

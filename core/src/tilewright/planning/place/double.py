@@ -16,6 +16,7 @@ from tilewright.ir.expr import Const, Expr, Var, const, substitute
 from tilewright.ir.program import (
     BlockControl,
     Copy,
+    Fetch,
     GridControl,
     HostCall,
     HostCopy,
@@ -133,6 +134,8 @@ class _Turned:
                 return attrs.evolve(item, source=self._name(item.source), target=self._name(item.target), row=row)
             case Set():
                 return Set(self._name(item.target), self._expr(item.value))
+            case Fetch():
+                return attrs.evolve(item, source=self._name(item.source), first=self._expr(item.first))
             case BlockControl():
                 body, orelse = (tuple(map(self._item, x)) for x in (item.body, item.orelse))
                 return attrs.evolve(self._control(item), body=body, orelse=orelse)

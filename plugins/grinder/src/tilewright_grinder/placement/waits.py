@@ -13,7 +13,7 @@ import attrs
 
 from tilewright.interpret.evaluate import evaluate
 from tilewright.ir.expr import Const, Expr, const, substitute
-from tilewright.ir.program import UNIT, Copy, GridControl, Item, Lane, Launch, Phase, Set, Signal, Task, Wait
+from tilewright.ir.program import UNIT, Copy, Fetch, GridControl, Item, Lane, Launch, Phase, Set, Signal, Task, Wait
 
 Key = tuple[str, int]
 
@@ -24,6 +24,7 @@ def without_waits(launch: Launch) -> tuple[Phase, ...] | str:
     for part in launch.body:
         if isinstance(part, GridControl):
             return f"launch {launch.name} has control of its own"
+        part = _without_fetches(part)
         if not any(isinstance(x, Wait | Signal) for lane in part.lanes for x in lane.items):
             phases.append(part)
             continue
@@ -33,6 +34,16 @@ def without_waits(launch: Launch) -> tuple[Phase, ...] | str:
             return f"what units of launch {launch.name} wait for is not known"
         phases += found
     return tuple(phases)
+
+
+def _without_fetches(phase: Phase) -> Phase:
+    """The phase with its weights in memory: in a loop, each trip would fetch them anew."""
+    lanes = []
+    for lane in phase.lanes:
+        items = [x for x in lane.items if not isinstance(x, Fetch)]
+        far = tuple(attrs.evolve(x, near=None) if isinstance(x, Task) else x for x in items)
+        lanes.append(attrs.evolve(lane, items=far))
+    return Phase(tuple(lanes))
 
 
 def _lists(phase: Phase) -> dict[int, list[Item]] | None:

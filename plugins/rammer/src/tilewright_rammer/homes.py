@@ -1,0 +1,92 @@
+"""Homes: units that keep the slices of weights that an rTask reads in memory of their own, from its first run on.
+
+The paper's rTasks read what a vEU has loaded once in later steps, too. Slices stay to the end of the launch, so a unit
+takes in those that are used again as long as it has room, and nothing ever makes way. Where it has no room for all
+slices of a task, it takes the first ones.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from tilewright.device import DeviceModel
+from tilewright.ir.program import Envelope, Near
+from tilewright_rammer.operators import ROperator
+
+_STEP = 1024
+"""Bytes that a unit's memory is counted in."""
+
+Slices = tuple[tuple[str, int, int], ...]
+"""Of each slice of an operator's tasks the weight, the first byte of task 0 and the bytes of each task."""
+
+
+def slices_of(operator: ROperator) -> Slices:
+    """What the tasks of an operator read in slices; operators with the same have the same homes."""
+    kernel, args = operator.planned.kernel, operator.planned.args
+    parts = zip(kernel.sliced, kernel.choice.slices, strict=True)
+    return tuple((args[number], x.first, x.bytes) for number, x in parts)
+
+
+def room(envelope: Envelope, device: DeviceModel) -> int:
+    """Bytes that each unit of a launch can keep while all of them still are at work at once."""
+    if device.kind != "cuda":
+        return 0
+    low, high = 0, max(device.shared_per_block - envelope.own_offset, 0) // _STEP
+    while low < high:
+        middle = (low + high + 1) // 2
+        block = envelope.own_offset + middle * _STEP
+        fits = device.blocks_together(envelope.threads, envelope.registers, block) >= envelope.units
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low * _STEP
+
+
+class Homes:
+    """Who keeps what.
+
+    Args:
+        operators: of the launch, in the order of their numbers.
+        units: how many there are.
+        room: bytes that each of them can keep.
+    """
+
+    def __init__(self, operators: Sequence[ROperator], units: int, room: int) -> None:
+        self._slices = [slices_of(x) for x in operators]
+        self._sizes = [[x.choice.slice_bytes(n) for n in range(len(x.choice.slices) + 1)] for x in operators]
+        self._left = Counter(self._slices)
+        self.room = room
+        self._free = [room] * units
+        self._at: dict[tuple[Slices, int, int], dict[int, Near]] = {}
+
+    def of(self, operator: ROperator, first: int, count: int) -> Mapping[int, Near]:
+        """The units that keep slices of some tasks, and which, and where in their memory."""
+        return self._at.get((self._slices[operator.number], first, count), {})
+
+    def free(self, unit: int) -> int:
+        """Bytes that a unit can still take in."""
+        return self._free[unit]
+
+    def fitting(self, unit: int, operator: ROperator, count: int) -> int:
+        """Of how many of its slices, the first ones, a unit has room for those of some tasks."""
+        return bisect_right(self._sizes[operator.number], self._free[unit] // count) - 1
+
+    def again(self, operator: ROperator) -> int:
+        """How many operators besides this one, which is not placed yet, are still to read the same slices."""
+        slices = self._slices[operator.number]
+        return self._left[slices] - 1 if slices else 0
+
+    def bring(self, unit: int, operator: ROperator, first: int, count: int) -> tuple[Near | None, bool]:
+        """The slices that are near a unit when it runs some tasks, and whether they are fetched first."""
+        homes = self.of(operator, first, count)
+        fitting = self.fitting(unit, operator, count)
+        if homes or not fitting or self.again(operator) < 1:
+            return homes.get(unit), False
+        near = Near(self.room - self._free[unit], fitting)
+        self._at.setdefault((self._slices[operator.number], first, count), {})[unit] = near
+        self._free[unit] -= operator.choice.slice_bytes(fitting) * count
+        return near, True
+
+    def placed(self, operator: ROperator) -> None:
+        """An operator has been placed."""
+        self._left[self._slices[operator.number]] -= 1
