@@ -38,10 +38,11 @@ def launches_program(
     packed = {x: table.packed[x] for x in values if x in table.packed}
     plain = [x for x in values if x in tensors]
     weights = [tensors[x].value(x) for x in plain] + [x.value for x in packed.values()]
-    needed = {*plain, *(x.access.value.name for x in packed.values())}
     kernels = {task.kernel: table.kernels[task.kernel] for task in tasks}
-    # A kernel may be that of another place, whose packed constant still says what its parameters mean.
+    # A kernel may be that of another place, whose constants still say what its parameters mean.
     packed |= {x.name: table.packed[x.name] for k in kernels.values() for _, x in k.packed}
+    needed = {*plain, *(x.access.value.name for x in packed.values())}
+    needed |= {v.name for k in kernels.values() for v in k.group.inputs if v.name in tensors}
     return Program(
         inputs=tuple(inputs),
         outputs=tuple(outputs_),

@@ -23,6 +23,9 @@ from tilewright_rammer.waves import spread, wavefronts
 
 _WORTH = 0.9
 """Predicted times that lie closer together than this say nothing of which kernels are faster."""
+_ANOTHER = 0.7
+"""The same where there are other kernels for the operators: each one more is code, and finds no weights where another
+has kept them."""
 
 
 def selected(
@@ -67,20 +70,14 @@ def thrifty(
         known: the operators with kernels that are there already, which are taken unless others are better.
     """
     first = known or wave
-    if len(wave) < 2 or sum(x.tasks for x in wave) <= device.units:
-        return (
-            wave
-            if first == wave or _seconds(first, device, levels) * _WORTH > _seconds(wave, device, levels)
-            else first
-        )
-    share = attrs.evolve(envelope, units=max(device.units // len(wave), 1))
-    tried = [
-        wave,
-        [_thrifty(x, session, envelope, rtask) for x in wave],
-        [_within(x, session, share, rtask) for x in wave],
-    ]
+    tried = [wave]
+    if len(wave) > 1 and sum(x.tasks for x in wave) > device.units:
+        share = attrs.evolve(envelope, units=max(device.units // len(wave), 1))
+        tried.append([_thrifty(x, session, envelope, rtask) for x in wave])
+        tried.append([_within(x, session, share, rtask) for x in wave])
     seconds, best = min(((_seconds(x, device, levels), x) for x in tried), key=lambda x: x[0])
-    return best if seconds < _WORTH * _seconds(first, device, levels) else first
+    worth = _WORTH if first == wave else _ANOTHER
+    return best if seconds < worth * _seconds(first, device, levels) else first
 
 
 def _seconds(wave: Sequence[ROperator], device: VDevice, levels: Levels) -> float:
