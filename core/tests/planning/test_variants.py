@@ -30,6 +30,8 @@ def test_a_kernel_of_another_place_runs_with_its_own_weights() -> None:
     program = launches_program([second], [launch_of(second)], session.table, session.tensors)
     verify_program(program)
     assert [x.name for x in program.inputs] == [first.args[-1]]
+    constant = {x.name for x in first.group.inputs} & set(module.constants)
+    assert constant <= set(program.constants), "without them the kernel's group would read no constant, and be another"
     (found,) = run_tasks(program, [feeds["x"]])
     np.testing.assert_allclose(found, feeds["x"].astype(np.float64) @ weights["v"], rtol=1e-4, atol=1e-5)
     (measured,) = session.measure_launches([second], [[launch_of(second)]])
