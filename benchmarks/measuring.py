@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Timer
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Worker:
 
     def __init__(self, engine: str, folder: Path, module: str, threads: int) -> None:
         self.engine, self.error, self.samples, self.rounds = engine, "", list[float](), 1
+        self.compile_seconds: float | None = None
         log = (folder / f"{engine}.log").open("w")
         command = [sys.executable, "-m", module, engine, str(folder)]
         count = {x: str(threads) for x in ("OMP_NUM_THREADS", "TILEWRIGHT_NUM_THREADS", "TVM_NUM_THREADS")}
@@ -45,19 +47,30 @@ class Worker:
             cwd=ROOT,
         )
 
-    def ask(self, **request: Any) -> Any:
-        """The worker's answer, or None after an error, which is kept."""
+    def ask(self, patience: float | None = None, **request: Any) -> Any:
+        """The worker's answer, or None after an error, which is kept.
+
+        Args:
+            patience: seconds after which the process is ended.
+        """
         if self.error:
             return None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        late = Event()
+        timer = Timer(patience, lambda: (late.set(), self._process.kill())) if patience else None
+        if timer:
+            timer.start()
         try:
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        answer = json.loads(line) if line else {"error": f"ended with status {self._process.wait()}"}
+        if timer:
+            timer.cancel()
+        ended = f"not ready after {patience:.0f} s" if late.is_set() else ""
+        answer = json.loads(line) if line else {"error": ended or f"ended with status {self._process.wait()}"}
         self.error = answer.get("error", "")
         return answer.get("ok")
 
@@ -76,30 +89,35 @@ class Worker:
             self._process.kill()
 
 
+def made_ready(waiting: Sequence[tuple[Worker, Path]], jobs: int, patience: float) -> None:
+    """Workers prepare, each the cell in its folder, `jobs` of them side by side.
+
+    Args:
+        patience: seconds that each has.
+    """
+
+    def prepare(worker: Worker, folder: Path) -> None:
+        worker.compile_seconds = worker.ask(patience, do="prepare", folder=str(folder))
+        worker.ask(patience, do="warm")
+
+    if waiting:
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(prepare, *zip(*waiting, strict=True)))
+
+
 def measured(folder: Path, workers: Sequence[Worker], dtype: str, turns: int, rounds: int) -> dict[str, dict[str, Any]]:
-    """All engines of the cell that was prepared in `folder`, in turns.
+    """All engines of the cell that was prepared in `folder`, in turns. They are ready.
 
     Args:
         rounds: most runs of an engine in one turn.
     """
-    compiled: dict[str, float] = {}
-
-    def prepare(worker: Worker) -> None:
-        seconds = worker.ask(do="prepare", folder=str(folder))
-        if seconds is not None:
-            compiled[worker.engine] = seconds
-        worker.ask(do="warm")
+    for worker in workers:
         once = worker.ask(do="measure", rounds=3)
-        if once:
-            worker.rounds = min(max(int(_TURN / min(once)), _LEAST), rounds)
-
-    with ThreadPoolExecutor(len(workers)) as pool:
-        list(pool.map(prepare, workers))
+        worker.rounds = min(max(int(_TURN / min(once)), _LEAST), rounds) if once else 1
     for _ in range(turns):
         for worker in workers:
             worker.samples += worker.ask(do="measure", rounds=worker.rounds) or []
-    found = {worker.engine: summary(worker, folder, TOLERANCE[dtype]) for worker in workers}
-    return {x: {**one, "compile_seconds": compiled[x]} if x in compiled else one for x, one in found.items()}
+    return {worker.engine: summary(worker, folder, TOLERANCE[dtype]) for worker in workers}
 
 
 def norm_error(folder: Path, engine: str) -> float:
@@ -120,7 +138,9 @@ def summary(worker: Worker, folder: Path, tolerance: float) -> dict[str, Any]:
         return {"error": worker.error}
     error = norm_error(folder, worker.engine)
     low, _, high = statistics.quantiles(worker.samples, n=4)
+    known = {} if worker.compile_seconds is None else {"compile_seconds": worker.compile_seconds}
     return {
+        **known,
         "median_us": statistics.median(worker.samples) * 1e6,
         "quartiles_us": [low * 1e6, high * 1e6],
         "norm_error": error,

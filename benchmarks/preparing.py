@@ -14,21 +14,28 @@ C = TypeVar("C")
 R = TypeVar("R")
 
 
-def side_by_side(prepare: Callable[[C, Path], R], cells: Sequence[C], folders: Sequence[Path], jobs: int) -> list[R]:
-    """`prepare` of each cell and its folder, in `jobs` processes, each with its share of the processors."""
+def side_by_side(
+    prepare: Callable[[C, Path], R], cells: Sequence[C], folders: Sequence[Path], jobs: int, shares: int = 1
+) -> list[R]:
+    """`prepare` of each cell and its folder, in `jobs` processes, each with its share of the processors.
+
+    Args:
+        shares: how many shares each has: more than one where some need much longer than others.
+    """
     jobs = min(jobs, len(cells))
     # Not forked: a compiler's threads do not survive that.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, spawn, _share, (spawn.Value("i", 0), jobs)) as pool:
+    with ProcessPoolExecutor(jobs, spawn, _share, (spawn.Value("i", 0), jobs, shares)) as pool:
         return list(pool.map(prepare, cells, folders))
 
 
-def _share(number: Any, jobs: int) -> None:
-    """Gives this process its share of the processors."""
+def _share(number: Any, jobs: int, shares: int) -> None:
+    """Gives this process its shares of the processors."""
     with number.get_lock():
         mine, number.value = number.value, number.value + 1
     processors = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, processors[mine % jobs :: jobs] or processors)
+    taken = {x for i in range(shares) for x in processors[(mine + i) % jobs :: jobs]}
+    os.sched_setaffinity(0, taken or processors)
 
 
 def compiled(model: Any, path: Path, config: Mapping[str, Any], target: str, threads: int) -> dict[str, Any]:

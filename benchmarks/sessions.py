@@ -18,7 +18,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from benchmarks.measuring import ROOT, Worker, measured
+from benchmarks.measuring import ROOT, Worker, made_ready, measured
 from benchmarks.results import OURS
 
 _PACKAGES = ("apache-tvm", "numpy", "onnx", "onnxruntime", "torch", "triton")
@@ -124,24 +124,42 @@ def run(
         def started(engine: str) -> Worker:
             return stack.enter_context(closing(Worker(engine, Path(temporary), module, options.threads)))
 
-        workers = {x: started(x) for x in options.engines}
-        for number, (cell, folder, ours) in enumerate(zip(cells, folders, facts, strict=True), 1):
-            start = time.perf_counter()
-            failed = [x for x, found in ours.items() if "error" in found]
-            workers = {x: started(x) if worker.ended else worker for x, worker in workers.items()}
-            running = [w for name, w in workers.items() if name not in failed]
-            for worker in running:
-                worker.error, worker.samples = "", []
-            found = measured(folder, running, cell.dtype, options.turns, options.rounds) if running else {}
-            engines = {x: {**ours.get(x, {}), **found.get(x, {})} for x in options.engines}
-            wrong += any(not x.get("agrees") for name, x in engines.items() if name.startswith(OURS))
-            before = known.get(cell.name, {}) if options.resume else {}
-            content = {"commit": made, "environment": about, "cell": cell.name, **described(cell)}
-            _write(out / f"{cell.name}.json", {**content, "engines": {**before, **engines}})
-            shutil.rmtree(folder)
-            said = ", ".join(f"{name} {_said(x)}" for name, x in engines.items())
-            sys.stderr.write(f"{number}/{len(cells)} {cell.name}: {said} ({time.perf_counter() - start:.1f} s)\n")
+        places = [{x: started(x) for x in options.engines} for _ in range(min(options.together, len(cells)))]
+        todo = list(zip(cells, folders, facts, strict=True))
+        for first in range(0, len(todo), len(places)):
+            batch = todo[first : first + len(places)]
+            for place in places:
+                place |= {x: started(x) for x, worker in place.items() if worker.ended}
+            running = _ready(batch, places, options)
+            for number, ((cell, folder, ours), workers) in enumerate(zip(batch, running, strict=True), first + 1):
+                start = time.perf_counter()
+                found = measured(folder, workers, cell.dtype, options.turns, options.rounds) if workers else {}
+                engines = {x: {**ours.get(x, {}), **found.get(x, {})} for x in options.engines}
+                wrong += any(not x.get("agrees") for name, x in engines.items() if name.startswith(OURS))
+                before = known.get(cell.name, {}) if options.resume else {}
+                content = {"commit": made, "environment": about, "cell": cell.name, **described(cell)}
+                _write(out / f"{cell.name}.json", {**content, "engines": {**before, **engines}})
+                shutil.rmtree(folder)
+                said = ", ".join(f"{name} {_said(x)}" for name, x in engines.items())
+                sys.stderr.write(f"{number}/{len(cells)} {cell.name}: {said} ({time.perf_counter() - start:.1f} s)\n")
     return 1 if wrong else 0
+
+
+def _ready(
+    batch: Sequence[tuple[C, Path, Facts]], places: Sequence[dict[str, Worker]], options: argparse.Namespace
+) -> list[list[Worker]]:
+    """For each cell of a batch the workers that run it; all of them have prepared it."""
+    start = time.perf_counter()
+    running = [
+        [worker for name, worker in place.items() if "error" not in ours.get(name, {})]
+        for (_, _, ours), place in zip(batch, places, strict=False)
+    ]
+    waiting = [(w, folder) for (_, folder, _), workers in zip(batch, running, strict=True) for w in workers]
+    for worker, _ in waiting:
+        worker.error, worker.samples, worker.compile_seconds = "", [], None
+    made_ready(waiting, max(options.jobs, len(options.engines)), options.patience)
+    sys.stderr.write(f"engines of {len(batch)} cells ready ({time.perf_counter() - start:.0f} s)\n")
+    return running
 
 
 def _said(one: dict[str, Any]) -> str:
@@ -171,6 +189,8 @@ def add_arguments(parser: argparse.ArgumentParser, out: Path) -> None:
     parser.add_argument("--engines", nargs="*", help="by default those for the target's kind")
     parser.add_argument("--threads", type=int, default=processors, help="of engines on the host")
     parser.add_argument("--jobs", type=int, default=processors, help="cells prepared side by side")
+    parser.add_argument("--together", type=int, default=1, help="cells whose engines get ready side by side")
+    parser.add_argument("--patience", type=float, default=1800, help="seconds an engine has to get ready for a cell")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=30, help="most timed runs in a turn")
     parser.add_argument("--commit", help="what is measured, where there is no git")

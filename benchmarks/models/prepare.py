@@ -19,6 +19,9 @@ from benchmarks.preparing import compiled, side_by_side
 from benchmarks.results import OURS
 from benchmarks.sessions import Facts
 
+_SHARES = 3
+"""Of the processors that each program is compiled with: large models take much longer than small ones."""
+
 
 def configurations(files: Sequence[str]) -> dict[str, Path]:
     """Configuration files by the name of the engine that uses them; each is given as `NAME=FILE` or by its file."""
@@ -38,7 +41,7 @@ def prepared(
     threads: int,
     jobs: int,
 ) -> list[Facts]:
-    """`prepare` for many cells, `jobs` of them side by side.
+    """Writes what workers read, and our programs, `jobs` side by side; for each cell facts about these by engine.
 
     Raises:
         SystemExit: an engine of ours has no configuration.
@@ -46,14 +49,16 @@ def prepared(
     for name in engines:
         if name.startswith(OURS) and name not in {OURS, *configs}:
             raise SystemExit(f"engine {name} needs a configuration: --config {name.partition('-')[2]}=FILE")
-    one = partial(prepare, engines=engines, configs=configs, target=target, threads=threads)
-    return side_by_side(one, cells, folders, jobs)
+    side_by_side(partial(prepare, target=target), cells, folders, jobs)
+    ours = [x for x in engines if x.startswith(OURS)]
+    asked = [(name, folder) for folder in folders for name in ours]
+    one = partial(_program, configs=configs, target=target, threads=threads)
+    made = iter(side_by_side(one, *zip(*asked, strict=True), jobs, _SHARES) if asked else [])
+    return [{name: next(made) for name in ours} for _ in folders]
 
 
-def prepare(
-    cell: Cell, folder: Path, engines: Sequence[str], configs: Mapping[str, Path], target: str, threads: int
-) -> Facts:
-    """Writes what workers read, and our programs; facts about these by engine."""
+def prepare(cell: Cell, folder: Path, target: str) -> None:
+    """Writes what workers read of a cell."""
     folder.mkdir(parents=True, exist_ok=True)
     given = case(cell.model, cell.batch, cell.small)
     (folder / "cell.json").write_text(json.dumps({**asdict(cell), "target": target}))
@@ -61,8 +66,6 @@ def prepare(
     model, feeds = in_dtype(given, cell.dtype)
     np.savez(folder / "feeds.npz", **feeds)
     onnx.save(model, folder / "model.onnx")
-    ours = [x for x in engines if x.startswith(OURS)]
-    return {name: _program(model, folder / f"{name}.tw", configs.get(name), target, threads) for name in ours}
 
 
 def reference(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
@@ -75,8 +78,11 @@ def reference(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
     return list(session.run(None, feeds))
 
 
-def _program(model: onnx.ModelProto, path: Path, config: Path | None, target: str, threads: int) -> dict[str, Any]:
+def _program(name: str, folder: Path, configs: Mapping[str, Path], target: str, threads: int) -> dict[str, Any]:
+    """Writes the program of an engine of ours for the cell in a folder; facts about it."""
     from tilewright.config.loading import load_mapping
 
-    found = compiled(model, path, load_mapping(config) if config else {}, target, threads)
+    model = onnx.load(folder / "model.onnx")
+    config = load_mapping(configs[name]) if name in configs else {}
+    found = compiled(model, folder / f"{name}.tw", config, target, threads)
     return {**found, "kernels": len(found["choices"])} if "choices" in found else found
