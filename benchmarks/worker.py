@@ -17,6 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.workers import turn
+
+_PATIENCE = 3600.0
+"""Seconds to wait for others that choose kernels by measuring."""
 _CYCLES = 60_000
 """Of the device's clock, more than queueing a run takes."""
 
@@ -62,12 +66,46 @@ class Torch:
         torch.compiler.reset()  # nothing of a function compiled before in this process
         torch.cuda.empty_cache()
         run, self._inputs = make()
-        self._run = torch.compile(run, mode=mode, fullgraph=True) if compiled else run
+        self._waited = 0.0
+        self._run = torch.compile(run, backend=self._inductor(mode), fullgraph=True) if compiled else run
         start = time.perf_counter()
-        self._run(*self._inputs)
-        torch.cuda.synchronize()
+        if compiled:
+            self._run(*self._inputs)
+        else:
+            self._alone(self._run)(*self._inputs)
         # Nothing of it where nothing is compiled: the first run chooses kernels.
-        self.compile_seconds = time.perf_counter() - start if compiled else None
+        self.compile_seconds = time.perf_counter() - start - self._waited if compiled else None
+
+    def _alone(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, which has the device for itself when it runs for the first time: it chooses kernels then."""
+        chosen = False
+
+        def call(*args: Any) -> Any:
+            nonlocal chosen
+            if chosen:
+                return run(*args)
+            chosen, start = True, time.perf_counter()
+            with turn("cuda", _PATIENCE):
+                self._waited += time.perf_counter() - start
+                found = run(*args)
+                self._torch.cuda.synchronize()
+            return found
+
+        return call
+
+    def _inductor(self, mode: str | None) -> Callable[..., Any]:
+        """Inductor as a backend of `torch.compile`; only the first run of what it gives needs the device for itself."""
+        from torch._inductor import list_mode_options
+        from torch._inductor.compile_fx import compile_fx
+
+        def compile(graph: Any, inputs: Any) -> Callable[..., Any]:
+            if mode is None:
+                return self._alone(compile_fx(graph, inputs))
+            with turn("cuda", _PATIENCE):  # it measures while it compiles
+                made = compile_fx(graph, inputs, config_patches=list_mode_options(mode))
+            return self._alone(made)
+
+        return compile
 
     def warm(self) -> None:
         torch = self._torch
