@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from benchmarks.measuring import ROOT, Worker, made_ready, measured
 from benchmarks.results import OURS
+from tilewright.workers import turn
 
 _PACKAGES = ("apache-tvm", "numpy", "onnx", "onnxruntime", "torch", "triton")
 Facts = dict[str, dict[str, Any]]
@@ -133,7 +134,8 @@ def run(
             running = _ready(batch, places, options)
             for number, ((cell, folder, ours), workers) in enumerate(zip(batch, running, strict=True), first + 1):
                 start = time.perf_counter()
-                found = measured(folder, workers, cell.dtype, options.turns, options.rounds) if workers else {}
+                with turn(options.target.partition(":")[0], options.patience):
+                    found = measured(folder, workers, cell.dtype, options.turns, options.rounds) if workers else {}
                 engines = {x: {**ours.get(x, {}), **found.get(x, {})} for x in options.engines}
                 wrong += any(not x.get("agrees") for name, x in engines.items() if name.startswith(OURS))
                 before = known.get(cell.name, {}) if options.resume else {}
