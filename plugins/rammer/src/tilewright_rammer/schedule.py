@@ -63,11 +63,6 @@ def _runs(planned: Sequence[Planned], why: Sequence[str], most: int) -> Iterator
         yield "", run
 
 
-_CROWDED = 0.8
-"""Several units on a multiprocessor are taken where they are predicted to need at most this share of the time: all of
-them signal and look at counters, which the prediction leaves out."""
-
-
 @attrs.frozen
 class _Merge:
     """How kernels stand together on one vDevice.
@@ -80,11 +75,6 @@ class _Merge:
     envelope: Envelope
     programs: list[tuple[list[ROperator], RProgram]]
 
-    @property
-    def seconds(self) -> float:
-        """Predicted seconds of all rPrograms."""
-        return sum(program.seconds for _, program in self.programs)
-
 
 def _merged(run: Sequence[Planned], session: Session, options: RammerOptions) -> Iterator[Launch]:
     """The launches of kernels that can be merged."""
@@ -93,13 +83,11 @@ def _merged(run: Sequence[Planned], session: Session, options: RammerOptions) ->
         why = "the device has one unit"
         yield from (_alone(x, session, why) for x in run)
         return
-    merges = [_merge(run, room, session, options) for room in rooms]
     if options.measure:
-        yield from _quickest(run, merges, session)
+        yield from _quickest(run, [_merge(run, room, session, options) for room in rooms], session)
         return
-    best = merges[0]
-    for other in merges[1:]:
-        best = other if other.seconds < _CROWDED * best.seconds else best
+    # Several units on a multiprocessor slow each other down, which no prediction knows: that is measured or not tried.
+    best = _merge(run, rooms[0], session, options)
     operators = operators_of(run, session, partial(task_seconds, device=session.device), LEAST)
     apart = one_by_one(operators, vdevice_in(session.device, rooms[0]), _levels(operators, session, options))
     for members, program in best.programs:

@@ -27,6 +27,8 @@ from tilewright_backends.build.cuda.records import (
     ENDLESS,
     KIND_BITS,
     OFFSET_BITS,
+    TARGET_BITS,
+    TOGETHER,
     Array,
     Form,
     Kind,
@@ -42,6 +44,7 @@ from tilewright_backends.lower.types import Prim
 _MOST_WORDS = 32764 // 8
 """64-bit integers that a kernel can take (CUDA 12.1 and later, from compute capability 7.0 on)."""
 
+_WARP = 32
 _AHEAD = 16
 """Arguments that a block fetches while it waits; each takes two registers of every thread then."""
 
@@ -286,13 +289,15 @@ class _Source:
         units, size = self.launch.envelope.units, set_bytes(self.launch)
         total = sum(self.launch.events.values())
         return [
-            "  uint32_t* counters = 0;  // thread 0 signals and waits",
-            "  if (thread == 0) {",
+            "  uint32_t* counters = 0;  // the first warp signals and waits",
+            f"  if (thread < {_WARP}) {{",
+            "    unsigned odd = 0;",
             # Every unit takes one ticket a run, so a run's tickets differ by less than a multiple of the units.
-            f"    const uint64_t run = tw_gpu_ticket((uint64_t*)t.at[0]) / {units}u;",
-            f"    counters = (uint32_t*)(t.at[0] + {2 * LINE} + run % 2 * {size});",
-            f"    uint32_t* others = (uint32_t*)(t.at[0] + {2 * LINE} + (run + 1) % 2 * {size});",
-            f"    for (int i = unit; i < {total}; i += {units}) others[i] = 0;",
+            f"    if (thread == 0) odd = tw_gpu_ticket((uint64_t*)t.at[0]) / {units}u % 2;",
+            f"    odd = __shfl_sync({(1 << min(self.launch.envelope.threads, _WARP)) - 1:#x}u, odd, 0);",
+            f"    counters = (uint32_t*)(t.at[0] + {2 * LINE} + odd * {size}ull);",
+            f"    uint32_t* others = (uint32_t*)(t.at[0] + {2 * LINE} + (1 - odd) * {size}ull);",
+            f"    for (int i = unit + thread * {units}; i < {total}; i += {units * _WARP}) others[i] = 0;",
             "  }",
         ]
 
@@ -343,6 +348,19 @@ class _Source:
                 "          for (int tries = 0; tw_gpu_counted(counters + n[0]) < n[1]; ++tries) tw_gpu_pause(tries);",
                 "        if (n[2]) __syncthreads();",
                 "        break;",
+                f"      case {Kind.WAITS:d}: {{",
+                f"        const bool last = record.x >> {KIND_BITS};",
+                *(x.replace("        ", "        if (last) ", 1) for x in self._fetch()),
+                f"        if (thread < {TOGETHER}) {{",
+                "          const unsigned wait = thread == 0 ? n[0] : thread == 1 ? n[1] : n[2];",
+                f"          const uint32_t* counter = counters + (wait & {(1 << TARGET_BITS) - 1});",
+                f"          const int target = (int)(wait >> {TARGET_BITS});",
+                "          if (target)",
+                "            for (int tries = 0; tw_gpu_counted(counter) < target; ++tries) tw_gpu_pause(tries);",
+                "        }",
+                "        if (last) __syncthreads();",
+                "        break;",
+                "      }",
             ]
         return lines
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from itertools import takewhile
 
 import attrs
 import numpy as np
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from tilewright.errors import InternalError
 from tilewright.interpret.evaluate import evaluate
 from tilewright.ir import dtypes
-from tilewright.ir.bounds import Bounds, bounds_of
+from tilewright.ir.bounds import Bounds, Interval, bounds_of
 from tilewright.ir.events import first_counters
 from tilewright.ir.expr import Const, Expr, Var, apply, const, static, substitute, variables
 from tilewright.ir.program import (
@@ -47,6 +48,10 @@ KIND_BITS = 10
 OFFSET_BITS = 48
 """Bits of an argument that are its offset in a buffer; the buffer's number stands above them."""
 ENDLESS = (1 << 31) - 1
+TARGET_BITS = 16
+"""Bits of a wait among others that say its counter; its target stands above them."""
+TOGETHER = 3
+"""Waits that a block does at a time: each look at a counter takes the second-level cache about half a microsecond."""
 
 
 class Kind(IntEnum):
@@ -56,16 +61,17 @@ class Kind(IntEnum):
     BARRIER = 1  # of all units
     SIGNAL = 2  # counter
     WAIT = 3  # counter, target, whether the block goes on after it: of several waits in a row the last
-    JUMP = 4  # records to skip; all jumps count from the record behind them
-    ENTER = 5  # loop depth; the row is the limit, 0 for none
-    TEST = 6  # records to skip when no trip is left, trips, loop depth; the row is the condition, 0 for none
-    NEXT = 7  # records to skip (back to the test), loop depth
-    BRANCH = 8  # records to skip when the condition does not hold, a number that must not be 0; the row as above
-    COPY = 9  # piece of the target, first byte of a piece, bytes; the row is source, target and bytes of a piece
-    SET = 10  # number, its bytes; the row is the target
-    FETCH = 11  # first byte, bytes, where in the unit's own memory; the row is the source
-    FETCHED = 12  # what was fetched is there from here on
-    KERNEL = 13  # first task, count, stride; this is the first kernel's
+    WAITS = 4  # three times counter and target, see `_together`; the row is whether the block goes on after it
+    JUMP = 5  # records to skip; all jumps count from the record behind them
+    ENTER = 6  # loop depth; the row is the limit, 0 for none
+    TEST = 7  # records to skip when no trip is left, trips, loop depth; the row is the condition, 0 for none
+    NEXT = 8  # records to skip (back to the test), loop depth
+    BRANCH = 9  # records to skip when the condition does not hold, a number that must not be 0; the row as above
+    COPY = 10  # piece of the target, first byte of a piece, bytes; the row is source, target and bytes of a piece
+    SET = 11  # number, its bytes; the row is the target
+    FETCH = 12  # first byte, bytes, where in the unit's own memory; the row is the source
+    FETCHED = 13  # what was fetched is there from here on
+    KERNEL = 14  # first task, count, stride; this is the first kernel's
 
 
 Number = int | Expr
@@ -185,7 +191,7 @@ class _Writer:
             tuple(self.forms),
             tuple(self.buffers),
             self.depth,
-            bool(self.used & {Kind.BARRIER, Kind.WAIT}),
+            bool(self.used & {Kind.BARRIER, Kind.WAIT, Kind.WAITS}),
             self.limited,
             frozenset(self.used),
         )
@@ -283,10 +289,8 @@ class _Writer:
                     records.append(_Record(Kind.SET, numbers, self._row((item.target,))))
                 case Signal():
                     records.append(_Record(Kind.SIGNAL, self._numbers(scope, self._counter(item))))
-                case Wait():
-                    last = number + 1 == len(items) or not isinstance(items[number + 1], Wait)
-                    numbers = (*self._numbers(scope, self._counter(item), item.target), int(last))
-                    records.append(_Record(Kind.WAIT, numbers))
+                case Wait() if not number or not isinstance(items[number - 1], Wait):
+                    records += self._waits(_waits(items[number:]), scope)
                 case BlockControl() if item.counter:
                     body = self._items(item.body, scope.inside(item.counter))
                     enter, test, step = self._loop(item, scope, len(body))
@@ -297,6 +301,30 @@ class _Writer:
                     row = self._row((item.condition,))
                     records += [_Record(Kind.BRANCH, (len(body) + len(over), 1), row), *body, *over, *orelse]
         return [*records, _Record(Kind.FETCHED)] if coming else records
+
+    def _waits(self, waits: Sequence[Wait], scope: _Scope) -> list[_Record]:
+        """Waits that stand in a row, several in a record where their numbers allow it."""
+        each = [self._numbers(scope, self._counter(x), x.target) for x in waits]
+        packed = [self._together(*x) for x in each]
+        records = [_Record(Kind.WAIT, (*x, 0)) for x, number in zip(each, packed, strict=True) if number is None]
+        small = [x for x in packed if x is not None]
+        records += [_Record(Kind.WAITS, tuple(small[i : i + TOGETHER])) for i in range(0, len(small), TOGETHER)]
+        last = records.pop()
+        if last.kind == Kind.WAIT:
+            return [*records, attrs.evolve(last, numbers=(*last.numbers[:2], 1))]
+        return [*records, attrs.evolve(last, row=1)]
+
+    def _together(self, counter: Number, target: Number) -> Number | None:
+        """Both numbers of a wait as one, if they are small, and known but for the unit."""
+        units: Bounds = {UNIT: Interval(0, self.units - 1)}
+        for number, bits in ((counter, TARGET_BITS), (target, 31 - TARGET_BITS)):
+            expr = const(number) if isinstance(number, int) else number
+            if not variables(expr) <= {UNIT}:
+                return None
+            found = bounds_of(expr, units)
+            if found.low < 0 or found.high >= 1 << bits:
+                return None
+        return counter + target * (1 << TARGET_BITS)
 
     def _loop(self, control: GridControl | BlockControl, scope: _Scope, length: int) -> tuple[_Record, ...]:
         """The records around the body of a loop: two in front of it, one behind."""
@@ -340,6 +368,11 @@ class _Writer:
             )
         number = self.buffers.setdefault(buffer.name, len(self.buffers) + 1)
         return number << OFFSET_BITS | placement.offset
+
+
+def _waits(items: Sequence[Item]) -> list[Wait]:
+    """The waits that items begin with."""
+    return [x for x in takewhile(lambda x: isinstance(x, Wait), items) if isinstance(x, Wait)]
 
 
 def _length(pieces: Sequence[Array]) -> int:
