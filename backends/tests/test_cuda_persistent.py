@@ -42,6 +42,7 @@ from tilewright.ir.program import (
 from tilewright.ir.verify import verify_program
 from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import RecipeEntry
+from tilewright.runtime.native import TaskTime
 from tilewright.testing import conformance
 from tilewright.testing.cases import Case, case, node
 from tilewright.testing.control import control_case
@@ -56,7 +57,6 @@ from tilewright_backends.build.cuda.compile import find_nvcc
 from tilewright_backends.build.cuda.library import packed_modules
 from tilewright_backends.host.cuda import CudaHost, emit_launch
 from tilewright_backends.machine_code import machine_code
-from tilewright_backends.timeline import TaskTime
 
 ALONE = ("cuda.chain_wgmma", "cuda.wgmma_ring")
 ARCHITECTURES = ("sm_80", "sm_90a")

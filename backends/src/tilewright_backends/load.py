@@ -15,7 +15,7 @@ import numpy as np
 
 from tilewright.errors import InputError
 from tilewright.ir.calls import too_deep
-from tilewright.runtime.native import NO_SYMBOLS, Array
+from tilewright.runtime.native import NO_SYMBOLS, Array, TaskTime
 from tilewright_backends import cpu_features, runners
 from tilewright_backends.buffers import CONTROL, BufferTable, check_seal, load_library
 
@@ -95,6 +95,10 @@ class CpuProgram:
         """Runs over the table. Its addresses are those of `kept`, alive until the end even if `close` comes."""
         main(self._table.pointer)
         self._calls.check()
+
+    def timeline(self) -> dict[str, list[TaskTime]]:
+        """Nothing: launches are not traced here."""
+        return {}
 
     def close(self) -> None:
         """Unloads the library and frees the workspace; what a run needs that an interrupt left behind, when it ends."""

@@ -13,12 +13,12 @@ from typing import Any
 import tvm_ffi
 
 from tilewright.errors import InputError, InternalError
-from tilewright.runtime.native import NO_SYMBOLS, Array
+from tilewright.runtime.native import NO_SYMBOLS, Array, TaskTime
 from tilewright_backends.buffers import BufferTable, check_seal, load_library
 from tilewright_backends.device_weights import SHARED
 from tilewright_backends.load import Calls, runtime_library
 from tilewright_backends.residency import check_resident
-from tilewright_backends.timeline import TaskTime, task_times
+from tilewright_backends.timeline import task_times
 
 _CUDA = 2
 """DLPack's device type."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tilewright.errors import InputError, InternalError
-from tilewright.runtime.native import NO_SYMBOLS, Array
+from tilewright.runtime.native import NO_SYMBOLS, Array, TaskTime
 from tilewright_backends.buffers import BufferTable, check_seal, load_library
 from tilewright_backends.load import Calls, runtime_library
 
@@ -115,6 +115,10 @@ class RocmProgram:
             self._launch()
             seconds.append(time.perf_counter() - start)
         return seconds
+
+    def timeline(self) -> dict[str, list[TaskTime]]:
+        """Nothing: launches are not traced here."""
+        return {}
 
     def close(self) -> None:
         """Frees the device buffers and unloads the library."""

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import attrs
 import numpy as np
 
 from tilewright.ir.events import LINE, TRACE_BYTES, trace_bytes, trace_offset
-from tilewright.ir.program import Launch
+from tilewright.ir.program import Launch, Program
+from tilewright.runtime.native import TaskTime
 
 
-@attrs.frozen
-class TaskTime:
-    """A task that a unit ran.
-
-    Args:
-        unit: number of the unit.
-        place: the multiprocessor that it stood on.
-        kernel: name of the kernel.
-        task: its number.
-        begin: nanoseconds of the device's clock.
-        end: when all threads of the unit were done with it.
-    """
-
-    unit: int
-    place: int
-    kernel: str
-    task: int
-    begin: int
-    end: int
-
-
-def traced(launch: Launch, kernels: tuple[str, ...]) -> dict[str, Any]:
+def traced(launch: Launch, program: Program, kernels: Sequence[str]) -> dict[str, Any]:
     """What `task_times` needs to know of a launch; JSON.
 
     Args:
@@ -45,6 +24,7 @@ def traced(launch: Launch, kernels: tuple[str, ...]) -> dict[str, Any]:
         "each": trace_bytes(launch),
         "units": launch.envelope.units,
         "kernels": list(kernels),
+        "nodes": [list(program.kernels[x].group.nodes) for x in kernels],
     }
 
 
@@ -56,6 +36,7 @@ def task_times(told: Mapping[str, Any], buffer: bytes) -> list[TaskTime]:
         count = int(np.frombuffer(buffer, np.uint64, 1, start)[0])
         rows = np.frombuffer(buffer, np.uint64, count * TRACE_BYTES // 8, start + LINE).reshape(count, TRACE_BYTES // 8)
         for which, begin, end, place in rows.tolist():
-            kernel, task = told["kernels"][which & 0xFFFFFFFF], which >> 32
-            found.append(TaskTime(unit, place, kernel, task, begin, end))
+            number, task = which & 0xFFFFFFFF, which >> 32
+            kernel, nodes = told["kernels"][number], tuple(told["nodes"][number])
+            found.append(TaskTime(unit, place, kernel, nodes, task, begin, end))
     return found

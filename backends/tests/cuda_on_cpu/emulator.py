@@ -42,13 +42,14 @@ from tilewright.ir.program import (
 )
 from tilewright.planning.weights import weights_of
 from tilewright.plugins.records import RecipeEntry
+from tilewright.runtime.native import TaskTime
 from tilewright_backends import gpus
 from tilewright_backends.build.cuda.builder import device_code
 from tilewright_backends.build.cuda.source import DeviceKernel, cuda_source, cuda_target
 from tilewright_backends.build.rocm.source import shell_for, warp_of
 from tilewright_backends.build.rocm.waves import wave_maker
 from tilewright_backends.emit.cuda.body import TensorMap
-from tilewright_backends.timeline import TaskTime, task_times, traced
+from tilewright_backends.timeline import task_times, traced
 
 HERE = Path(__file__).parent
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -364,7 +365,7 @@ def emulate(
         run(program.body, {})
     if times is not None:
         for launch in (x for x in launches(program.steps) if x.traced):
-            told = traced(launch, code.persistent[launch.name].names)
+            told = traced(launch, program, code.persistent[launch.name].names)
             times[launch.name] = task_times(told, memory[launch.event_buffer].tobytes())
     outputs = []
     for v in program.outputs:

@@ -22,9 +22,13 @@ from tilewright.errors import InputError, UnsupportedError
 if TYPE_CHECKING:
     from tilewright.compiler import Plan
     from tilewright.config.binding import Settings
+    from tilewright.planning.timeline import Timeline
 
 ORDER = ("fallback", "control_rewrite", "connect", "propose", "schedule", "control_place", "storage")
 """What is decided, in that order: what falls back, the slots, the storage of values."""
+
+_RUNS = 3
+"""Of a program that is traced; the last one is shown."""
 
 
 @click.command("explain", cls=Command)
@@ -45,6 +49,11 @@ ORDER = ("fallback", "control_rewrite", "connect", "propose", "schedule", "contr
     help="Instead write when which unit is predicted to run what: a picture into FILE.svg, or a trace for Chrome's and "
     "Perfetto's viewers into FILE.json.",
 )
+@click.option(
+    "--measured",
+    is_flag=True,
+    help="With --timeline: run the model, and write when which multiprocessor did run what (CUDA).",
+)
 @compile_options
 @value_options
 @threads_option
@@ -56,6 +65,7 @@ def command(
     all_of_them: bool,
     svg: Path | None,
     timeline: Path | None,
+    measured: bool,
     **options: Any,
 ) -> None:
     """Show what each slot decided for FILE, an artifact or an ONNX model, and why.
@@ -68,10 +78,12 @@ def command(
                 f"{option} draws kernels; --slot, --about and --alternatives are for decisions.",
                 "Leave out one or the other.",
             )
+    if measured and timeline is None:
+        raise InputError("--measured says how a timeline is made, and there is none.", "Add --timeline FILE.")
     if svg is not None:
         _draw(output, file, svg, **options)
     if timeline is not None:
-        _draw_timeline(output, file, timeline, **options)
+        _draw_timeline(output, file, timeline, measured=measured, **options)
     if svg is not None or timeline is not None:
         return
     names, every = _record(output, file, **options)
@@ -121,26 +133,59 @@ def _draw(output: Output, file: str, svg: Path, **options: Any) -> None:
     output.result({"svg": str(svg), "kernels": kernels}, harmless(f"{kernels} kernels drawn into {svg}"))
 
 
-def _draw_timeline(output: Output, file: str, path: Path, **options: Any) -> None:
-    """Writes when which unit runs what."""
-    from tilewright.compiler import device_of
+def _draw_timeline(output: Output, file: str, path: Path, *, measured: bool, **options: Any) -> None:
+    """Writes when which unit runs what, or ran."""
     from tilewright.files import replacing
     from tilewright.pictures import chrome_trace, draw_timeline
-    from tilewright.planning.timeline import timeline_of
 
     if path.suffix not in (".json", ".svg"):
         raise InputError(
             f"--timeline {path} has an ending that says nothing.", "End it in .svg for a picture, in .json for a trace."
         )
-    settings, plan = _one_plan(output, file, **options)
-    found = timeline_of(plan.program, device_of(settings))
-    heading = f"{file} for {settings.target}"
-    text = draw_timeline(found, heading) if path.suffix == ".svg" else json.dumps(chrome_trace(found))
+    target, found = (_recorded if measured else _predicted)(output, file, **options)
+    said = "measured" if measured else "predicted"
+    text = draw_timeline(found, f"{file} for {target}, {said}")
+    text = text if path.suffix == ".svg" else json.dumps(chrome_trace(found))
     with replacing(path) as stream:
         stream.write(text.encode())
     facts = {"timeline": str(path), "seconds": found.seconds, "units": found.units, "busy": found.busy}
     said = f"{found.seconds * 1e6:.1f} µs on {found.units} units, busy {found.busy:.0%} of the time, drawn into {path}"
     output.result(facts, harmless(said))
+
+
+def _predicted(output: Output, file: str, **options: Any) -> tuple[str, Timeline]:
+    """The target and the timeline that the cost model predicts."""
+    from tilewright.compiler import device_of
+    from tilewright.planning.timeline import timeline_of
+
+    settings, plan = _one_plan(output, file, **options)
+    return str(settings.target), timeline_of(plan.program, device_of(settings))
+
+
+def _recorded(output: Output, file: str, **options: Any) -> tuple[str, Timeline]:
+    """The target and the timeline of the third run on random inputs."""
+    from tilewright.api import compile_artifact, settings_for
+    from tilewright.planning.tracing import recorded
+    from tilewright.plugins.records import Pass
+    from tilewright.runtime.executable import load_artifact
+    from tilewright.runtime.random_feeds import random_feeds
+
+    with opened_model(file) as path:
+        settings = settings_for(options["target"], options["config"], options["fallback"], strict=options["strict"])
+        point, trace = "after.schedule", settings.registry.get(Pass, "trace")
+        passes = {**settings.passes, point: (*settings.passes.get(point, ()), trace)}
+        bind = read_arrays(options["bound"], "--bind")
+        with output.progress(f"compiling {file}"):
+            artifact, _ = compile_artifact(
+                path, attrs.evolve(settings, passes=passes), shapes=options["shapes"], bind=bind, jit=False, cache=False
+            )
+    with load_artifact(artifact) as program:
+        feeds = random_feeds(program.manifest.examples(), 0)
+        for _ in range(_RUNS):
+            program.run(None, feeds)
+        return program.target, recorded(program.timeline())
+
+
 
 
 def _one_plan(output: Output, file: str, **options: Any) -> tuple[Settings, Plan]:

@@ -33,6 +33,11 @@ class Group:
     stream: str = ""
 
     @property
+    def nodes(self) -> tuple[str, ...]:
+        """The ONNX nodes that its operators come from."""
+        return tuple(dict.fromkeys(str(op.loc) for op in self.ops))
+
+    @property
     def inputs(self) -> tuple[Value, ...]:
         """Values read from outside, in the order of first use."""
         made = {x for op in self.ops for x in op.outputs}

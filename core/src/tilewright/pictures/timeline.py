@@ -27,7 +27,7 @@ def draw_timeline(timeline: Timeline, heading: str) -> str:
     height = _TOP + row * timeline.units + 40
     width = _LEFT + _WIDTH + 30
     colours = _colours([x.kernel for x in timeline.bars])
-    said = f"{timeline.seconds * 1e6:.1f} µs predicted, {timeline.units} units, busy {timeline.busy:.0%} of the time"
+    said = f"{timeline.seconds * 1e6:.1f} µs, {timeline.units} units, busy {timeline.busy:.0%} of the time"
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height:.0f}">',
         f"<style>{_STYLE}</style>",

@@ -120,9 +120,7 @@ class _Player:
         self._program = program
         self._device = device
         self._seconds: dict[str, float] = {}
-        self._nodes = {
-            name: tuple(dict.fromkeys(str(op.loc) for op in x.group.ops)) for name, x in program.kernels.items()
-        }
+        self._nodes = {name: x.group.nodes for name, x in program.kernels.items()}
         self._env = {x.name: x.upper for x in program.symbols}
         self.bars: list[Bar] = []
         self.now = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from tilewright.plugins.hookspecs import hookimpl
-from tilewright.plugins.records import SlotValue
+from tilewright.plugins.records import Pass, SlotValue
 
 TILEWRIGHT_API = 1
 
@@ -21,3 +21,9 @@ def tilewright_slots() -> Iterable[SlotValue]:
     yield SlotValue("schedule", "one-kernel-per-group", "tilewright.planning.schedule.one_kernel:make")
     yield SlotValue("control_place", "host", "tilewright.planning.place.host:make")
     yield SlotValue("planner", "staged", "tilewright.planning.staged:make")
+
+
+@hookimpl
+def tilewright_passes() -> Iterable[Pass]:
+    """Passes that tell more about a program."""
+    yield Pass("trace", "tilewright.planning.tracing:traced", ("after.schedule",))

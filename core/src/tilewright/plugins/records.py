@@ -7,7 +7,7 @@ A record's `name` is how configuration picks it. A third party puts its entry po
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from attrs import Attribute, field, frozen
@@ -65,6 +65,10 @@ class SlotValue:
         return f"{self.slot}={self.name}"
 
 
+def _tuple(points: Iterable[str]) -> tuple[str, ...]:
+    return tuple(points)
+
+
 @frozen
 class Pass:
     """A step that configuration may put before or after a stage.
@@ -80,7 +84,7 @@ class Pass:
     kind: ClassVar[str] = "pass"
     name: str = field(validator=_check_name)
     run: Reference = field(validator=check_reference)
-    points: tuple[str, ...] = field(converter=tuple)
+    points: tuple[str, ...] = field(converter=_tuple)
     options: str | None = None
 
     @points.validator

@@ -12,6 +12,7 @@ from tilewright.artifact import Artifact, Manifest, TensorInfo
 from tilewright.errors import InputError
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.feeds import check_names, prepare
+from tilewright.runtime.native import TaskTime
 from tilewright.runtime.pipeline import Environment, Pipeline, open_pipeline
 from tilewright.runtime.specialise import Jit, as_jit
 from tilewright.runtime.stats import Stats
@@ -92,6 +93,11 @@ class Executable:
         if output_names is None:
             return results
         return [results[names.index(name)] for name in output_names]
+
+    def timeline(self) -> dict[str, list[TaskTime]]:
+        """What units ran in the last run, by launch; nothing unless the pass `trace` was on (CUDA)."""
+        with self._lock:
+            return {} if self._pipeline is None else self._pipeline.timeline()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the artifact to `path`; `tilewright.load` reads it, in this or another process."""

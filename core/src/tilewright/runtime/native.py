@@ -41,6 +41,29 @@ class Weight:
 
 
 @frozen
+class TaskTime:
+    """A task that a unit of a traced launch ran.
+
+    Args:
+        unit: number of the unit.
+        place: the multiprocessor that it stood on.
+        kernel: name of the kernel.
+        nodes: ONNX nodes that it computes.
+        task: its number.
+        begin: nanoseconds of the device's clock.
+        end: when all threads of the unit were done with it.
+    """
+
+    unit: int
+    place: int
+    kernel: str
+    nodes: tuple[str, ...]
+    task: int
+    begin: int
+    end: int
+
+
+@frozen
 class BuildOutput:
     """What a builder returns.
 
@@ -104,6 +127,9 @@ class NativeProgram(Protocol):
 
     def measure(self, rounds: int) -> Sequence[float]:
         """Seconds of each of `rounds` further runs on the arrays of the last `run`, transfers left out."""
+
+    def timeline(self) -> Mapping[str, Sequence[TaskTime]]:
+        """What the units of each traced launch ran in the last run, by the launch's name."""
 
     def close(self) -> None:
         """Frees what the program holds. Called once; no `run` follows."""

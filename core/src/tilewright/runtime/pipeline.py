@@ -12,7 +12,7 @@ from tilewright.artifact import Artifact, ArtifactError, Step, Variant, damaged
 from tilewright.errors import DamagedError, InputError, InternalError
 from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import Backend
-from tilewright.runtime.native import Array, Loader, NativeProgram
+from tilewright.runtime.native import Array, Loader, NativeProgram, TaskTime
 from tilewright.runtime.specialise import Jit, SpecialiseStep
 from tilewright.runtime.stats import Stats
 from tilewright.runtime.variants import NativeStep
@@ -56,6 +56,13 @@ class Pipeline:
             results = runner.run([values[name] for name in step.inputs])
             values.update(zip(step.outputs, results, strict=True))
         return [values[name] for name in self._outputs]
+
+    def timeline(self) -> dict[str, list[TaskTime]]:
+        """What the units of traced launches ran in the last run, by launch."""
+        found: dict[str, list[TaskTime]] = {}
+        for _, runner in self._steps:
+            found |= runner.timeline() if isinstance(runner, NativeStep) else {}
+        return found
 
     def close(self) -> None:
         """Frees what the steps hold."""

@@ -13,7 +13,7 @@ from tilewright.errors import InputError
 from tilewright.ir import dtypes
 from tilewright.ir.lengths import delivered
 from tilewright.runtime.feeds import symbols_of
-from tilewright.runtime.native import Array, NativeProgram
+from tilewright.runtime.native import Array, NativeProgram, TaskTime
 from tilewright.runtime.stats import Stats
 
 _ALIGNMENT = 64
@@ -56,6 +56,10 @@ class NativeStep:
         self._program(number).run(arrays, results, symbols)
         self._stats.native_runs += 1
         return delivered([info.name for info in variant.outputs], variant.lengths, results)
+
+    def timeline(self) -> dict[str, list[TaskTime]]:
+        """What the units of traced launches ran in the last run, by launch."""
+        return {name: list(x) for program in self._programs.values() for name, x in program.timeline().items()}
 
     def close(self) -> None:
         """Frees every program that was loaded."""

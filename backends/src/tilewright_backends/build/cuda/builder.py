@@ -70,7 +70,7 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
     told = {"arch": arch, "capturable": capturable(program.body), "kernels": described}
     meeting = {name: x.kernel.name for name, x in code.persistent.items() if x.kernel.cooperative}
     told |= {"cooperative": meeting} if meeting else {}
-    recorded = {x.name: traced(x, code.persistent[x.name].names) for x in launches(program.steps) if x.traced}
+    recorded = {x.name: traced(x, program, code.persistent[x.name].names) for x in launches(program.steps) if x.traced}
     told |= {"traced": recorded} if recorded else {}
     told |= {**recursion(program), **ranges(program)}
     data = buffers.described(buffer_table(program), told, target)
