@@ -100,10 +100,10 @@ def test_a_gpu_has_room_for_one_unit_each_or_for_as_many_as_fit() -> None:
     assert heavy.threads == 608, "more would not have 104 registers"
 
 
-def test_a_task_among_others_takes_a_barrier_longer() -> None:
+def test_a_task_among_others_takes_two_barriers_longer() -> None:
     h200 = load_device("h200")
     small, large = (TileChoice("fake", {}, Resources(4, 128), cost=x) for x in (1.0e-6, 9.0e-6))
     for choice in (small, large):
-        assert member_seconds(choice, h200) == task_seconds(choice, h200) + h200.barrier_seconds
+        assert member_seconds(choice, h200) == task_seconds(choice, h200) + 2 * h200.barrier_seconds
     cpu = attrs.evolve(h200, kind="cpu")
     assert member_seconds(small, cpu) == task_seconds(small, cpu) < h200.barrier_seconds

@@ -75,6 +75,11 @@ class _Merge:
     envelope: Envelope
     programs: list[tuple[list[ROperator], RProgram]]
 
+    @property
+    def seconds(self) -> float:
+        """Predicted seconds of all rPrograms."""
+        return sum(program.seconds for _, program in self.programs)
+
 
 def _merged(run: Sequence[Planned], session: Session, options: RammerOptions) -> Iterator[Launch]:
     """The launches of kernels that can be merged."""
@@ -136,17 +141,30 @@ def _structure(run: Sequence[Planned]) -> tuple[object, ...]:
 
 
 def _merge(run: Sequence[Planned], room: Envelope, session: Session, options: RammerOptions) -> _Merge:
-    """The kernels on the vDevice of an envelope that has room for them."""
+    """The kernels on the vDevice of an envelope that has room for them.
+
+    Kernels are selected wavefront by wavefront, and the schedule may keep no wavefronts: so it is made with the fastest
+    ones, too, and what is predicted to be quicker is taken.
+    """
     device = vdevice_in(session.device, room)
     rtask = partial(member_seconds, device=session.device)
     operators = operators_of(run, session, rtask, least_seconds(session.device))
     levels = _levels(operators, session, options)
+    merges = [_scheduled(operators, room, session, levels, options)]
     if options.select:
-        operators = selected(operators, session, device, levels, room, rtask)
+        others = selected(operators, session, device, levels, room, rtask)
+        if any(a.choice != b.choice for a, b in zip(operators, others, strict=True)):
+            merges.append(_scheduled(others, room, session, levels, options))
+    return min(merges, key=lambda x: x.seconds)
+
+
+def _scheduled(
+    operators: list[ROperator], room: Envelope, session: Session, levels: Levels, options: RammerOptions
+) -> _Merge:
     whole = union(x.choice.resources for x in operators)
     needs = attrs.evolve(room, threads=whole.threads, registers=whole.registers, shared_bytes=whole.shared_bytes)
     kept = memory_left(needs, session.device) if options.keep else 0
-    return _Merge(needs, _programs(operators, device, levels, options, kept))
+    return _Merge(needs, _programs(operators, vdevice_in(session.device, room), levels, options, kept))
 
 
 def _levels(operators: Sequence[ROperator], session: Session, options: RammerOptions) -> Levels:
