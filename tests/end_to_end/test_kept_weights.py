@@ -28,8 +28,9 @@ Planned = tuple[Case, Settings, Program]
 SLOTS = {"schedule": "rammer", "connect": "welder", "propose": "roller"}
 
 
-def settings(keep: bool = True) -> Settings:
-    given = {"target": "cuda:h200", "slots": SLOTS, "options": {"rammer": {"gain": -1e9, "keep": keep}}}
+def settings(keep: bool = True, prefetch: bool = False) -> Settings:
+    options = {"gain": -1e9, "keep": keep, "prefetch": prefetch}
+    given = {"target": "cuda:h200", "slots": SLOTS, "options": {"rammer": options}}
     return bind(load_config(given), Registry())
 
 
@@ -69,6 +70,19 @@ def test_without_the_option_nothing_is_kept() -> None:
     program = plan_model(lstm().model, settings(keep=False)).program
     assert not kept(program)
     assert all(x.envelope.own_bytes == 0 for x in launches(program.steps))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_weights_are_fetched_ahead_of_waits(keep: bool) -> None:
+    """What is not kept is fetched for each task that waits, and what it computes is right."""
+    one, chosen = lstm(), settings(keep=keep, prefetch=True)
+    program = plan_model(one.model, chosen).program
+    verify_program(program, device_of(chosen))
+    fetched = Counter((x.source, x.first, x.bytes) for x in kept(program) if isinstance(x, Fetch))
+    assert max(fetched.values()) > 1 or keep
+    found = emulate(program, chosen, [one.feeds[x] for x in program.input_names])
+    for agreement in compare_outputs(program.output_names, found, expected(one.model, one.feeds)):
+        assert agreement.ok, agreement
 
 
 def test_units_fetch_while_they_wait(planned: Planned) -> None:
@@ -131,6 +145,6 @@ def test_wrong_bytes_in_the_units_memory_give_wrong_results(planned: Planned) ->
 
 def test_the_kit_for_schedulers_passes() -> None:
     slots = {x: y for x, y in SLOTS.items() if x != "schedule"}
-    report = check_scheduler("rammer", models=[lstm()], config={"slots": slots}, seeds=1)
+    report = check_scheduler("rammer", models=[lstm()], config={"slots": slots, "options": {"rammer": {"gain": -1e9}}}, seeds=1)
     assert report.together
     assert not report.broken

@@ -13,7 +13,7 @@ from tilewright.ir.choice import Slice
 from tilewright.ir.expr import const
 from tilewright.ir.program import Envelope, Fetch, Near, Phase, Signal, Task, Wait
 from tilewright.ir.verify.tree import leaves
-from tilewright_rammer.homes import Homes, room
+from tilewright_rammer.homes import Homes, Room, divided, room
 from tilewright_rammer.launching import launch_of
 from tilewright_rammer.listing import listed
 from tilewright_rammer.memory import Levels
@@ -57,7 +57,7 @@ def by_task(program: RProgram) -> dict[tuple[str, int], list[tuple[int, Run]]]:
 
 
 def test_every_task_has_a_home_where_there_is_room() -> None:
-    found = by_task(listed(layers(5), FOUR, LEVELS, SIZE))
+    found = by_task(listed(layers(5), FOUR, LEVELS, Room(SIZE)))
     assert len({runs[0][0] for runs in found.values()}) == len(found) == 4
     for runs in found.values():
         assert len({unit for unit, _ in runs}) == 1
@@ -66,7 +66,7 @@ def test_every_task_has_a_home_where_there_is_room() -> None:
 
 def test_a_unit_keeps_as_much_as_it_has_room_for() -> None:
     """On two units each has one home with room for one, and two, one behind the other, with room for two."""
-    one, two = (by_task(listed(layers(5), TWO, LEVELS, n * SIZE)) for n in (1, 2))
+    one, two = (by_task(listed(layers(5), TWO, LEVELS, Room(n * SIZE))) for n in (1, 2))
     assert {x.near for runs in one.values() for _, x in runs} == {BOTH, None}
     assert sum(x.fetches for runs in one.values() for _, x in runs) == 2
     assert {x.near for runs in two.values() for _, x in runs} == {BOTH, Near(SIZE, 2)}
@@ -75,7 +75,7 @@ def test_a_unit_keeps_as_much_as_it_has_room_for() -> None:
 
 def test_a_unit_without_room_for_all_slices_keeps_the_first() -> None:
     """On two units with room for three slices: two of the first task, one of the second."""
-    program = listed(layers(5), TWO, LEVELS, SIZE + SIZE // 2)
+    program = listed(layers(5), TWO, LEVELS, Room(SIZE + SIZE // 2))
     runs = program.runs
     assert {x.near for x in runs} == {BOTH, Near(SIZE, 1)}
     launch = launch_of(program, "all", Envelope(2, 32, cooperative=True))
@@ -87,11 +87,11 @@ def test_a_unit_without_room_for_all_slices_keeps_the_first() -> None:
 
 @pytest.mark.parametrize(("steps", "room"), [(5, 0), (5, SIZE // 2 - 16), (1, SIZE)])
 def test_nothing_is_kept_without_room_or_without_another_use(steps: int, room: int) -> None:
-    assert all(x.near is None for x in listed(layers(steps), FOUR, LEVELS, room).runs)
+    assert all(x.near is None for x in listed(layers(steps), FOUR, LEVELS, Room(room)).runs)
 
 
 def test_a_near_task_is_predicted_to_be_faster() -> None:
-    far, near = (listed(layers(5), FOUR, LEVELS, n).seconds for n in (0, SIZE))
+    far, near = (listed(layers(5), FOUR, LEVELS, Room(n)).seconds for n in (0, SIZE))
     assert near < far
 
 
@@ -100,13 +100,13 @@ def test_a_task_waits_for_its_home_as_long_as_one_takes() -> None:
     for busy, home, start in ((1.25, 0, 2.25), (1.75, 1, 1.5)):
         other = attrs.evolve(reader(1, "c", [0], tasks=1, seconds=busy), planned=planned("c", ["z"], ["w"], 1))
         operators = [reader(0, "a", tasks=1), other, reader(2, "a", [0], tasks=1)]
-        first, last = by_task(listed(operators, TWO, NOTHING_KEPT, SIZE))["a", 0]
+        first, last = by_task(listed(operators, TWO, NOTHING_KEPT, Room(SIZE)))["a", 0]
         assert (first[0], last[0], last[1].start) == (0, home, start)
 
 
 def test_homes_count_what_comes_again() -> None:
     operators = [reader(0, "a"), reader(1, "a"), reader(2, "b")]
-    homes = Homes(operators, 2, SIZE)
+    homes = Homes(operators, 2, Room(SIZE))
     assert [homes.again(x) for x in operators] == [1, 1, 0]
     assert homes.bring(0, operators[2], 0, 1) == (None, False)
     assert homes.bring(0, operators[0], 0, 1) == (BOTH, True)
@@ -120,7 +120,7 @@ def test_homes_count_what_comes_again() -> None:
 
 def test_fetches_stand_in_front_of_waits() -> None:
     """So that weights are under way while a unit waits for what its task reads besides."""
-    program = listed(layers(3), FOUR, LEVELS, SIZE)
+    program = listed(layers(3), FOUR, LEVELS, Room(SIZE))
     launch = launch_of(program, "all", Envelope(4, 32, cooperative=True))
     assert launch.envelope.own_bytes == SIZE
     (phase,) = launch.body
@@ -153,3 +153,30 @@ def test_there_is_room_for_what_leaves_all_units_at_work(units: int) -> None:
 
 def test_only_units_of_cuda_devices_keep_anything() -> None:
     assert room(Envelope(4, 256, 32), load_device("mi300x")) == 0
+
+
+def test_memory_is_divided() -> None:
+    """Of 8 KiB: an operator of four tasks on two units reads twice 1024 bytes of each at a time."""
+    wide = reader(0, "a", tasks=4)
+    slices = (Slice(0, 0, 1000, 4096), Slice(0, 4096, 24, 512))
+    choice = attrs.evolve(wide.choice, slices=slices)
+    kernel = attrs.evolve(wide.planned.kernel, choice=choice)
+    wide = attrs.evolve(wide, planned=attrs.evolve(wide.planned, kernel=kernel))
+    size = 8 << 10
+    assert divided(size, [wide], 2, keep=True, ahead=False) == Room(size, 0)
+    assert divided(size, [wide], 2, keep=True, ahead=True) == Room(size - 2048, 2048)
+    assert divided(2048, [wide], 2, keep=True, ahead=True) == Room(1024, 1024)
+    assert divided(2048, [wide], 2, keep=False, ahead=True) == Room(0, 2048)
+    assert divided(size, [wide], 2, keep=False, ahead=False) == Room()
+
+
+def test_what_is_not_kept_is_fetched_ahead_of_a_wait() -> None:
+    """Each time, over what the task before had; a task that waits for nothing reads its weights where they are."""
+    runs = listed(layers(3), FOUR, LEVELS, Room(0, SIZE)).runs
+    assert all((x.near, x.fetches) == ((BOTH, True) if x.waits else (None, False)) for x in runs)
+    assert {bool(x.waits) for x in runs} == {True, False}
+    both = listed([*layers(3), reader(6, "c", [5])], FOUR, LEVELS, Room(SIZE, SIZE // 2)).runs
+    last = [x for x in both if x.operator.number == 6 and x.waits]
+    assert last
+    assert all((x.near, x.fetches) == (Near(SIZE, 1), True) for x in last)
+    assert {x.near for x in both if x.operator.number < 6} == {BOTH}

@@ -13,7 +13,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from tilewright_rammer.homes import Homes
+from tilewright_rammer.homes import NO_ROOM, Homes, Room
 from tilewright_rammer.memory import Levels, Memory
 from tilewright_rammer.operators import ROperator
 from tilewright_rammer.plan import RProgram, Run, shares
@@ -54,11 +54,11 @@ class _Done:
     at: float
 
 
-def listed(operators: Sequence[ROperator], device: VDevice, levels: Levels, room: int = 0) -> RProgram:
+def listed(operators: Sequence[ROperator], device: VDevice, levels: Levels, room: Room = NO_ROOM) -> RProgram:
     """One part in which units wait for what they need.
 
     Args:
-        room: bytes of weights that each unit can keep.
+        room: for weights that each unit keeps, or fetches ahead.
     """
     units = [_Unit(i, np.zeros(device.units, np.int32)) for i in range(device.units)]
     first_come = urgency(operators, device)
@@ -138,7 +138,7 @@ def _place(
     for (first, count), unit, (start, waits), seconds in zip(parts, chosen, begun, took, strict=True):
         memory.use(unit.number, operator, first, count)
         unit.free = start + seconds
-        place, fetches = homes.bring(unit.number, operator, first, count)
+        place, fetches = homes.bring(unit.number, operator, first, count, waits=bool(waits))
         unit.runs.append(Run(operator, first, count, start, unit.free, waits, place, fetches))
         unit.known[unit.number] = ends[unit.number] = len(unit.runs)
         np.maximum(clock, unit.known, out=clock)
@@ -160,7 +160,7 @@ def _units_for(
         return list(units)
     begin = {u.number: max(u.free, _ready(u, needed, device)) for u in units}
     left = sorted(units, key=lambda u: (begin[u.number], u.number))
-    if operator.choice.slices and homes.room:
+    if operator.choice.slices and homes.room.kept:
         return _at_home(operator, parts, left, begin, memory, homes)
     if not memory.keeps:
         return left[: len(parts)]

@@ -21,6 +21,8 @@ class RammerOptions:
             operators side by side need less of the device (the paper's SelectRKernels).
         placement: whether a unit prefers tasks whose weights it has used before.
         keep: whether units of a CUDA device keep weights that are used again in shared memory, as far as there is room.
+        prefetch: whether units of a CUDA device fetch the weights that a task does not find there into shared memory
+            before they wait for its other operands.
         most: operators of one rProgram.
         gain: the least share of the separate launches' time that an rProgram has to save; a negative one also lets it
             take longer by as much.
@@ -32,6 +34,7 @@ class RammerOptions:
     select: bool = attrs.field(default=True, validator=instance_of(bool))
     placement: bool = attrs.field(default=True, validator=instance_of(bool))
     keep: bool = attrs.field(default=True, validator=instance_of(bool))
+    prefetch: bool = attrs.field(default=False, validator=instance_of(bool))
     most: int = attrs.field(default=16384, validator=[instance_of(int), ge(2)])
     gain: float = attrs.field(default=0.03, converter=float)
     measure: bool = attrs.field(default=False, validator=instance_of(bool))

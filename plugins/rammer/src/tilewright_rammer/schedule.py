@@ -16,6 +16,7 @@ from tilewright.planning.schedule.one_kernel import launch_of as alone
 from tilewright.planning.session import Session
 from tilewright.planning.timeline import LEAST, least_seconds, member_seconds, task_seconds
 from tilewright.planning.trial import Failure, Samples
+from tilewright_rammer.homes import Room, divided
 from tilewright_rammer.homes import room as memory_left
 from tilewright_rammer.kernels import selected
 from tilewright_rammer.launches import micro, wave_launches
@@ -163,8 +164,9 @@ def _scheduled(
 ) -> _Merge:
     whole = union(x.choice.resources for x in operators)
     needs = attrs.evolve(room, threads=whole.threads, registers=whole.registers, shared_bytes=whole.shared_bytes)
-    kept = memory_left(needs, session.device) if options.keep else 0
-    return _Merge(needs, _programs(operators, vdevice_in(session.device, room), levels, options, kept))
+    left = memory_left(needs, session.device)
+    own = divided(left, operators, room.units, keep=options.keep, ahead=options.prefetch)
+    return _Merge(needs, _programs(operators, vdevice_in(session.device, room), levels, options, own))
 
 
 def _levels(operators: Sequence[ROperator], session: Session, options: RammerOptions) -> Levels:
@@ -175,7 +177,7 @@ def _levels(operators: Sequence[ROperator], session: Session, options: RammerOpt
 
 
 def _programs(
-    operators: list[ROperator], device: VDevice, levels: Levels, options: RammerOptions, room: int
+    operators: list[ROperator], device: VDevice, levels: Levels, options: RammerOptions, room: Room
 ) -> list[tuple[list[ROperator], RProgram]]:
     if options.policy == "waves":
         return wave_programs(operators, device, levels)
