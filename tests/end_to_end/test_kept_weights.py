@@ -145,6 +145,7 @@ def test_wrong_bytes_in_the_units_memory_give_wrong_results(planned: Planned) ->
 
 def test_the_kit_for_schedulers_passes() -> None:
     slots = {x: y for x, y in SLOTS.items() if x != "schedule"}
-    report = check_scheduler("rammer", models=[lstm()], config={"slots": slots, "options": {"rammer": {"gain": -1e9}}}, seeds=1)
+    config = {"slots": slots, "options": {"rammer": {"gain": -1e9}}}
+    report = check_scheduler("rammer", models=[lstm()], config=config, seeds=1)
     assert report.together
     assert not report.broken
