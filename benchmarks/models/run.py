@@ -1,4 +1,4 @@
-"""`python -m benchmarks.models.run`: counts kernels and bytes of models, measures models, merges the results.
+"""`python -m benchmarks.models.run`: counts kernels and bytes of models, measures and writes them, merges the results.
 
 A result's file is named by commit, environment and cell, so that several short sessions on a device make one table.
 """
@@ -12,8 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx
+
 from benchmarks.models.cells import FOLDER, Cell, cells
 from benchmarks.models.count import compare, count
+from benchmarks.models.graphs import graph
 from benchmarks.models.prepare import configurations, prepared
 from benchmarks.models.report import report
 from benchmarks.results import OURS, write_table
@@ -52,6 +55,15 @@ def _run(options: argparse.Namespace) -> int:
     return measure_cells(found, options, ready, described, "benchmarks.models.worker")
 
 
+def _write(options: argparse.Namespace) -> int:
+    """Writes the graphs of cells, for other commands."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    for cell in chosen(cells(options.cells, options.small), options):
+        onnx.save(graph(cell.model, cell.batch, cell.dtype, cell.small), options.out / f"{cell.name}.onnx")
+        sys.stdout.write(f"{options.out / cell.name}.onnx\n")
+    return 0
+
+
 def described(cell: Cell) -> dict[str, Any]:
     """What a result says of its cell."""
     return asdict(cell)
@@ -82,7 +94,11 @@ def main() -> int:
     help = "configuration of an engine tilewright-NAME, a TOML file; NAME is the file's without ending. May be repeated"
     runs.add_argument("--config", action="append", default=[], metavar="[NAME=]FILE", help=help)
     runs.set_defaults(command=_run)
-    for one in (counts, runs):
+    writes = commands.add_parser("write", help="write cells as ONNX files, FOLDER/CELL.onnx")
+    add_selection(writes, FOLDER / "anchors.csv")
+    writes.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    writes.set_defaults(command=_write)
+    for one in (counts, runs, writes):
         one.add_argument("--small", action="store_true", help="the models in the sizes for tests")
     joined = commands.add_parser("merge", help="make one table of several folders of results")
     joined.add_argument("folders", nargs="+", type=Path)

@@ -14,6 +14,7 @@ import tilewright
 from benchmarks.models.cells import FOLDER, cells
 from benchmarks.models.graphs import MODELS, case, graph, in_dtype
 from benchmarks.models.graphs.moe import moe_block
+from benchmarks.models.utilisation import busy, draw
 from tilewright.api import settings_for
 from tilewright.check import check_model
 from tilewright.frontend.source import read
@@ -216,3 +217,17 @@ def test_published_sizes_agree_with_onnx_runtime(name: str) -> None:
     (wanted,) = outputs(given.model, dict(given.feeds))
     (found,) = tilewright.compile(given.model, "cpu").run(None, dict(given.feeds))
     assert np.linalg.norm(found - wanted) <= 1e-4 * np.linalg.norm(wanted)
+
+
+def test_how_many_multiprocessors_are_at_work() -> None:
+    """Of two: one for all of ten microseconds, in two tasks that overlap; the other for the last five."""
+    spans = [(0, 0.0, 6.0), (0, 4.0, 6.0), (1, 5.0, 5.0)]
+    bars = [{"ph": "X", "tid": unit, "ts": first, "dur": took} for unit, first, took in spans]
+    trace = {"traceEvents": [*({"ph": "M", "tid": unit} for unit in range(2)), *bars]}
+    curve, mean, end = busy(trace, 4)
+    assert curve == pytest.approx([0.5, 0.5, 1.0, 1.0])
+    assert (mean, end) == (pytest.approx(0.75), 10.0)
+    assert busy(trace, 4, 20.0)[0] == pytest.approx([0.5, 1.0, 0.0, 0.0])
+    text = draw({"before & after": trace})
+    assert "before &amp; after: 10 µs, busy 75% of the time" in text
+    assert text.count("<polygon") == 1
