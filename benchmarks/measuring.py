@@ -8,6 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2}
 """Of ‖a − b‖ / ‖b‖ of an output and its reference, by the dtype of the cell."""
 _TURN, _LEAST = 0.05, 5  # seconds of a turn, rounds of one
+_REST = 0.3
+"""Seconds in front of a turn on the host: threads of the engine before spin for a while when it has nothing to do."""
 
 
 class Worker:
@@ -105,17 +108,21 @@ def made_ready(waiting: Sequence[tuple[Worker, Path]], jobs: int, patience: floa
             list(pool.map(prepare, *zip(*waiting, strict=True)))
 
 
-def measured(folder: Path, workers: Sequence[Worker], dtype: str, turns: int, rounds: int) -> dict[str, dict[str, Any]]:
+def measured(
+    folder: Path, workers: Sequence[Worker], dtype: str, turns: int, rounds: int, *, host: bool
+) -> dict[str, dict[str, Any]]:
     """All engines of the cell that was prepared in `folder`, in turns. They are ready.
 
     Args:
         rounds: most runs of an engine in one turn.
+        host: whether they run on the host.
     """
     for worker in workers:
         once = worker.ask(do="measure", rounds=3)
         worker.rounds = min(max(int(_TURN / min(once)), _LEAST), rounds) if once else 1
     for _ in range(turns):
         for worker in workers:
+            time.sleep(_REST if host else 0.0)
             worker.samples += worker.ask(do="measure", rounds=worker.rounds) or []
     return {worker.engine: summary(worker, folder, TOLERANCE[dtype]) for worker in workers}
 

@@ -134,8 +134,10 @@ def run(
             running = _ready(batch, places, options)
             for number, ((cell, folder, ours), workers) in enumerate(zip(batch, running, strict=True), first + 1):
                 start = time.perf_counter()
-                with turn(options.target.partition(":")[0], options.patience):
-                    found = measured(folder, workers, cell.dtype, options.turns, options.rounds) if workers else {}
+                kind = options.target.partition(":")[0]
+                with turn(kind, options.patience):
+                    about_runs = (options.turns, options.rounds)
+                    found = measured(folder, workers, cell.dtype, *about_runs, host=kind == "cpu") if workers else {}
                 engines = {x: {**ours.get(x, {}), **found.get(x, {})} for x in options.engines}
                 wrong += any(not x.get("agrees") for name, x in engines.items() if name.startswith(OURS))
                 before = known.get(cell.name, {}) if options.resume else {}

@@ -55,6 +55,7 @@ from tilewright_backends.buffers import load_library
 from tilewright_backends.build.cuda.builder import device_code, host_module, link
 from tilewright_backends.build.cuda.compile import find_nvcc
 from tilewright_backends.build.cuda.library import packed_modules
+from tilewright_backends.build.cuda.records import KIND_BITS, Kind, records_of
 from tilewright_backends.host.cuda import CudaHost, emit_launch
 from tilewright_backends.machine_code import machine_code
 
@@ -348,6 +349,30 @@ def test_a_unit_keeps_no_more_records_than_it_has_room_for(settings: Settings) -
     times: dict[str, list[TaskTime]] = {}
     emulate(made, settings, inputs_of(made, one), times=times)
     assert [x.unit for x in times["all0"]] == [0, 0, 1, 1, 2, 2]
+
+
+def test_waits_in_a_row_are_looked_at_together(settings: Settings) -> None:
+    """Three at a time, with one barrier of the block behind the last; results are what they are with one wait."""
+    one = branches()
+    made = merged(planned(one, settings), MERGES["point to point"], 3)
+    (launch,) = made.body
+    assert isinstance(launch, Launch)
+    (phase,) = launch.body
+    assert isinstance(phase, Phase)
+    (lane,) = phase.lanes
+    first = next(i for i, x in enumerate(lane.items) if isinstance(x, Wait))
+    items = (*lane.items[:first], *[lane.items[first]] * 4, *lane.items[first:])
+    launch = attrs.evolve(launch, body=(Phase((attrs.evolve(lane, items=items),)),))
+    made = attrs.evolve(made, body=(launch,))
+    verify_program(made)
+    records = records_of(launch, made)
+    waits = [x for x in records.code.tolist() if x[0] & ((1 << KIND_BITS) - 1) == Kind.WAITS]
+    assert Kind.WAIT not in records.kinds
+    several, last = waits[0], waits[1]
+    assert several[1] == several[2] == several[3] == last[1] == last[2] > 0
+    assert (last[3], several[0] >> KIND_BITS, last[0] >> KIND_BITS) == (0, 0, 1)
+    found = emulate(made, settings, inputs_of(made, one), seeds=range(3))
+    agree(made.output_names, found, expected(one.model, dict(one.feeds)))
 
 
 WAITS = """

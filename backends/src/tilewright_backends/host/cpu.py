@@ -62,14 +62,16 @@ WAITING = """\
 #define tw_pause()
 #endif
 
-/* Who has waited for some microseconds sleeps: where processors are short, the one that is waited for may need this
-   one's. Counts are compared by their difference: those of barriers in a long loop go round. */
+/* Who has waited for ten microseconds lets others run, as where processors are short the one that is waited for may need
+   this one's, and who has waited for a millisecond sleeps: to be woken takes fifty microseconds, and more on a virtual
+   machine. Counts are compared by their difference: those of barriers in a long loop go round. */
 static int32_t tw_asleep;
 static int tw_reached(int32_t count, int32_t target) { return (int32_t)((uint32_t)count - (uint32_t)target) >= 0; }
 int32_t tw_wait(int32_t* counter, int32_t target) {
-  for (int spins = 0; spins < 1000; ++spins) {
+  for (int spins = 0; spins < 3000; ++spins) {
     if (tw_reached(__atomic_load_n(counter, __ATOMIC_ACQUIRE), target)) return 0;
-    tw_pause();
+    if (spins < 1000) tw_pause();
+    else sched_yield();
   }
   __atomic_fetch_add(&tw_asleep, 1, __ATOMIC_SEQ_CST);
   for (int32_t seen; !tw_reached(seen = __atomic_load_n(counter, __ATOMIC_SEQ_CST), target);) tw_sleep(counter, seen);
