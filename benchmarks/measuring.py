@@ -109,7 +109,7 @@ def made_ready(waiting: Sequence[tuple[Worker, Path]], jobs: int, patience: floa
 
 
 def measured(
-    folder: Path, workers: Sequence[Worker], dtype: str, turns: int, rounds: int, *, host: bool
+    folder: Path, workers: Sequence[Worker], dtype: str, *, turns: int, rounds: int, host: bool
 ) -> dict[str, dict[str, Any]]:
     """All engines of the cell that was prepared in `folder`, in turns. They are ready.
 

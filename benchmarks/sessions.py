@@ -105,7 +105,7 @@ def run(
         module: what an engine's process runs.
     """
     about = environment(options.target, options.threads)
-    made, where = options.commit or commit(), key(about)
+    made, where, kind = options.commit or commit(), key(about), options.target.partition(":")[0]
     out = options.out / f"{made}.{where}"
     out.mkdir(parents=True, exist_ok=True)
     known = {c.name: json.loads(p.read_text())["engines"] for c in cells if (p := out / f"{c.name}.json").exists()}
@@ -134,10 +134,9 @@ def run(
             running = _ready(batch, places, options)
             for number, ((cell, folder, ours), workers) in enumerate(zip(batch, running, strict=True), first + 1):
                 start = time.perf_counter()
-                kind = options.target.partition(":")[0]
                 with turn(kind, options.patience):
-                    about_runs = (options.turns, options.rounds)
-                    found = measured(folder, workers, cell.dtype, *about_runs, host=kind == "cpu") if workers else {}
+                    how = {"turns": options.turns, "rounds": options.rounds, "host": kind == "cpu"}
+                    found = measured(folder, workers, cell.dtype, **how) if workers else {}
                 engines = {x: {**ours.get(x, {}), **found.get(x, {})} for x in options.engines}
                 wrong += any(not x.get("agrees") for name, x in engines.items() if name.startswith(OURS))
                 before = known.get(cell.name, {}) if options.resume else {}

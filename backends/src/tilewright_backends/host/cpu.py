@@ -62,9 +62,9 @@ WAITING = """\
 #define tw_pause()
 #endif
 
-/* Who has waited for ten microseconds lets others run, as where processors are short the one that is waited for may need
-   this one's, and who has waited for a millisecond sleeps: to be woken takes fifty microseconds, and more on a virtual
-   machine. Counts are compared by their difference: those of barriers in a long loop go round. */
+/* Who has waited for ten microseconds lets others run, for where processors are short the one that is waited for may
+   need this one's; and who has waited for a millisecond sleeps: to be woken takes fifty microseconds, and more on a
+   virtual machine. Counts are compared by their difference: those of barriers in a long loop go round. */
 static int32_t tw_asleep;
 static int tw_reached(int32_t count, int32_t target) { return (int32_t)((uint32_t)count - (uint32_t)target) >= 0; }
 int32_t tw_wait(int32_t* counter, int32_t target) {
