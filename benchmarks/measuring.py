@@ -72,8 +72,11 @@ class Worker:
             line = ""
         if timer:
             timer.cancel()
-        ended = f"not ready after {patience:.0f} s" if late.is_set() else ""
-        answer = json.loads(line) if line else {"error": ended or f"ended with status {self._process.wait()}"}
+        if line:
+            answer = json.loads(line)
+        else:
+            status = self._process.wait()
+            answer = {"error": f"not ready after {patience:g} s" if late.is_set() else f"ended with status {status}"}
         self.error = answer.get("error", "")
         return answer.get("ok")
 

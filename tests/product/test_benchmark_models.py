@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 import tilewright
+from benchmarks.measuring import Worker
 from benchmarks.models.cells import FOLDER, cells
 from benchmarks.models.graphs import MODELS, case, graph, in_dtype
 from benchmarks.models.graphs.moe import moe_block
@@ -231,3 +233,12 @@ def test_how_many_multiprocessors_are_at_work() -> None:
     text = draw({"before & after": trace})
     assert "before &amp; after: 10 µs, busy 75% of the time" in text
     assert text.count("<polygon") == 1
+
+
+def test_an_engine_that_is_late_is_ended(tmp_path: Path) -> None:
+    worker = Worker("slow", tmp_path, "tests.product.slow_engine", 1)
+    assert worker.ask(0.5, do="prepare") is None
+    assert worker.error == "not ready after 0.5 s"
+    assert worker.ended
+    assert worker.ask(do="warm") is None
+    worker.close()

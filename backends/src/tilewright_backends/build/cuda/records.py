@@ -290,7 +290,7 @@ class _Writer:
                 case Signal():
                     records.append(_Record(Kind.SIGNAL, self._numbers(scope, self._counter(item))))
                 case Wait() if not number or not isinstance(items[number - 1], Wait):
-                    records += self._waits(_waits(items[number:]), scope)
+                    records += self._waits(_first_waits(items[number:]), scope)
                 case BlockControl() if item.counter:
                     body = self._items(item.body, scope.inside(item.counter))
                     enter, test, step = self._loop(item, scope, len(body))
@@ -370,7 +370,7 @@ class _Writer:
         return number << OFFSET_BITS | placement.offset
 
 
-def _waits(items: Sequence[Item]) -> list[Wait]:
+def _first_waits(items: Sequence[Item]) -> list[Wait]:
     """The waits that items begin with."""
     return [x for x in takewhile(lambda x: isinstance(x, Wait), items) if isinstance(x, Wait)]
 
