@@ -186,8 +186,6 @@ def _recorded(output: Output, file: str, **options: Any) -> tuple[str, Timeline]
         return program.target, recorded(program.timeline())
 
 
-
-
 def _one_plan(output: Output, file: str, **options: Any) -> tuple[Settings, Plan]:
     """The plan of a model that has one program."""
     from tilewright.cli.run import is_artifact

@@ -343,14 +343,14 @@ class _Source:
                 "        if (thread == 0) tw_gpu_count(counters + n[0]);",
                 "        break;",
                 f"      case {Kind.WAIT:d}:",
-                *(x.replace("        ", "        if (n[2]) ", 1) for x in self._fetch()),
+                *self._fetch("if (n[2]) "),
                 "        if (thread == 0)",
                 "          for (int tries = 0; tw_gpu_counted(counters + n[0]) < n[1]; ++tries) tw_gpu_pause(tries);",
                 "        if (n[2]) __syncthreads();",
                 "        break;",
                 f"      case {Kind.WAITS:d}: {{",
                 f"        const bool last = record.x >> {KIND_BITS};",
-                *(x.replace("        ", "        if (last) ", 1) for x in self._fetch()),
+                *self._fetch("if (last) "),
                 f"        if (thread < {TOGETHER}) {{",
                 "          const unsigned wait = thread == 0 ? n[0] : thread == 1 ? n[1] : n[2];",
                 f"          const uint32_t* counter = counters + (wait & {(1 << TARGET_BITS) - 1});",
@@ -364,13 +364,13 @@ class _Source:
             ]
         return lines
 
-    def _fetch(self) -> list[str]:
-        """Fetches the arguments of the next record."""
+    def _fetch(self, condition: str = "") -> list[str]:
+        """Fetches the arguments of the next record, perhaps under a condition."""
         if not self.ahead:
             return []
         row = f"{self.name}_rows[(ahead.x >> {KIND_BITS}) + i]"
         loop = f'_Pragma("unroll") for (int i = 0; i < {self.ahead}; ++i) fetched[i] = {row};'
-        return [f"        {{ {loop} fetches = true; }}"]
+        return [f"        {condition}{{ {loop} fetches = true; }}"]
 
     def _control(self) -> list[str]:
         condition = f"(row == {self.name}_rows || tw_holds({_address('row[0]')}))"
