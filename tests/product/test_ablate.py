@@ -42,7 +42,7 @@ def arms_of(result: Any) -> dict[str, dict[str, Any]]:
 
 
 def test_a_power_set_with_equal_plans_said_to_be_equal(tw: Tw, study: Callable[..., Path], tmp_path: Path) -> None:
-    result = tw("ablate", study(), "--json", "-o", tmp_path / "report.json")
+    result = tw("ablate", study(), "--json", "--jobs", "2", "-o", tmp_path / "report.json")
     assert result.code == 0, result.err
     arms = arms_of(result)
     assert list(arms) == [

@@ -18,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 import tilewright
 from tilewright.artifact import Artifact
+from tilewright.errors import InputError
 
 Tw = Callable[..., Any]
 
@@ -220,6 +221,21 @@ def test_python_users_get_the_same(dense: Path, tmp_path: Path) -> None:
             np.testing.assert_allclose(program.run(["y"], {"x": x})[0], expected, rtol=1e-5, atol=1e-6)
     with tilewright.load(tmp_path / "saved.tw", threads=1) as program:
         np.testing.assert_allclose(program.run(None, {"x": x})[0], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_runs_are_measured(dense: Path) -> None:
+    x = np.random.default_rng(2).standard_normal((3, 6)).astype(np.float32)
+    with tilewright.compile(dense, target="cpu") as program:
+        (wanted,) = program.run(None, {"x": x})
+        seconds = program.measure({"x": x}, 7)
+        assert len(seconds) == 7
+        assert all(0 < x < 1 for x in seconds)
+        assert program.stats.runs == 9
+        np.testing.assert_array_equal(program.run(None, {"x": x})[0], wanted)
+        with pytest.raises(InputError, match="y"):
+            program.measure({"y": x}, 1)
+    with pytest.raises(InputError, match="closed"):
+        program.measure({"x": x}, 1)
 
 
 def test_progress_and_logs_stay_off_stdout(tw: Tw, dense: Path, tmp_path: Path) -> None:

@@ -9,13 +9,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tilewright.arrays import load_arrays, save_arrays
 from tilewright.errors import InputError
 from tilewright.runtime.native import Array
 
+if TYPE_CHECKING:
+    from tilewright.runtime.executable import Executable
+
 Runner = Callable[[], list[Array]]
+
+_MOST_ROUNDS = 2000
+"""Timed runs of a turn on a device, where a short program could have very many."""
 
 
 def compile_model(argument: dict[str, Any]) -> Callable[[Any], dict[str, Any]]:
@@ -47,39 +53,61 @@ def engine(argument: dict[str, Any]) -> Callable[[dict[str, Any]], Any]:
     """
     names: list[str] = argument["names"]
     feeds = dict(zip(names, load_arrays(Path(argument["feeds"])), strict=True))
-    run = ENGINES[argument["engine"]](argument["path"], feeds, argument["threads"])
+    held = ENGINES[argument["engine"]](argument["path"], feeds, argument["threads"])
 
     def handle(request: dict[str, Any]) -> Any:
         if request["do"] == "run":
-            save_arrays(Path(request["outputs"]), run())
+            save_arrays(Path(request["outputs"]), held())
             return None
-        return time_calls(run, request["seconds"])
+        return held.times(request["seconds"])
 
     return handle
 
 
-def time_calls(run: Callable[[], object], seconds: float) -> list[float]:
-    """Seconds of each call, after one call that is not counted; at least three, and for at least
-    `seconds`.
-    """
-    run()
-    samples: list[float] = []
-    end = time.perf_counter() + seconds
-    while len(samples) < 3 or time.perf_counter() < end:
-        start = time.perf_counter()
-        run()
-        samples.append(time.perf_counter() - start)
-    return samples
+class Engine:
+    """An engine that holds a model and its inputs; a call runs it once and gives the outputs."""
+
+    def __init__(self, run: Runner) -> None:
+        self._run = run
+
+    def __call__(self) -> list[Array]:
+        return self._run()
+
+    def times(self, seconds: float) -> list[float]:
+        """Seconds of each of at least three calls, and for at least `seconds`, after one that is not counted."""
+        self._run()
+        samples: list[float] = []
+        end = time.perf_counter() + seconds
+        while len(samples) < 3 or time.perf_counter() < end:
+            start = time.perf_counter()
+            self._run()
+            samples.append(time.perf_counter() - start)
+        return samples
 
 
-def _tilewright(path: str, feeds: dict[str, Array], threads: int) -> Runner:
+class _OnDevice(Engine):
+    """A program of ours on a device: what its runs take there, without transfers."""
+
+    def __init__(self, program: Executable, feeds: dict[str, Array]) -> None:
+        super().__init__(lambda: program.run(None, feeds))
+        self._program, self._feeds = program, feeds
+
+    def times(self, seconds: float) -> list[float]:
+        once = min(self._program.measure(self._feeds, 3))
+        rounds = min(max(int(seconds / max(once, 1e-7)), 3), _MOST_ROUNDS)
+        return self._program.measure(self._feeds, rounds)
+
+
+def _tilewright(path: str, feeds: dict[str, Array], threads: int) -> Engine:
     from tilewright.runtime.executable import load
 
     program = load(path, threads=threads)
-    return lambda: program.run(None, feeds)
+    if not program.target.startswith("cpu"):
+        return _OnDevice(program, feeds)
+    return Engine(lambda: program.run(None, feeds))
 
 
-def _onnxruntime(path: str, feeds: dict[str, Array], threads: int) -> Runner:
+def _onnxruntime(path: str, feeds: dict[str, Array], threads: int) -> Engine:
     try:
         import onnxruntime
     except ImportError as error:
@@ -94,23 +122,19 @@ def _onnxruntime(path: str, feeds: dict[str, Array], threads: int) -> Runner:
         raise InputError(
             f"ONNX Runtime cannot run the model: {error}", "Compare with the reference evaluator instead."
         ) from error
-    return lambda: _as_list(session.run(None, feeds))
+    return Engine(lambda: list(session.run(None, feeds)))
 
 
-def _reference(path: str, feeds: dict[str, Array], threads: int) -> Runner:
+def _reference(path: str, feeds: dict[str, Array], threads: int) -> Engine:
     from onnx.reference import ReferenceEvaluator
 
     evaluator = ReferenceEvaluator(path)
-    return lambda: _as_list(evaluator.run(None, feeds))
+    return Engine(lambda: list(evaluator.run(None, feeds)))
 
 
-def _as_list(outputs: Any) -> list[Array]:
-    return list(outputs)
-
-
-ENGINES: dict[str, Callable[[str, dict[str, Array], int], Runner]] = {
+ENGINES: dict[str, Callable[[str, dict[str, Array], int], Engine]] = {
     "tilewright": _tilewright,
     "onnxruntime": _onnxruntime,
     "reference": _reference,
 }
-"""Every engine: what opens a model, and gives a function that runs it once on the feeds."""
+"""Every engine: what opens a model, and holds it with the feeds."""

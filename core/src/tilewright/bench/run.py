@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -117,8 +117,18 @@ class ModelResult:
         }
 
 
-def compile_in_worker(path: Path, artifact: Path, compilation: Compilation, threads: int, limits: Limits) -> Compiled:
+def compile_in_worker(
+    path: Path,
+    artifact: Path,
+    compilation: Compilation,
+    threads: int,
+    limits: Limits,
+    started: Callable[[Worker], None] = lambda _: None,
+) -> Compiled:
     """Compiles the model at `path` in a process of its own.
+
+    Args:
+        started: told of that process before it compiles.
 
     Raises:
         WorkerError: the compilation failed or broke a limit.
@@ -131,6 +141,7 @@ def compile_in_worker(path: Path, artifact: Path, compilation: Compilation, thre
         memory_limit=limits.memory,
         environment=thread_environment(threads),
     ) as worker:
+        started(worker)
         reply = worker.call(None)
     with Artifact(artifact) as opened:
         manifest = opened.manifest

@@ -34,6 +34,13 @@ from tilewright.threads import thread_count
 @click.option("--seconds", type=float, help="Least length of a turn, instead of the study's.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the inputs.")
 @click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Arms compiled side by side, which makes each compilation take longer.",
+)
+@click.option(
     "--shape",
     "shapes",
     multiple=True,
@@ -94,6 +101,7 @@ def _settings(
     rounds: int | None,
     seconds: float | None,
     seed: int,
+    jobs: int,
     shapes: Shapes,
     no_cache: bool,
     strict: bool,
@@ -109,6 +117,7 @@ def _settings(
         seconds or study.seconds,
         seed,
         Limits(study.time_limit, int(study.memory_limit * 2**30)),
+        jobs,
     )
 
 

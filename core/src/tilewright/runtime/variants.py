@@ -50,12 +50,28 @@ class NativeStep:
         Raises:
             InputError: no variant takes arrays of these shapes.
         """
-        number, symbols = self._choose(arrays)
+        number, results = self._run(arrays)
         variant = self._variants[number]
-        results = [_empty(info, symbols) for info in variant.outputs]
+        return delivered([info.name for info in variant.outputs], variant.lengths, results)
+
+    def measure(self, arrays: Sequence[Array], rounds: int) -> list[float]:
+        """Seconds of each of `rounds` runs after a first, without what goes to a device and comes back.
+
+        Raises:
+            InputError: no variant takes arrays of these shapes.
+        """
+        number, results = self._run(arrays)
+        seconds = list(self._program(number).measure(rounds))
+        del results  # until here: the program wrote there
+        return seconds
+
+    def _run(self, arrays: Sequence[Array]) -> tuple[int, list[Array]]:
+        """The variant that ran, and the arrays that it filled."""
+        number, symbols = self._choose(arrays)
+        results = [_empty(info, symbols) for info in self._variants[number].outputs]
         self._program(number).run(arrays, results, symbols)
         self._stats.native_runs += 1
-        return delivered([info.name for info in variant.outputs], variant.lengths, results)
+        return number, results
 
     def timeline(self) -> dict[str, list[TaskTime]]:
         """What the units of traced launches ran in the last run, by launch."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +19,7 @@ from tilewright.compare import compare_outputs
 from tilewright.runtime.native import Array
 from tilewright.runtime.random_feeds import random_feeds
 from tilewright.study.design import Arm
-from tilewright.workers import Worker, WorkerError
+from tilewright.workers import Worker, WorkerError, turn
 
 
 @define
@@ -74,6 +76,7 @@ class Settings:
         seconds: least length of a turn.
         seed: of the inputs.
         limits: of every process.
+        jobs: arms that are compiled side by side; compilations then take longer.
     """
 
     compilation: Compilation
@@ -83,6 +86,7 @@ class Settings:
     seconds: float = 0.5
     seed: int = 0
     limits: Limits = field(factory=Limits)
+    jobs: int = 1
 
 
 @frozen
@@ -115,12 +119,11 @@ def study_model(
 
     Raises:
         WorkerError: the reference engine cannot run the model.
+        BusyError: others measure on the device for longer than a process may take.
     """
     results = [ArmResult(arm) for arm in arms]
     with model_file(model) as path, TemporaryDirectory(prefix="tilewright-") as folder, ExitStack() as stack:
-        for number, result in enumerate(results):
-            progress(f"{model}: compiling {result.arm.name}")
-            _compile(result, path, Path(folder, f"{number}.tw"), settings)
+        _compile_all(results, path, Path(folder), settings, lambda arm: progress(f"{model}: compiling {arm.name}"))
         compiled = [result.compiled for result in results if result.compiled]
         if not compiled:
             return ModelStudy(model, settings.reference, None, results)
@@ -138,7 +141,8 @@ def study_model(
                 if worker is not None:
                     workers[number] = worker
         progress(f"{model}: timing {len(workers)} programs")
-        own, *measured = interleaved([reference, *workers.values()], settings.rounds, settings.seconds)
+        with turn(compiled[0].manifest.target.partition(":")[0], settings.limits.seconds):
+            own, *measured = interleaved([reference, *workers.values()], settings.rounds, settings.seconds)
         for number, outcome in zip(workers, measured, strict=True):
             if isinstance(outcome, WorkerError):
                 results[number].state, results[number].why = "failed", str(outcome)
@@ -148,13 +152,40 @@ def study_model(
     return ModelStudy(model, settings.reference, own if isinstance(own, Measured) else None, results)
 
 
-def _compile(result: ArmResult, path: Path, artifact: Path, settings: Settings) -> None:
+def _compile_all(
+    results: Sequence[ArmResult], path: Path, folder: Path, settings: Settings, progress: Callable[[Arm], None]
+) -> None:
+    """Compiles each arm, several side by side. An interrupt ends them all."""
     base = settings.compilation
-    compilation = Compilation(base.target, result.arm.mapping, base.shapes, base.cache, base.strict)
-    try:
-        result.compiled = compile_in_worker(path, artifact, compilation, settings.threads, settings.limits)
-    except WorkerError as error:
-        result.state, result.why = "failed", str(error)
+    running: list[Worker] = []
+    left = deque(enumerate(results))
+
+    def compile_rest() -> None:
+        while True:
+            try:
+                number, result = left.popleft()
+            except IndexError:
+                return
+            progress(result.arm)
+            compilation = Compilation(base.target, result.arm.mapping, base.shapes, base.cache, base.strict)
+            artifact = folder / f"{number}.tw"
+            try:
+                result.compiled = compile_in_worker(
+                    path, artifact, compilation, settings.threads, settings.limits, running.append
+                )
+            except WorkerError as error:
+                result.state, result.why = "failed", str(error)
+
+    with ThreadPoolExecutor(settings.jobs) as threads:
+        compiling = [threads.submit(compile_rest) for _ in range(settings.jobs)]
+        try:
+            for one in compiling:
+                one.result()
+        except BaseException:
+            left.clear()
+            for worker in running:
+                worker.kill()
+            raise
 
 
 def _checked(
