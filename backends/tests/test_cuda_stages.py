@@ -94,3 +94,11 @@ def test_products_of_16_bit_floats_run_on_tensor_cores(dtype: str, used: bool, s
     entry = settings.registry.get(RecipeEntry, "cuda.stages")
     code = cuda_source([device_kernel(kernel, made, settings.registry.code(entry, entry.emitter), "sm_90a")], "sm_90a")
     assert (code.count("tw_mma_float16(") > 2) == used  # its definition, and a call in each of two stages
+
+
+def test_a_number_between_stages_is_kept_in_shared_memory(settings: Settings) -> None:
+    x = np.random.default_rng(6).standard_normal((6, 7)).astype("float32")
+    one = case("number", [node("ReduceSum", "x", "s", keepdims=0), node("Mul", "x s", "y")], {"x": x})
+    (found,) = emulate(program(one, settings), settings, [x])
+    wanted = x.astype(np.float64) * x.astype(np.float64).sum()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)

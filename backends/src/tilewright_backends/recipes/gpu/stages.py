@@ -130,6 +130,8 @@ def sides_of(stage: KernelSpec) -> Sides:
 
 def stored_shape(value: Value, box: Box) -> tuple[Expr, ...]:
     """The shape of a box in shared memory: rows of 16-bit floats begin in different banks, as fragments want them."""
+    if not box:  # one number
+        return ()
     *outer, last = (x.size for x in box)
     return (*outer, last + _PADDING if value.dtype in HALVES else last)
 
