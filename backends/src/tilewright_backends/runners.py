@@ -18,7 +18,7 @@ import tvm_ffi
 
 T = TypeVar("T")
 
-_BIG_CORES = 1  # TVM's AffinityMode; without binding it only means "no list of processors"
+_BIG_CORES, _ONE_EACH = 1, -2  # TVM's AffinityMode; without binding the first only means "no list of processors"
 _PATIENCE = 2.0
 _LOOK = 0.25  # how often a caller looks up from its waiting
 _setting_up = threading.Lock()
@@ -92,22 +92,28 @@ class _Runner(threading.Thread):
 
 
 def _size_pool(threads: int) -> None:
-    """Makes the calling thread's pool, of `threads` threads with itself, which may run on any processor.
+    """Makes the calling thread's pool, of `threads` threads with itself.
 
-    TVM binds workers to processors unless the environment says otherwise while the pool is made.
+    Where they are as many as the processors, each keeps one: two that stand on one for a while make all others wait.
+    Else they may run on any. TVM binds workers unless the environment says otherwise while the pool is made.
     """
+    processors = sorted(os.sched_getaffinity(0))
+    bound = len(processors) == threads > 1
+    named = processors if bound else range(threads)
     configure = tvm_ffi.get_global_func("runtime.config_threadpool")
     with _setting_up:
         before = os.environ.get("TVM_BIND_THREADS")
-        os.environ["TVM_BIND_THREADS"] = "0"
+        os.environ["TVM_BIND_THREADS"] = str(int(bound))
         try:
-            # The length of the list of processors is the size of the pool; no processor in it is used in this mode.
-            configure(_BIG_CORES, threads, [str(i) for i in range(threads)])
+            # The length of the list is the size of the pool; unless they are bound, no processor in it is used.
+            configure(_ONE_EACH if bound else _BIG_CORES, threads, [str(x) for x in named])
         finally:
             if before is None:
                 del os.environ["TVM_BIND_THREADS"]
             else:
                 os.environ["TVM_BIND_THREADS"] = before
+    if bound:
+        os.sched_setaffinity(0, processors[:1])  # of this thread, which is the pool's first
 
 
 def _forget() -> None:
