@@ -19,7 +19,7 @@ from tilewright.plugins.records import SlotValue
 from tilewright.testing.models import BUILDERS
 from tilewright.testing.schedulers import Report, check_scheduler
 
-ALWAYS: dict[str, Any] = {"options": {"rammer": {"gain": -1e9}}}
+ALWAYS: dict[str, Any] = {"options": {"rammer": {"gain": -1e9, "policy": "list"}}}
 """Merges whatever can be merged."""
 WAVES: dict[str, Any] = {"options": {"rammer": {"gain": -1e9, "policy": "waves"}}}
 LAUNCHES: dict[str, Any] = {"options": {"rammer": {"gain": -1e9, "policy": "launches"}}}

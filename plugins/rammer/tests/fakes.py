@@ -13,10 +13,10 @@ from tilewright_rammer.memory import Levels
 from tilewright_rammer.operators import ROperator
 from tilewright_rammer.vdevice import VDevice
 
-TWO = VDevice(units=2, wait=0.5, barrier=1.0, launch=3.0, serial=False)
+TWO = VDevice(units=2, wait=0.5, barrier=1.0, launch=3.0, start=3.0, serial=False)
 """Two units; seconds are whole numbers here."""
 
-NOTHING_KEPT = Levels(0.0, 0.0, 0.0, 0)
+NOTHING_KEPT = Levels(0.0, 0.0, 0.0, 0.0, 0)
 
 
 def planned(name: str, reads: Sequence[str], writes: Sequence[str], tasks: int = 1, cost: float = 1.0) -> Planned:

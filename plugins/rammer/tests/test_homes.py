@@ -24,7 +24,7 @@ H200 = load_device("h200")
 FOUR = attrs.evolve(TWO, units=4)
 SIZE = 64
 BOTH = Near(0, 2)
-LEVELS = Levels(far=0.01, shared=0.01, own=0.0, own_bytes=0)
+LEVELS = Levels(far=0.01, shared=0.01, own=0.0, link=0.0, own_bytes=0)
 
 
 def reader(number: int, weight: str, before: Sequence[int] = (), tasks: int = 2, seconds: float = 1.0) -> ROperator:

@@ -73,7 +73,7 @@ def test_on_this_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Session, "measure_launches", recorded)
     options = {"slots": {"schedule": "rammer"}, "options": {"rammer": {"measure": True}}}
     made = tilewright.compile(one.model, target="cpu", config=options, threads=2, cache=False)
-    assert len(seen) == 2
+    assert len(seen) == 3
     assert all(isinstance(x, Samples) and x.median > 0 for x in seen)
     (found,) = made.run(None, dict(one.feeds))
     expected: Any = ReferenceEvaluator(one.model).run(None, dict(one.feeds))

@@ -13,10 +13,9 @@ from tilewright.config.binding import bind
 from tilewright.config.schema import Config
 from tilewright.device import load_device
 from tilewright.frontend import load
-from tilewright.ir.choice import Resources, TileChoice
+from tilewright.ir.choice import Resources
 from tilewright.planning.requests import Planned
 from tilewright.planning.session import Session
-from tilewright.planning.timeline import member_seconds, task_seconds
 from tilewright.plugins.manager import Registry
 from tilewright.recipes import Recipe
 from tilewright.testing import conformance
@@ -98,12 +97,3 @@ def test_a_gpu_has_room_for_one_unit_each_or_for_as_many_as_fit() -> None:
     assert rooms_of(h200, needs, 100_000) == [one], "units take turns, and so many operators would take too long"
     (heavy,) = rooms_of(h200, [Resources(4, 512, 100)], 10)
     assert heavy.threads == 608, "more would not have 104 registers"
-
-
-def test_a_task_among_others_takes_two_barriers_longer() -> None:
-    h200 = load_device("h200")
-    small, large = (TileChoice("fake", {}, Resources(4, 128), cost=x) for x in (1.0e-6, 9.0e-6))
-    for choice in (small, large):
-        assert member_seconds(choice, h200) == task_seconds(choice, h200) + 2 * h200.barrier_seconds
-    cpu = attrs.evolve(h200, kind="cpu")
-    assert member_seconds(small, cpu) == task_seconds(small, cpu) < h200.barrier_seconds

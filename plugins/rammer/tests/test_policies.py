@@ -60,7 +60,10 @@ def test_the_most_urgent_operator_comes_first() -> None:
     assert [x[0] for x in order(program)[0]] == [3, 4, 5]
 
 
-KEEPS = Levels(far=0.01, shared=0.01, own=0.0, own_bytes=100)
+APART = [1e9] * 64
+"""Seconds of launches that nobody would make."""
+
+KEEPS = Levels(far=0.01, shared=0.01, own=0.0, link=0.0, own_bytes=100)
 
 
 def test_a_unit_runs_what_it_has_the_weights_of() -> None:
@@ -79,7 +82,7 @@ def test_far_memory_is_shared() -> None:
     wide = [attrs.evolve(operator(i), bytes=100) for i in range(2)]
     levels = attrs.evolve(NOTHING_KEPT, far=1.0)
     assert listed(wide, TWO, levels).seconds == 200 + TWO.launch
-    ((_, waved),) = wave_programs(wide, TWO, levels)
+    ((_, waved),) = wave_programs(wide, TWO, levels, APART)
     assert waved.seconds == 200 + TWO.launch
 
 
@@ -88,10 +91,11 @@ def test_wavefronts_are_levels() -> None:
     assert [[x.number for x in wave] for wave in wavefronts(operators)] == [[0, 1], [2, 4], [3]]
 
 
-@pytest.mark.parametrize(("barrier", "programs"), [(1.0, 1), (4.0, 2)])
-def test_a_wave_joins_where_a_barrier_is_cheaper_than_a_launch(barrier: float, programs: int) -> None:
+@pytest.mark.parametrize(("barrier", "apart", "programs"), [(1.0, 4.0, 1), (4.0, 4.0, 2), (1.0, 3.0, 2)])
+def test_a_wave_joins_where_a_barrier_is_cheaper_than_a_launch(barrier: float, apart: float, programs: int) -> None:
+    """Together they take 6 seconds and the barrier, as kernels of their own `apart` each."""
     device = attrs.evolve(TWO, barrier=barrier)
-    found = wave_programs([operator(0, tasks=2), operator(1, [0], tasks=3)], device, NOTHING_KEPT)
+    found = wave_programs([operator(0, tasks=2), operator(1, [0], tasks=3)], device, NOTHING_KEPT, [apart] * 2)
     assert len(found) == programs
     assert sum(x.seconds for _, x in found) == 1 + 2 + (3.0 + barrier if programs == 1 else 6.0)
 
@@ -114,7 +118,7 @@ def test_random_graphs_are_complete_and_in_order(seed: int) -> None:
         weights = {rng.choice("abc"): rng.randrange(1, 90)} if rng.random() < 0.5 else {}
         operators.append(operator(number, before, rng.randrange(1, 7), rng.random(), weights))
     device = attrs.evolve(TWO, units=rng.randrange(2, 6))
-    programs = [listed(operators, device, KEEPS), *(x for _, x in wave_programs(operators, device, KEEPS))]
+    programs = [listed(operators, device, KEEPS), *(x for _, x in wave_programs(operators, device, KEEPS, APART))]
     assert sum(len(x.parts) for x in programs[1:]) == len(wavefronts(operators))
     for program in (programs[:1], programs[1:]):
         runs = [run for part in program for run in part.runs]

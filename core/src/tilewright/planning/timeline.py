@@ -1,8 +1,7 @@
 """When which unit runs what, as the cost model predicts it: a program's launches played out.
 
 A kernel's predicted seconds are those of a launch alone, so one task takes these, without the launch, divided by the
-rounds in which such a launch runs its tasks. In a launch of many kernels a task has other neighbours
-(`member_seconds`). Loops of the host are played once, those inside launches as often as is
+rounds in which such a launch runs its tasks. Loops of the host are played once, those inside launches as often as is
 known, but not more than a few times; of branches of the host and of the grid the longer one is, of a unit's the first.
 """
 
@@ -47,29 +46,35 @@ def task_seconds(choice: TileChoice, device: DeviceModel) -> float:
     return max(choice.cost - device.launch_seconds, LEAST) / rounds
 
 
-def member_seconds(choice: TileChoice, device: DeviceModel) -> float:
-    """Predicted seconds of one task in a launch of many kernels.
-
-    A GPU's task fetches what it is to do and its first operands from the cache that all units share, one after the
-    other; in a launch alone the hardware has the next task ready by then. On an H200 long tasks took as long as alone,
-    short ones 0.5 to 3 µs longer.
-    """
-    return task_seconds(choice, device) + (0.0 if device.kind == "cpu" else 2 * device.barrier_seconds)
-
-
 def least_seconds(device: DeviceModel) -> float:
     """Seconds that a task of a launch of many kernels takes at least: on an H200 tasks of 2 KiB took 0.7 to 1.6 µs."""
     return LEAST if device.kind == "cpu" else device.barrier_seconds
+
+
+def start_seconds(device: DeviceModel) -> float:
+    """Seconds from the end of what came before to the first task of a launch of many kernels.
+
+    A GPU's units fetch what they are to do and its arguments, one after the other, from the cache that they share; for
+    a launch of one kernel the hardware has them ready.
+    """
+    return device.launch_seconds + (0.0 if device.kind == "cpu" else device.barrier_seconds)
+
+
+def meeting_seconds(device: DeviceModel) -> float:
+    """Seconds from the end of the last task before a barrier to the beginning of the tasks behind it.
+
+    On an H200 1.6 to 2.0 µs, where a barrier with nothing to do before and behind it takes 1.0.
+    """
+    return device.barrier_seconds * (1.0 if device.kind == "cpu" else 1.7)
 
 
 def wait_seconds(device: DeviceModel) -> float:
     """Seconds from the end of a task to the beginning of one that waits for it.
 
     On a GPU what the task has written must first be where others see it, and as many units look at a counter as signal
-    to it: on an H200 2.0 to 2.8 µs, where a barrier that has nothing to wait for takes 1.0. Threads of a CPU that spin
-    see a signal sooner than all of them meet.
+    to it: on an H200 2.0 to 2.8 µs. Threads of a CPU that spin see a signal sooner than all of them meet.
     """
-    return device.barrier_seconds * (0.5 if device.kind == "cpu" else 2.0)
+    return device.barrier_seconds * (0.5 if device.kind == "cpu" else 2.4)
 
 
 @attrs.frozen
@@ -159,17 +164,17 @@ class _Player:
         self._places = max(min(places, launch.envelope.units), 1)
         for name in {x.kernel for x in tasks_of(launch.body)}:
             choice = self._program.kernels[name].choice
-            seconds = member_seconds if launch.envelope.cooperative else task_seconds
-            self._seconds[name] = seconds(choice, self._device)
+            self._seconds[name] = task_seconds(choice, self._device)
         if self._device.kind != "cpu" or launch.envelope.units > 1:
-            self.now += self._device.launch_seconds
+            start = start_seconds(self._device) if launch.envelope.cooperative else self._device.launch_seconds
+            self.now += start
         self._events: dict[tuple[str, int], list[float]] = {}
         self._parts(launch, launch.body)
 
     def _parts(self, launch: Launch, parts: Sequence[Phase | GridControl]) -> None:
         for number, part in enumerate(parts):
             if number:
-                self.now += self._device.barrier_seconds
+                self.now += meeting_seconds(self._device)
             if isinstance(part, Phase):
                 self._phase(launch, part)
                 continue

@@ -82,7 +82,7 @@ def listed(operators: Sequence[ROperator], device: VDevice, levels: Levels, room
             if not missing[number]:
                 ready.add(operators[number])
     end = max(*(x.free for x in units), memory.work)
-    return RProgram((tuple(tuple(x.runs) for x in units),), end + device.launch)
+    return RProgram((tuple(tuple(x.runs) for x in units),), end + device.start)
 
 
 class _Ready:

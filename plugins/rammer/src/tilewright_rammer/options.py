@@ -5,7 +5,9 @@ from __future__ import annotations
 import attrs
 from attrs.validators import ge, in_, instance_of
 
-POLICIES = ("list", "waves", "launches")
+MERGING = ("list", "waves")
+"""The policies by which units may wait for each other."""
+POLICIES = ("quickest", *MERGING, "launches")
 
 
 @attrs.frozen
@@ -14,9 +16,10 @@ class RammerOptions:
 
     Args:
         policy: "list", tasks in the order of the critical path with waits from producer to consumer; "waves", the
-            paper's wavefronts with a barrier after each; or "launches", wavefronts of which each is a launch of its
-            own, in which nothing waits. The last is what happens whatever this says where a device does not promise
-            that units are at work at once.
+            paper's wavefronts, each behind a barrier or in another launch, whichever takes less; "quickest", of these
+            two the one that is predicted to take less; or "launches", wavefronts of which each is a launch of its own,
+            in which nothing waits. The last is what happens whatever this says where a device does not promise that
+            units are at work at once.
         select: whether other kernels of the proposer's set may take the place of an operator's fastest one, where
             operators side by side need less of the device (the paper's SelectRKernels).
         placement: whether a unit prefers tasks whose weights it has used before.
@@ -30,7 +33,7 @@ class RammerOptions:
             tried. Without, the cost model decides.
     """
 
-    policy: str = attrs.field(default="list", validator=in_(POLICIES))
+    policy: str = attrs.field(default="quickest", validator=in_(POLICIES))
     select: bool = attrs.field(default=True, validator=instance_of(bool))
     placement: bool = attrs.field(default=True, validator=instance_of(bool))
     keep: bool = attrs.field(default=True, validator=instance_of(bool))

@@ -14,9 +14,9 @@ from tilewright.planning.record import shape_of
 from tilewright.planning.requests import Planned, Request, Schedule
 from tilewright.planning.schedule.one_kernel import launch_of as alone
 from tilewright.planning.session import Session
-from tilewright.planning.timeline import LEAST, least_seconds, member_seconds, task_seconds
+from tilewright.planning.timeline import LEAST, least_seconds, task_seconds
 from tilewright.planning.trial import Failure, Samples
-from tilewright_rammer.homes import Room, divided
+from tilewright_rammer.homes import divided
 from tilewright_rammer.homes import room as memory_left
 from tilewright_rammer.kernels import selected
 from tilewright_rammer.launches import micro, wave_launches
@@ -25,9 +25,9 @@ from tilewright_rammer.listing import listed
 from tilewright_rammer.members import excluded
 from tilewright_rammer.memory import Levels, levels_of
 from tilewright_rammer.operators import ROperator, operators_of
-from tilewright_rammer.options import RammerOptions
+from tilewright_rammer.options import MERGING, RammerOptions
 from tilewright_rammer.plan import RProgram
-from tilewright_rammer.vdevice import VDevice, rooms_of, union, vdevice_in
+from tilewright_rammer.vdevice import rooms_of, union, vdevice_in
 from tilewright_rammer.waves import one_by_one, wave_programs
 
 
@@ -76,10 +76,30 @@ class _Merge:
     envelope: Envelope
     programs: list[tuple[list[ROperator], RProgram]]
 
-    @property
-    def seconds(self) -> float:
-        """Predicted seconds of all rPrograms."""
-        return sum(program.seconds for _, program in self.programs)
+
+@attrs.frozen
+class _Apart:
+    """What merging is compared with.
+
+    Args:
+        each: predicted seconds of each operator as a launch of its own, by number.
+        gain: see `RammerOptions`.
+    """
+
+    each: Sequence[float]
+    gain: float
+
+    def seconds(self, members: Sequence[ROperator]) -> float:
+        """Of operators as launches of their own."""
+        return sum(self.each[x.number] for x in members)
+
+    def keeps(self, members: Sequence[ROperator], program: RProgram) -> bool:
+        """Whether an rProgram saves enough."""
+        return len(members) > 1 and program.seconds <= self.seconds(members) * (1 - self.gain)
+
+    def total(self, merge: _Merge) -> float:
+        """Seconds of all operators, where rPrograms that do not save enough fall apart."""
+        return sum(p.seconds if self.keeps(m, p) else self.seconds(m) for m, p in merge.programs)
 
 
 def _merged(run: Sequence[Planned], session: Session, options: RammerOptions) -> Iterator[Launch]:
@@ -89,22 +109,31 @@ def _merged(run: Sequence[Planned], session: Session, options: RammerOptions) ->
         why = "the device has one unit"
         yield from (_alone(x, session, why) for x in run)
         return
+    operators = operators_of(run, session, partial(task_seconds, device=session.device), LEAST)
+    each = one_by_one(operators, vdevice_in(session.device, rooms[0]), _levels(operators, session, options))
+    apart = _Apart(each, options.gain)
+    ways = _ways(options)
     if options.measure:
-        yield from _quickest(run, [_merge(run, room, session, options) for room in rooms], session)
+        merges = [_merge(run, room, session, way, apart) for room in rooms for way in ways]
+        yield from _quickest(run, merges, session)
         return
     # Several units on a multiprocessor slow each other down, which no prediction knows: that is measured or not tried.
-    best = _merge(run, rooms[0], session, options)
-    operators = operators_of(run, session, partial(task_seconds, device=session.device), LEAST)
-    apart = one_by_one(operators, vdevice_in(session.device, rooms[0]), _levels(operators, session, options))
+    best = min((_merge(run, rooms[0], session, way, apart) for way in ways), key=apart.total)
     for members, program in best.programs:
-        separate = sum(apart[x.number] for x in members)
-        if len(members) < 2 or program.seconds > separate * (1 - options.gain):
+        separate = apart.seconds(members)
+        if not apart.keeps(members, program):
             why = f"launches of their own take {micro(separate)}, together {micro(program.seconds)}"
             yield from (_alone(run[x.number], session, why) for x in members)
             continue
         launch = launch_of(program, members[0].planned.group.name, best.envelope)
         _record(launch, members, program, separate, session)
         yield launch
+
+
+def _ways(options: RammerOptions) -> list[RammerOptions]:
+    """What is tried: each policy where the quickest is asked for."""
+    policies = MERGING if options.policy == "quickest" else (options.policy,)
+    return [attrs.evolve(options, policy=x) for x in policies]
 
 
 def _quickest(run: Sequence[Planned], merges: Sequence[_Merge], session: Session) -> Iterator[Launch]:
@@ -141,32 +170,40 @@ def _structure(run: Sequence[Planned]) -> tuple[object, ...]:
     return tuple((x.kernel.name, tuple(numbers.setdefault(a, len(numbers)) for a in x.args)) for x in run)
 
 
-def _merge(run: Sequence[Planned], room: Envelope, session: Session, options: RammerOptions) -> _Merge:
+def _merge(run: Sequence[Planned], room: Envelope, session: Session, options: RammerOptions, apart: _Apart) -> _Merge:
     """The kernels on the vDevice of an envelope that has room for them.
 
-    Kernels are selected wavefront by wavefront, and the schedule may keep no wavefronts: so it is made with the fastest
-    ones, too, and what is predicted to be quicker is taken.
+    Kernels are selected wavefront by wavefront, and the schedule may keep no wavefronts; and tasks that go where their
+    weights are may have to wait there. So schedules are made with the fastest kernels, too, and without homes, and what
+    is predicted to be quicker is taken.
     """
     device = vdevice_in(session.device, room)
-    rtask = partial(member_seconds, device=session.device)
+    rtask = partial(task_seconds, device=session.device)
     operators = operators_of(run, session, rtask, least_seconds(session.device))
     levels = _levels(operators, session, options)
-    merges = [_scheduled(operators, room, session, levels, options)]
+    kernels = [operators]
     if options.select:
         others = selected(operators, session, device, levels, room, rtask)
         if any(a.choice != b.choice for a, b in zip(operators, others, strict=True)):
-            merges.append(_scheduled(others, room, session, levels, options))
-    return min(merges, key=lambda x: x.seconds)
+            kernels.append(others)
+    merges = [_scheduled(x, room, session, levels, options, apart) for x in kernels]
+    if any(x.near is not None for merge in merges for _, program in merge.programs for x in program.runs):
+        bare = attrs.evolve(options, keep=False)
+        merges += [_scheduled(x, room, session, levels, bare, apart) for x in kernels]
+    return min(merges, key=apart.total)
 
 
 def _scheduled(
-    operators: list[ROperator], room: Envelope, session: Session, levels: Levels, options: RammerOptions
+    operators: list[ROperator], room: Envelope, session: Session, levels: Levels, options: RammerOptions, apart: _Apart
 ) -> _Merge:
     whole = union(x.choice.resources for x in operators)
     needs = attrs.evolve(room, threads=whole.threads, registers=whole.registers, shared_bytes=whole.shared_bytes)
+    device = vdevice_in(session.device, room)
+    if options.policy == "waves":
+        return _Merge(needs, wave_programs(operators, device, levels, apart.each))
     left = memory_left(needs, session.device)
     own = divided(left, operators, room.units, keep=options.keep, ahead=options.prefetch)
-    return _Merge(needs, _programs(operators, vdevice_in(session.device, room), levels, options, own))
+    return _Merge(needs, [(operators, listed(operators, device, levels, own))])
 
 
 def _levels(operators: Sequence[ROperator], session: Session, options: RammerOptions) -> Levels:
@@ -174,14 +211,6 @@ def _levels(operators: Sequence[ROperator], session: Session, options: RammerOpt
     for operator in operators:
         weights |= operator.weights
     return levels_of(session.device, sum(weights.values()), options.placement)
-
-
-def _programs(
-    operators: list[ROperator], device: VDevice, levels: Levels, options: RammerOptions, room: Room
-) -> list[tuple[list[ROperator], RProgram]]:
-    if options.policy == "waves":
-        return wave_programs(operators, device, levels)
-    return [(operators, listed(operators, device, levels, room))]
 
 
 def _alone(item: Planned, session: Session, why: str) -> Launch:

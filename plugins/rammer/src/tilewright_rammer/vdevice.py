@@ -9,7 +9,7 @@ import attrs
 from tilewright.device import DeviceModel
 from tilewright.ir.choice import Resources
 from tilewright.ir.program import Envelope
-from tilewright.planning.timeline import wait_seconds
+from tilewright.planning.timeline import meeting_seconds, start_seconds, wait_seconds
 
 _MOST_RUNS = 600_000
 """Units × operators up to which a vDevice is tried beside another."""
@@ -22,8 +22,9 @@ class VDevice:
     Args:
         units: number of vEUs: all of them are resident at once.
         wait: seconds from a signal to the end of a wait for it.
-        barrier: seconds of a barrier over all units.
-        launch: seconds of a launch, or of a parallel region.
+        barrier: seconds from the last task before a barrier over all units to the first one behind it.
+        launch: seconds of a launch of one kernel, or of a parallel region.
+        start: seconds of a launch of many kernels.
         serial: whether a kernel of one task needs no launch of its own (CPU).
     """
 
@@ -31,6 +32,7 @@ class VDevice:
     wait: float
     barrier: float
     launch: float
+    start: float
     serial: bool
 
 
@@ -44,8 +46,9 @@ def vdevice_in(device: DeviceModel, envelope: Envelope) -> VDevice:
     return VDevice(
         units=envelope.units,
         wait=wait_seconds(device),
-        barrier=device.barrier_seconds,
+        barrier=meeting_seconds(device),
         launch=device.launch_seconds,
+        start=start_seconds(device),
         serial=device.kind == "cpu",
     )
 

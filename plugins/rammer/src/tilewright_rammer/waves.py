@@ -26,24 +26,33 @@ def wavefronts(operators: Sequence[ROperator]) -> list[list[ROperator]]:
 
 
 def wave_programs(
-    operators: Sequence[ROperator], device: VDevice, levels: Levels
+    operators: Sequence[ROperator], device: VDevice, levels: Levels, apart: Sequence[float]
 ) -> list[tuple[list[ROperator], RProgram]]:
     """rPrograms, each with its operators. A wave joins the last one where that is not slower than a launch of its own.
 
     P1 is the last rProgram with the wave behind a barrier, P2 the wave alone: P1 is kept where its time is at most that
-    of the last one and P2.
+    of the last one and P2. An operator that has no other beside it runs as its own kernel where it stays alone.
+
+    Args:
+        apart: predicted seconds of each operator as a launch of its own, by number.
     """
     memory = Memory(levels, device.units)
     found: list[tuple[list[ROperator], RProgram]] = []
     for wave in wavefronts(operators):
         part, seconds = spread(wave, device, memory)
-        if found and device.barrier <= device.launch:
+        alone = (list(wave), RProgram((part,), seconds + device.start))
+        if found:
             members, program = found[-1]
             joined = RProgram((*program.parts, part), program.seconds + device.barrier + seconds)
-            found[-1] = ([*members, *wave], joined)
-        else:
-            found.append((list(wave), RProgram((part,), seconds + device.launch)))
+            if joined.seconds <= _seconds(*found[-1], apart) + _seconds(*alone, apart):
+                found[-1] = ([*members, *wave], joined)
+                continue
+        found.append(alone)
     return found
+
+
+def _seconds(members: Sequence[ROperator], program: RProgram, apart: Sequence[float]) -> float:
+    return program.seconds if len(members) > 1 else apart[members[0].number]
 
 
 def one_by_one(operators: Sequence[ROperator], device: VDevice, levels: Levels) -> list[float]:

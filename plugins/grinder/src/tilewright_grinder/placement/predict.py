@@ -37,7 +37,7 @@ from tilewright.ir.program import (
     reads_back,
 )
 from tilewright.planning.storage import byte_size
-from tilewright.planning.timeline import task_seconds
+from tilewright.planning.timeline import meeting_seconds, task_seconds
 from tilewright_grinder.placement.limits import ValueOf
 
 _READ_BACK = 10.0
@@ -121,7 +121,7 @@ class Predictor:
 
     def parts(self, parts: Sequence[Phase | GridControl], units: int) -> float:
         """Of parts of a launch, with a barrier behind each phase where there is more than one unit."""
-        barrier = self.device.barrier_seconds if units > 1 else 0.0
+        barrier = meeting_seconds(self.device) if units > 1 else 0.0
         total = 0.0
         for part in parts:
             if isinstance(part, Phase):
