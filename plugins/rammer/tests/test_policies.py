@@ -77,6 +77,18 @@ def test_a_unit_runs_what_it_has_the_weights_of() -> None:
     assert sorted([x[0] for x in unit] for unit in units) == [[0, 3], [1, 2]]
 
 
+def test_a_recurrence_goes_on_with_its_weights() -> None:
+    """Two chains, each reading its weights in every second operator: one is run to its end, then the other."""
+    chains = [
+        operator(i, [i - 2] if i > 1 else [], weights={} if i // 2 % 2 else {"ab"[i % 2]: 80}) for i in range(12)
+    ]
+    one = attrs.evolve(TWO, units=1)
+    (unit,) = order(listed(chains, one, KEEPS))
+    assert [x[0] % 2 for x in unit] == [0] * 6 + [1] * 6
+    (unit,) = order(listed(chains, one, NOTHING_KEPT))
+    assert [x[0] % 2 for x in unit] == [0, 1] * 6
+
+
 def test_far_memory_is_shared() -> None:
     """Two operators side by side that move 100 bytes each at a byte a second take 200."""
     wide = [attrs.evolve(operator(i), bytes=100) for i in range(2)]

@@ -88,12 +88,14 @@ def listed(operators: Sequence[ROperator], device: VDevice, levels: Levels, room
 class _Ready:
     """The operators that may begin: the most urgent one comes first.
 
-    Where caches keep weights, those whose weights were used last come before all others, as long as there are any.
+    Where caches keep weights, those whose weights were used last come before all others, as long as there are any. An
+    operator without weights counts to those of what it needs: in a recurrence it stands between two uses of them.
     """
 
     def __init__(self, urgency: Sequence[float], keeps: bool) -> None:
         self._urgency = urgency
         self._keeps = keeps
+        self._keys: dict[int, tuple[str, ...]] = {}
         self._heaps: dict[tuple[str, ...], list[tuple[float, int, ROperator]]] = {}
         self._order: list[tuple[float, int, tuple[str, ...]]] = []
         self._last: tuple[str, ...] = ()
@@ -104,7 +106,9 @@ class _Ready:
 
     def add(self, operator: ROperator) -> None:
         """One more."""
-        key = tuple(operator.weights) if self._keeps else ()
+        before = max(operator.before, default=-1)
+        key = (tuple(operator.weights) or self._keys.get(before, ())) if self._keeps else ()
+        self._keys[operator.number] = key
         entry = (-self._urgency[operator.number], operator.number, operator)
         heapq.heappush(self._heaps.setdefault(key, []), entry)
         heapq.heappush(self._order, (*entry[:2], key))

@@ -112,7 +112,7 @@ def _merged(run: Sequence[Planned], session: Session, options: RammerOptions) ->
     operators = operators_of(run, session, partial(task_seconds, device=session.device), LEAST)
     each = one_by_one(operators, vdevice_in(session.device, rooms[0]), _levels(operators, session, options))
     apart = _Apart(each, options.gain)
-    ways = _ways(options)
+    ways = _ways(options, session)
     if options.measure:
         merges = [_merge(run, room, session, way, apart) for room in rooms for way in ways]
         yield from _quickest(run, merges, session)
@@ -130,9 +130,15 @@ def _merged(run: Sequence[Planned], session: Session, options: RammerOptions) ->
         yield launch
 
 
-def _ways(options: RammerOptions) -> list[RammerOptions]:
-    """What is tried: each policy where the quickest is asked for."""
-    policies = MERGING if options.policy == "quickest" else (options.policy,)
+def _ways(options: RammerOptions, session: Session) -> list[RammerOptions]:
+    """What is tried: each policy where the quickest is asked for.
+
+    On a CPU only the list, unless merges are measured: waves do not follow the weights that its caches hold, which no
+    prediction sees (an LSTM took three times as long).
+    """
+    if options.policy != "quickest":
+        return [options]
+    policies = MERGING if session.device.kind != "cpu" or options.measure else MERGING[:1]
     return [attrs.evolve(options, policy=x) for x in policies]
 
 
