@@ -35,8 +35,8 @@ def test_a_task_takes_its_share_of_a_launch_alone() -> None:
         ("launches", 3 * (10 + 6)),
         # It begins a barrier's two seconds later than a launch of one kernel; behind a barrier 1.7 times that.
         ("phases", 12 + 6 + 3.4 + 6 + 3.4 + 6),
-        # Four units on two places: each waits for the signals of all, 2.4 times a barrier's seconds.
-        ("events", 12 + 6 + 4.8 + 6 + 4.8 + 6),
+        # Four units on two places: each waits for the signals of all, 3.5 times a barrier's seconds.
+        ("events", 12 + 6 + 7 + 6 + 7 + 6),
     ],
 )
 def test_programs_are_played_out(kind: str, seconds: float) -> None:

@@ -13,7 +13,7 @@ from tilewright_rammer.memory import Levels
 from tilewright_rammer.operators import ROperator
 from tilewright_rammer.vdevice import VDevice
 
-TWO = VDevice(units=2, wait=0.5, barrier=1.0, launch=3.0, start=3.0, serial=False)
+TWO = VDevice(units=2, wait=0.5, crowd=0.0, barrier=1.0, launch=3.0, start=3.0, serial=False)
 """Two units; seconds are whole numbers here."""
 
 NOTHING_KEPT = Levels(0.0, 0.0, 0.0, 0.0, 0)

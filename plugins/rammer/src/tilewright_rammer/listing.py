@@ -46,12 +46,14 @@ class _Done:
         clock: what is known to be done once all of them have signalled.
         only: number of the unit, if one alone runs all tasks; else -1.
         at: predicted seconds of its end.
+        seen: when another unit knows of it.
     """
 
     ends: Clock
     clock: Clock
     only: int
     at: float
+    seen: float
 
 
 def listed(operators: Sequence[ROperator], device: VDevice, levels: Levels, room: Room = NO_ROOM) -> RProgram:
@@ -134,7 +136,7 @@ def _place(
     """Puts the operator's tasks where they can begin first, and where their weights are."""
     parts = shares(operator.tasks, len(units))
     chosen = _units_for(operator, parts, units, [done[x] for x in operator.before], device, memory, homes)
-    begun = [_begin(unit, operator, done, device) for unit in chosen]
+    begun = [_begin(unit, operator, done) for unit in chosen]
     near = sum(memory.holds(u.number, operator, *part) for u, part in zip(chosen, parts, strict=True))
     took = [memory.seconds(u.number, operator, *part) for u, part in zip(chosen, parts, strict=True)]
     memory.fetch(operator, near)
@@ -147,7 +149,9 @@ def _place(
         unit.known[unit.number] = ends[unit.number] = len(unit.runs)
         np.maximum(clock, unit.known, out=clock)
     homes.placed(operator)
-    return _Done(ends, clock, chosen[0].number if len(chosen) == 1 else -1, max(x.free for x in chosen))
+    at = max(x.free for x in chosen)
+    only = chosen[0].number if len(chosen) == 1 else -1
+    return _Done(ends, clock, only, at, at + device.met(len(chosen)))
 
 
 def _units_for(
@@ -162,7 +166,7 @@ def _units_for(
     """A unit for each part, which is predicted to be done with it first."""
     if len(parts) == len(units):
         return list(units)
-    begin = {u.number: max(u.free, _ready(u, needed, device)) for u in units}
+    begin = {u.number: max(u.free, _ready(u, needed)) for u in units}
     left = sorted(units, key=lambda u: (begin[u.number], u.number))
     if operator.choice.slices and homes.room.kept:
         return _at_home(operator, parts, left, begin, memory, homes)
@@ -209,12 +213,12 @@ def _at_home(
     return chosen
 
 
-def _ready(unit: _Unit, needed: Sequence[_Done], device: VDevice) -> float:
+def _ready(unit: _Unit, needed: Sequence[_Done]) -> float:
     """When a unit knows that all that an operator needs is done."""
-    return max((x.at + (0.0 if x.only == unit.number else device.wait) for x in needed), default=0.0)
+    return max((x.at if x.only == unit.number else x.seen for x in needed), default=0.0)
 
 
-def _begin(unit: _Unit, operator: ROperator, done: dict[int, _Done], device: VDevice) -> tuple[float, tuple[int, ...]]:
+def _begin(unit: _Unit, operator: ROperator, done: dict[int, _Done]) -> tuple[float, tuple[int, ...]]:
     """When a unit can begin with an operator, and what it waits for; it then knows what these knew."""
     waits: list[int] = []
     start = unit.free
@@ -223,6 +227,6 @@ def _begin(unit: _Unit, operator: ROperator, done: dict[int, _Done], device: VDe
         if (unit.known >= other.ends).all():
             continue
         waits.append(number)
-        start = max(start, other.at + device.wait)
+        start = max(start, other.seen)
         np.maximum(unit.known, other.clock, out=unit.known)
     return start, tuple(waits)

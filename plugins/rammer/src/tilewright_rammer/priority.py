@@ -16,5 +16,5 @@ def urgency(operators: Sequence[ROperator], device: VDevice) -> list[float]:
         rounds = -(-operator.tasks // device.units)
         found[operator.number] = after[operator.number] + operator.seconds * rounds
         for earlier in operator.before:
-            after[earlier] = max(after[earlier], found[operator.number] + device.wait)
+            after[earlier] = max(after[earlier], found[operator.number] + device.met(operator.tasks))
     return found

@@ -21,7 +21,8 @@ class VDevice:
 
     Args:
         units: number of vEUs: all of them are resident at once.
-        wait: seconds from a signal to the end of a wait for it.
+        wait: seconds from the end of a task to the beginning of one that waits for it, where one unit signals.
+        crowd: by how many more, where all units do.
         barrier: seconds from the last task before a barrier over all units to the first one behind it.
         launch: seconds of a launch of one kernel, or of a parallel region.
         start: seconds of a launch of many kernels.
@@ -30,10 +31,15 @@ class VDevice:
 
     units: int
     wait: float
+    crowd: float
     barrier: float
     launch: float
     start: float
     serial: bool
+
+    def met(self, signals: int) -> float:
+        """Seconds of a wait for so many units."""
+        return self.wait + self.crowd * min(signals / self.units, 1.0)
 
 
 def vdevice_of(device: DeviceModel, resources: Iterable[Resources]) -> VDevice:
@@ -45,7 +51,8 @@ def vdevice_in(device: DeviceModel, envelope: Envelope) -> VDevice:
     """The vDevice of a launch that occupies an envelope."""
     return VDevice(
         units=envelope.units,
-        wait=wait_seconds(device),
+        wait=wait_seconds(device, 0.0),
+        crowd=wait_seconds(device, 1.0) - wait_seconds(device, 0.0),
         barrier=meeting_seconds(device),
         launch=device.launch_seconds,
         start=start_seconds(device),
