@@ -39,27 +39,20 @@ def selected(
     """The operators with the kernels that suit the wavefronts which they stand in, as far as the envelope has room.
 
     The largest wavefronts come first; the others take the same kernels where these do not make them much slower, for
-    every kernel is code. What a task is predicted to take is not exact, least where it is small, so kernels are
-    compared with what stands between two tasks added to each: twice a barrier, on an H200 2 to 2.8 µs.
+    every kernel is code.
     """
-    between = 0.0 if device.serial else 2 * session.device.barrier_seconds
-
-    def among(choice: TileChoice) -> float:
-        return rtask(choice) + between
-
-    operators = [attrs.evolve(x, seconds=x.seconds + between) for x in operators]
     found = list(operators)
     taken: dict[str, TileChoice] = {}
     for wave in sorted(wavefronts(operators), key=len, reverse=True):
         keys = [x.planned.kernel.name for x in wave]
         known = [
-            _with(x, taken[key], session, among) if taken.get(key, x.choice) != x.choice else x
+            _with(x, taken[key], session, rtask) if taken.get(key, x.choice) != x.choice else x
             for x, key in zip(wave, keys, strict=True)
         ]
-        for operator, key in zip(thrifty(wave, session, device, levels, envelope, among, known), keys, strict=True):
+        for operator, key in zip(thrifty(wave, session, device, levels, envelope, rtask, known), keys, strict=True):
             found[operator.number] = operator
             taken.setdefault(key, operator.choice)
-    return [attrs.evolve(x, seconds=rtask(x.choice)) for x in found]
+    return found
 
 
 def thrifty(
@@ -88,7 +81,8 @@ def thrifty(
 
 
 def _seconds(wave: Sequence[ROperator], device: VDevice, levels: Levels) -> float:
-    return spread(wave, device, Memory(levels, device.units))[1]
+    """Of a wave, with what stands between one operator's tasks and the next one's on a unit."""
+    return spread(wave, device, Memory(levels, device.units), 0.0 if device.serial else device.barrier)[1]
 
 
 def _thrifty(operator: ROperator, session: Session, envelope: Envelope, rtask: RTaskSeconds) -> ROperator:

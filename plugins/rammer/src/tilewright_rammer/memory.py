@@ -16,6 +16,9 @@ from tilewright_rammer.operators import ROperator
 
 _LEAST = 0.1
 """Share of its seconds that an rTask takes at least, however near its weights are."""
+_IN_FLIGHT = 8
+"""Bytes that each thread of a GPU's unit has asked for while it waits for the farthest memory: on an H200 units of 768
+threads that stream weights took 9 GB/s each, whether one or two of them stood on a multiprocessor."""
 _STREAMED = 0.6
 """Share of its bandwidth that a GPU's common cache has for what no unit reads twice: 5.9 TB/s of an H200's."""
 
@@ -30,6 +33,7 @@ class Levels:
         own: of the units' own caches.
         link: that a unit needs longer for what is not in its own, even if no other asks.
         own_bytes: what the cache of one unit holds; 0 where it keeps nothing from one rTask to the next.
+        waited: seconds per byte for each thread of a unit, which waits for what comes from the farthest memory.
     """
 
     far: float
@@ -37,6 +41,7 @@ class Levels:
     own: float
     link: float
     own_bytes: int
+    waited: float = 0.0
 
 
 def levels_of(device: DeviceModel, weight_bytes: int, kept: bool = True) -> Levels:
@@ -54,7 +59,8 @@ def levels_of(device: DeviceModel, weight_bytes: int, kept: bool = True) -> Leve
     size = own.bytes if keeps and own is not None else 0
     # A multiprocessor takes 64 bytes a clock from the common cache, and 128 from its own memory.
     link = 1 / own.bandwidth if device.kind != "cpu" and kept and own is not None else 0.0
-    return Levels(1 / common[0].bandwidth, 1 / shared, 1 / near, link, size)
+    waited = common[0].latency / _IN_FLIGHT if device.kind != "cpu" else 0.0
+    return Levels(1 / common[0].bandwidth, 1 / shared, 1 / near, link, size, waited)
 
 
 class Memory:
@@ -97,7 +103,9 @@ class Memory:
         levels = self._levels
         saved = near * (levels.far - levels.own) + max(seen, 0.0) * (levels.far - levels.shared)
         quicker = near * levels.link * len(self._own)
-        return max(seconds - max(saved * side_by_side, quicker), seconds * _LEAST, operator.least * count)
+        fresh = operator.weight_bytes * count - near - max(seen, 0.0)
+        waited = fresh * levels.waited / max(operator.choice.resources.threads, 1)
+        return max(seconds - max(saved * side_by_side, quicker), seconds * _LEAST, operator.least * count, waited)
 
     def _seen_bytes(self, operator: ROperator) -> int:
         """Bytes of an operator's weights that were fetched before."""

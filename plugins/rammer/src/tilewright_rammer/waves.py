@@ -68,8 +68,14 @@ def one_by_one(operators: Sequence[ROperator], device: VDevice, levels: Levels) 
     return found
 
 
-def spread(wave: Sequence[ROperator], device: VDevice, memory: Memory) -> tuple[tuple[tuple[Run, ...], ...], float]:
-    """A wave on the units, each operator's tasks on those that finish earliest (SelectvEU), and its seconds."""
+def spread(
+    wave: Sequence[ROperator], device: VDevice, memory: Memory, each: float = 0.0
+) -> tuple[tuple[tuple[Run, ...], ...], float]:
+    """A wave on the units, each operator's tasks on those that finish earliest (SelectvEU), and its seconds.
+
+    Args:
+        each: seconds more that a unit takes for the tasks of each operator.
+    """
     free = [0.0] * device.units
     runs: list[list[Run]] = [[] for _ in range(device.units)]
     before = memory.work
@@ -79,7 +85,7 @@ def spread(wave: Sequence[ROperator], device: VDevice, memory: Memory) -> tuple[
         near = 0.0
         for (first, count), unit in zip(parts, units, strict=True):
             near += memory.holds(unit, operator, first, count)
-            end = free[unit] + memory.seconds(unit, operator, first, count)
+            end = free[unit] + each + memory.seconds(unit, operator, first, count)
             memory.use(unit, operator, first, count)
             runs[unit].append(Run(operator, first, count, free[unit], end))
             free[unit] = end
