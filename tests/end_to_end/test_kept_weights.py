@@ -29,7 +29,7 @@ SLOTS = {"schedule": "rammer", "connect": "welder", "propose": "roller"}
 
 
 def settings(keep: bool = True, prefetch: bool = False) -> Settings:
-    options = {"gain": -1e9, "keep": keep, "prefetch": prefetch}
+    options = {"policy": "list", "gain": -1e9, "keep": keep, "prefetch": prefetch}
     given = {"target": "cuda:h200", "slots": SLOTS, "options": {"rammer": options}}
     return bind(load_config(given), Registry())
 
@@ -145,7 +145,7 @@ def test_wrong_bytes_in_the_units_memory_give_wrong_results(planned: Planned) ->
 
 def test_the_kit_for_schedulers_passes() -> None:
     slots = {x: y for x, y in SLOTS.items() if x != "schedule"}
-    config = {"slots": slots, "options": {"rammer": {"gain": -1e9}}}
+    config = {"slots": slots, "options": {"rammer": {"policy": "list", "gain": -1e9}}}
     report = check_scheduler("rammer", models=[lstm()], config=config, seeds=1)
     assert report.together
     assert not report.broken
