@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Any
 
 from attrs import define, field, frozen
@@ -159,6 +160,12 @@ def _compile_all(
     base = settings.compilation
     running: list[Worker] = []
     left = deque(enumerate(results))
+    ended = Event()
+
+    def started(worker: Worker) -> None:
+        running.append(worker)
+        if ended.is_set():
+            worker.kill()
 
     def compile_rest() -> None:
         while True:
@@ -171,7 +178,7 @@ def _compile_all(
             artifact = folder / f"{number}.tw"
             try:
                 result.compiled = compile_in_worker(
-                    path, artifact, compilation, settings.threads, settings.limits, running.append
+                    path, artifact, compilation, settings.threads, settings.limits, started
                 )
             except WorkerError as error:
                 result.state, result.why = "failed", str(error)
@@ -183,7 +190,8 @@ def _compile_all(
                 one.result()
         except BaseException:
             left.clear()
-            for worker in running:
+            ended.set()
+            for worker in tuple(running):
                 worker.kill()
             raise
 
