@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Event
 from typing import Any
 
 from attrs import define, field, frozen
@@ -20,7 +18,7 @@ from tilewright.compare import compare_outputs
 from tilewright.runtime.native import Array
 from tilewright.runtime.random_feeds import random_feeds
 from tilewright.study.design import Arm
-from tilewright.workers import Worker, WorkerError, turn
+from tilewright.workers import Crew, Worker, WorkerError, turn
 
 
 @define
@@ -158,17 +156,11 @@ def _compile_all(
 ) -> None:
     """Compiles each arm, several side by side. An interrupt ends them all."""
     base = settings.compilation
-    running: list[Worker] = []
+    crew = Crew()
     left = deque(enumerate(results))
-    ended = Event()
-
-    def started(worker: Worker) -> None:
-        running.append(worker)
-        if ended.is_set():
-            worker.kill()
 
     def compile_rest() -> None:
-        while True:
+        while not crew.ended:
             try:
                 number, result = left.popleft()
             except IndexError:
@@ -178,22 +170,12 @@ def _compile_all(
             artifact = folder / f"{number}.tw"
             try:
                 result.compiled = compile_in_worker(
-                    path, artifact, compilation, settings.threads, settings.limits, started
+                    path, artifact, compilation, settings.threads, settings.limits, crew.add
                 )
             except WorkerError as error:
                 result.state, result.why = "failed", str(error)
 
-    with ThreadPoolExecutor(settings.jobs) as threads:
-        compiling = [threads.submit(compile_rest) for _ in range(settings.jobs)]
-        try:
-            for one in compiling:
-                one.result()
-        except BaseException:
-            left.clear()
-            ended.set()
-            for worker in tuple(running):
-                worker.kill()
-            raise
+    crew.run(compile_rest, settings.jobs)
 
 
 def _checked(

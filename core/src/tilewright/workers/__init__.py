@@ -4,8 +4,8 @@ it.
 
 from tilewright.workers.client import Reply, Worker, WorkerError
 from tilewright.workers.idle import Post
-from tilewright.workers.side import replies
+from tilewright.workers.side import Crew, replies
 from tilewright.workers.tool import run_tool
 from tilewright.workers.turns import BusyError, turn
 
-__all__ = ["BusyError", "Post", "Reply", "Worker", "WorkerError", "replies", "run_tool", "turn"]
+__all__ = ["BusyError", "Crew", "Post", "Reply", "Worker", "WorkerError", "replies", "run_tool", "turn"]

@@ -3,13 +3,49 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
 
 from tilewright.workers.client import Worker, WorkerError
 from tilewright.workers.idle import Post
+
+
+class Crew:
+    """Workers of several threads, which an interrupt ends all."""
+
+    def __init__(self) -> None:
+        self._running: set[Worker] = set()
+        self._ended = Event()
+
+    @property
+    def ended(self) -> bool:
+        """Whether an interrupt, or an error of a thread, has ended it."""
+        return self._ended.is_set()
+
+    def add(self, worker: Worker) -> None:
+        """A worker begins; it is ended at once where the crew is."""
+        self._running.add(worker)
+        if self.ended:
+            worker.kill()
+
+    def discard(self, worker: Worker) -> None:
+        """A worker is not to be ended any more."""
+        self._running.discard(worker)
+
+    def run(self, serve: Callable[[], None], count: int) -> None:
+        """Calls `serve` in `count` threads until all return; raises what one of them raised."""
+        with ThreadPoolExecutor(count) as threads:
+            serving = [threads.submit(serve) for _ in range(count)]
+            try:
+                for one in serving:
+                    one.result()
+            except BaseException:
+                self._ended.set()
+                for worker in tuple(self._running):
+                    worker.kill()
+                raise
 
 
 def replies(post: Post, requests: Sequence[Any], count: int) -> list[Any | WorkerError]:
@@ -24,13 +60,12 @@ def replies(post: Post, requests: Sequence[Any], count: int) -> list[Any | Worke
     """
     answers: list[Any] = [None] * len(requests)
     left = deque(enumerate(requests))
-    running: set[Worker] = set()
-    ended = Event()
+    crew = Crew()
 
     def serve() -> None:
         worker: Worker | None = None
         try:
-            while left:
+            while left and not crew.ended:
                 try:
                     number, request = left.popleft()
                 except IndexError:  # another thread was quicker
@@ -38,36 +73,25 @@ def replies(post: Post, requests: Sequence[Any], count: int) -> list[Any | Worke
                 try:
                     if worker is None:
                         worker = post.take()
-                        running.add(worker)
-                    if ended.is_set():
+                        crew.add(worker)
+                    if crew.ended:
                         return
                     answers[number] = worker.call(request).value
                 except WorkerError as error:
                     answers[number] = error
                     if error.kind != "error" and worker is not None:
-                        running.discard(worker)
+                        crew.discard(worker)
                         worker.close()
                         worker = None
-            if worker is not None and not ended.is_set():
-                running.discard(worker)
+            if worker is not None and not crew.ended:
+                crew.discard(worker)
                 post.keep(worker)
                 worker = None
         finally:
             if worker is not None:
-                running.discard(worker)
+                crew.discard(worker)
                 worker.close()
 
-    if not requests:
-        return answers
-    with ThreadPoolExecutor(min(count, len(requests))) as threads:
-        serving = [threads.submit(serve) for _ in range(min(count, len(requests)))]
-        try:
-            for one in serving:
-                one.result()
-        except BaseException:
-            ended.set()
-            left.clear()
-            for worker in tuple(running):
-                worker.kill()
-            raise
+    if requests:
+        crew.run(serve, min(count, len(requests)))
     return answers
