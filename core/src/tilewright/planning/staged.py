@@ -22,6 +22,7 @@ from tilewright.planning.requests import Planner
 from tilewright.planning.session import Session
 from tilewright.planning.storage import FRAMES, WORKSPACE, Part, allocate, lifetimes, procedure_lifetimes
 from tilewright.rewrites.calls import reached, separate_entry, unique_names
+from tilewright.rewrites.weights import weights_by_rows
 from tilewright.views.layout import is_view, part_offset
 
 
@@ -31,6 +32,8 @@ def make() -> Planner:
     def plan(module: Module, session: Session) -> Program:
         module = session.stage("control_rewrite", module, session.rewrite_control)
         module = unique_names(separate_entry(reached(module)))
+        if session.device.kind == "cuda":  # whose units keep rows of weights
+            module = weights_by_rows(module)
         session.tensors.update(module.constants)
         session.inputs = frozenset(x.name for x in module.main.body.params)
         covers = {name: _cover(module, name, session) for name in module.functions}
