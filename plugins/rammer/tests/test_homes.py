@@ -13,7 +13,8 @@ from tilewright.ir.choice import Slice
 from tilewright.ir.expr import const
 from tilewright.ir.program import Envelope, Fetch, Near, Phase, Signal, Task, Wait
 from tilewright.ir.verify.tree import leaves
-from tilewright_rammer.homes import Homes, Room, divided, room
+from tilewright.planning.own import room
+from tilewright_rammer.homes import Homes, Room, divided
 from tilewright_rammer.launching import launch_of
 from tilewright_rammer.listing import listed
 from tilewright_rammer.memory import Levels

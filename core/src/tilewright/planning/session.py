@@ -67,6 +67,8 @@ class Session:
         self.record = Record()
         self.table = KernelTable()
         self.aliases: dict[str, str] = {}
+        self.twins: dict[str, str] = {}
+        """Second places of values, by name: what they are like."""
         self.parts: dict[str, Part] = {}
         """Values that are parts of inputs, by name."""
         self.functions = Functions()

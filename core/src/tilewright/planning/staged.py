@@ -137,6 +137,7 @@ def _program(
     values = {v.name: v for v in (*body.params, *body.results)}
     for cover in covers.values():
         values = {**_values(cover), **values}
+    values |= {twin: attrs.evolve(values[name], name=twin) for twin, name in session.twins.items() if name in values}
     used = {*lifetimes(steps), *(name for p in procedures.values() for name in procedure_lifetimes(p))}
     called = tuple(procedures.values())
     started = launches((*steps, *(step for p in called for step in p.body)))

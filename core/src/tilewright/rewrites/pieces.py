@@ -120,8 +120,8 @@ def _axis(op: TensorOp, dimension: int) -> str | None:
     at = op.writes[0].index[dimension]
     if not isinstance(at, Var) or sum(at.name in variables(x) for x in op.writes[0].index) != 1:
         return None
-    gathers = any(loads(*x.index, x.guard) for x in op.reads)
-    return None if gathers or at.name not in {x.name for x in op.spatial} else at.name
+    known = all(max(loads(*x.index, x.guard), default=-1) < slot for slot, x in enumerate(op.reads))
+    return at.name if known and at.name in {x.name for x in op.spatial} else None
 
 
 def _cut_group(group: Group, cut: _Cut) -> Group:
@@ -153,10 +153,10 @@ def _cut_op(op: TensorOp, cut: _Cut) -> TensorOp:
     body: list[Expr] = []
     for number in range(cut.count):
         place: dict[str, Expr] = {axis: Var(axis) + number * cut.size} if number else {}
-        moved = (_moved(x, place, number, cut) for x in op.reads)
-        mapping: dict[int, Expr] = {
-            slot: Load(slots.setdefault(x, len(slots)), x.value.dtype) for slot, x in enumerate(moved)
-        }
+        mapping: dict[int, Expr] = {}
+        for slot, read in enumerate(op.reads):
+            moved = _moved(read, place, number, cut, mapping)
+            mapping[slot] = Load(slots.setdefault(moved, len(slots)), moved.value.dtype)
         body.append(replace_loads(substitute(op.body[0], place), mapping))
     writes = tuple(Write(piece, write.index) for piece in _pieces(write.value, cut))
     axes = tuple(attrs.evolve(x, extent=const(cut.size)) if x.name == axis else x for x in op.axes)
@@ -164,12 +164,18 @@ def _cut_op(op: TensorOp, cut: _Cut) -> TensorOp:
     return attrs.evolve(op, axes=axes, reads=tuple(slots), body=tuple(body), writes=writes, combiner=combiner)
 
 
-def _moved(read: Access, place: Mapping[str, Expr], number: int, cut: _Cut) -> Access:
-    """What piece `number` reads in the place of `read`."""
+def _moved(
+    read: Access, place: Mapping[str, Expr], number: int, cut: _Cut, slots: Mapping[int, Expr]
+) -> Access:
+    """What piece `number` reads in the place of `read`; `slots` are its reads in front of this one."""
     if read.value in cut.dimensions:
         return attrs.evolve(read, value=_pieces(read.value, cut)[number])
-    guard = None if read.guard is None else substitute(read.guard, place)
-    return attrs.evolve(read, index=tuple(substitute(x, place) for x in read.index), guard=guard)
+
+    def there(expr: Expr) -> Expr:
+        return replace_loads(substitute(expr, place), slots)
+
+    guard = None if read.guard is None else there(read.guard)
+    return attrs.evolve(read, index=tuple(map(there, read.index)), guard=guard)
 
 
 def _times(combiner: Combiner, count: int) -> Combiner:

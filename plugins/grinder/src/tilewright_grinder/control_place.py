@@ -206,7 +206,8 @@ class GrinderPlacer(Placer):
             self.session.decide("control_place", inner.name, chosen, why=why)
 
     def _value(self, name: str) -> Value | None:
-        """The value that stands in a place."""
+        """The value that stands in a place, or one like it."""
+        name = self.session.twins.get(name, name)
         found = self._values.get(name)
         if found is None:
             found = next((x for x in self._values.values() if self.session.place_of(x.name) == name), None)

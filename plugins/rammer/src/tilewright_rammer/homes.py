@@ -16,12 +16,9 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from tilewright.device import DeviceModel
-from tilewright.ir.program import Envelope, Near
+from tilewright.ir.program import Near
+from tilewright.planning.own import STEP
 from tilewright_rammer.operators import ROperator
-
-_STEP = 1024
-"""Bytes that a unit's memory is counted in."""
 
 Slices = tuple[tuple[str, int, int], ...]
 """Of each slice of an operator's tasks the weight, the first byte of task 0 and the bytes of each task."""
@@ -32,19 +29,6 @@ def slices_of(operator: ROperator) -> Slices:
     kernel, args = operator.planned.kernel, operator.planned.args
     parts = zip(kernel.sliced, kernel.choice.slices, strict=True)
     return tuple((args[number], x.first, x.bytes) for number, x in parts)
-
-
-def room(envelope: Envelope, device: DeviceModel) -> int:
-    """Bytes that each unit of a launch can keep while all of them still are at work at once."""
-    if device.kind != "cuda":
-        return 0
-    low, high = 0, max(device.shared_per_block - envelope.own_offset, 0) // _STEP
-    while low < high:
-        middle = (low + high + 1) // 2
-        block = envelope.own_offset + middle * _STEP
-        fits = device.blocks_together(envelope.threads, envelope.registers, block) >= envelope.units
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return low * _STEP
 
 
 @attrs.frozen
@@ -66,7 +50,7 @@ NO_ROOM = Room()
 def divided(left: int, operators: Sequence[ROperator], units: int, *, keep: bool, ahead: bool) -> Room:
     """What a unit does with the memory that is left to it: room for the tasks of one operator, the rest to keep."""
     most = max((x.choice.slice_bytes(len(x.choice.slices)) * -(-x.tasks // units) for x in operators), default=0)
-    next_ones = min(-(-most // _STEP) * _STEP, left // 2 if keep else left) // _STEP * _STEP if ahead else 0
+    next_ones = min(-(-most // STEP) * STEP, left // 2 if keep else left) // STEP * STEP if ahead else 0
     return Room(left - next_ones if keep else 0, next_ones)
 
 

@@ -10,6 +10,7 @@ import attrs
 
 from tilewright.errors import InputError
 from tilewright.ir.program import Envelope, Launch
+from tilewright.planning.own import room as memory_left
 from tilewright.planning.record import shape_of
 from tilewright.planning.requests import Planned, Request, Schedule
 from tilewright.planning.schedule.one_kernel import launch_of as alone
@@ -17,7 +18,6 @@ from tilewright.planning.session import Session
 from tilewright.planning.timeline import LEAST, least_seconds, task_seconds
 from tilewright.planning.trial import Failure, Samples
 from tilewright_rammer.homes import divided
-from tilewright_rammer.homes import room as memory_left
 from tilewright_rammer.kernels import selected
 from tilewright_rammer.launches import micro, wave_launches
 from tilewright_rammer.launching import launch_of

@@ -8,6 +8,7 @@ read is what the laws of storage and of order say about any two values, for noth
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeVar
 
 import attrs
@@ -37,24 +38,30 @@ SMALLEST = 1 << 16
 MOST_STEPS = 64
 """Steps of a body that may be there twice."""
 
+NO_TWINS: Mapping[str, str] = MappingProxyType({})
+
 _Control = TypeVar("_Control", GridControl, BlockControl)
 
 
-def doubled(loop: HostLoop, pairs: Mapping[str, str]) -> tuple[HostStep, ...] | None:
+def doubled(
+    loop: HostLoop, pairs: Mapping[str, str], twins: Mapping[str, str] = NO_TWINS
+) -> tuple[HostStep, ...] | None:
     """The loop over pairs of trips, or None where it is left as it is.
 
     Args:
         loop: its body reads each state in one place and writes its successor in another, and copies nothing back.
         pairs: by the place of a state, that of its successor.
+        twins: what odd trips have in place of values that only last a trip. Without one, an odd trip could not write
+            such a value as long as the one before it is still read.
     """
     if loop.limit or sum(1 for _ in host_leaves(loop.body)) > MOST_STEPS:
         return None
     number = Var(loop.counter)
-    swapped = {**pairs, **{b: a for a, b in pairs.items()}}
+    swapped = {**twins, **pairs, **{b: a for a, b in pairs.items()}}
     back = tuple(HostCopy(b, a) for a, b in pairs.items())
-    even = tuple(_Turned({}, {loop.counter: number * 2}, "").steps(loop.body))
+    even = tuple(Turned({}, {loop.counter: number * 2}, "").steps(loop.body))
     # The counter tells the copies of a loop from those of a loop around it.
-    odd = tuple(_Turned(swapped, {loop.counter: number * 2 + 1}, f".odd.{loop.counter}").steps(loop.body))
+    odd = tuple(Turned(swapped, {loop.counter: number * 2 + 1}, f".odd.{loop.counter}").steps(loop.body))
     if loop.condition:
         if loop.trip is not None:
             return None
@@ -66,13 +73,13 @@ def doubled(loop: HostLoop, pairs: Mapping[str, str]) -> tuple[HostStep, ...] | 
     over = attrs.evolve(loop, trip=const(trips // 2), body=(*even, *odd))
     if trips % 2 == 0:
         return (over,)
-    last = tuple(_Turned({}, {loop.counter: const(trips - 1)}, f".last.{loop.counter}").steps(loop.body))
+    last = tuple(Turned({}, {loop.counter: const(trips - 1)}, f".last.{loop.counter}").steps(loop.body))
     return (over, *last, *back)
 
 
 @attrs.frozen
-class _Turned:
-    """A body as it is for some of the trips.
+class Turned:
+    """A body, or a part of a launch, as it is for some of the trips.
 
     Args:
         names: places that stand for others.
@@ -85,10 +92,11 @@ class _Turned:
     suffix: str
 
     def steps(self, steps: Sequence[HostStep]) -> Iterator[HostStep]:
+        """The steps of a body."""
         for step in steps:
             match step:
                 case Launch():
-                    parts = tuple(map(self._part, step.body))
+                    parts = tuple(map(self.part, step.body))
                     yield attrs.evolve(step, name=f"{step.name}{self.suffix}", body=parts)
                 case HostCopy():
                     row = None if step.row is None else self._expr(step.row)
@@ -116,11 +124,12 @@ class _Turned:
     def _expr(self, expr: Expr) -> Expr:
         return substitute(expr, self.counter)
 
-    def _part(self, part: Phase | GridControl) -> Phase | GridControl:
+    def part(self, part: Phase | GridControl) -> Phase | GridControl:
+        """A part of a launch."""
         if isinstance(part, Phase):
             lanes = tuple(attrs.evolve(x, items=tuple(map(self._item, x.items))) for x in part.lanes)
             return Phase(lanes)
-        body, orelse = (tuple(map(self._part, x)) for x in (part.body, part.orelse))
+        body, orelse = (tuple(map(self.part, x)) for x in (part.body, part.orelse))
         return attrs.evolve(self._control(part), body=body, orelse=orelse)
 
     def _item(self, item: Item) -> Item:

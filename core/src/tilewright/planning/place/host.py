@@ -8,7 +8,7 @@ results in the place of the outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
@@ -129,13 +129,23 @@ class Placer:
         pairs = {self._place(a): b.name for a, b in kept}
         if len(set(pairs.values())) == len(kept) and self._pays(kept):
             copies = [step for a, b in late if (a, b) not in kept for step in self._copy(b, a)]
-            turns = doubled(HostLoop(number.name, op.count, condition, (*inner, *copies), limit), pairs)
+            turned = HostLoop(number.name, op.count, condition, (*inner, *copies), limit)
+            turns = doubled(turned, pairs, self._twins(turned, body, pairs))
             if turns is not None:
                 yield from turns
                 return
         for state, result in late:
             inner += self._copy(result, state)
         yield HostLoop(number.name, op.count, condition, tuple(inner), limit)
+
+    def _twins(self, loop: HostLoop, body: Cover, pairs: Mapping[str, str]) -> dict[str, str]:
+        """Names of second places for the trip's number, and for what a trip makes that does not outlast it."""
+        number = body.region.params[0].name
+        made = {x.name for item in body.items for x in item.outputs if self._place(x) == x.name}
+        lasting = {*pairs, *pairs.values(), loop.condition}
+        twins = {x: f"{x}.odd.{loop.counter}" for x in sorted({*made, number} - lasting)}
+        self.session.twins.update({twin: name for name, twin in twins.items()})
+        return twins
 
     def _pays(self, late: Sequence[tuple[Value, Value]]) -> bool:
         """Whether it is worth a second body not to copy these states after each trip."""

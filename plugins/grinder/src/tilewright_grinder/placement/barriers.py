@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import attrs
 
-from tilewright.ir.expr import Const, Var, const
-from tilewright.ir.program import GridControl, Item, Kernel, Lane, Phase, Set
+from tilewright.ir.expr import Const, const
+from tilewright.ir.program import Item, Kernel, Lane, Phase
 from tilewright.ir.verify.tree import (
     Part,
     conditions_of,
@@ -30,7 +30,7 @@ Kernels = Mapping[str, Kernel]
 
 
 @attrs.define
-class _Use:
+class Use:
     """Units that read and that write a value; None stands for units of which not all are known."""
 
     reads: set[int | None] = attrs.field(factory=set)
@@ -41,22 +41,23 @@ class _Use:
         return self.reads | self.writes
 
 
-def _uses(phase: Phase, kernels: Kernels) -> dict[str, _Use]:
-    found: dict[str, _Use] = {}
+def uses_of(phase: Phase, kernels: Kernels) -> dict[str, Use]:
+    """Which units read and write what in a phase."""
+    found: dict[str, Use] = {}
     for lane in phase.lanes:
         one = isinstance(lane.units, Const) and int(lane.units.value) == 1
         unit = lane.first if one else None
         part = Phase((lane,))
         for name in conditions_of((part,)):
-            found.setdefault(name, _Use()).reads.add(unit)
+            found.setdefault(name, Use()).reads.add(unit)
         for work in work_of((part,)):
             for name, write in operands(work, kernels):
-                use = found.setdefault(name, _Use())
+                use = found.setdefault(name, Use())
                 (use.writes if write else use.reads).add(unit)
     return found
 
 
-def _clash(first: Mapping[str, _Use], second: Mapping[str, _Use]) -> tuple[bool, bool]:
+def clash(first: Mapping[str, Use], second: Mapping[str, Use]) -> tuple[bool, bool]:
     """Whether two phases touch a value of which one writes it; and whether that crosses units."""
     any_of, across = False, False
     for name in first.keys() & second.keys():
@@ -72,17 +73,17 @@ def _clash(first: Mapping[str, _Use], second: Mapping[str, _Use]) -> tuple[bool,
 def joined(parts: Sequence[Part], kernels: Kernels) -> tuple[Part, ...]:
     """The parts with each phase in the earliest one behind the last control that it does not have to follow."""
     made: list[Part] = []
-    run: list[tuple[Phase, dict[str, _Use]]] = []
+    run: list[tuple[Phase, dict[str, Use]]] = []
     for part in parts:
         if not isinstance(part, Phase):
             made += [x for x, _ in run]
             run = []
             made.append(part)
             continue
-        uses = _uses(part, kernels)
+        uses = uses_of(part, kernels)
         at = len(run)
         for earlier in range(len(run) - 1, -1, -1):
-            touches, across = _clash(run[earlier][1], uses)
+            touches, across = clash(run[earlier][1], uses)
             if across:
                 break
             at = earlier
@@ -92,7 +93,7 @@ def joined(parts: Sequence[Part], kernels: Kernels) -> tuple[Part, ...]:
             run.append((part, uses))
         else:
             both = together(run[at][0], part)
-            run[at] = (both, _uses(both, kernels))
+            run[at] = (both, uses_of(both, kernels))
     return (*made, *(x for x, _ in run))
 
 
@@ -113,26 +114,6 @@ def together(first: Phase, second: Phase) -> Phase:
 def _ends(lane: Lane) -> tuple[int, int]:
     assert isinstance(lane.units, Const)
     return lane.first, lane.first + int(lane.units.value)
-
-
-def turned(loop: GridControl) -> tuple[Part, ...]:
-    """A loop whose body begins by setting its number: set before the loop, and for the next trip at the end of one.
-
-    There it can stand in a phase with other work, in which the number is not read any more.
-    """
-    first, rest = loop.body[0], loop.body[1:]
-    lanes = first.lanes if isinstance(first, Phase) else ()
-    if len(lanes) != 1 or len(lanes[0].items) != 1 or not isinstance(lanes[0].items[0], Set):
-        return (loop,)
-    number = lanes[0].items[0]
-    if number.value != Var(loop.counter):
-        return (loop,)
-
-    def setting(value: Set) -> Phase:
-        return Phase((Lane(0, const(1), (value,)),))
-
-    after = setting(Set(number.target, Var(loop.counter) + 1))
-    return setting(Set(number.target, const(0))), attrs.evolve(loop, body=(*rest, after))
 
 
 def settled(parts: Sequence[Part], kernels: Kernels, following: Sequence[Part] = ()) -> tuple[Part, ...]:

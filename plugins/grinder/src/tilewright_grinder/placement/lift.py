@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
@@ -25,17 +26,23 @@ from tilewright.ir.program import (
     Phase,
     Set,
     Task,
+    launches,
 )
 from tilewright.ir.verify.tree import Part
 from tilewright.planning.session import Session
 from tilewright.planning.storage import byte_size
-from tilewright_grinder.placement.barriers import joined, settled, turned
+from tilewright.planning.tracing import MOST
+from tilewright_grinder.placement.barriers import joined, settled
+from tilewright_grinder.placement.keep import kept
 from tilewright_grinder.placement.limits import ValueOf, envelope_of, needs_of, outside
 from tilewright_grinder.placement.predict import Predictor
+from tilewright_grinder.placement.turn import rotated, turned
 from tilewright_grinder.placement.waits import folded, on_unit, unit_lists, without_waits
 
 PIECE = 1 << 14
 """Bytes of a copy from which on another unit takes a part of it."""
+MANY = 4
+"""Copies in a row that one unit does alone, if there are fewer, for what is before and behind them is often its too."""
 MOST_TRIPS = 1 << 30
 """Trips that units count in 32 bits."""
 
@@ -75,7 +82,9 @@ class Lifter:
             parts = writer.parts(steps)
         except _NotKnownError as error:
             return Refused(str(error))
-        return Launch(name, envelope, settled(parts, self.session.table.kernels))
+        traced = MOST if any(x.traced for x in launches(steps)) else 0
+        launch = Launch(name, envelope, settled(parts, self.session.table.kernels), traced=traced)
+        return kept(launch, self.session, self.predictor.trips_of)
 
     def block(self, name: str, steps: Sequence[HostStep]) -> Launch | Refused:
         """A launch of one unit."""
@@ -151,12 +160,13 @@ class _Grid:
     def parts(self, steps: Sequence[HostStep]) -> tuple[Part, ...]:
         """The parts of some steps, with barriers where values cross units."""
         made: list[Part] = []
-        for step in steps:
+        spread = _spread(steps)
+        for number, step in enumerate(steps):
             match step:
                 case Launch():
-                    made += self._launch(step)
+                    made += self._launch(attrs.evolve(step, traced=0))
                 case HostCopy():
-                    made.append(self._copy(step))
+                    made.append(self._copy(step, spread.get(number, 0) % self.units))
                 case HostSet():
                     made.append(Phase((Lane(0, const(1), (Set(step.target, step.value),)),)))
                 case HostIf() | HostLoop():
@@ -180,13 +190,12 @@ class _Grid:
         if isinstance(step, HostIf):
             then, orelse = self.parts(step.then), self.parts(step.orelse)
             return (GridControl("", None, step.condition, then, orelse),) if then or orelse else ()
+        before, step = turned(step)
         body = self.parts(step.body)
         if not body:
             return ()
         loop = GridControl(step.counter, _trips(step), step.condition, body, limit=step.limit)
-        *before, last = turned(loop)
-        assert isinstance(last, GridControl)
-        return (*before, attrs.evolve(last, body=joined(last.body, self.lifter.session.table.kernels)))
+        return (*self.parts(before), *rotated(loop, self.lifter.session.table.kernels))
 
     def _launch(self, launch: Launch) -> Sequence[Phase]:
         task = launch.only_task
@@ -195,10 +204,23 @@ class _Grid:
         choice = self.lifter.session.table.kernels[task.kernel].choice
         return [Phase((dealt(task, choice, self.units),))]
 
-    def _copy(self, copy: HostCopy) -> Phase:
+    def _copy(self, copy: HostCopy, unit: int) -> Phase:
+        """A copy, which all units share out or one of them does."""
         parts = min(self.units, max(self.lifter.bytes_of(copy.source) // PIECE, 1))
         part = const(0) if parts == 1 else Var(UNIT)
-        return Phase((Lane(0, const(parts), (Copy(copy.source, copy.target, copy.row, part, parts),)),))
+        first = unit if parts == 1 else 0
+        return Phase((Lane(first, const(parts), (Copy(copy.source, copy.target, copy.row, part, parts),)),))
+
+
+def _spread(steps: Sequence[HostStep]) -> dict[int, int]:
+    """The units of copies that stand in a row, by their places: of many that are independent each has its own."""
+    found: dict[int, int] = {}
+    for together, run in itertools.groupby(enumerate(steps), lambda x: isinstance(x[1], HostCopy)):
+        copies = [(number, x) for number, x in run if isinstance(x, HostCopy)]
+        read, written = {x.source for _, x in copies}, {x.target for _, x in copies}
+        if together and len(copies) >= MANY and not read & written and len(written) == len(copies):
+            found.update({number: unit for unit, (number, _) in enumerate(copies)})
+    return found
 
 
 def dealt(task: Task, choice: TileChoice, units: int) -> Lane:

@@ -20,6 +20,7 @@ from tilewright.ir.program import (
     UNIT,
     BlockControl,
     Copy,
+    Fetch,
     GridControl,
     HostCall,
     HostCopy,
@@ -37,7 +38,7 @@ from tilewright.ir.program import (
     reads_back,
 )
 from tilewright.planning.storage import byte_size
-from tilewright.planning.timeline import meeting_seconds, task_seconds
+from tilewright.planning.timeline import least_seconds, meeting_seconds, task_seconds
 from tilewright_grinder.placement.limits import ValueOf
 
 _READ_BACK = 10.0
@@ -93,7 +94,7 @@ class Predictor:
                 case HostLoop():
                     each = self._steps(step.body, launch) + self.decision(bool(step.condition))
                     once = self.decision(True) if step.limit else 0.0
-                    total += once + self._trips(step.trip) * each
+                    total += once + self.trips_of(step.trip) * each
                 case HostCall():
                     total += self.decision(True)
         return total
@@ -138,8 +139,9 @@ class Predictor:
         for item in items:
             match item:
                 case Task():
-                    seconds = task_seconds(self.kernels[item.kernel].choice, device)
-                    total += self._number(item.count, env) * seconds
+                    total += self._number(item.count, env) * self._task(item)
+                case Fetch():
+                    total += item.bytes / self._bandwidth() * device.units
                 case Copy():
                     # A unit alone gets its share of what memory delivers.
                     total += self._bytes(item.source) / item.parts / self._bandwidth() * device.units
@@ -150,6 +152,18 @@ class Predictor:
             total += 0.0 if self._cpu else _RECORDS * device.step_seconds
         return total
 
+    def _task(self, task: Task) -> float:
+        """Of one task; what it finds near its unit does not come from memory."""
+        device, choice = self.device, self.kernels[task.kernel].choice
+        seconds = task_seconds(choice, device)
+        own = next((x for x in device.levels if not x.shared_by_units), None)
+        if task.near is None or own is None:
+            return seconds
+        near = choice.slice_bytes(task.near.count)
+        side_by_side = min(choice.resources.tasks, device.units)
+        from_memory, from_own = near * side_by_side / self._bandwidth(), near * device.units / own.bandwidth
+        return max(seconds - from_memory, from_own, min(least_seconds(device), seconds))
+
     def _lane(self, lane: Lane, env: Mapping[str, int]) -> float:
         return self.items(lane.items, {UNIT: lane.first, **env})
 
@@ -158,12 +172,13 @@ class Predictor:
         step = _CPU_LAUNCHES * device.launch_seconds if self._cpu else _RECORDS * device.step_seconds
         if not control.counter:
             return step + self._either(sides)
-        return step + self._trips(control.trip) * (step + sides[0])
+        return step + self.trips_of(control.trip) * (step + sides[0])
 
     def _either(self, sides: Sequence[float]) -> float:
         return self.taken * sides[0] + (1 - self.taken) * sides[1]
 
-    def _trips(self, trip: Expr | None) -> int:
+    def trips_of(self, trip: Expr | None) -> int:
+        """How often a loop runs, by its trip count."""
         return self.trips if trip is None else self._number(trip, {})
 
     def _number(self, expr: Expr, env: Mapping[str, int]) -> int:
