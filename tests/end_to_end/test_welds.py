@@ -103,3 +103,19 @@ def test_joined_products_run_from_an_artifact_on_the_host() -> None:
     found = tilewright.compile(case.model, config=config).run(None, dict(case.feeds))
     for mine, wanted in zip(found, expected(case.model, case.feeds), strict=True):
         np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("connect", ["welder", "epilogue"])
+def test_masks_and_rows_of_tables_are_computed_where_they_are_read(connect: str) -> None:
+    random = np.random.default_rng(3)
+    nodes = steps("here = Equal places i; later = Greater places i; cache = Where here new old")
+    nodes += [node("Gather", "table i", "row", axis=0), node("Split", "row", "p q", axis=1, num_outputs=2)]
+    nodes += steps("t = Where later p cache; y = Mul t q")
+    feeds = {"i": np.asarray([5]), "new": random.standard_normal((1, 16)), "old": random.standard_normal((12, 16))}
+    feeds = {k: v if k == "i" else v.astype(np.float32) for k, v in feeds.items()}
+    weights = {"places": np.arange(12).reshape(12, 1), "table": random.standard_normal((9, 32)).astype(np.float32)}
+    one = case("masks", nodes, feeds, weights, outputs=["cache", "y"])
+    program = plan_model(one.model, settings(connect)).program
+    assert (len(program.kernels) == 1) == (connect == "welder")
+    for agreement in compare_outputs(program.output_names, run(program, feeds), expected(one.model, feeds)):
+        assert agreement.ok, agreement

@@ -309,3 +309,23 @@ def test_a_step_of_a_recurrence_is_one_kernel_with_its_gates_as_states() -> None
     assert group.trail == ("by_pieces",)
     products = [op for op in group.ops if isinstance(op, TensorOp) and op.combiner is not None]
     assert [len(op.outputs) for op in products] == [4, 4]
+
+
+@pytest.mark.parametrize(("rows", "kernels"), [(64, 1), (1 << 16, 2)])
+def test_a_mask_is_computed_where_it_is_read_unless_that_moves_more_than_a_kernel_costs(
+    rows: int, kernels: int
+) -> None:
+    nodes = [helper.make_node("Less", ["a", "b"], ["m"]), helper.make_node("Where", ["m", "c", "d"], ["y"])]
+    shapes = {"a": [1, 64], "b": [1, 1], "c": [rows, 64], "d": [rows, 64]}
+    assert len(groups(many(nodes, shapes, {}))) == kernels
+
+
+def test_a_small_kernel_that_a_sum_reads_or_that_is_a_result_stays() -> None:
+    nodes = [
+        helper.make_node("Add", ["a", "b"], ["m"]),
+        helper.make_node("Mul", ["m", "c"], ["z"]),
+        helper.make_node("ReduceSum", ["m"], ["s"], keepdims=0),
+        helper.make_node("Add", ["z", "s"], ["y"]),
+    ]
+    found = groups(many(nodes, {"a": [64, 1], "b": [1, 64], "c": [8, 64, 64]}, {}), gain=1.0)
+    assert [len(x.ops) for x in found] == [1, 1, 2]

@@ -4,8 +4,8 @@ This is the default and the baseline of every ablation. Movements are read throu
 reduction, a contraction or a lone element-wise operator starts a group, and an element-wise consumer joins it when
 each of its points needs just the element that the group has just computed.
 
-`make(absorb=True)` goes one step further, for connectors that build on this one: where an element-wise group reads
-others that are element-wise, it takes them in.
+`make(absorb=True)` goes further, for connectors that build on this one: where an element-wise group reads others that
+are element-wise, it takes them in, and small ones are computed again by each of their readers (`connect.again`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import attrs
 
 from tilewright.ir.group import ControlItem, Cover, Group, Level
 from tilewright.ir.ops import Call, If, Loop, OnnxNode, Op, Region, TensorOp, Value, bodies
+from tilewright.planning.connect.again import computed_again
 from tilewright.planning.connect.layouts import laid_out
 from tilewright.planning.connect.order import topological
 from tilewright.planning.record import in_kernel
@@ -25,7 +26,7 @@ from tilewright.rewrites.movement import read_through_movements
 from tilewright.views.kernel import KernelSpec, append_consumer, is_elementwise, normalise, spec_of
 from tilewright.views.layout import part_offset
 
-MAX_READS = 16
+MAX_READS = 32
 """Reads of one kernel: beyond it, one more operand costs more registers than a launch saves."""
 
 
@@ -56,12 +57,22 @@ def make(absorb: bool = False) -> Connect:
     """The service.
 
     Args:
-        absorb: whether an element-wise group takes in the element-wise groups that it reads.
+        absorb: whether an element-wise group takes in the element-wise groups that it reads, and small ones are
+            computed by their readers.
     """
 
     def connect(region: Region, request: Request) -> Cover:
         simpler = laid_out(read_through_movements(region, request.session.inputs), request.session)
         connector = _Connector(simpler, absorb, request.session.inputs)
+        if absorb:
+            kernels = [x.members for x in connector.groups if x.members]
+            fewer, names = computed_again(simpler, kernels, request.session, MAX_READS)
+            for name in names:
+                why = "each of its readers computes the elements that it needs itself, sooner than a kernel starts"
+                request.session.decide("connect", name, "computed again", why=why)
+            if names:
+                simpler, connector = fewer, _Connector(fewer, absorb, request.session.inputs)
+                region = attrs.evolve(region, ops=tuple(op for op in region.ops if op.name not in names))
         _record(request.session, region, connector)
         items = [
             ControlItem(op, tuple(connect(body, request) for body in bodies(op)))
