@@ -83,6 +83,14 @@ def test_what_pieces_share_is_read_once() -> None:
     assert len(product.reads) == 5
 
 
+def test_a_row_of_a_table_is_read_in_pieces_too() -> None:
+    """Its number is data, which all pieces share."""
+    nodes = [node("Gemm", "h u", "r", transB=1), node("Gather", "rows at", "row"), *steps("g = Add r row")]
+    nodes += [node("Split", "g", "a b", axis=1, num_outputs=2), *steps("s = Sigmoid a; y = Mul s b")]
+    feeds = {"h": rand(1, 5), "rows": rand(4, 6), "at": np.asarray([2])}
+    assert states(cut(case("row", nodes, feeds, {"u": rand(6, 5)}))) == [2]
+
+
 def test_two_values_that_are_read_in_pieces_are_both_cut() -> None:
     nodes = steps("m = MatMul x w; r = MatMul h u")
     nodes += [node("Split", v, f"{v}0 {v}1 {v}2", axis=-1, num_outputs=3) for v in ("m", "r")]

@@ -26,7 +26,7 @@ from tilewright.ir.program import (
     launches,
 )
 from tilewright.ir.verify import verify_program
-from tilewright_grinder.placement.barriers import EMPTY, joined, settled, turned
+from tilewright_grinder.placement.barriers import EMPTY, joined, settled
 from tilewright_grinder.placement.lift import dealt
 from tilewright_grinder.placement.waits import folded, without_waits
 
@@ -159,16 +159,6 @@ def test_a_barrier_stands_before_a_condition_is_written_again() -> None:
     (made,) = settled((branch,), KERNELS)
     assert isinstance(made, GridControl)
     assert (made.body, made.orelse) == ((spread(DOUBLE),), (EMPTY, GO))
-
-
-def test_a_loops_number_is_set_for_the_next_trip() -> None:
-    setting = Phase((unit(0, Set("n", Var("i"))),))
-    before, loop = turned(GridControl("i", const(4), "", (setting, spread(DOUBLE))))
-    assert before == Phase((unit(0, Set("n", const(0))),))
-    assert isinstance(loop, GridControl)
-    assert loop.body == (spread(DOUBLE), Phase((unit(0, Set("n", Var("i") + 1)),)))
-    other = GridControl("i", const(4), "", (Phase((unit(0, Set("n", const(3))),)), spread(DOUBLE)))
-    assert turned(other) == (other,)
 
 
 @pytest.mark.parametrize("units", [1, 3, 4, 9])
