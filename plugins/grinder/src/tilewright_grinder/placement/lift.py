@@ -28,7 +28,7 @@ from tilewright.ir.program import (
     Task,
     launches,
 )
-from tilewright.ir.verify.tree import Part
+from tilewright.ir.verify.tree import Part, tasks_of
 from tilewright.planning.session import Session
 from tilewright.planning.storage import byte_size
 from tilewright.planning.tracing import MOST
@@ -213,12 +213,16 @@ class _Grid:
 
 
 def _spread(steps: Sequence[HostStep]) -> dict[int, int]:
-    """The units of copies that stand in a row, by their places: of many that are independent each has its own."""
+    """The units of copies that stand in a row, by their places: of many that are independent each has its own.
+
+    What a launch beside them makes is left where a unit alone may have made it.
+    """
     found: dict[int, int] = {}
-    for together, run in itertools.groupby(enumerate(steps), lambda x: isinstance(x[1], HostCopy)):
-        copies = [(number, x) for number, x in run if isinstance(x, HostCopy)]
+    made = {x for launch in steps if isinstance(launch, Launch) for task in tasks_of(launch.body) for x in task.args}
+    for _, run in itertools.groupby(enumerate(steps), lambda x: isinstance(x[1], HostCopy)):
+        copies = [(number, x) for number, x in run if isinstance(x, HostCopy) and x.source not in made]
         read, written = {x.source for _, x in copies}, {x.target for _, x in copies}
-        if together and len(copies) >= MANY and not read & written and len(written) == len(copies):
+        if len(copies) >= MANY and not read & written and len(written) == len(copies):
             found.update({number: unit for unit, (number, _) in enumerate(copies)})
     return found
 
