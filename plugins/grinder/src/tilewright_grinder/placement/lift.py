@@ -21,6 +21,7 @@ from tilewright.ir.program import (
     HostSet,
     HostStep,
     Item,
+    Kernel,
     Lane,
     Launch,
     Phase,
@@ -154,13 +155,13 @@ class _Grid:
     units: int
 
     @property
-    def _kernels(self) -> Mapping[str, object]:
+    def _kernels(self) -> Mapping[str, Kernel]:
         return self.lifter.session.table.kernels
 
     def parts(self, steps: Sequence[HostStep]) -> tuple[Part, ...]:
         """The parts of some steps, with barriers where values cross units."""
         made: list[Part] = []
-        spread = _spread(steps)
+        spread = _spread(steps, self._kernels)
         for number, step in enumerate(steps):
             match step:
                 case Launch():
@@ -212,13 +213,14 @@ class _Grid:
         return Phase((Lane(first, const(parts), (Copy(copy.source, copy.target, copy.row, part, parts),)),))
 
 
-def _spread(steps: Sequence[HostStep]) -> dict[int, int]:
+def _spread(steps: Sequence[HostStep], kernels: Mapping[str, Kernel]) -> dict[int, int]:
     """The units of copies that stand in a row, by their places: of many that are independent each has its own.
 
-    What a launch beside them makes is left where a unit alone may have made it.
+    What a kernel of one task makes beside them is left to the unit that has made it.
     """
     found: dict[int, int] = {}
-    made = {x for launch in steps if isinstance(launch, Launch) for task in tasks_of(launch.body) for x in task.args}
+    tasks = [x for launch in steps if isinstance(launch, Launch) for x in tasks_of(launch.body)]
+    made = {name for x in tasks if kernels[x.kernel].choice.resources.tasks == 1 for name in x.args}
     for _, run in itertools.groupby(enumerate(steps), lambda x: isinstance(x[1], HostCopy)):
         copies = [(number, x) for number, x in run if isinstance(x, HostCopy) and x.source not in made]
         read, written = {x.source for _, x in copies}, {x.target for _, x in copies}
