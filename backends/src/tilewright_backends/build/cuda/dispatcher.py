@@ -331,8 +331,11 @@ class _Source:
                 "        if (thread == 0) {",
                 f"          uint64_t* tickets = (uint64_t*)(t.at[0] + {LINE});",
                 # Tickets are never taken back: the barrier is passed when all units of this round have theirs.
-                f"          const uint64_t all = (tw_gpu_ticket(tickets) / {units}u + 1) * {units}u;",
-                "          for (int tries = 0; tw_gpu_tickets(tickets) < all; ++tries) tw_gpu_pause(tries);",
+                "          const uint64_t ticket = tw_gpu_ticket(tickets);",
+                f"          const uint64_t all = (ticket / {units}u + 1) * {units}u;",
+                # Who has the last one need not look again: that would take as long as the ticket did.
+                "          if (ticket + 1 < all)",
+                "            for (int tries = 0; tw_gpu_tickets(tickets) < all; ++tries) tw_gpu_pause(tries);",
                 "        }",
                 "        __syncthreads();",
                 "        break;",

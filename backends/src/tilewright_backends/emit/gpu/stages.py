@@ -33,11 +33,7 @@ from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec, flatten
 from tilewright_backends.lower.point import Point, combine
 from tilewright_backends.lower.types import Prim
-from tilewright_backends.recipes.gpu.stages import SIDE, Sides, sides_of, stored_shape, tensor_factors
-
-_UNROLL = 16
-"""Reductions of at most this many steps are unrolled."""
-
+from tilewright_backends.recipes.gpu.stages import SIDE, UNROLLED, Sides, sides_of, stored_shape, tensor_factors
 
 Place = tuple[dict[str, Expr], Prim | None]
 """The values of axes at a point, and whether it is one (None: always)."""
@@ -232,7 +228,7 @@ class _Emitter:
                 total = 1
                 for axis in spec.reduce:
                     total *= size(axis)
-                nest(body, spec, {}, step, total <= _UNROLL)
+                nest(body, spec, {}, step, total <= UNROLLED)
             for i, j in pairs:
                 where = None if alone else both(lines[i].inside, stands[j].inside)
                 with body.when(where) if where is not None else nullcontext():

@@ -43,6 +43,10 @@ ROWS, COLUMNS, DEPTH = 16, 32, 16
 _MOST_AXES = 5
 _MOST_STAGES = 8
 _REGISTERS = 96
+UNROLLED = 16
+"""Steps of a reduction up to which all are written out."""
+_SHARING = 3
+"""How often a step of a thread that computes several points waits: 0.1 µs on an H200, for eight loads of 16 points."""
 _APART = 2
 """How much more of a thread's time a step takes where neighbours share no operand: an index and a load for each."""
 
@@ -67,9 +71,9 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     flops: Expr = const(0)
     steps: Expr = const(0)
     for stage in tiles.stages:
-        work, alone = _stage_work(stage, device)
+        work, waited = _stage_work(stage, device, threads)
         flops = flops + work
-        steps = steps + ceil_div(alone, threads)
+        steps = steps + waited
     inputs, operands = _moved(tiles)
     out = sum(math.prod(v.static_shape()) * dtypes.size_of(v.dtype) for v in staged.outputs)
     return Match(
@@ -86,8 +90,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
             flops=tasks * flops,
             traffic={"dram": const(memory_bytes(staged)), "l2": tasks * inputs + out},
             efficiency=const(25),
-            # A thread's steps of a reduction wait for each other's loads.
-            serial=steps // 3 + 8 * len(staged.stages),
+            serial=steps + 8 * len(staged.stages),
         ),
         operands=operands,
         tiles={"block": {x.name: TileSpec.size(x) for x in tiles.axes}},
@@ -156,8 +159,8 @@ def tensor_factors(stage: KernelSpec) -> tuple[int, int] | None:
     return (slots[0], slots[1]) if len(kinds) == 1 and kinds <= HALVES and whole else None
 
 
-def _tensor_work(stage: TileStage, device: DeviceModel, unit: str) -> tuple[Expr, Expr]:
-    """Operations of a task in terms of the ordinary units', and four times the steps of one warp alone."""
+def _tensor_work(stage: TileStage, device: DeviceModel, unit: str, threads: Expr) -> tuple[Expr, Expr]:
+    """Operations of a task in terms of the ordinary units', and steps that wait for each other."""
     spec = stage.spec
     sides = sides_of(spec)
     rows = product([stage.domain[x.name].size for x in sides.rows])
@@ -167,23 +170,28 @@ def _tensor_work(stage: TileStage, device: DeviceModel, unit: str) -> tuple[Expr
     quicker = max(int(device.peak.get(unit, 0) / device.peak["fma"]), 1)
     stored = operations(*(x.expr for x in spec.stores)) + 8
     flops = pieces * depth * (ROWS * COLUMNS * DEPTH * 2 // quicker) + rows * columns * stored
-    return flops, pieces * depth * (4 * device.warp)
+    return flops, ceil_div(pieces * device.warp, threads) * depth * 4 // 3
 
 
-def _stage_work(stage: TileStage, device: DeviceModel) -> tuple[Expr, Expr]:
-    """Operations of a task, and the steps of reductions that one thread alone would take."""
+def _stage_work(stage: TileStage, device: DeviceModel, threads: Expr) -> tuple[Expr, Expr]:
+    """Operations of a task, and steps that wait for each other: of a thread's points one after the other.
+
+    However few points there are, a thread goes through the whole reduction of one. A step waits for its loads; where
+    few steps are written out, three of them at a time.
+    """
     spec = stage.spec
     factors = tensor_factors(spec)
     unit = None if factors is None else warp_unit(device, spec.reads[factors[0]].value.dtype)
     if unit is not None:
-        return _tensor_work(stage, device, unit)
+        return _tensor_work(stage, device, unit, threads)
     total = product([stage.domain[x.name].size for x in spec.spatial])
     reduced = number_of(x.extent for x in spec.reduce) if spec.reduce else const(1)
     each = operations(*spec.body, *(spec.combiner.combine if spec.combiner else ()))
     stored = operations(*(x.expr for x in spec.stores)) + 8
     shared = SIDE * SIDE if sides_of(spec).columns else 1
     slow = 1 if shared > 1 else _APART
-    return total * (reduced * (each * slow) + stored), ceil_div(total * reduced, shared)
+    waited = reduced // 3 if points(spec.reduce) <= UNROLLED else reduced * (_SHARING if shared > 1 else 1)
+    return total * (reduced * (each * slow) + stored), ceil_div(ceil_div(total, shared), threads) * waited
 
 
 def _moved(tiles: TileSpec) -> tuple[Expr, tuple[Operand, ...]]:
