@@ -51,6 +51,11 @@ def least_seconds(device: DeviceModel) -> float:
     return LEAST if device.kind == "cpu" else device.barrier_seconds
 
 
+def in_unit_seconds(choice: TileChoice, device: DeviceModel) -> float:
+    """Predicted seconds of one task of a kernel in a unit that runs tasks one after the other."""
+    return max(task_seconds(choice, device), least_seconds(device))
+
+
 def start_seconds(device: DeviceModel) -> float:
     """Seconds from the end of what came before to the first task of a launch of many kernels.
 

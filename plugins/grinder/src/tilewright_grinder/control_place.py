@@ -20,7 +20,7 @@ from tilewright.planning.record import shape_of
 from tilewright.planning.requests import Context, Place, Planned, Request
 from tilewright_grinder.options import GrinderOptions
 from tilewright_grinder.placement.lift import Lifter, Refused
-from tilewright_grinder.placement.limits import NoRoomError, envelope_of, fitting, needs_of, outside
+from tilewright_grinder.placement.limits import NoRoomError, fitting
 from tilewright_grinder.placement.predict import Predictor
 
 
@@ -33,7 +33,7 @@ def make(options: GrinderOptions) -> Place:
     return place
 
 
-THREADS = (1024, 512, 256)
+THREADS = (1024, 768, 512, 256)
 """Of a unit that has to hold kernels which do not fit together as they are; the fewer, the more registers for each."""
 
 
@@ -91,7 +91,7 @@ class GrinderPlacer(Placer):
         found: dict[str, _Version] = {"host": _Version(around, predictor.steps(around))}
         refused: dict[str, str] = {}
         on_trial = attrs.evolve(request, context=Context(request.context.trips, "grid"))
-        rooms = self._rooms(item, on_trial)
+        rooms = self._rooms(around)
         for threads in rooms:
             self._try(item, on_trial, threads, predictor, found, refused)
         costs = {level: x.seconds for level, x in found.items()}
@@ -113,15 +113,11 @@ class GrinderPlacer(Placer):
         choices = self.session.propose(group)
         return self.session.plan(group, fitting(choices, self._threads, self.session))
 
-    def _rooms(self, item: ControlItem, request: Request) -> tuple[int, ...]:
+    def _rooms(self, steps: Sequence[HostStep]) -> tuple[int, ...]:
         """Numbers of threads that units may have; 0: as many as the kernels take that each run fastest alone."""
-        self._threads = 0
-        steps = self.around(item, request)
-        envelope = envelope_of(needs_of(steps, self.session), self.session, alone=True)
-        alone = outside(steps, self.session, self._value)
-        if self.session.device.kind == "cpu" or not (isinstance(envelope, str) or alone) or calls(steps):
+        if self.session.device.kind != "cuda" or calls(steps):
             return (0,)
-        return tuple(x for x in THREADS if x <= self.session.device.max_threads_per_block)
+        return (0, *(x for x in THREADS if x <= self.session.device.max_threads_per_block))
 
     def _try(
         self,

@@ -12,7 +12,9 @@ from tilewright.ir.ops import Value
 from tilewright.ir.program import Envelope, HostCopy, HostStep, Task, calls, host_leaves, launches
 from tilewright.ir.verify.tree import tasks_of
 from tilewright.planning.session import Session
+from tilewright.planning.timeline import in_unit_seconds
 
+_RESERVED = 16
 MOST_BYTES = 1 << 30
 """Bytes of a value that units copy: they count them in 32 bits."""
 
@@ -66,26 +68,41 @@ def needs_of(steps: Sequence[HostStep], session: Session) -> Resources:
     return Resources(max(tasks, *merged, 1), max(threads, 1), registers, shared if found else 0)
 
 
+def reserved(session: Session) -> int:
+    """Registers of a thread that a unit goes through its records with while kernels have theirs.
+
+    Without them a GPU's compiler puts these into memory, and what lies between two tasks takes twice as long.
+    """
+    return _RESERVED if session.device.kind == "cuda" else 0
+
+
 class NoRoomError(Exception):
     """No kernel for a group fits."""
 
 
 def fitting(choices: Sequence[TileChoice], threads: int, session: Session) -> TileChoice:
-    """The best choice that a unit of so many threads has room for, and that can be part of a launch.
+    """The quickest choice for units of so many threads that can be part of a launch.
 
     Raises:
         NoRoomError: there is none.
     """
+    device = session.device
     embeddable = {x.name for x in session.recipes if x.embeddable}
     merged = [x for x in choices if x.recipe in embeddable]
     if not merged:
         raise NoRoomError(f"kernels of recipe {choices[0].recipe} cannot be part of another")
-    for choice in merged:
+
+    def fits(choice: TileChoice) -> bool:
         needs = choice.resources
-        if needs.threads <= threads and session.device.blocks_held(threads, needs.registers, needs.shared_bytes):
-            return choice
-    best = merged[0].resources
-    raise NoRoomError(f"no unit has room for {best.threads} threads of {best.registers} registers beside other kernels")
+        registers = needs.registers + reserved(session)
+        return needs.threads <= threads and bool(device.blocks_held(threads, registers, needs.shared_bytes))
+
+    found = [x for x in merged if fits(x)]
+    if not found:
+        best = merged[0].resources
+        found_none = f"no unit has room for {best.threads} threads of {best.registers} registers beside other kernels"
+        raise NoRoomError(found_none)
+    return min(found, key=lambda x: -(-x.resources.tasks // device.units) * in_unit_seconds(x, device))
 
 
 def envelope_of(needs: Resources, session: Session, alone: bool) -> Envelope | str:
@@ -95,10 +112,11 @@ def envelope_of(needs: Resources, session: Session, alone: bool) -> Envelope | s
         alone: one unit does all the work; else as many as the device holds at once, and have something to do.
     """
     device = session.device
-    held = device.blocks_together(needs.threads, needs.registers, needs.shared_bytes)
+    held = device.blocks_together(needs.threads, needs.registers + reserved(session), needs.shared_bytes)
     if not held:
         return f"no unit has room for its {needs.threads} threads of {needs.registers} registers at once"
-    units = 1 if alone else min(held, device.units if device.kind == "cpu" else max(needs.tasks, 2))
+    # Several units on a multiprocessor make meetings longer, and what they do no shorter.
+    units = 1 if alone else min(held, device.units, device.units if device.kind == "cpu" else max(needs.tasks, 2))
     if not alone and units < 2:
         return "the device has one unit"
     return Envelope(units, needs.threads, needs.registers, needs.shared_bytes, cooperative=not alone)
