@@ -45,8 +45,8 @@ _MOST_WORDS = 32764 // 8
 """64-bit integers that a kernel can take (CUDA 12.1 and later, from compute capability 7.0 on)."""
 
 _WARP = 32
-_AHEAD = 16
-"""Arguments that a block fetches while it waits; each takes two registers of every thread then."""
+_AHEAD = _WARP
+"""Arguments that a block fetches while it waits: each thread one, which those of its warp get from it."""
 
 _WHERE = 3
 """Numbers behind a task's arguments that say where its slices are."""
@@ -227,7 +227,8 @@ class _Source:
         self.name, self.launch, self.program, self.records, self.members = name, launch, program, records, members
         self.words, self.together = words, together
         wanted = (len(members[x].params) + _WHERE * bool(members[x].slices) for x in records.kernels)
-        self.ahead = min(max(wanted, default=0), _AHEAD)
+        # A warp that is not whole has no thread for each of them.
+        self.ahead = 0 if launch.envelope.threads % _WARP else min(max(wanted, default=0), _AHEAD)
         first = words - len(program.symbols)
         self.symbols = {
             x.name: f"({'int' if symbol_dtype(x) == 'int32' else 'int64_t'})t.at[{first + i}]"
@@ -242,7 +243,7 @@ class _Source:
             # What is fetched ahead may lie behind the last record, and behind the last argument.
             _table("uint64_t", f"{name}_code", (f"{x}ull" for x in (*_words(r.code), 0, 0))),
             _table("int", f"{name}_starts", map(str, r.starts)),
-            _table("uint64_t", f"{name}_rows", (f"{x}ull" for x in (*r.rows, *[0] * self.ahead))),
+            _table("uint64_t", f"{name}_rows", (f"{x}ull" for x in (*r.rows, *[0] * _WARP))),
             f'extern "C" __global__ void __launch_bounds__({e.threads}, {self.together})',
             f"{name}(const __grid_constant__ {name}_words t) {{",
             "  const int unit = (int)blockIdx.x, thread = (int)threadIdx.x;",
@@ -253,7 +254,8 @@ class _Source:
             *(f"  int {counter(i)} = 0;" for i in range(r.depth)),
             *(f"  int limit{i} = {ENDLESS};" for i in range(r.depth if r.limited else 0)),
             "  tw_record ahead = *next++;",
-            f"  uint64_t fetched[{max(self.ahead, 1)}];  // the arguments of the record behind a wait",
+            "  uint64_t fetched = 0;  // of the arguments of the record behind a wait the lane's",
+            f"  const int lane = thread % {_WARP};",
             "  bool fetches = false;",
             "  while (true) {",
             "    const tw_record record = ahead;",
@@ -371,9 +373,8 @@ class _Source:
         """Fetches the arguments of the next record, perhaps under a condition."""
         if not self.ahead:
             return []
-        row = f"{self.name}_rows[(ahead.x >> {KIND_BITS}) + i]"
-        loop = f'_Pragma("unroll") for (int i = 0; i < {self.ahead}; ++i) fetched[i] = {row};'
-        return [f"        {condition}{{ {loop} fetches = true; }}"]
+        row = f"{self.name}_rows[(ahead.x >> {KIND_BITS}) + lane]"
+        return [f"        {condition}{{ fetched = {row}, fetches = true; }}"]
 
     def _control(self) -> list[str]:
         condition = f"(row == {self.name}_rows || tw_holds({_address('row[0]')}))"
@@ -448,7 +449,11 @@ class _Source:
         inside, behind = ("__syncthreads();", "") if each else ("", "__syncthreads();")
         return [
             f"      case {Kind.KERNEL + number}: {{",
-            *(f"        const uint64_t r{i} = {self._argument(i)};" for i in range(len(member.params))),
+            *["        const uint64_t mine = known ? fetched : row[lane];"] * bool(self.ahead),
+            *(
+                f"        const uint64_t r{i} = {self._argument(i)};"
+                for i in range(len(member.params) + _WHERE * bool(member.slices))
+            ),
             *(f"        const tw_pointer a{i} = {{{_address(f'r{i}')}}};" for i in range(len(member.params))),
             "        for (int i = 0; i < n[1]; ++i) {",
             *before,
@@ -462,13 +467,13 @@ class _Source:
         ]
 
     def _argument(self, i: int) -> str:
-        return f"(known ? fetched[{i}] : row[{i}])" if i < self.ahead else f"row[{i}]"
+        return f"__shfl_sync(0xffffffffu, mine, {i})" if i < self.ahead else f"row[{i}]"
 
     def _slices(self, kernel: Kernel, member: DeviceKernel) -> list[str]:
         """Where the slices of a task are: in the unit's own memory, or in the operands."""
         if not member.slices:
             return []
-        offset, count, size = (self._argument(len(member.params) + i) for i in range(_WHERE))
+        offset, count, size = (f"r{len(member.params) + i}" for i in range(_WHERE))
         there = bool(self.launch.envelope.own_bytes)
         lines = [f"          const uint64_t near = own + {offset} + i * {size};"] * there
         for number, (operand, part) in enumerate(zip(kernel.sliced, kernel.choice.slices, strict=True)):
