@@ -14,7 +14,7 @@ import attrs
 from tilewright.errors import InputError
 from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.ops import Call, Value
-from tilewright.ir.program import HostIf, HostLoop, HostStep, Launch, calls
+from tilewright.ir.program import Envelope, HostIf, HostLoop, HostStep, Launch, calls
 from tilewright.planning.place.host import Placer
 from tilewright.planning.record import shape_of
 from tilewright.planning.requests import Context, Place, Planned, Request
@@ -110,8 +110,8 @@ class GrinderPlacer(Placer):
         """See `Placer.planned`: inside a launch the best kernel that leaves room for the others."""
         if request.context.level == "host" or not self._threads:
             return self.session.plan(group)
-        choices = self.session.propose(group)
-        return self.session.plan(group, fitting(choices, self._threads, self.session))
+        choices = fitting(self.session.propose(group), self._threads, self.session)
+        return attrs.evolve(self.session.plan(group, choices[0]), choices=choices)
 
     def _rooms(self, steps: Sequence[HostStep]) -> tuple[int, ...]:
         """Numbers of threads that units may have; 0: as many as the kernels take that each run fastest alone."""
@@ -130,6 +130,8 @@ class GrinderPlacer(Placer):
     ) -> None:
         """Works out the levels inside a launch whose units have so many threads; keeps what is faster than before."""
         self._threads, self._names = threads, {}
+        if threads:
+            request = attrs.evolve(request, envelope=Envelope(self.session.device.units, threads))
         try:
             steps = self.around(item, request)
         except NoRoomError as error:

@@ -43,7 +43,7 @@ def make(options: RammerOptions) -> Schedule:
             if why or len(run) < 2:
                 launches += [_alone(x, request.session, why or "nothing stands beside it") for x in run]
             else:
-                launches += _merged(run, request.session, options)
+                launches += _merged(run, request, options)
         return tuple(launches)
 
     return schedule
@@ -102,9 +102,10 @@ class _Apart:
         return sum(p.seconds if self.keeps(m, p) else self.seconds(m) for m, p in merge.programs)
 
 
-def _merged(run: Sequence[Planned], session: Session, options: RammerOptions) -> Iterator[Launch]:
+def _merged(run: Sequence[Planned], request: Request, options: RammerOptions) -> Iterator[Launch]:
     """The launches of kernels that can be merged."""
-    rooms = rooms_of(session.device, [x.kernel.choice.resources for x in run], len(run))
+    session = request.session
+    rooms = rooms_of(session.device, [x.kernel.choice.resources for x in run], len(run), request.envelope)
     if rooms[0].units < 2:
         why = "the device has one unit"
         yield from (_alone(x, session, why) for x in run)

@@ -78,25 +78,28 @@ def envelope_of(device: DeviceModel, resources: Iterable[Resources]) -> Envelope
     return Envelope(units, whole.threads, whole.registers, whole.shared_bytes, cooperative=True)
 
 
-def rooms_of(device: DeviceModel, resources: Iterable[Resources], operators: int) -> list[Envelope]:
+def rooms_of(
+    device: DeviceModel, resources: Iterable[Resources], operators: int, limit: Envelope | None = None
+) -> list[Envelope]:
     """Envelopes that have room for each of some tasks: on a GPU first one unit on each multiprocessor, which has room
     for larger tasks too, then as many units as fit.
 
     Args:
         operators: how many there are. Units take turns, so with very many of both the second is left out.
+        limit: what a launch may occupy.
     """
     whole = union(resources)
     most = envelope_of(device, [whole])
     if device.kind == "cpu":
         return [most]
-    one = _one_each(device, whole)
+    one = _one_each(device, whole, device.max_threads_per_block if limit is None else limit.threads)
     return [one] if most.units <= one.units or most.units * operators > _MOST_RUNS else [one, most]
 
 
-def _one_each(device: DeviceModel, whole: Resources) -> Envelope:
-    """A unit with as many threads as it has registers for."""
+def _one_each(device: DeviceModel, whole: Resources, limit: int) -> Envelope:
+    """A unit with as many threads as it has registers for, and may have."""
     registers = max(whole.registers, 1)
     most = device.registers_per_unit // (-(-registers // 8) * 8) // device.warp * device.warp
-    threads = max(whole.threads, min(most, device.max_threads_per_block))
+    threads = max(whole.threads, min(most, limit))
     shared = max(device.shared_per_block, whole.shared_bytes)
     return Envelope(device.units, threads, registers, shared, cooperative=True)

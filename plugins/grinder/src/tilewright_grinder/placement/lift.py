@@ -37,6 +37,7 @@ from tilewright_grinder.placement.barriers import joined, settled
 from tilewright_grinder.placement.keep import kept
 from tilewright_grinder.placement.limits import ValueOf, envelope_of, needs_of, outside
 from tilewright_grinder.placement.predict import Predictor
+from tilewright_grinder.placement.relief import relieved
 from tilewright_grinder.placement.turn import rotated, turned
 from tilewright_grinder.placement.waits import folded, on_unit, unit_lists, without_waits
 
@@ -84,7 +85,9 @@ class Lifter:
         except _NotKnownError as error:
             return Refused(str(error))
         traced = MOST if any(x.traced for x in launches(steps)) else 0
-        launch = Launch(name, envelope, settled(parts, self.session.table.kernels), traced=traced)
+        kernels = self.session.table.kernels
+        body = settled(relieved(parts, kernels, envelope.units), kernels)
+        launch = Launch(name, envelope, body, traced=traced)
         return kept(launch, self.session, self.predictor.trips_of)
 
     def block(self, name: str, steps: Sequence[HostStep]) -> Launch | Refused:
@@ -208,9 +211,11 @@ class _Grid:
     def _copy(self, copy: HostCopy, unit: int) -> Phase:
         """A copy, which all units share out or one of them does."""
         parts = min(self.units, max(self.lifter.bytes_of(copy.source) // PIECE, 1))
-        part = const(0) if parts == 1 else Var(UNIT)
-        first = unit if parts == 1 else 0
-        return Phase((Lane(first, const(parts), (Copy(copy.source, copy.target, copy.row, part, parts),)),))
+        part: Expr = const(0)
+        if parts > 1:  # on the last units: kernels of few tasks are on the first ones
+            unit = self.units - parts
+            part = Var(UNIT) - unit
+        return Phase((Lane(unit, const(parts), (Copy(copy.source, copy.target, copy.row, part, parts),)),))
 
 
 def _spread(steps: Sequence[HostStep], kernels: Mapping[str, Kernel]) -> dict[int, int]:

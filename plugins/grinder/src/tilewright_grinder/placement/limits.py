@@ -80,8 +80,8 @@ class NoRoomError(Exception):
     """No kernel for a group fits."""
 
 
-def fitting(choices: Sequence[TileChoice], threads: int, session: Session) -> TileChoice:
-    """The quickest choice for units of so many threads that can be part of a launch.
+def fitting(choices: Sequence[TileChoice], threads: int, session: Session) -> tuple[TileChoice, ...]:
+    """The choices for units of so many threads that can be part of a launch, the quickest first.
 
     Raises:
         NoRoomError: there is none.
@@ -102,7 +102,8 @@ def fitting(choices: Sequence[TileChoice], threads: int, session: Session) -> Ti
         best = merged[0].resources
         found_none = f"no unit has room for {best.threads} threads of {best.registers} registers beside other kernels"
         raise NoRoomError(found_none)
-    return min(found, key=lambda x: -(-x.resources.tasks // device.units) * in_unit_seconds(x, device))
+    rounds = [-(-x.resources.tasks // device.units) * in_unit_seconds(x, device) for x in found]
+    return tuple(x for _, x in sorted(zip(rounds, found, strict=True), key=lambda x: x[0]))
 
 
 def envelope_of(needs: Resources, session: Session, alone: bool) -> Envelope | str:
