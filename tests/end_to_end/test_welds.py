@@ -119,3 +119,44 @@ def test_masks_and_rows_of_tables_are_computed_where_they_are_read(connect: str)
     assert (len(program.kernels) == 1) == (connect == "welder")
     for agreement in compare_outputs(program.output_names, run(program, feeds), expected(one.model, feeds)):
         assert agreement.ok, agreement
+
+
+def decoding(batch: int, heads: int, size: int, longest: int) -> Case:
+    """A step of attention with caches, which it updates, between a normalisation and two products."""
+    random, width = np.random.default_rng(7), heads * size
+
+    def drawn(*shape: int) -> Any:
+        return random.standard_normal(shape).astype(np.float32)
+
+    nodes = [node("LayerNormalization", "x scale bias", "n", axis=-1), node("MatMul", "n into", "joined")]
+    nodes += [node("Split", "joined", "q0 k0 v0", axis=-1, num_outputs=3)]
+    nodes += steps("q = Reshape q0 shape; k = Reshape k0 shape; v = Reshape v0 shape; here = Equal places i")
+    nodes += steps("keys = Where here k oldkeys; values = Where here v oldvalues; later = Greater along i")
+    nodes += [node("Transpose", "keys", "turned", perm=[0, 1, 3, 2])]
+    nodes += steps("products = MatMul q turned; scaled = Mul products factor; scores = Where later low scaled")
+    nodes += [node("Softmax", "scores", "weights", axis=-1)]
+    nodes += steps("found = MatMul weights values; flat = Reshape found outer; z = MatMul flat out; y = Add z x")
+    cache = (batch, heads, longest, size)
+    feeds = {
+        "x": drawn(batch, width),
+        "oldkeys": drawn(*cache),
+        "oldvalues": drawn(*cache),
+        "i": np.asarray(longest // 2),
+    }
+    weights = {"into": drawn(width, 3 * width) / 5, "out": drawn(width, width) / 5, "factor": np.float32(size**-0.5)}
+    weights |= {"scale": drawn(width), "bias": drawn(width), "low": np.float32(-1e9)}
+    weights |= {"shape": np.asarray([batch, heads, 1, size]), "outer": np.asarray([batch, width])}
+    weights |= {"places": np.arange(longest).reshape(longest, 1), "along": np.arange(longest)}
+    return case("decoding", nodes, feeds, weights, outputs=["keys", "values", "y"])
+
+
+@pytest.mark.parametrize(("batch", "heads", "size", "longest"), [(1, 3, 32, 40), (2, 4, 16, 24)])
+def test_attention_that_updates_its_caches_is_one_kernel(batch: int, heads: int, size: int, longest: int) -> None:
+    one = decoding(batch, heads, size, longest)
+    program = plan_model(one.model, settings()).program
+    made = {v.name for x in program.kernels.values() for v in x.group.outputs}
+    (attention,) = (x for x in program.kernels.values() if {"keys", "values"} <= {v.name for v in x.group.outputs})
+    assert len(attention.group.outputs) == 3, made
+    found = run(program, dict(one.feeds))
+    for agreement in compare_outputs(program.output_names, found, expected(one.model, one.feeds)):
+        assert agreement.ok, agreement

@@ -7,7 +7,7 @@ needed whole. Where boxes of several readers differ by more than a shift, the di
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -63,14 +63,17 @@ class TileSpec:
 
     Args:
         axes: the last stage's spatial axes of more than one point, which a task takes a box of.
-        stages: in execution order; the last one alone stores results.
+        stages: in execution order.
         boxes: of each value that passes on.
+        stored: of each value that passes on and is a result too, the axes along which tasks make the same box: those
+            at the start of all of them store theirs. Boxes of others are parts of the value.
     """
 
     staged: StagedSpec
     axes: tuple[Axis, ...]
     stages: tuple[TileStage, ...]
     boxes: Mapping[Value, Box] = attrs.field(eq=False)
+    stored: Mapping[Value, tuple[str, ...]] = attrs.field(eq=False)
 
     @staticmethod
     def size(axis: Axis) -> Var:
@@ -84,15 +87,18 @@ def whole(extent: Expr) -> Span:
 
 
 def tiles_of(staged: StagedSpec, sizes: Mapping[str, int] | None = None) -> TileSpec | None:
-    """The stages over tiles, or None when they are no chain towards one last stage that stores all results.
+    """The stages over tiles, or None when they are no chain towards one last stage.
+
+    That one stores results, and others may if no part of these is missing or made by tasks that need other parts.
 
     Args:
         sizes: the tile's points along each axis of the last stage, by the axis' name; otherwise they are variables.
     """
     *_, last = staged.stages
-    if staged.symbols or any(_scatters(x) for x in staged.stages) or set(last.outputs) != set(staged.outputs):
+    kept = set(staged.kept)
+    if staged.symbols or any(_scatters(x) for x in staged.stages) or kept & set(last.outputs):
         return None
-    if any(v in staged.outputs for v in staged.kept):
+    if not set(last.outputs) <= set(staged.outputs) <= {*last.outputs, *kept}:
         return None
     axes = tuple(x for x in last.spatial if x.extent != const(1))
     domains: dict[str, dict[str, Span]] = {last.name: {x.name: _tile(x, sizes) for x in last.spatial}}
@@ -109,7 +115,23 @@ def tiles_of(staged: StagedSpec, sizes: Mapping[str, int] | None = None) -> Tile
                 before = boxes.get(access.value)
                 boxes[access.value] = found if before is None else tuple(map(_union, before, found, access.value.shape))
     stages = tuple(TileStage(x, domains[x.name]) for x in staged.stages)
-    return TileSpec(staged, axes, stages, {v: boxes[v] for v in staged.kept})
+    stored = {v: _same_box(boxes[v], v, axes, sizes) for v in staged.kept if v in staged.outputs}
+    if any(x is None for x in stored.values()):
+        return None
+    firsts = {v: x for v, x in stored.items() if x is not None}
+    return TileSpec(staged, axes, stages, {v: boxes[v] for v in staged.kept}, firsts)
+
+
+def _same_box(box: Box, value: Value, axes: Sequence[Axis], sizes: Mapping[str, int] | None) -> tuple[str, ...] | None:
+    """The axes that a box does not move with; None where boxes overlap or leave something out."""
+    moving: set[str] = set()
+    for span, extent in zip(box, value.shape, strict=True):
+        along = next((x for x in axes if span == _tile(x, sizes) and x.extent == extent), None)
+        if not span.whole:
+            if along is None or along.name in moving:
+                return None
+            moving.add(along.name)
+    return tuple(x.name for x in axes if x.name not in moving)
 
 
 def _scatters(stage: KernelSpec) -> bool:

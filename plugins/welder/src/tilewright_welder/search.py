@@ -1,10 +1,11 @@
 """GraphConnecting: which sets of kernels to weld, by the cost model, within a budget of processor seconds.
 
-From every node a set grows along the edges as long as a recipe takes it: by one neighbour, or where none is taken
-alone, by a maker and a reader together, as some recipes want what stands on both sides. Every set on the way is priced
-by the best choice that the proposer has for it (SubGraphTiling), against the sum of what its members cost apart; where
-a value is read in equal pieces, the set is priced with the value in pieces too (`tilewright.rewrites.pieces`). Of all
-of them disjoint ones are chosen that save the most together. Equal sets are priced once, whatever layer they stand in.
+From every node a set grows along the edges as long as a recipe takes it: by one neighbour, rather one with which it
+saves more, or where none is taken alone, by a maker and a reader together, as some recipes want what stands on both
+sides. Every set on the way is priced by the best choice that the proposer has for it (SubGraphTiling), against the sum
+of what its members cost apart; where a value is read in equal pieces, the set is priced with the value in pieces too
+(`tilewright.rewrites.pieces`). Of all of them disjoint ones are chosen that save the most together. Equal sets are
+priced once, whatever layer they stand in.
 
 All of that is by estimate. Where the proposer measures, what was chosen is measured before it is kept.
 """
@@ -120,15 +121,27 @@ class _Search:
         if not isinstance(self.graph.items[start], Group):
             return
         nodes: tuple[int, ...] = (start,)
-        grown = True
-        while grown and len(nodes) < self.options.most and time.thread_time() <= self.deadline:
-            grown = False
-            for others in self._steps(nodes):
-                wider = tuple(sorted((*nodes, *others)))
-                found = self._try(wider)
-                if isinstance(found, Candidate) and found.together < _HOPELESS * found.apart:
-                    nodes, grown = wider, True
-                    break
+        gain = 0.0
+        while len(nodes) < self.options.most and time.thread_time() <= self.deadline:
+            found = self._wider(nodes, gain)
+            if found is None:
+                return
+            nodes, gain = found.nodes, found.gain
+
+    def _wider(self, nodes: tuple[int, ...], gain: float) -> Candidate | None:
+        """The set with a neighbour: the first with which it saves more; if there is none, the first that is not
+        hopeless, or with a maker and a reader together."""
+        fallback: Candidate | None = None
+        for others in self._steps(nodes):
+            if fallback is not None and len(others) > 1:
+                break
+            found = self._try(tuple(sorted((*nodes, *others))))
+            if isinstance(found, str) or found.together >= _HOPELESS * found.apart:
+                continue
+            if found.gain > gain:
+                return found
+            fallback = fallback or found
+        return fallback
 
     def _steps(self, nodes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         """What a set may take in next: a neighbour, readers first, or one on either side."""

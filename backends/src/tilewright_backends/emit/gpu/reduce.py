@@ -8,19 +8,18 @@ the points, whichever the loads want.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 
 import attrs
 from tvm import tirx
 
 from tilewright.errors import InternalError
 from tilewright.ir.expr import Expr, as_expr, ceil_div, minimum
-from tilewright.ir.ops import Combiner
 from tilewright.ir.program import Kernel
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.emit.gpu.body import GpuBody
 from tilewright_backends.emit.gpu.points import decompose, early_reads, point_at, points_in, whole
-from tilewright_backends.emit.gpu.states import States, across, cell, from_cell
+from tilewright_backends.emit.gpu.states import States
+from tilewright_backends.emit.gpu.teams import Teams, merge, partials
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.point import combine
@@ -51,11 +50,8 @@ def statements(body: GpuBody, spec: FlatSpec, points: int, lanes: int, along_red
         lanes: a power of two; 1 unless the combiner is associative and commutative.
         along_reduction: neighbouring threads are lanes of one point, otherwise the same lane of neighbouring points.
     """
-    total = points_in(spec.spatial)
-    if along_reduction:
-        lane, which = body.hold(body.thread % lanes, "lane"), body.hold(body.thread // lanes, "which")
-    else:
-        lane, which = body.hold(body.thread // points, "lane"), body.hold(body.thread % points, "which")
+    total, teams = points_in(spec.spatial), Teams(points, lanes, along_reduction)
+    lane, which = teams.split(body)
     number = body.hold(body.task * points + which, "point")
     edge = not whole(total, points)
     inside = body.bind(body.index(number < total), "inside") if edge else None
@@ -66,7 +62,9 @@ def statements(body: GpuBody, spec: FlatSpec, points: int, lanes: int, along_red
     early = early_reads(body, spec, at)
     states = _accumulate(body, spec, at, lane, lanes)
     if lanes > 1:
-        states = _join(body, spec, states, lane, which, points, lanes, along_reduction)
+        assert spec.combiner is not None
+        tables = partials(body, spec.combiner.dtypes, teams)
+        merge(body, spec.combiner, states, teams, (lane, which), tables)
         first = body.index(lane < 1)
         inside = first if inside is None else tirx.And(inside, first)
     if inside is None:
@@ -118,48 +116,3 @@ def nest(
         return
     with body.loop("r", rest[0].extent, "unrolled" if unroll else "serial") as index:
         nest(body, spec, {**done, rest[0].name: index}, step, unroll)
-
-
-def _join(
-    body: GpuBody,
-    spec: FlatSpec,
-    states: States,
-    lane: Expr,
-    which: Expr,
-    points: int,
-    lanes: int,
-    along_reduction: bool,
-) -> States:
-    """Merges the lanes' states; lane 0 has the result."""
-    combiner = spec.combiner
-    assert combiner is not None
-    if along_reduction:
-        join_warp(body, combiner, states, min(lanes, body.warp))
-        if lanes <= body.warp:
-            return states
-        lane, lanes = body.hold(lane // body.warp, "warp"), lanes // body.warp
-        deposits = body.index((body.thread % body.warp) < 1)
-    else:
-        deposits = None
-    # The partial states of each point, one row per lane (or warp), merged by the first.
-    tables = [body.shared(cell(d), points * lanes, "partial") for d in combiner.dtypes]
-    place = body.index(lane * points + which)
-    with body.when(deposits) if deposits is not None else nullcontext():
-        for table, register in zip(tables, states.registers, strict=True):
-            body.store(table, place, register[0])
-    body.sync()
-    with body.when(body.index(lane < 1)), body.loop("other", lanes - 1) as other:
-        row = body.index((other + 1) * points + which)
-        right = [from_cell(body, t[row], d) for t, d in zip(tables, combiner.dtypes, strict=True)]
-        states.write(combine(body, body.semantics, combiner, states.read(), right))
-    return states
-
-
-def join_warp(body: GpuBody, combiner: Combiner, states: States, width: int) -> None:
-    """Butterfly exchange among `width` neighbouring lanes; all of them end with the result."""
-    distance = width // 2
-    while distance:
-        left = states.read()
-        right = [across(body, x, d, distance) for x, d in zip(left, combiner.dtypes, strict=True)]
-        states.write(combine(body, body.semantics, combiner, left, right))
-        distance //= 2

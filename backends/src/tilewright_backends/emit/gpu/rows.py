@@ -20,8 +20,8 @@ from tilewright.ir.program import Kernel
 from tilewright.views.staged import StagedSpec
 from tilewright_backends.emit.gpu.body import GpuBody, i32
 from tilewright_backends.emit.gpu.points import contiguous, decompose, early_reads, load_words, point_at, store_words
-from tilewright_backends.emit.gpu.reduce import join_warp
 from tilewright_backends.emit.gpu.states import States, cell, from_cell, to_cell
+from tilewright_backends.emit.gpu.teams import join_warp
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatAccess, FlatSpec
 from tilewright_backends.lower.point import Point, combine

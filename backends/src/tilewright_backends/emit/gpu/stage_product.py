@@ -16,7 +16,7 @@ from tilewright.views.staged import StagedSpec
 from tilewright_backends.emit.gpu import stages
 from tilewright_backends.emit.gpu.body import GpuBody, i32
 from tilewright_backends.emit.gpu.points import both, count, decompose
-from tilewright_backends.emit.gpu.stages import Place
+from tilewright_backends.emit.gpu.stage_teams import Place
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec
 from tilewright_backends.lower.types import Prim
@@ -48,9 +48,7 @@ class StageUnit(ABC):
         """Adds the product of two fragments to the sums from `first` on."""
 
 
-def emit(
-    body: GpuBody, kernel: Kernel, staged: StagedSpec, unit: Callable[[Any, Expr], StageUnit]
-) -> None:
+def emit(body: GpuBody, kernel: Kernel, staged: StagedSpec, unit: Callable[[Any, Expr], StageUnit]) -> None:
     """The code of one task of `stages`, with products on tensor cores.
 
     Args:

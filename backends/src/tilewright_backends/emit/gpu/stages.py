@@ -18,7 +18,7 @@ import attrs
 from tvm import tirx
 
 from tilewright.errors import InternalError
-from tilewright.ir.expr import Const, Expr, Var, as_expr, const, minimum
+from tilewright.ir.expr import Const, Expr, Var, all_of, as_expr, const, eq, minimum
 from tilewright.ir.module import Symbol
 from tilewright.ir.ops import Access, Axis, Value, Write
 from tilewright.ir.program import Kernel
@@ -28,15 +28,15 @@ from tilewright.views.tiles import Box, TileSpec, TileStage, tiles_of
 from tilewright_backends.emit.gpu.body import GpuBody
 from tilewright_backends.emit.gpu.points import both, size, varies
 from tilewright_backends.emit.gpu.reduce import nest
-from tilewright_backends.emit.gpu.states import States
+from tilewright_backends.emit.gpu.stage_teams import Place, team_stage
+from tilewright_backends.emit.gpu.states import States, cell
+from tilewright_backends.emit.gpu.teams import Teams
 from tilewright_backends.lower import types
 from tilewright_backends.lower.flat import FlatSpec, flatten
 from tilewright_backends.lower.point import Point, combine
 from tilewright_backends.lower.types import Prim
+from tilewright_backends.recipes.gpu.stage_teams import lanes_along, lanes_of
 from tilewright_backends.recipes.gpu.stages import SIDE, UNROLLED, Sides, sides_of, stored_shape, tensor_factors
-
-Place = tuple[dict[str, Expr], Prim | None]
-"""The values of axes at a point, and whether it is one (None: always)."""
 
 
 class Product(Protocol):
@@ -87,15 +87,16 @@ class _Place:
 
 
 class _Emitter:
-    def __init__(
-        self, body: GpuBody, tiles: TileSpec, sizes: Mapping[str, int], product: Product | None
-    ) -> None:
+    def __init__(self, body: GpuBody, tiles: TileSpec, sizes: Mapping[str, int], product: Product | None) -> None:
         self.body, self.tiles, self.product = body, tiles, product
         self.buffers = dict(body.params)
         for value, box in tiles.boxes.items():
             count = math.prod(map(_literal, stored_shape(value, box)))
-            self.buffers[value.name] = body.shared(types.storage(value.dtype), max(count, 1), "kept")
+            self.buffers[_near(value)] = body.shared(types.storage(value.dtype), max(count, 1), "kept")
         self.origins = self._origins(sizes)
+        # By number and type of a state; they may be read until the next barrier.
+        self.tables: dict[tuple[int, str], Prim] = {}
+        self.merging = False
 
     def _origins(self, sizes: Mapping[str, int]) -> dict[str, Expr]:
         """The first point of the task's tile along each axis."""
@@ -108,11 +109,14 @@ class _Emitter:
         return found
 
     def run(self) -> None:
-        """All stages, with a barrier between them."""
-        for number, stage in enumerate(self.tiles.stages):
-            if number:
+        """All stages, with a barrier before those that read what was written since the last one."""
+        fresh: set[Value] = set()
+        for stage in self.tiles.stages:
+            if fresh & set(stage.spec.inputs) or self.merging:
                 self.body.sync()
+                fresh, self.merging = set(), False
             self._stage(stage)
+            fresh |= set(stage.spec.outputs)
 
     def _stage(self, stage: TileStage) -> None:
         body = self.body
@@ -122,9 +126,15 @@ class _Emitter:
         if factors is not None:
             self._product(stage, spec, sides, factors, starts)
             return
+        total = self._points(stage, stage.spec.spatial)
+        if (lanes := lanes_of(stage.spec, total, body.threads)) > 1:
+            self._teams(stage, spec, Teams(total, lanes, lanes_along(spec)), starts)
+            return
         wide = bool(sides.columns)
         rows, columns = self._points(stage, sides.rows), self._points(stage, sides.columns)
         height, width = (min(SIDE, x) if wide else 1 for x in (rows, columns))
+        if stage.spec.combiner is None and spec.body_reads <= SIDE:
+            height = min(SIDE, max(-(-rows // body.threads), 1))  # so that their loads overlap
         down, across = -(-rows // height), -(-columns // width)
         last = stage.spec.spatial[-1] if stage.spec.spatial else None
         along = last in sides.columns
@@ -171,6 +181,26 @@ class _Emitter:
             store,
         )
 
+    def _teams(self, stage: TileStage, spec: FlatSpec, teams: Teams, starts: Mapping[str, Expr]) -> None:
+        """A stage of few points, of which threads share the reductions."""
+        assert spec.combiner is not None
+        self.merging = True
+
+        def place(number: Expr) -> Place:
+            found = self._place(stage, stage.spec.spatial, number, 0, teams.points, starts)
+            return found.at, found.inside
+
+        team_stage(self.body, spec, teams, place, self._point, self._tables(spec.combiner.dtypes))
+
+    def _tables(self, types_: Sequence[str]) -> list[Prim]:
+        """Shared memory for a state of each thread, which all stages use one after the other."""
+        found = []
+        for key in ((i, cell(d)) for i, d in enumerate(types_)):
+            if key not in self.tables:
+                self.tables[key] = self.body.shared(key[1], self.body.threads, "partial")
+            found.append(self.tables[key])
+        return found
+
     def _points(self, stage: TileStage, axes: Sequence[Axis]) -> int:
         total = 1
         for axis in axes:
@@ -211,6 +241,7 @@ class _Emitter:
         inside = both(lines[0].inside, stands[0].inside) if alone else None
         with body.when(inside) if inside is not None else nullcontext():
             states: dict[tuple[int, int], States] = {}
+            ahead: dict[tuple[int, int], dict[int, Prim]] = {}
             if spec.combiner is not None:
                 for pair in pairs:
                     states[pair] = States(body, spec.combiner.dtypes)
@@ -229,10 +260,12 @@ class _Emitter:
                 for axis in spec.reduce:
                     total *= size(axis)
                 nest(body, spec, {}, step, total <= UNROLLED)
+            else:
+                ahead = {} if alone else self._loaded(spec, columns, lines, stands, {}, guarded=True)
             for i, j in pairs:
                 where = None if alone else both(lines[i].inside, stands[j].inside)
                 with body.when(where) if where is not None else nullcontext():
-                    point = self._point(spec, {**lines[i].at, **stands[j].at}, {})
+                    point = self._point(spec, {**lines[i].at, **stands[j].at}, ahead.get((i, j), {}))
                     found = states[i, j].read() if states else [point.value(x) for x in spec.body]
                     point.give({f"s{number}": x for number, x in enumerate(found)})
                     for store in spec.stores:
@@ -274,7 +307,7 @@ class _Emitter:
             value = tirx.if_then_else(inside, value, types.literal(0, types.carrier(access.value.dtype)))
         return self.body.bind(value, "v")
 
-    def _point(self, spec: FlatSpec, at: dict[str, Expr], loaded: Mapping[int, Prim]) -> Point:
+    def _point(self, spec: FlatSpec, at: Mapping[str, Expr], loaded: Mapping[int, Prim]) -> Point:
         placed = {**at, **{_origin(name): x for name, x in self.origins.items()}}
         return Point(self.body, spec, self.buffers, placed, self.body.semantics, loaded=loaded)
 
@@ -290,16 +323,21 @@ class _Emitter:
             value, index = _boxed(access.value, access.index, boxes[access.value], origins)
             return attrs.evolve(access, value=value, index=index)
 
-        def write(one: Write) -> Write:
+        def writes(one: Write) -> list[Write]:
             if one.value not in boxes:
-                return one
+                return [one]
             value, index = _boxed(one.value, one.index, boxes[one.value], origins)
-            return attrs.evolve(one, value=value, index=index)
+            near = attrs.evolve(one, value=value, index=index)
+            if one.value not in self.tiles.stored:
+                return [near]
+            # Of the tasks that make the same box the first one stores it.
+            firsts = (eq(origins[x], 0) for x in self.tiles.stored[one.value])
+            return [near, attrs.evolve(one, guard=all_of(*firsts))]
 
         spec: KernelSpec = attrs.evolve(
             stage.spec,
             reads=tuple(map(read, stage.spec.reads)),
-            stores=tuple(attrs.evolve(s, write=write(s.write)) for s in stage.spec.stores),
+            stores=tuple(attrs.evolve(s, write=x) for s in stage.spec.stores for x in writes(s.write)),
             symbols=symbols,
         )
         starts = {name: self.body.hold(x.start(self.origins), "start") for name, x in stage.domain.items()}
@@ -311,7 +349,12 @@ def _boxed(
 ) -> tuple[Value, tuple[Expr, ...]]:
     """The value as its box, and an index into that."""
     inner = tuple(at - x.start(origins) for at, x in zip(index, box, strict=True))
-    return attrs.evolve(value, shape=stored_shape(value, box)), inner
+    return attrs.evolve(value, name=_near(value), shape=stored_shape(value, box)), inner
+
+
+def _near(value: Value) -> str:
+    """What a value's box is called, beside the value in memory."""
+    return f"{value.name} near"
 
 
 def _origin(axis: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import bounds_of
-from tilewright.ir.expr import Expr, const, loads, select, variables
+from tilewright.ir.expr import Expr, all_of, apply, const, loads, select, variables
 from tilewright.recipes import Match, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatAccess, FlatSpec
@@ -69,7 +69,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     warp = device.warp
     near = lanes if teams.along_reduction else block
     state_bytes = sum(max(dtypes.size_of(d), 4) for d in combiner.dtypes)
-    rows = select(const(warp) < lanes, lanes // warp, const(0)) if teams.along_reduction else lanes
+    rows = select(const(warp) < lanes, lanes // warp, const(0)) if teams.along_reduction else _rows(block, lanes, warp)
     shared = select(const(1) < lanes, block * rows * state_bytes + 16 * len(combiner.dtypes), const(0))
     # A thread that goes through a reduction by itself has several steps of it in hand.
     alone, together = (x + y * len(spec.reads) + 2 * len(combiner.dtypes) for x, y in ((40, 4), (24, 3)))
@@ -103,6 +103,13 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         count=ceil_div(counted(spec.spatial), block) if spec.symbols else None,
         detail=teams,
     )
+
+
+def _rows(points: Expr, lanes: Expr, warp: int) -> Expr:
+    """States of a point that are left when those lanes have met that are in a warp, which powers of two do."""
+    meets = all_of(apply("floormod", const(warp), points) < const(1), const(warp) <= points * lanes)
+    assert meets is not None
+    return select(meets, lanes * points // warp, lanes)
 
 
 def slices_of(spec: FlatSpec, kernel: KernelSpec) -> tuple[RowSlice, ...]:

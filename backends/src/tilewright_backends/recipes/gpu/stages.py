@@ -8,12 +8,14 @@ computed by every block that needs them. Products of 16-bit floats run on tensor
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import attrs
 
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
-from tilewright.ir.expr import Apply, Const, Expr, const, number_of
+from tilewright.ir.bounds import simplify
+from tilewright.ir.expr import Apply, Const, Expr, const, number_of, select
 from tilewright.ir.ops import Axis, Value
 from tilewright.recipes import Constraint, Match, Operand, Usage, Work, product
 from tilewright.views.kernel import KernelSpec
@@ -30,6 +32,7 @@ from tilewright_backends.recipes.gpu.common import (
     points,
     powers,
 )
+from tilewright_backends.recipes.gpu.stage_teams import lanes_expr, shareable
 from tilewright_backends.recipes.gpu.tensor import warp_unit
 from tilewright_backends.recipes.rows import memory_bytes
 
@@ -37,16 +40,18 @@ NAME = "stages"
 SIDE = 4
 """Points along each side of what a thread computes at a time of a product."""
 HALVES = frozenset(["float16", "bfloat16"])
-_PADDING = 8
+_PADDING, _BANKS = 8, 32
 ROWS, COLUMNS, DEPTH = 16, 32, 16
 """What a warp computes at a time of a product on tensor cores, and the points it sums at once."""
 _MOST_AXES = 5
-_MOST_STAGES = 8
+_MOST_STAGES = 12
 _REGISTERS = 96
 UNROLLED = 16
 """Steps of a reduction up to which all are written out."""
 _SHARING = 3
 """How often a step of a thread that computes several points waits: 0.1 µs on an H200, for eight loads of 16 points."""
+_JOIN = 4
+"""Steps that it takes to make one state of those that threads share."""
 _APART = 2
 """How much more of a thread's time a step takes where neighbours share no operand: an index and a load for each."""
 
@@ -60,7 +65,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
         return None
     parameters = (
         *(parameter(f"tile.{x.name}", _sizes(x), role=x.name, level="block") for x in tiles.axes),
-        parameter("threads", (128, 256, 512)),
+        parameter("threads", (128, 256, 512, 1024)),
     )
     threads = parameters[-1].var
     extents = {x.name: int(x.extent.value) for x in tiles.axes if isinstance(x.extent, Const)}
@@ -68,24 +73,35 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     shared: Expr = const(0)
     for value, box in tiles.boxes.items():
         shared = shared + product(stored_shape(value, box)) * max(dtypes.size_of(value.dtype), 1) + 16
+    states = {(i, max(dtypes.size_of(d), 4)) for x in staged.stages if shareable(x) for i, d in enumerate(_states(x))}
+    shared = shared + threads * sum(size for _, size in states) + 16 * len(states)
     flops: Expr = const(0)
     steps: Expr = const(0)
+    blocks: list[Expr] = []
     for stage in tiles.stages:
-        work, waited = _stage_work(stage, device, threads)
+        work, alone = _stage_work(stage, threads, device)
         flops = flops + work
-        steps = steps + waited
-    inputs, operands = _moved(tiles)
+        steps = steps + alone
+        if sides_of(stage.spec).columns:
+            blocks.append(product([stage.domain[x.name].size for x in stage.spec.spatial]))
+    # Threads that take several sums of a product have no registers for it where there are many.
+    crowded = [
+        Constraint(select(threads < const(1024), const(0), 2 * x), const(1024), "sums of 1024 threads") for x in blocks
+    ]
+    registers = select(threads < const(1024), const(_REGISTERS), const(64))
+    inputs, operands, beside = _moved(tiles)
     out = sum(math.prod(v.static_shape()) * dtypes.size_of(v.dtype) for v in staged.outputs)
     return Match(
         recipe=f"{device.kind}.{NAME}",
         roles={x.name: (x.name,) for x in tiles.axes},
-        extents=extents,
+        extents=extents | beside,
         parameters=parameters,
         constraints=(
             *(Constraint(TileSpec.size(x), x.extent, "a tile is no larger than the result") for x in tiles.axes),
-            *block_limits(threads, const(_REGISTERS), shared, device),
+            *crowded,
+            *block_limits(threads, registers, shared, device),
         ),
-        usage=Usage(tasks, threads, const(_REGISTERS), shared),
+        usage=Usage(tasks, threads, registers, shared),
         work=Work(
             flops=tasks * flops,
             traffic={"dram": const(memory_bytes(staged)), "l2": tasks * inputs + out},
@@ -93,7 +109,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
             serial=steps + 8 * len(staged.stages),
         ),
         operands=operands,
-        tiles={"block": {x.name: TileSpec.size(x) for x in tiles.axes}},
+        tiles={"block": {x.name: TileSpec.size(x) for x in tiles.axes} | {r: const(n) for r, n in beside.items()}},
     )
 
 
@@ -132,11 +148,17 @@ def sides_of(stage: KernelSpec) -> Sides:
 
 
 def stored_shape(value: Value, box: Box) -> tuple[Expr, ...]:
-    """The shape of a box in shared memory: rows of 16-bit floats begin in different banks, as fragments want them."""
+    """The shape of a box in shared memory: rows begin in different banks, as fragments of 16-bit floats want them, and
+    teams whose lanes go along rows."""
     if not box:  # one number
         return ()
     *outer, last = (x.size for x in box)
-    return (*outer, last + _PADDING if value.dtype in HALVES else last)
+    if value.dtype in HALVES:
+        return (*outer, last + _PADDING)
+    if outer and dtypes.size_of(value.dtype) == 4:
+        # Lanes of several points, each with some neighbours of its row.
+        last = simplify(last + select(last % _BANKS < 1, const(_PADDING), const(0)), {})
+    return (*outer, last)
 
 
 def tensor_factors(stage: KernelSpec) -> tuple[int, int] | None:
@@ -159,8 +181,8 @@ def tensor_factors(stage: KernelSpec) -> tuple[int, int] | None:
     return (slots[0], slots[1]) if len(kinds) == 1 and kinds <= HALVES and whole else None
 
 
-def _tensor_work(stage: TileStage, device: DeviceModel, unit: str, threads: Expr) -> tuple[Expr, Expr]:
-    """Operations of a task in terms of the ordinary units', and steps that wait for each other."""
+def _tensor_work(stage: TileStage, threads: Expr, device: DeviceModel, unit: str) -> tuple[Expr, Expr]:
+    """Operations of a task in terms of the ordinary units', and steps of a warp that wait for each other."""
     spec = stage.spec
     sides = sides_of(spec)
     rows = product([stage.domain[x.name].size for x in sides.rows])
@@ -170,34 +192,42 @@ def _tensor_work(stage: TileStage, device: DeviceModel, unit: str, threads: Expr
     quicker = max(int(device.peak.get(unit, 0) / device.peak["fma"]), 1)
     stored = operations(*(x.expr for x in spec.stores)) + 8
     flops = pieces * depth * (ROWS * COLUMNS * DEPTH * 2 // quicker) + rows * columns * stored
-    return flops, ceil_div(pieces * device.warp, threads) * depth * 4 // 3
+    return flops, ceil_div(pieces * depth * (4 * device.warp), threads) // 3
 
 
-def _stage_work(stage: TileStage, device: DeviceModel, threads: Expr) -> tuple[Expr, Expr]:
-    """Operations of a task, and steps that wait for each other: of a thread's points one after the other.
+def _stage_work(stage: TileStage, threads: Expr, device: DeviceModel) -> tuple[Expr, Expr]:
+    """Operations of a task, and the steps of a thread that wait for each other.
 
-    However few points there are, a thread goes through the whole reduction of one. A step waits for its loads; where
-    few steps are written out, three of them at a time.
+    A step waits for its loads; where few steps are written out, three of them at a time.
     """
     spec = stage.spec
     factors = tensor_factors(spec)
     unit = None if factors is None else warp_unit(device, spec.reads[factors[0]].value.dtype)
     if unit is not None:
-        return _tensor_work(stage, device, unit, threads)
+        return _tensor_work(stage, threads, device, unit)
     total = product([stage.domain[x.name].size for x in spec.spatial])
     reduced = number_of(x.extent for x in spec.reduce) if spec.reduce else const(1)
     each = operations(*spec.body, *(spec.combiner.combine if spec.combiner else ()))
     stored = operations(*(x.expr for x in spec.stores)) + 8
-    shared = SIDE * SIDE if sides_of(spec).columns else 1
-    slow = 1 if shared > 1 else _APART
-    waited = reduced // 3 if points(spec.reduce) <= UNROLLED else reduced * (_SHARING if shared > 1 else 1)
-    return total * (reduced * (each * slow) + stored), ceil_div(ceil_div(total, shared), threads) * waited
+    side = SIDE * SIDE if sides_of(spec).columns else 1
+    slow = 1 if side > 1 else _APART
+    lanes = lanes_expr(spec, total, threads)
+    waited = reduced // 3 if points(spec.reduce) <= UNROLLED else reduced * (_SHARING if side > 1 else 1)
+    alone = ceil_div(ceil_div(total, side), threads) * waited
+    steps = select(lanes < const(2), alone, ceil_div(reduced, lanes) + _JOIN)
+    return total * (reduced * (each * slow) + stored), steps
 
 
-def _moved(tiles: TileSpec) -> tuple[Expr, tuple[Operand, ...]]:
-    """Bytes that a task reads from outside, and what the kernel moves."""
+def _states(stage: KernelSpec) -> tuple[str, ...]:
+    return stage.combiner.dtypes if stage.combiner is not None else ()
+
+
+def _moved(tiles: TileSpec) -> tuple[Expr, tuple[Operand, ...], dict[str, int]]:
+    """Bytes that a task reads from outside, what the kernel moves, and the points of the roles that stand for what a
+    task reads of an operand besides the tile's axes."""
     total: Expr = const(0)
     used: dict[Value, set[str]] = {}
+    whole: dict[Value, int] = {}
     for stage in tiles.stages:
         for access in stage.spec.reads:
             value = access.value
@@ -207,17 +237,25 @@ def _moved(tiles: TileSpec) -> tuple[Expr, tuple[Operand, ...]]:
             if value not in used:
                 total = total + product([x.size for x in box]) * dtypes.size_of(value.dtype)
             used.setdefault(value, set()).update(axis for x in box for axis, _ in x.steps)
-    operands = [_operand(v, [x for x in tiles.axes if x.name in axes], False) for v, axes in used.items()]
-    operands += [_operand(v, list(tiles.axes), True) for v in tiles.staged.outputs]
-    return total, tuple(operands)
+            still = math.prod(int(x.size.value) for x in box if not x.steps and isinstance(x.size, Const))
+            whole[value] = max(still, whole.get(value, 1))
+    beside = {f"rest of {v.name}": n for v, n in whole.items() if n > 1}
+    operands = [_operand(v, [x for x in tiles.axes if x.name in axes], beside) for v, axes in used.items()]
+    operands += [_operand(v, list(tiles.axes), None) for v in tiles.staged.outputs]
+    return total, tuple(operands), beside
 
 
-def _operand(value: Value, axes: list[Axis], outside: bool) -> Operand:
-    """What the tile's axes tell apart of a value; what windows and sums add to that is in the recipe's own formula."""
+def _operand(value: Value, axes: list[Axis], beside: Mapping[str, int] | None) -> Operand:
+    """What a tile tells apart of a value; what windows add to that is in the recipe's own formula.
+
+    Args:
+        beside: the roles beside the tile's axes; None for a result.
+    """
     along = axes[-1].name if axes else ""
-    count = min(math.prod(value.static_shape()), points(axes))
-    roles = tuple(x.name for x in axes)
-    return Operand(value.name, dtypes.size_of(value.dtype), count, roles, along, 1 if along else 0, 1, outside)
+    rest = tuple(x for x in beside or () if x == f"rest of {value.name}")
+    count = min(math.prod(value.static_shape()), points(axes) * math.prod((beside or {})[x] for x in rest))
+    roles = (*(x.name for x in axes), *rest)
+    return Operand(value.name, dtypes.size_of(value.dtype), count, roles, along, 1 if along else 0, 1, beside is None)
 
 
 CUDA, ROCM = on_gpus(NAME, match, 0, takes=StagedSpec)
