@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 
 import attrs
 
-from tilewright.errors import InputError
+from tilewright.errors import InputError, UnsupportedError
+from tilewright.ir.choice import TileChoice
 from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.ops import Call, Value
 from tilewright.ir.program import Envelope, HostIf, HostLoop, HostStep, Launch, calls
@@ -20,7 +21,7 @@ from tilewright.planning.record import shape_of
 from tilewright.planning.requests import Context, Place, Planned, Request
 from tilewright_grinder.options import GrinderOptions
 from tilewright_grinder.placement.lift import Lifter, Refused
-from tilewright_grinder.placement.limits import NoRoomError, fitting
+from tilewright_grinder.placement.limits import NoRoomError, fitting, reserved
 from tilewright_grinder.placement.predict import Predictor
 
 
@@ -110,8 +111,30 @@ class GrinderPlacer(Placer):
         """See `Placer.planned`: inside a launch the best kernel that leaves room for the others."""
         if request.context.level == "host" or not self._threads:
             return self.session.plan(group)
-        choices = fitting(self.session.propose(group), self._threads, self.session)
+        choices = self._fitting(group)
         return attrs.evolve(self.session.plan(group, choices[0]), choices=choices)
+
+    def _fitting(self, group: Group) -> tuple[TileChoice, ...]:
+        """The choices that fit; where none of the best does, the proposer is asked for others."""
+        session, threads = self.session, self._threads
+        try:
+            return fitting(session.propose(group), threads, session)
+        except NoRoomError:
+            asked = session.analysis(
+                "grinder.fitting", (session.canonical(group).key, threads), lambda: self._asked_for(group, threads)
+            )
+            if not asked:
+                raise
+            return fitting(asked, threads, session)
+
+    def _asked_for(self, group: Group, threads: int) -> tuple[TileChoice, ...]:
+        session, device = self.session, self.session.device
+        registers = device.registers_per_unit // threads - reserved(session)
+        limit = Envelope(device.units, threads, registers, device.shared_per_block)
+        try:
+            return session.propose(group, attrs.evolve(session.request(), envelope=limit))
+        except UnsupportedError:
+            return ()  # the proposer has none
 
     def _rooms(self, steps: Sequence[HostStep]) -> tuple[int, ...]:
         """Numbers of threads that units may have; 0: as many as the kernels take that each run fastest alone."""
