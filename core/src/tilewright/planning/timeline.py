@@ -51,9 +51,19 @@ def least_seconds(device: DeviceModel) -> float:
     return LEAST if device.kind == "cpu" else device.barrier_seconds
 
 
-def in_unit_seconds(choice: TileChoice, device: DeviceModel) -> float:
-    """Predicted seconds of one task of a kernel in a unit that runs tasks one after the other."""
-    return max(task_seconds(choice, device), least_seconds(device))
+def in_unit_seconds(choice: TileChoice, device: DeviceModel, near: int = 0) -> float:
+    """Predicted seconds of one task of a kernel in a unit that runs tasks one after the other.
+
+    Args:
+        near: bytes of what it reads that stand in the unit's own memory.
+    """
+    seconds, least = task_seconds(choice, device), least_seconds(device)
+    own = next((x for x in device.levels if not x.shared_by_units), None)
+    if near and own is not None:
+        side_by_side = min(choice.resources.tasks, device.units)
+        far = near * side_by_side / device.levels[0].bandwidth
+        seconds = max(seconds - far, near * device.units / own.bandwidth)
+    return max(seconds, least)
 
 
 def start_seconds(device: DeviceModel) -> float:

@@ -20,6 +20,7 @@ from tilewright.planning.place.host import Placer
 from tilewright.planning.record import shape_of
 from tilewright.planning.requests import Context, Place, Planned, Request
 from tilewright_grinder.options import GrinderOptions
+from tilewright_grinder.placement.keep import resident
 from tilewright_grinder.placement.lift import Lifter, Refused
 from tilewright_grinder.placement.limits import NoRoomError, fitting, reserved
 from tilewright_grinder.placement.predict import Predictor
@@ -34,7 +35,7 @@ def make(options: GrinderOptions) -> Place:
     return place
 
 
-THREADS = (1024, 768, 512, 256)
+THREADS = (1024, 640, 512, 256)
 """Of a unit that has to hold kernels which do not fit together as they are; the fewer, the more registers for each."""
 
 
@@ -91,7 +92,8 @@ class GrinderPlacer(Placer):
         predictor = Predictor(*about, options.trips, options.taken)
         found: dict[str, _Version] = {"host": _Version(around, predictor.steps(around))}
         refused: dict[str, str] = {}
-        on_trial = attrs.evolve(request, context=Context(request.context.trips, "grid"))
+        kept = resident(item, session)
+        on_trial = attrs.evolve(request, context=Context(request.context.trips, "grid"), resident=kept)
         rooms = self._rooms(around)
         for threads in rooms:
             self._try(item, on_trial, threads, predictor, found, refused)
@@ -111,21 +113,23 @@ class GrinderPlacer(Placer):
         """See `Placer.planned`: inside a launch the best kernel that leaves room for the others."""
         if request.context.level == "host" or not self._threads:
             return self.session.plan(group)
-        choices = self._fitting(group)
+        choices = self._fitting(group, request)
         return attrs.evolve(self.session.plan(group, choices[0]), choices=choices)
 
-    def _fitting(self, group: Group) -> tuple[TileChoice, ...]:
+    def _fitting(self, group: Group, request: Request) -> tuple[TileChoice, ...]:
         """The choices that fit; where none of the best does, the proposer is asked for others."""
         session, threads = self.session, self._threads
+        weights = {x.name for x in group.inputs} & session.constants
+        kept = bool(weights) and weights <= {*request.resident}
         try:
-            return fitting(session.propose(group), threads, session)
+            return fitting(session.propose(group), threads, session, kept)
         except NoRoomError:
             asked = session.analysis(
                 "grinder.fitting", (session.canonical(group).key, threads), lambda: self._asked_for(group, threads)
             )
             if not asked:
                 raise
-            return fitting(asked, threads, session)
+            return fitting(asked, threads, session, kept)
 
     def _asked_for(self, group: Group, threads: int) -> tuple[TileChoice, ...]:
         session, device = self.session, self.session.device

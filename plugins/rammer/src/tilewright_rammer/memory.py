@@ -7,11 +7,12 @@ In a sequence weights come again, and then from nearer; and tasks of several ope
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import attrs
 
 from tilewright.device import DeviceModel
-from tilewright_rammer.homes import Homes
+from tilewright_rammer.homes import Homes, slices_of
 from tilewright_rammer.operators import ROperator
 
 _LEAST = 0.1
@@ -34,6 +35,7 @@ class Levels:
         link: that a unit needs longer for what is not in its own, even if no other asks.
         own_bytes: what the cache of one unit holds; 0 where it keeps nothing from one rTask to the next.
         waited: seconds per byte for each thread of a unit, which waits for what comes from the farthest memory.
+        resident: weights that units keep whose tasks read them in slices.
     """
 
     far: float
@@ -42,13 +44,17 @@ class Levels:
     link: float
     own_bytes: int
     waited: float = 0.0
+    resident: frozenset[str] = frozenset()
 
 
-def levels_of(device: DeviceModel, weight_bytes: int, kept: bool = True) -> Levels:
+def levels_of(
+    device: DeviceModel, weight_bytes: int, kept: bool = True, resident: Iterable[str] = ()
+) -> Levels:
     """The memories of a device, for a launch with so many bytes of weights.
 
     Args:
         kept: whether units may count on what they used before.
+        resident: weights that units keep.
     """
     common = [x for x in device.levels if x.shared_by_units]
     holding = [x for x in common if x.bytes >= weight_bytes] or common[:1]
@@ -60,7 +66,7 @@ def levels_of(device: DeviceModel, weight_bytes: int, kept: bool = True) -> Leve
     # A multiprocessor takes 64 bytes a clock from the common cache, and 128 from its own memory.
     link = 1 / own.bandwidth if device.kind != "cpu" and kept and own is not None else 0.0
     waited = common[0].latency / _IN_FLIGHT if device.kind != "cpu" else 0.0
-    return Levels(1 / common[0].bandwidth, 1 / shared, 1 / near, link, size, waited)
+    return Levels(1 / common[0].bandwidth, 1 / shared, 1 / near, link, size, waited, frozenset(resident))
 
 
 class Memory:
@@ -85,6 +91,9 @@ class Memory:
         near = None if self._homes is None else self._homes.of(operator, first, count).get(unit)
         if near is not None:
             return operator.choice.slice_bytes(near.count) * count
+        slices = slices_of(operator)
+        if slices and self._levels.resident.issuperset(name for name, _, _ in slices):
+            return operator.choice.slice_bytes(len(slices)) * count
         size = operator.weight_bytes * count
         return size if self._own[unit].holds((tuple(operator.weights), first, count)) else 0.0
 

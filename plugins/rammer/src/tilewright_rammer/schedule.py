@@ -111,15 +111,15 @@ def _merged(run: Sequence[Planned], request: Request, options: RammerOptions) ->
         yield from (_alone(x, session, why) for x in run)
         return
     operators = operators_of(run, session, partial(task_seconds, device=session.device), LEAST)
-    each = one_by_one(operators, vdevice_in(session.device, rooms[0]), _levels(operators, session, options))
+    each = one_by_one(operators, vdevice_in(session.device, rooms[0]), _levels(operators, request, options))
     apart = _Apart(each, options.gain)
     ways = _ways(options, session)
     if options.measure:
-        merges = [_merge(run, room, session, way, apart) for room in rooms for way in ways]
+        merges = [_merge(run, room, request, way, apart) for room in rooms for way in ways]
         yield from _quickest(run, merges, session)
         return
     # Several units on a multiprocessor slow each other down, which no prediction knows: that is measured or not tried.
-    best = min((_merge(run, rooms[0], session, way, apart) for way in ways), key=apart.total)
+    best = min((_merge(run, rooms[0], request, way, apart) for way in ways), key=apart.total)
     for members, program in best.programs:
         separate = apart.seconds(members)
         if not apart.keeps(members, program):
@@ -177,17 +177,18 @@ def _structure(run: Sequence[Planned]) -> tuple[object, ...]:
     return tuple((x.kernel.name, tuple(numbers.setdefault(a, len(numbers)) for a in x.args)) for x in run)
 
 
-def _merge(run: Sequence[Planned], room: Envelope, session: Session, options: RammerOptions, apart: _Apart) -> _Merge:
+def _merge(run: Sequence[Planned], room: Envelope, request: Request, options: RammerOptions, apart: _Apart) -> _Merge:
     """The kernels on the vDevice of an envelope that has room for them.
 
     Kernels are selected wavefront by wavefront, and the schedule may keep no wavefronts; and tasks that go where their
     weights are may have to wait there. So schedules are made with the fastest kernels, too, and without homes, and what
     is predicted to be quicker is taken.
     """
+    session = request.session
     device = vdevice_in(session.device, room)
     rtask = partial(task_seconds, device=session.device)
     operators = operators_of(run, session, rtask, least_seconds(session.device))
-    levels = _levels(operators, session, options)
+    levels = _levels(operators, request, options)
     kernels = [operators]
     if options.select:
         others = selected(operators, session, device, levels, room, rtask)
@@ -213,11 +214,11 @@ def _scheduled(
     return _Merge(needs, [(operators, listed(operators, device, levels, own))])
 
 
-def _levels(operators: Sequence[ROperator], session: Session, options: RammerOptions) -> Levels:
+def _levels(operators: Sequence[ROperator], request: Request, options: RammerOptions) -> Levels:
     weights: dict[str, int] = {}
     for operator in operators:
         weights |= operator.weights
-    return levels_of(session.device, sum(weights.values()), options.placement)
+    return levels_of(request.session.device, sum(weights.values()), options.placement, request.resident)
 
 
 def _alone(item: Planned, session: Session, why: str) -> Launch:

@@ -76,9 +76,9 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
     registers = select(const(1) < lanes, const(together), const(alone))
     threads = block * lanes
     per_point = operations(*spec.body) + operations(*combiner.combine) + len(spec.reads)
-    per_step = select(const(1) < lanes, const(per_point + _splitting(spec)), const(per_point + _guarded(spec)))
+    per_step = select(const(1) < lanes, const(per_point + splitting(spec)), const(per_point + _guarded(spec)))
     per_thread = ceil_div(steps, lanes)
-    splitting = _DIVISION * max(len(spec.spatial) - 1, 0)
+    divisions = _DIVISION * max(len(spec.spatial) - 1, 0)
     finish = 2 * operations(*(s.expr for s in spec.stores))
     roles = {"x": tuple(x.name for x in spec.spatial), "k": tuple(x.name for x in spec.reduce)}
     return Match(
@@ -92,7 +92,7 @@ def match(kernel: KernelSpec, device: DeviceModel) -> Match | None:
         ),
         usage=Usage(ceil_div(total, block), threads, registers, shared),
         work=Work(
-            flops=ceil_div(total, block) * threads * (per_thread * per_step + splitting) + total * finish,
+            flops=ceil_div(total, block) * threads * (per_thread * per_step + divisions) + total * finish,
             traffic={"dram": const(memory_bytes(spec)), **_cached(spec, total, steps, teams.along_reduction, near)},
             efficiency=const(25),
             serial=per_thread // 4 + select(const(1) < lanes, const(8), const(1)),
@@ -122,7 +122,7 @@ def _guarded(spec: FlatSpec) -> int:
     return sum(x.guard is not None for x in spec.reads[: spec.body_reads])
 
 
-def _splitting(spec: FlatSpec) -> int:
+def splitting(spec: FlatSpec) -> int:
     """Operations per step where lanes split several axes: divisions of the step's number, addresses and guards anew."""
     if len(spec.reduce) < 2:
         return _guarded(spec)

@@ -32,6 +32,7 @@ from tilewright_backends.recipes.gpu.common import (
     points,
     powers,
 )
+from tilewright_backends.recipes.gpu.reduce import splitting
 from tilewright_backends.recipes.gpu.stage_teams import lanes_expr, shareable
 from tilewright_backends.recipes.gpu.tensor import warp_unit
 from tilewright_backends.recipes.rows import memory_bytes
@@ -215,7 +216,9 @@ def _stage_work(stage: TileStage, threads: Expr, device: DeviceModel) -> tuple[E
     waited = reduced // 3 if points(spec.reduce) <= UNROLLED else reduced * (_SHARING if side > 1 else 1)
     alone = ceil_div(ceil_div(total, side), threads) * waited
     steps = select(lanes < const(2), alone, ceil_div(reduced, lanes) + _JOIN)
-    return total * (reduced * (each * slow) + stored), steps
+    # Threads that share a sum find each step's place anew.
+    work = select(lanes < const(2), const(each * slow), const(each * slow + splitting(flatten(spec))))
+    return total * (reduced * work + stored), steps
 
 
 def _states(stage: KernelSpec) -> tuple[str, ...]:

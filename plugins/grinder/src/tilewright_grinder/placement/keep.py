@@ -6,12 +6,16 @@ all its slices keeps the first ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
 from tilewright.interpret.evaluate import evaluate
+from tilewright.ir import dtypes
 from tilewright.ir.expr import Const, Expr, const, variables
+from tilewright.ir.group import ControlItem
+from tilewright.ir.ops import Loop, Value
 from tilewright.ir.program import UNIT, BlockControl, Fetch, Item, Kernel, Lane, Launch, Near, Phase, Task
 from tilewright.ir.verify.near import parts_of
 from tilewright.ir.verify.tree import Part
@@ -22,7 +26,31 @@ from tilewright_grinder.placement.barriers import together
 Trips = Callable[[Expr | None], int]
 """How often a loop is assumed to run."""
 
+_BESIDE = 1 << 15
+"""Bytes of a unit's memory that are left for what kernels need."""
+
 _Slices = tuple[tuple[str, int, int], ...]
+
+
+def resident(item: ControlItem, session: Session) -> tuple[str, ...]:
+    """The weights that loops of an item read, as many as units can keep."""
+    device = session.device
+    left = device.units * max(device.shared_per_block - _BESIDE, 0) if device.kind == "cuda" else 0
+    found: dict[str, None] = {}
+    for value in _read_in_loops(item, isinstance(item.op, Loop)):
+        if value.name in session.constants and value.name not in found:
+            left -= math.prod(value.static_shape()) * dtypes.size_of(value.dtype)
+            if left >= 0:
+                found[value.name] = None
+    return tuple(found)
+
+
+def _read_in_loops(item: ControlItem, looped: bool) -> Iterator[Value]:
+    for inner in (x for body in item.bodies for x in body.items):
+        if isinstance(inner, ControlItem):
+            yield from _read_in_loops(inner, looped or isinstance(inner.op, Loop))
+        elif looped:
+            yield from inner.inputs
 
 
 @attrs.frozen

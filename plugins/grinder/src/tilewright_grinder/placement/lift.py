@@ -41,7 +41,7 @@ from tilewright_grinder.placement.relief import relieved
 from tilewright_grinder.placement.turn import rotated, turned
 from tilewright_grinder.placement.waits import folded, on_unit, unit_lists, without_waits
 
-PIECE = 1 << 14
+PIECE = 1 << 12
 """Bytes of a copy from which on another unit takes a part of it."""
 MANY = 4
 """Copies in a row that one unit does alone, if there are fewer, for what is before and behind them is often its too."""

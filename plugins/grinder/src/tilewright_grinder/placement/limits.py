@@ -80,8 +80,13 @@ class NoRoomError(Exception):
     """No kernel for a group fits."""
 
 
-def fitting(choices: Sequence[TileChoice], threads: int, session: Session) -> tuple[TileChoice, ...]:
+def fitting(
+    choices: Sequence[TileChoice], threads: int, session: Session, resident: bool = False
+) -> tuple[TileChoice, ...]:
     """The choices for units of so many threads that can be part of a launch, the quickest first.
+
+    Args:
+        resident: whether units keep the weights that tasks read in slices.
 
     Raises:
         NoRoomError: there is none.
@@ -102,8 +107,12 @@ def fitting(choices: Sequence[TileChoice], threads: int, session: Session) -> tu
         best = merged[0].resources
         found_none = f"no unit has room for {best.threads} threads of {best.registers} registers beside other kernels"
         raise NoRoomError(found_none)
-    rounds = [-(-x.resources.tasks // device.units) * in_unit_seconds(x, device) for x in found]
-    return tuple(x for _, x in sorted(zip(rounds, found, strict=True), key=lambda x: x[0]))
+
+    def seconds(choice: TileChoice) -> float:
+        near = choice.slice_bytes(len(choice.slices)) if resident else 0
+        return -(-choice.resources.tasks // device.units) * in_unit_seconds(choice, device, near)
+
+    return tuple(sorted(found, key=seconds))
 
 
 def envelope_of(needs: Resources, session: Session, alone: bool) -> Envelope | str:

@@ -38,7 +38,7 @@ from tilewright.ir.program import (
     reads_back,
 )
 from tilewright.planning.storage import byte_size
-from tilewright.planning.timeline import in_unit_seconds, least_seconds, meeting_seconds, task_seconds
+from tilewright.planning.timeline import in_unit_seconds, meeting_seconds, task_seconds
 from tilewright_grinder.placement.limits import ValueOf
 
 _READ_BACK = 10.0
@@ -154,15 +154,9 @@ class Predictor:
 
     def _task(self, task: Task) -> float:
         """Of one task; what it finds near its unit does not come from memory."""
-        device, choice = self.device, self.kernels[task.kernel].choice
-        seconds = in_unit_seconds(choice, device)
-        own = next((x for x in device.levels if not x.shared_by_units), None)
-        if task.near is None or own is None:
-            return seconds
-        near = choice.slice_bytes(task.near.count)
-        side_by_side = min(choice.resources.tasks, device.units)
-        from_memory, from_own = near * side_by_side / self._bandwidth(), near * device.units / own.bandwidth
-        return max(seconds - from_memory, from_own, least_seconds(device))
+        choice = self.kernels[task.kernel].choice
+        near = 0 if task.near is None else choice.slice_bytes(task.near.count)
+        return in_unit_seconds(choice, self.device, near)
 
     def _lane(self, lane: Lane, env: Mapping[str, int]) -> float:
         return self.items(lane.items, {UNIT: lane.first, **env})
