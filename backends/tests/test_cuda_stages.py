@@ -102,3 +102,33 @@ def test_a_number_between_stages_is_kept_in_shared_memory(settings: Settings) ->
     (found,) = emulate(program(one, settings), settings, [x])
     wanted = x.astype(np.float64) * x.astype(np.float64).sum()
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("rows", "columns", "threads"), [(1, 6, 512), (2, 4, 128), (3, 20, 1024), (3, 7, 256)])
+def test_threads_share_sums_and_the_first_task_stores_what_passes(
+    rows: int, columns: int, threads: int, settings: Settings
+) -> None:
+    """A normalisation that is a result too, and a product: tasks of the same rows make the same of it."""
+    rng = np.random.default_rng(8)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((3, 50), (50, 20)))
+    nodes = [node("LayerNormalization", "x s b", "n", axis=-1), node("MatMul", "n w", "m"), node("Add", "m c", "y")]
+    weights = {"s": rng.standard_normal(50), "b": rng.standard_normal(50), "c": rng.standard_normal(20)}
+    weights = {k: v.astype(np.float32) for k, v in weights.items()} | {"w": w}
+    one = case("norm", nodes, {"x": x}, weights, outputs=["n", "y"])
+    found = emulate(program(one, settings, i0=rows, i1=columns, threads=threads), settings, [x])
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(1, keepdims=True)
+    n = centred / np.sqrt((centred**2).mean(1, keepdims=True) + 1e-5) * weights["s"] + weights["b"]
+    for mine, wanted in zip(found, (n, n @ w + weights["c"]), strict=True):
+        np.testing.assert_allclose(mine, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_stage_of_few_points_has_its_shared_sums_in_the_memory_that_is_reckoned(settings: Settings) -> None:
+    x = np.zeros((2, 64), np.float32)
+    nodes = [node("LayerNormalization", "x s b", "n", axis=-1), node("MatMul", "n w", "y")]
+    weights = {"s": np.ones(64, np.float32), "b": np.ones(64, np.float32), "w": np.ones((64, 8), np.float32)}
+    made = program(case("norm", nodes, {"x": x}, weights), settings, i0=1, i1=8, threads=512)
+    (kernel,) = made.kernels.values()
+    entry = settings.registry.get(RecipeEntry, "cuda.stages")
+    built = device_kernel(kernel, made, settings.registry.code(entry, entry.emitter), "sm_90a")
+    assert 512 * 4 < built.shared_bytes <= kernel.choice.resources.shared_bytes

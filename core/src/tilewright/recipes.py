@@ -205,8 +205,11 @@ class Match:
         """Which rows of an array of choices meet the constraints."""
         rows = len(next(iter(columns.values()))) if columns else 1
         good = np.ones(rows, np.bool_)
+        done: dict[Expr, npt.NDArray[Any]] = {}
         for constraint in self.constraints:
-            good &= evaluate(constraint.left, columns, rows) <= evaluate(constraint.right, columns, rows)
+            good &= evaluate(constraint.left, columns, rows, done) <= evaluate(constraint.right, columns, rows, done)
+            if not good.any():
+                break
         return good
 
 
@@ -258,10 +261,16 @@ _NUMPY: dict[str, Callable[..., Any]] = {
 }
 
 
-def evaluate(expr: Expr, columns: Columns, rows: int | None = None) -> npt.NDArray[np.int64]:
-    """The values of a formula for every row of an array of parameter choices."""
+def evaluate(
+    expr: Expr, columns: Columns, rows: int | None = None, done: dict[Expr, npt.NDArray[Any]] | None = None
+) -> npt.NDArray[np.int64]:
+    """The values of a formula for every row of an array of parameter choices.
+
+    Args:
+        done: what is known of the same rows, and comes to be.
+    """
     count = rows if rows is not None else len(next(iter(columns.values()))) if columns else 1
-    done: dict[Expr, npt.NDArray[Any]] = {}
+    done = {} if done is None else done
 
     def visit(node: Expr) -> npt.NDArray[Any]:
         found = done.get(node)

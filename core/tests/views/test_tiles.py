@@ -101,3 +101,33 @@ def test_what_is_read_lies_in_the_box(size: int) -> None:
         needed = {2 * at + r - 1 for at in range(origin, min(origin + size, extent)) for r in range(3)}
         first = 0 if span.whole else span.first + 2 * origin
         assert {x for x in needed if 0 <= x < 2 * extent} <= set(range(first, first + span.size.value))
+
+
+def rows(*outputs: str) -> TileSpec | None:
+    """A scale, and a product behind it, of which the outputs are stored."""
+    nodes = [*steps("a = Mul x s"), node("MatMul", "a w", "y")]
+    return tiles_of(
+        stages_of(case("rows", nodes, {"x": zeros(5, 6)}, {"s": zeros(6), "w": zeros(6, 4)}, outputs=outputs))
+    )
+
+
+def test_of_tasks_that_make_the_same_part_the_first_stores_it() -> None:
+    found = rows("a", "y")
+    assert found is not None
+    ((value, axes),) = found.stored.items()
+    assert (value.name, axes) == ("a", ("i1",))
+    assert [(x.steps, x.whole) for x in found.boxes[value]] == [((("i0", 1),), False), ((), True)]
+
+
+def test_what_nothing_else_reads_is_not_stored() -> None:
+    found = rows("y")
+    assert found is not None
+    assert not found.stored
+
+
+def test_a_part_that_tasks_step_over_cannot_be_stored() -> None:
+    """Every second row is needed, so nobody would make the others."""
+    nodes = [node("Relu", "x", "a"), node("Slice", "a b e c d", "t"), node("MatMul", "t w", "y")]
+    weights = {"b": np.asarray([0]), "e": np.asarray([8]), "c": np.asarray([0]), "d": np.asarray([2])}
+    one = case("steps", nodes, {"x": zeros(8, 6)}, weights | {"w": zeros(6, 4)}, outputs=["a", "y"])
+    assert tiles_of(stages_of(one)) is None

@@ -18,6 +18,6 @@ class WelderOptions:
         gain: the least share of the separate kernels' time that a weld has to save.
     """
 
-    budget: float = attrs.field(default=30.0, converter=float, validator=gt(0.0))
+    budget: float = attrs.field(default=45.0, converter=float, validator=gt(0.0))
     most: int = attrs.field(default=12, validator=[instance_of(int), ge(2)])
     gain: float = attrs.field(default=0.02, converter=float, validator=ge(0.0))

@@ -30,6 +30,8 @@ from tilewright_welder.tile_graph import TileGraph
 
 _HOPELESS = 1.5
 """A set that costs so many times what its kernels cost apart takes in no more."""
+_WORSE = 1
+"""Steps after each other with which a set may save less than it did before."""
 _PAIRS = 9
 """Pairs of a maker and a reader that a set tries to take in at most."""
 
@@ -121,12 +123,13 @@ class _Search:
         if not isinstance(self.graph.items[start], Group):
             return
         nodes: tuple[int, ...] = (start,)
-        gain = 0.0
+        best, worse = 0.0, 0
         while len(nodes) < self.options.most and time.thread_time() <= self.deadline:
-            found = self._wider(nodes, gain)
-            if found is None:
+            found = self._wider(nodes, best)
+            worse = 0 if found is not None and found.gain > best else worse + 1
+            if found is None or worse > _WORSE:
                 return
-            nodes, gain = found.nodes, found.gain
+            nodes, best = found.nodes, max(best, found.gain)
 
     def _wider(self, nodes: tuple[int, ...], gain: float) -> Candidate | None:
         """The set with a neighbour: the first with which it saves more; if there is none, the first that is not

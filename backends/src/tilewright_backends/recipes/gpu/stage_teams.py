@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 
-from tilewright.ir.expr import Const, Expr, const, select, variables
+from tilewright.ir.expr import Const, variables
 from tilewright.ir.ops import Axis
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.lower.flat import FlatSpec, coefficient
-from tilewright_backends.recipes.gpu.common import points, powers
-
-MOST = 1024
-"""Threads of a block, at most."""
+from tilewright_backends.recipes.gpu.common import points
 
 
 def shareable(stage: KernelSpec) -> bool:
@@ -26,16 +23,6 @@ def lanes_of(stage: KernelSpec, total: int, threads: int) -> int:
     if shareable(stage):
         while lanes < points(stage.reduce) and 2 * lanes * total <= threads:
             lanes *= 2
-    return lanes
-
-
-def lanes_expr(stage: KernelSpec, total: Expr, threads: Expr) -> Expr:
-    """The same as a formula."""
-    lanes: Expr = const(1)
-    if shareable(stage):
-        for more in powers(1, MOST // 2):
-            if more < points(stage.reduce):
-                lanes = lanes + select(total * (2 * more) <= threads, const(more), const(0))
     return lanes
 
 

@@ -8,7 +8,6 @@ computed by every block that needs them. Products of 16-bit floats run on tensor
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import attrs
 
@@ -33,7 +32,7 @@ from tilewright_backends.recipes.gpu.common import (
     powers,
 )
 from tilewright_backends.recipes.gpu.reduce import splitting
-from tilewright_backends.recipes.gpu.stage_teams import lanes_expr, shareable
+from tilewright_backends.recipes.gpu.stage_teams import shareable
 from tilewright_backends.recipes.gpu.tensor import warp_unit
 from tilewright_backends.recipes.rows import memory_bytes
 
@@ -47,6 +46,8 @@ ROWS, COLUMNS, DEPTH = 16, 32, 16
 _MOST_AXES = 5
 _MOST_STAGES = 12
 _REGISTERS = 96
+_AHEAD = 512
+"""Elements of an operand that a block has under way together, at most, for each point of its tile."""
 UNROLLED = 16
 """Steps of a reduction up to which all are written out."""
 _SHARING = 3
@@ -90,12 +91,12 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
         Constraint(select(threads < const(1024), const(0), 2 * x), const(1024), "sums of 1024 threads") for x in blocks
     ]
     registers = select(threads < const(1024), const(_REGISTERS), const(64))
-    inputs, operands, beside = _moved(tiles)
+    inputs, operands = _moved(tiles)
     out = sum(math.prod(v.static_shape()) * dtypes.size_of(v.dtype) for v in staged.outputs)
     return Match(
         recipe=f"{device.kind}.{NAME}",
         roles={x.name: (x.name,) for x in tiles.axes},
-        extents=extents | beside,
+        extents=extents,
         parameters=parameters,
         constraints=(
             *(Constraint(TileSpec.size(x), x.extent, "a tile is no larger than the result") for x in tiles.axes),
@@ -110,7 +111,7 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
             serial=steps + 8 * len(staged.stages),
         ),
         operands=operands,
-        tiles={"block": {x.name: TileSpec.size(x) for x in tiles.axes} | {r: const(n) for r, n in beside.items()}},
+        tiles={"block": {x.name: TileSpec.size(x) for x in tiles.axes}},
     )
 
 
@@ -212,12 +213,14 @@ def _stage_work(stage: TileStage, threads: Expr, device: DeviceModel) -> tuple[E
     stored = operations(*(x.expr for x in spec.stores)) + 8
     side = SIDE * SIDE if sides_of(spec).columns else 1
     slow = 1 if side > 1 else _APART
-    lanes = lanes_expr(spec, total, threads)
     waited = reduced // 3 if points(spec.reduce) <= UNROLLED else reduced * (_SHARING if side > 1 else 1)
-    alone = ceil_div(ceil_div(total, side), threads) * waited
-    steps = select(lanes < const(2), alone, ceil_div(reduced, lanes) + _JOIN)
-    # Threads that share a sum find each step's place anew.
-    work = select(lanes < const(2), const(each * slow), const(each * slow + splitting(flatten(spec))))
+    steps, work = ceil_div(ceil_div(total, side), threads) * waited, const(each * slow)
+    if shareable(spec):
+        # Lanes are a power of two: on average three quarters of the threads have a part. They find each step's place
+        # anew.
+        few = 2 * total <= threads
+        steps = select(few, ceil_div(total * reduced * 4, 3 * threads) + _JOIN, steps)
+        work = select(few, const(each * slow + splitting(flatten(spec))), work)
     return total * (reduced * work + stored), steps
 
 
@@ -225,12 +228,11 @@ def _states(stage: KernelSpec) -> tuple[str, ...]:
     return stage.combiner.dtypes if stage.combiner is not None else ()
 
 
-def _moved(tiles: TileSpec) -> tuple[Expr, tuple[Operand, ...], dict[str, int]]:
-    """Bytes that a task reads from outside, what the kernel moves, and the points of the roles that stand for what a
-    task reads of an operand besides the tile's axes."""
+def _moved(tiles: TileSpec) -> tuple[Expr, tuple[Operand, ...]]:
+    """Bytes that a task reads from outside, and what the kernel moves."""
     total: Expr = const(0)
     used: dict[Value, set[str]] = {}
-    whole: dict[Value, int] = {}
+    still: dict[Value, int] = {}
     for stage in tiles.stages:
         for access in stage.spec.reads:
             value = access.value
@@ -240,25 +242,24 @@ def _moved(tiles: TileSpec) -> tuple[Expr, tuple[Operand, ...], dict[str, int]]:
             if value not in used:
                 total = total + product([x.size for x in box]) * dtypes.size_of(value.dtype)
             used.setdefault(value, set()).update(axis for x in box for axis, _ in x.steps)
-            still = math.prod(int(x.size.value) for x in box if not x.steps and isinstance(x.size, Const))
-            whole[value] = max(still, whole.get(value, 1))
-    beside = {f"rest of {v.name}": n for v, n in whole.items() if n > 1}
-    operands = [_operand(v, [x for x in tiles.axes if x.name in axes], beside) for v, axes in used.items()]
-    operands += [_operand(v, list(tiles.axes), None) for v in tiles.staged.outputs]
-    return total, tuple(operands), beside
+            rest = math.prod(int(x.size.value) for x in box if not x.steps and isinstance(x.size, Const))
+            still[value] = max(rest, still.get(value, 1))
+    moving = {v: [x for x in tiles.axes if x.name in axes] for v, axes in used.items()}
+    operands = [_operand(v, axes, min(still[v], _AHEAD)) for v, axes in moving.items()]
+    operands += [_operand(v, list(tiles.axes), 0) for v in tiles.staged.outputs]
+    return total, tuple(operands)
 
 
-def _operand(value: Value, axes: list[Axis], beside: Mapping[str, int] | None) -> Operand:
-    """What a tile tells apart of a value; what windows add to that is in the recipe's own formula.
+def _operand(value: Value, axes: list[Axis], rest: int) -> Operand:
+    """What the tile's axes tell apart of a value; what windows and sums add to that is in the recipe's own formula.
 
     Args:
-        beside: the roles beside the tile's axes; None for a result.
+        rest: elements that each point of these axes reads, which count as one; 0 for a result.
     """
     along = axes[-1].name if axes else ""
-    rest = tuple(x for x in beside or () if x == f"rest of {value.name}")
-    count = min(math.prod(value.static_shape()), points(axes) * math.prod((beside or {})[x] for x in rest))
-    roles = (*(x.name for x in axes), *rest)
-    return Operand(value.name, dtypes.size_of(value.dtype), count, roles, along, 1 if along else 0, 1, beside is None)
+    count = min(math.prod(value.static_shape()), points(axes))
+    roles, size = tuple(x.name for x in axes), dtypes.size_of(value.dtype) * max(rest, 1)
+    return Operand(value.name, size, count, roles, along, 1 if along else 0, 1, rest == 0)
 
 
 CUDA, ROCM = on_gpus(NAME, match, 0, takes=StagedSpec)
