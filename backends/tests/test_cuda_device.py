@@ -26,6 +26,7 @@ from tilewright.compiler import build_program, plan_model
 from tilewright.config.binding import Settings, bind
 from tilewright.config.loading import load_config
 from tilewright.ir.expr import const
+from tilewright.ir.graphs import capturable
 from tilewright.ir.ops import value
 from tilewright.ir.program import HostCopy, HostIf, HostLoop, HostStep, Program
 from tilewright.plugins.manager import Registry
@@ -35,7 +36,6 @@ from tilewright_backends.build.cuda.compile import compile_source, find_nvcc
 from tilewright_backends.build.cuda.library import cuda_module, packed_modules
 from tilewright_backends.build.cuda.source import DeviceKernel
 from tilewright_backends.device_weights import SHARED
-from tilewright_backends.host.cuda import capturable
 from tilewright_backends.load_cuda import CudaProgram
 
 SHAPE = (64, 33)

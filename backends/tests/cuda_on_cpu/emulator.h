@@ -34,6 +34,9 @@
 #define uchar unsigned char
 #define ushort unsigned short
 
+// Nothing here is captured into a graph.
+extern "C" inline void cudaGraphSetConditional(unsigned long long, unsigned) { std::abort(); }
+
 struct emu_dim { int x, y, z; };
 struct uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
