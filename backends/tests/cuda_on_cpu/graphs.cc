@@ -38,7 +38,7 @@ enum { KERNEL = 0, CONDITIONAL = 13, IF = 0, WHILE = 1, INVALID = 1, CAPTURED = 
 std::map<uint64_t, unsigned> conditions;
 std::map<uint64_t, Graph*> owners;
 std::map<std::string, int> calls;
-int countdown = -1;
+int countdown = -1, armed = -1;
 
 bool failing(const char* name) {
   ++calls[name];
@@ -79,7 +79,9 @@ void emu_launch(std::function<void()> work) {
 }
 
 extern "C" {
+// The call after so many others fails: from now on, or from when a capture begins.
 void emu_fail_in(int count) { countdown = count; }
+void emu_fail_in_capture(int count) { armed = count; }
 int emu_called(const char* name) { return calls[name]; }
 void emu_set(unsigned long long handle, unsigned value) { conditions[handle] = value; }
 
@@ -119,6 +121,8 @@ int emu_cudaStreamBeginCaptureToGraph(void* stream, void* graph, void* const*, c
   return 0;
 }
 int emu_cudaStreamBeginCapture(void* stream, int) {
+  countdown = armed;
+  armed = -1;
   return emu_cudaStreamBeginCaptureToGraph(stream, new Graph, nullptr, nullptr, 0, 0);
 }
 int emu_cudaStreamEndCapture(void* stream, void** graph) {

@@ -29,7 +29,8 @@ typedef struct {
 _Static_assert(sizeof(node_params) == 256, "the size of cudaGraphNodeParams");
 enum { CONDITIONAL = 13, IF = 0, WHILE = 1, RELAXED = 2, NONBLOCKING = 1, REPLACE = 1, DEEPEST = 64 };
 
-/* The nodes that are being filled, innermost last, and the first call that failed: nothing is tried after it. */
+/* The nodes that are being filled, innermost last, and the first call that failed: after it nothing is tried, and what
+   is launched goes wherever it may, for the graph will not be run. */
 static _Thread_local struct {
   int64_t handle;
   void *graphs[2], *stream, *around;
@@ -109,12 +110,12 @@ static int goes_on(const void* cell) {
 /* Whether the body of a loop comes next: under capture once. */
 int32_t tw_graph_again(int64_t captured, int64_t handle, const void* cell) {
   if (!captured) return goes_on(cell);
-  if (depth && frames[depth - 1].handle == handle && frames[depth - 1].stream) {
+  if (failed) return 0;
+  if (depth && frames[depth - 1].handle == handle) {
     leave();
     --depth;
     return 0;
   }
-  if (failed) return 0;
   add(handle, WHILE, 1);
   if (!failed) enter(0);
   return !failed;
@@ -134,12 +135,12 @@ int32_t tw_graph_enter(int64_t captured, int32_t side) {
 }
 
 int32_t tw_graph_leave(int64_t captured) {
-  if (captured && depth) leave();
+  if (captured && !failed) leave();
   return 0;
 }
 
 int32_t tw_graph_joined(int64_t captured) {
-  if (captured && depth) --depth;
+  if (captured && !failed) --depth;  /* else there may be no frame, and what there is ends with the capture */
   return 0;
 }
 
