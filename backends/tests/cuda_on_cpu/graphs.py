@@ -32,10 +32,17 @@ from tilewright_backends.build.cuda.compile import Compiled
 from tilewright_backends.build.cuda.source import DeviceKernel
 
 _CALLS = (
-    "cudaMemcpyAsync cudaStreamSynchronize cudaStreamCreateWithFlags cudaStreamDestroy cudaStreamGetCaptureInfo "
-    "cudaStreamUpdateCaptureDependencies cudaStreamBeginCaptureToGraph cudaStreamEndCapture "
-    "cudaGraphConditionalHandleCreate cudaGraphAddNode"
-).split()
+    "cudaMemcpyAsync",
+    "cudaStreamSynchronize",
+    "cudaStreamCreateWithFlags",
+    "cudaStreamDestroy",
+    "cudaStreamGetCaptureInfo",
+    "cudaStreamUpdateCaptureDependencies",
+    "cudaStreamBeginCaptureToGraph",
+    "cudaStreamEndCapture",
+    "cudaGraphConditionalHandleCreate",
+    "cudaGraphAddNode",
+)
 _LAUNCHED = """
 #include <array>
 void emu_launch(std::function<void()> work);
@@ -156,7 +163,10 @@ def _kernels(source: str, kernels: Sequence[DeviceKernel], library: Path) -> Any
         held += [f"for (int i = 0; i < {kernel.numbers}; ++i) n[i] = a[{count} + i].number;"]
         held += [f"const int blocks = a[{count + kernel.numbers}].number;"]
         if kernel.words:
-            held, run = [f"const auto w = *({kernel.name}_words*)a[0].pointer;"], f"auto x = w; run_{kernel.name}(&x, 0);"
+            held, run = (
+                [f"const auto w = *({kernel.name}_words*)a[0].pointer;"],
+                f"auto x = w; run_{kernel.name}(&x, 0);",
+            )
         parts.append(
             f'extern "C" int __tvm_ffi_{kernel.name}(void*, const emu_any* a, int32_t, emu_any* result) {{\n'
             f"  {' '.join(held)}\n  emu_launch([=]() mutable {{ {run} }});\n  result->type = 0;\n  return 0;\n}}"

@@ -144,9 +144,9 @@ class GrinderPlacer(Placer):
         found: dict[str, _Version],
         refused: dict[str, str],
     ) -> None:
-        """Adds the levels around launches. What a graph can hold anyway, the host has with its inside as it is."""
+        """Adds the levels around launches. Where the host reads back, it decides what is inside too: see `torn`."""
         plain = unmarked(around) if reads_back(around) else around
-        found["host"] = _Version(list(plain), predictor.steps(plain))
+        found["host"] = _Version(around, predictor.steps(plain))
         if self.no_graph:
             refused["graph"] = self.no_graph
             return
