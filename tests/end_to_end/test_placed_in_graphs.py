@@ -23,7 +23,7 @@ from tilewright.frontend import load
 from tilewright.ir.graphs import capturable, graph_control
 from tilewright.ir.lengths import delivered
 from tilewright.ir.module import Module
-from tilewright.ir.program import HostIf, HostLoop, reads_back
+from tilewright.ir.program import HostIf, HostLoop, launches, reads_back
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.immediate import loaded, poisoned
 from tilewright.testing.control import SHAPE, control_case
@@ -138,6 +138,40 @@ def test_a_launch_inside_the_graph_may_hold_what_is_inside() -> None:
     assert [type(x) for x in graph_control(plan.program.body)] == [HostIf, HostLoop]
     with pytest.raises(InputError, match="is kept at level graph"):
         placed(module, levels={outer: "grid", loop: "graph"})
+
+
+NESTED = {"y": "graph", "l": "grid"}
+"""Levels of the branch around a loop of the model `nested`."""
+
+
+def nested_feeds(flag: bool, last: int) -> dict[str, Any]:
+    x = np.random.default_rng(1).standard_normal((40, 33)).astype(np.float32)
+    return {"x": x, "flag": np.asarray(flag), "last": np.asarray(last)}
+
+
+def check_nested(native: Any, plan: Plan, module: Module) -> None:
+    for flag, last in ((False, 4), (False, 4), (True, 4), (True, 0), (False, 2), (True, 7)):
+        feeds = nested_feeds(flag, last)
+        found = captured_run(native, plan, [feeds[x] for x in module.input_names])
+        agree(["y"], found, Reference(18).graph(nested().graph, feeds))
+    assert node_types(native).count(CONDITIONAL) == 1
+
+
+def test_a_launch_whose_units_wait_for_each_other_in_a_node_of_the_graph() -> None:
+    module, chosen = load(nested()), settings(levels=NESTED)
+    plan = plan_module(module, chosen)
+    assert any(x.envelope.cooperative for x in launches(plan.program.body))
+    with on_the_cpu(plan.program, chosen) as native:
+        check_nested(native, plan, module)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("options", [{"level": "graph"}, {"levels": NESTED}, {"levels": {"y": "graph", "l": "block"}}])
+def test_a_branch_in_a_loop_in_a_branch_in_a_graph_on_the_device(options: dict[str, Any]) -> None:
+    module, chosen = load(nested()), settings(**options)
+    plan = plan_module(module, chosen)
+    with loaded(plan.program, chosen) as native:
+        check_nested(native, plan, module)
 
 
 @pytest.mark.parametrize("target", ["cpu", "rocm:mi300x", "cuda:v100"])
