@@ -124,7 +124,7 @@ def on_the_cpu(program: Program, settings: Settings) -> Iterator[load_cuda.CudaP
         patch.setattr(builder, "link", lambda a, b, path, at, helper="": link(a, b, path, at, renamed + helper))
         patch.setattr(load_cuda, "CudaRuntime", Runtime)
         patch.setattr(load_cuda, "check_resident", lambda *given: None)
-        patch.setattr(load_cuda.tvm_ffi, "get_global_func", lambda name: _set_stream)
+        patch.setattr(load_cuda.tvm_ffi, "get_global_func", _global_function)
         try:
             output = build_program(program, settings, folder)
             found = zip(taken.sources, taken.kernels, strict=True)
@@ -143,6 +143,15 @@ def on_the_cpu(program: Program, settings: Settings) -> Iterator[load_cuda.CudaP
             shutil.rmtree(folder)
         yield loaded
         loaded.close()
+        _set_stream(2, 0, ctypes.c_void_p())
+
+
+_TVM_FUNCTION = tvm_ffi.get_global_func
+
+
+def _global_function(name: str) -> Any:
+    """TVM's own way to set the stream asks for a device."""
+    return _set_stream if name == "runtime.TVMSetStream" else _TVM_FUNCTION(name)
 
 
 def _set_stream(device_type: int, device_id: int, stream: ctypes.c_void_p) -> None:
