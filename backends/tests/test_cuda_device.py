@@ -35,7 +35,6 @@ from tilewright_backends.build.cuda.compile import compile_source, find_nvcc
 from tilewright_backends.build.cuda.library import cuda_module, packed_modules
 from tilewright_backends.build.cuda.source import DeviceKernel
 from tilewright_backends.device_weights import SHARED
-from tilewright_backends.host.cuda import capturable
 from tilewright_backends.load_cuda import CudaProgram
 
 SHAPE = (64, 33)
@@ -95,13 +94,6 @@ def test_a_host_program_with_control_builds(control: str, settings: Settings, tm
     assert output.data["capturable"] == (control == "for")
     symbols = subprocess.run(["nm", "-D", output.library], capture_output=True, text=True, check=True).stdout
     assert ("U cudaMemcpyAsync" in symbols) == (control != "for")
-
-
-def test_a_loop_of_too_many_launches_is_not_captured(settings: Settings) -> None:
-    program = plan_model(halving(), settings).program
-    assert capturable(program.body)
-    assert capturable((HostLoop("i", const(300), "", program.body),))
-    assert not capturable((HostLoop("i", const(1_000_000), "", program.body),))
 
 
 @pytest.mark.gpu

@@ -119,10 +119,11 @@ def test_a_launch_that_is_not_resident_is_refused_before_anything_is_taken(
     kernel = {"blocks": 264, "threads": 512, "shared_bytes": 99, "registers": 100}
     data = {**DATA, "cooperative": {"all": "tw_persistent_0"}, "kernels": {"tw_persistent_0": kernel}}
     w = np.ones(4, np.float32)
-    monkeypatch.setattr(residency, "machine_code", lambda path: [b"cubin"])
-    monkeypatch.setattr(residency, "blocks_held", lambda code, kernels: dict.fromkeys(kernels, 1))
+    held = {b"cubin": 1}
+    monkeypatch.setattr(residency, "machine_code", lambda path: [b"cubin", b"of kernels that decide"])
+    monkeypatch.setattr(residency, "blocks_held", lambda code, kernels: dict.fromkeys(kernels, held[code]))
     with pytest.raises(InputError, match="'all' needs 264 blocks on the GPU at once, and this one holds 132"):
         load_cuda.CudaProgram(Path("library.so"), {"w": w, "v": w}, data)
     assert (memory.buffers, memory.streams) == ({}, 0)
-    monkeypatch.setattr(residency, "blocks_held", lambda code, kernels: dict.fromkeys(kernels, 2))
+    held[b"cubin"] = 2
     load_cuda.CudaProgram(Path("library.so"), {"w": w, "v": w}, data).close()

@@ -35,7 +35,7 @@ from tilewright.plugins.manager import Registry
 from tilewright.runtime.immediate import loaded
 from tilewright_grinder.placement.predict import Predictor
 
-LEVELS = ("host", "grid", "block")
+LEVELS = ("host", "graph", "grid", "block")
 CLOSE = 1.15
 """A placement counts as good that takes at most so many times what the best one takes."""
 RUNS, WARM = 15, 3
@@ -86,7 +86,8 @@ def sweep(cell: Cell, target: str, threads: int, measure: bool, most: int, rewri
     planning = time.perf_counter() - begin
     policy = seconds(plan.program)
     begin = time.perf_counter()
-    kinds = _kinds(chosen_by.plan({"gain": 1.0}))
+    everything = chosen_by.plan({"gain": 1.0})
+    kinds, possible = _kinds(everything), _possible(everything)
     tried: dict[tuple[str, ...], float] = {}
 
     def attempt(levels: tuple[str, ...]) -> float:
@@ -94,28 +95,31 @@ def sweep(cell: Cell, target: str, threads: int, measure: bool, most: int, rewri
             named = {x: level for names, level in zip(kinds, levels, strict=True) for x in names}
             try:
                 tried[levels] = seconds(chosen_by.plan({"levels": named}).program)
-            except InputError:  # a loop of the host inside a launch, or what no launch can hold
+            except InputError:  # a loop of the host inside a launch, what no launch can hold, or a graph not all of it
                 tried[levels] = float("inf")
         return tried[levels]
 
-    exhaustive = len(LEVELS) ** len(kinds) <= most
+    exhaustive = len(possible) ** len(kinds) <= most
     if exhaustive:
-        for levels in itertools.product(LEVELS, repeat=len(kinds)):
+        for levels in itertools.product(possible, repeat=len(kinds)):
             attempt(levels)
     else:
-        _in_turn(len(kinds), attempt)
+        _in_turn(len(kinds), possible, attempt)
     found = [(dict(zip(map(min, kinds), k, strict=True)), x) for k, x in tried.items() if np.isfinite(x)]
     return Swept(cell.name, exhaustive, tuple(found), policy, planning, time.perf_counter() - begin)
 
 
-def _in_turn(kinds: int, attempt: Callable[[tuple[str, ...]], float]) -> None:
-    """One kind after the other at each level, with the others at the best so far, from everything on the host."""
-    best = ("host",) * kinds
+def _in_turn(kinds: int, possible: Sequence[str], attempt: Callable[[tuple[str, ...]], float]) -> None:
+    """One kind after the other at each level, with the others at the best so far.
+
+    From everything on the host, or in the graph if that is faster: one graph has all of a program or nothing.
+    """
+    best = min(((x,) * kinds for x in ("host", "graph") if x in possible), key=attempt)
     changed = True
     while changed:
         changed = False
         for at in range(kinds):
-            options = [(*best[:at], level, *best[at + 1 :]) for level in LEVELS]
+            options = [(*best[:at], level, *best[at + 1 :]) for level in possible]
             better = min(options, key=attempt)
             if attempt(better) < attempt(best):
                 best, changed = better, True
@@ -175,6 +179,13 @@ def _kinds(plan: Plan) -> list[tuple[str, ...]]:
     return [tuple(names) for names in found.values()]
 
 
+def _possible(plan: Plan) -> tuple[str, ...]:
+    """The levels at which some loop or branch may run."""
+    placed = [x for x in plan.decisions if x.slot == "control_place"]
+    found = {y["level"] for x in placed for y in (x.chosen, *x.alternatives)}
+    return tuple(x for x in LEVELS if x in found)
+
+
 def rows(found: Sequence[Swept]) -> Iterator[str]:
     """The table, and what is asked of the policy."""
     yield line(["cell", "placements", "best µs", "policy µs", "policy / best", "planning s", "sweep s"])
@@ -194,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_selection(parser, FOLDER / "cells.csv")
     parser.add_argument("--threads", type=int, default=2, help="threads on a CPU (default: 2)")
     parser.add_argument("--predict", action="store_true", help="compare predicted times; needs no device")
-    parser.add_argument("--most", type=int, default=243, help="placements up to which all are tried (default: 243)")
+    parser.add_argument("--most", type=int, default=256, help="placements up to which all are tried (default: 256)")
     parser.add_argument("--plain", action="store_true", help="place control flow as the model has it, not rewritten")
     parser.add_argument("--small", action="store_true", help="the models in the sizes for tests")
     parser.add_argument("--out", type=Path, help="file for all times, as JSON")

@@ -17,7 +17,7 @@ from tilewright.testing.placers import Report, check_placer, given_cases
 from tilewright_grinder import control_place
 from tilewright_grinder.placement import barriers
 
-LEVELS: dict[str, dict[str, Any]] = {x: {"options": {"grinder": {"level": x}}} for x in ("grid", "block")}
+LEVELS: dict[str, dict[str, Any]] = {x: {"options": {"grinder": {"level": x}}} for x in ("graph", "grid", "block")}
 CASES = given_cases(range(2))
 
 
@@ -39,11 +39,11 @@ def test_random_models_keep_the_law(placer: str, target: str) -> None:
     check(report)
 
 
-@pytest.mark.parametrize("level", ["grid", pytest.param("block", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("level", ["graph", "grid", pytest.param("block", marks=pytest.mark.slow)])
 def test_at_every_level_they_keep_it(level: str) -> None:
     report = check_placer("grinder", "cuda:h200", CASES, LEVELS[level], seeds=2)
     assert report.levels[level] > 1
-    assert {"grid": report.grid, "block": report.block}[level] > 1
+    assert {"graph": report.graph, "grid": report.grid, "block": report.block}[level] > 1
     check(report)
 
 

@@ -23,6 +23,11 @@ from tilewright.runtime.native import Array
 CONTROL = "control"
 """Kind of the buffer that is in the host's memory, whatever the target: where active calls return to."""
 
+CELLS = "graph.cells"
+"""Name of the buffer by which the device decides what the host program would; see `build.cuda.graph`."""
+CELL_BYTES = 32
+"""What it holds of a loop or branch: trips, most trips, whether it goes on; the rest keeps cells apart."""
+
 
 def described(table: Sequence[tuple[str, str, int]], facts: Mapping[str, Any], target: str) -> dict[str, Any]:
     """`BuildOutput.data` of a library for `target`: the entry, name, kind and bytes of each buffer, and `facts`."""

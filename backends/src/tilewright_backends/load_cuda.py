@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import logging
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from tilewright_backends.load import Calls, runtime_library
 from tilewright_backends.residency import check_resident
 from tilewright_backends.timeline import task_times
 
+_log = logging.getLogger(__name__)
+
 _CUDA = 2
 """DLPack's device type."""
 _TO_DEVICE, _TO_HOST = 1, 2
-_THREAD_LOCAL_CAPTURE = 1
+_THREAD_LOCAL_CAPTURE, _RELAXED_CAPTURE = 1, 2
 _POISON = 0xFF
 _HOST_FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _MOST_HELD = 0.1  # seconds
@@ -56,8 +59,12 @@ class CudaRuntime:
         """Calls `function`. Raises InternalError with CUDA's words when it fails."""
         status = getattr(self._library, function)(*args)
         if status:
-            text = self._library.cudaGetErrorString(status).decode()
-            raise InternalError(f"{function}: {text} (CUDA error {status}).")
+            raise self.error(function, status)
+
+    def error(self, function: str, status: int) -> InternalError:
+        """What CUDA says about the status of a call."""
+        text = self._library.cudaGetErrorString(status).decode()
+        return InternalError(f"{function}: {text} (CUDA error {status}).")
 
     def _attribute(self, number: int) -> int:
         value = ctypes.c_int()
@@ -113,7 +120,8 @@ class CudaProgram:
 
     The first run calls the function; from the second on, a graph captured from it is replayed, unless the host program
     decides by values of the device, for which it has to wait. With symbols there is a graph for each of the last few
-    sets of values that came more than once.
+    sets of values that came more than once. Loops and branches that the device decides are nodes of the graph; where
+    CUDA refuses these, a warning says so and the host goes on deciding.
     """
 
     def __init__(self, library: Path, weights: Mapping[str, Array], data: Mapping[str, Any]) -> None:
@@ -121,6 +129,7 @@ class CudaProgram:
         _check_device(self._cuda, str(data["arch"]))
         self._graphs: dict[tuple[int, ...], ctypes.c_void_p | None] = {}  # None: the values came once
         self._capturable = bool(data["capturable"])
+        self._conditional = int(data.get("conditional", 0))
         self._traced: Mapping[str, Any] = data.get("traced", {})
         self._table = BufferTable(data)
         self.input_bytes, self.output_bytes = self._table.input_bytes, self._table.output_bytes
@@ -140,6 +149,7 @@ class CudaProgram:
             self._calls = Calls(self._table, data)
             self._set_stream: Any = tvm_ffi.get_global_func("runtime.TVMSetStream")
             self._module, self._main = load_library(library, data["entry"])
+            self._failed: Any = ctypes.CDLL(str(library.resolve())).tw_graph_failed if self._conditional else None
             self._cuda("cudaStreamSynchronize", self._stream)
             self._held = held.pop_all()
 
@@ -194,6 +204,7 @@ class CudaProgram:
             return
         self._set_stream(_CUDA, 0, self._stream)
         self._main(self._table.pointer)
+        self._check_control()
         try:
             self._calls.check()
         except InputError:
@@ -215,16 +226,49 @@ class CudaProgram:
             self._cuda("cudaStreamSynchronize", self._stream)
             self._cuda("cudaGraphExecDestroy", graph)
 
-    def _capture(self) -> ctypes.c_void_p:
+    def _capture(self) -> ctypes.c_void_p | None:
+        """The graph of a run; None, from now on, where CUDA refuses the nodes by which the device decides."""
+        if not self._conditional:
+            return self._captured(_THREAD_LOCAL_CAPTURE)
+        try:
+            # A side that was not taken before loads its machine code now, which only this mode allows.
+            return self._captured(_RELAXED_CAPTURE)
+        except InternalError as error:
+            _log.warning("The host decides %d loops and branches, for no graph can: %s", self._conditional, error)
+            self._capturable = False
+            return None
+
+    def _captured(self, mode: int) -> ctypes.c_void_p:
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
-        self._cuda("cudaStreamBeginCapture", self._stream, _THREAD_LOCAL_CAPTURE)
+        self._cuda("cudaStreamBeginCapture", self._stream, mode)
         try:
             self._main(self._table.pointer)
+            self._check_control()
+        except BaseException:
+            self._end_control()
+            with suppress(InternalError):  # what went wrong first says more
+                self._cuda("cudaStreamEndCapture", self._stream, ctypes.byref(graph))
+            raise
+        self._cuda("cudaStreamEndCapture", self._stream, ctypes.byref(graph))
+        try:
+            self._cuda("cudaGraphInstantiate", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
         finally:
-            self._cuda("cudaStreamEndCapture", self._stream, ctypes.byref(graph))
-        self._cuda("cudaGraphInstantiate", ctypes.byref(executable), graph, ctypes.c_ulonglong(0))
-        self._cuda("cudaGraphDestroy", graph)
+            self._cuda("cudaGraphDestroy", graph)
         return executable
+
+    def _check_control(self) -> None:
+        """Raises InternalError with CUDA's words where what the device decides could not be said."""
+        call, status = self._end_control()
+        if status:
+            raise self._cuda.error(call, status)
+
+    def _end_control(self) -> tuple[str, int]:
+        """Ends what is left of nodes that are being captured: the call that failed, and its status or 0."""
+        if self._failed is None:
+            return "", 0
+        call = ctypes.c_char_p()
+        status = int(self._failed(ctypes.byref(call)))
+        return (call.value or b"").decode(), status
 
     def measure(self, rounds: int) -> list[float]:
         """See `tilewright.runtime.native.NativeProgram`. By device events around each run, queued back to back.

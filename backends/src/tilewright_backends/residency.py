@@ -28,7 +28,7 @@ def check_resident(multiprocessors: Callable[[], int], library: Path, data: Mapp
     cooperative: Mapping[str, str] = data.get("cooperative", {})
     if not cooperative:
         return
-    (code,) = machine_code(library)
+    code, *_ = machine_code(library)  # behind it may stand that of kernels by which the device decides
     units = multiprocessors()
     held = blocks_held(code, {name: data["kernels"][name] for name in cooperative.values()})
     for launch, name in cooperative.items():

@@ -34,6 +34,12 @@
 #define uchar unsigned char
 #define ushort unsigned short
 
+// What kernels tell a graph goes to whoever runs it.
+static void (*emu_set_conditional)(unsigned long long, unsigned) = nullptr;
+extern "C" inline void cudaGraphSetConditional(unsigned long long handle, unsigned value) {
+  emu_set_conditional == nullptr ? std::abort() : emu_set_conditional(handle, value);
+}
+
 struct emu_dim { int x, y, z; };
 struct uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };

@@ -45,6 +45,7 @@ from tilewright.plugins.records import RecipeEntry
 from tilewright.runtime.native import TaskTime
 from tilewright_backends import gpus
 from tilewright_backends.build.cuda.builder import device_code
+from tilewright_backends.build.cuda.graph import BEGIN, BRANCH, NEXT, PREAMBLE, counted, counted_by, graph_kernels
 from tilewright_backends.build.cuda.source import DeviceKernel, cuda_source, cuda_target
 from tilewright_backends.build.rocm.source import shell_for, warp_of
 from tilewright_backends.build.rocm.waves import wave_maker
@@ -93,22 +94,23 @@ class Emulated:
             shutil.rmtree(self._folder)
 
     def run(
-        self, name: str, arrays: Sequence[Array], numbers: Sequence[int] = (), blocks: int | None = None
+        self, name: str, arrays: Sequence[Array | None], numbers: Sequence[int] = (), blocks: int | None = None
     ) -> None:
-        """Runs a kernel on the arrays in place, then numbers; the same array twice is one buffer.
+        """Runs a kernel on the arrays in place, then numbers; the same array twice is one buffer, None is null.
 
         Args:
             blocks: how many; by default as many as the kernel has at most.
         """
-        guarded = {id(a): _Guarded(a) for a in arrays}
+        guarded = {id(a): _Guarded(a) for a in arrays if a is not None}
         params, maps = self._maps[name]
-        places = {value.name: guarded[id(a)].address for value, a in zip(params, arrays, strict=True)}
+        given = [0 if a is None else guarded[id(a)].address for a in arrays]
+        places = {value.name: address for value, address in zip(params, given, strict=True)}
         held = [_encoded(places[x.value], x) for x in maps]
-        addresses = [*(guarded[id(a)].address for a in arrays), *(x.ctypes.data for x in held)]
+        addresses = [*given, *(x.ctypes.data for x in held)]
         pointers = (ctypes.c_void_p * len(addresses))(*addresses)
-        given = (ctypes.c_int64 * max(len(numbers), 1))(*numbers)
-        getattr(self._library, f"run_{name}")(pointers, given, -1 if blocks is None else blocks)
-        for array in arrays:
+        passed = (ctypes.c_int64 * max(len(numbers), 1))(*numbers)
+        getattr(self._library, f"run_{name}")(pointers, passed, -1 if blocks is None else blocks)
+        for array in (x for x in arrays if x is not None):
             guarded[id(array)].read_into(array)
 
     def run_persistent(
@@ -281,6 +283,10 @@ def emulate(
         else device_code(program, emitters, device)
     )
     emulated = Emulated(code.kernels, device.arch, code.preamble)
+    written = {} if rocm else counted(program, device.arch)
+    deciding = graph_kernels(program, written)
+    decided = Emulated(deciding, device.arch, PREAMBLE) if deciding else emulated
+    cells: dict[str, Array] = {}  # of the loops that the device decides, by their counters
     places = program.storage.placements
     memory = {
         name: np.full(program.size_of(b), 0 if b.kind == "event" else 0xFF, np.uint8)
@@ -322,6 +328,10 @@ def emulate(
             match step:
                 case HostCall():
                     call(step)
+                case HostSet() | HostCopy() if (found := counted_by(step, program, written)) is not None:
+                    pointers = [step.target] if isinstance(step, HostSet) else [step.source, step.target]
+                    given = [*map(bytes_of, pointers), *(cells[x] for x in found.counters)]
+                    decided.run(found.kernel.name, given, [env.get(x, values.get(x, 0)) for x in found.numbers])
                 case HostCopy():
                     source = bytes_of(step.source)
                     first = 0 if step.row is None else int(evaluate(step.row, env)) * len(source)
@@ -329,8 +339,20 @@ def emulate(
                 case HostSet():
                     target = bytes_of(step.target).view(dtypes.to_numpy(places[step.target].value.dtype))
                     target[0] = int(evaluate(step.value, env))
+                case HostIf() if step.graph:
+                    cell = np.full(4, -1, np.int64)
+                    decided.run(BRANCH.name, [cell, bytes_of(step.condition)], [1, 0, 0])
+                    run(step.then if cell[2] else step.orelse, env)
                 case HostIf():
                     run(step.then if scalar(step.condition) else step.orelse, env)
+                case HostLoop() if step.graph:
+                    cell = cells[step.counter] = np.full(4, -1, np.int64)
+                    limit, condition = (bytes_of(x) if x else None for x in (step.limit, step.condition))
+                    most = (1 << 63) - 1 if step.trip is None else int(evaluate(step.trip, {**values, **env}))
+                    decided.run(BEGIN.name, [cell, limit, condition], [most, 0, 0])
+                    while cell[2]:
+                        run(step.body, env)
+                        decided.run(NEXT.name, [cell, condition], [0, 0])
                 case HostLoop():
                     limits = [int(evaluate(step.trip, env))] if step.trip is not None else []
                     limits += [scalar(step.limit)] if step.limit else []

@@ -17,6 +17,7 @@ from tilewright.ir.expr import Const, const, static
 from tilewright.ir.program import (
     HostCall,
     HostCopy,
+    HostIf,
     HostLoop,
     HostSet,
     HostStep,
@@ -27,18 +28,16 @@ from tilewright.ir.program import (
     Task,
     host_leaves,
     launches,
-    reads_back,
 )
 from tilewright_backends.build.cuda.dispatcher import Persistent
+from tilewright_backends.build.cuda.graph import Counted, Key
 from tilewright_backends.build.cuda.source import DeviceKernel, Wave
 from tilewright_backends.emit.cuda.body import TensorMap
 from tilewright_backends.emit.gpu.body import i32
-from tilewright_backends.host.function import HostFunction
+from tilewright_backends.host.function import Emit, HostFunction
+from tilewright_backends.host.graph import DeviceControl
 from tilewright_backends.lower.types import Prim, convert
 from tilewright_backends.lower.types import storage as stored_as
-
-_MOST_CAPTURED = 100_000
-"""A graph has a node per launch; beyond this many, making one costs more memory than it saves time."""
 
 _SWIZZLE_128, _PROMOTE_256 = 3, 3
 """Codes of the driver's interface for tensor maps."""
@@ -63,6 +62,7 @@ int64_t tw_read_back_int64(const void* from) { int64_t v = 0; read_back(&v, from
 
 
 NO_WAVES: Mapping[str, Wave] = MappingProxyType({})
+NOTHING_COUNTED: Mapping[Key, Counted] = MappingProxyType({})
 
 
 class CudaHost(HostFunction):
@@ -74,6 +74,7 @@ class CudaHost(HostFunction):
         copies: the device function that copies a number of bytes, by that number.
         sets: the device function that writes an integer into a scalar, by the scalar's dtype.
         waves: the kernels of launches that are waves, by the launches' names.
+        counted: the kernels of what is written by counters of loops that the device decides.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class CudaHost(HostFunction):
         copies: Mapping[int, DeviceKernel],
         sets: Mapping[str, DeviceKernel],
         waves: Mapping[str, Wave] = NO_WAVES,
+        counted: Mapping[Key, Counted] = NOTHING_COUNTED,
     ) -> None:
         super().__init__(program, {})
         self.device = device
@@ -91,6 +93,7 @@ class CudaHost(HostFunction):
         self.copies = copies
         self.sets = sets
         self.waves = waves
+        self._graph = DeviceControl(self, counted)
         self._maps: dict[tuple[str, TensorMap], Prim] = {}
         for task in (x for launch in launches(program.steps) if (x := launch.only_task) is not None):
             for found, name in self._mapped(device[task.kernel], task.args):
@@ -189,8 +192,29 @@ class CudaHost(HostFunction):
         if size:
             self.launch(self.copies[size], (source, target))
 
+    def host_copy(self, step: HostCopy) -> None:
+        """See `HostFunction.host_copy`: by a counter on the device, if the row is one."""
+        if not self._graph.write(step):
+            super().host_copy(step)
+
+    def host_branch(self, step: HostIf, then: Emit, orelse: Emit) -> None:
+        """See `HostFunction.host_branch`: decided by whom the step says."""
+        if step.graph:
+            self._graph.branch(step, then, orelse)
+        else:
+            super().host_branch(step, then, orelse)
+
+    def host_loop(self, step: HostLoop, emit: Emit) -> None:
+        """See `HostFunction.host_loop`: decided by whom the step says."""
+        if step.graph:
+            self._graph.loop(step, emit)
+        else:
+            super().host_loop(step, emit)
+
     def set(self, step: HostSet | Set) -> None:
         """See `HostFunction.set`: a launch of its own."""
+        if isinstance(step, HostSet) and self._graph.write(step):
+            return
         kernel = self.sets[self.program.storage.placements[step.target].value.dtype]
         self.launch(kernel, (self.pointer(step.target), self.code.index(step.value, "int64")))
 
@@ -207,22 +231,6 @@ def copied(steps: Sequence[HostStep]) -> Iterator[str]:
 def sets_of(steps: Sequence[HostStep]) -> Iterator[HostSet]:
     """All steps of a host tree that write an integer."""
     return (x for x in host_leaves(steps) if isinstance(x, HostSet))
-
-
-def capturable(steps: Sequence[HostStep]) -> bool:
-    """Whether a CUDA graph can stand for a host tree: the same launches in every run, and not too many."""
-    return not reads_back(steps) and 0 < _launches(steps) <= _MOST_CAPTURED
-
-
-def _launches(steps: Sequence[HostStep]) -> int:
-    total = 0
-    for step in steps:
-        if isinstance(step, HostLoop):
-            trips = int(step.trip.value) if isinstance(step.trip, Const) else _MOST_CAPTURED + 1
-            total += trips * _launches(step.body)
-        else:
-            total += 1
-    return total
 
 
 def emit_launch(host: HostFunction, launch: Launch) -> None:

@@ -1,8 +1,8 @@
 """The entry of a library: runs a program's host tree over a table of buffer addresses.
 
-The table has one 64-bit address per buffer of the program's storage, in the storage's order, for a program with
-procedures that of the control buffer, and then the value of each symbol. How a launch is made is the target's affair;
-loops, branches, calls, copies and addresses are the same for all.
+The table has one 64-bit address per buffer of the program's storage, in the storage's order, then that of the control
+buffer for a program with procedures, or that of cells where the device decides something, and then the value of each
+symbol. How a launch is made is the target's affair; loops, branches, calls, copies and addresses are the same for all.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from tilewright.errors import InternalError
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import Interval
 from tilewright.ir.expr import Const, Expr
+from tilewright.ir.graphs import graph_control
 from tilewright.ir.program import (
     BlockControl,
     Copy,
@@ -33,7 +34,7 @@ from tilewright.ir.program import (
     Program,
     Set,
 )
-from tilewright_backends.buffers import CONTROL
+from tilewright_backends.buffers import CELL_BYTES, CELLS, CONTROL
 from tilewright_backends.host.machine import Machine, control_bytes
 from tilewright_backends.lower.code import Code, symbol_dtype
 from tilewright_backends.lower.types import Prim, storage
@@ -77,6 +78,10 @@ class HostFunction:
             Machine(self, self._bases[CONTROL], launch).emit()
         else:
             self.steps(self.program.body, launch)
+
+    def entry(self, name: str) -> Prim:
+        """The 64-bit address in the table of a buffer that the program itself does not have."""
+        return self._bases[name]
 
     def base(self, buffer: str) -> Prim:
         """The 64-bit address of a buffer; of one of frames, that of the frame of the procedure that runs."""
@@ -149,17 +154,29 @@ class HostFunction:
                 case Launch():
                     launch(self, step)
                 case HostCopy():
-                    target = self.pointer(step.target, self.row_offset(step))
-                    self.copy(self.pointer(step.source), target, step.source)
+                    self.host_copy(step)
                 case HostSet():
                     self.set(step)
                 case HostIf():
                     sides = (partial(self.steps, x, launch) for x in (step.then, step.orelse))
-                    self.branch(step.condition, *sides)
+                    self.host_branch(step, *sides)
                 case HostLoop():
-                    self.loop(step, partial(self.steps, step.body, launch))
+                    self.host_loop(step, partial(self.steps, step.body, launch))
                 case HostCall():
                     raise InternalError(f"the call of {step.procedure} is not at the end of a block.")
+
+    def host_copy(self, step: HostCopy) -> None:
+        """A copy of the host program."""
+        target = self.pointer(step.target, self.row_offset(step))
+        self.copy(self.pointer(step.source), target, step.source)
+
+    def host_branch(self, step: HostIf, then: Emit, orelse: Emit) -> None:
+        """A branch of the host program."""
+        self.branch(step.condition, then, orelse)
+
+    def host_loop(self, step: HostLoop, emit: Emit) -> None:
+        """A loop of the host program."""
+        self.loop(step, emit)
 
     def copy(self, source: Prim, target: Prim, name: str) -> None:
         """Copies as many bytes as the value `name` has from one address to another."""
@@ -218,7 +235,10 @@ def buffer_table(program: Program) -> list[tuple[str, str, int]]:
     """Name, kind and bytes of each entry of the table, in order."""
     buffers = program.storage.buffers
     table: list[tuple[str, str, int]] = [(name, x.kind, program.size_of(x)) for name, x in buffers.items()]
-    return [*table, (CONTROL, CONTROL, control_bytes(program))] if program.procedures else table
+    if program.procedures:
+        table.append((CONTROL, CONTROL, control_bytes(program)))
+    decided = sum(1 for _ in graph_control(program.body))
+    return [*table, (CELLS, "workspace", CELL_BYTES * decided)] if decided else table
 
 
 def recursion(program: Program) -> dict[str, Any]:

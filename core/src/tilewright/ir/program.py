@@ -263,6 +263,7 @@ class HostLoop:
     Args:
         trip: the largest number of trips; None for no limit but `limit`.
         limit: name of an int64 scalar that is read once, before the first trip: the largest number of trips. "": none.
+        graph: whether the device decides where the program runs as a graph (`ir.graphs`), and nothing is read back.
     """
 
     counter: str
@@ -270,15 +271,17 @@ class HostLoop:
     condition: str
     body: tuple[HostStep, ...]
     limit: str = ""
+    graph: bool = False
 
 
 @attrs.frozen
 class HostIf:
-    """A branch of the host program on the scalar value `condition`."""
+    """A branch of the host program on the scalar value `condition`; `graph` as of a `HostLoop`."""
 
     condition: str
     then: tuple[HostStep, ...]
     orelse: tuple[HostStep, ...]
+    graph: bool = False
 
 
 @attrs.frozen
@@ -490,12 +493,19 @@ def calls(steps: Iterable[HostStep]) -> list[HostCall]:
 
 
 def reads_back(steps: Iterable[HostStep]) -> bool:
-    """Whether a host tree decides by a value of the device, or calls, for that is how a recursion ends."""
-    return any(
-        isinstance(step, HostIf | HostCall)
-        or (isinstance(step, HostLoop) and (bool(step.condition or step.limit) or reads_back(step.body)))
-        for step in steps
-    )
+    """Whether the host decides by a value of the device, or calls, for that is how a recursion ends."""
+    for step in steps:
+        match step:
+            case HostCall():
+                return True
+            case HostIf():
+                if not step.graph or reads_back((*step.then, *step.orelse)):
+                    return True
+            case HostLoop():
+                decides = bool(step.condition or step.limit) and not step.graph
+                if decides or reads_back(step.body):
+                    return True
+    return False
 
 
 def numbered_launches(steps: Iterable[HostStep], number: int = 0) -> Iterator[tuple[int, Launch]]:

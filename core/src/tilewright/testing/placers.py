@@ -18,6 +18,7 @@ from tilewright.config.binding import Settings, bind
 from tilewright.config.loading import load_config
 from tilewright.frontend import load
 from tilewright.interpret.task import run_tasks
+from tilewright.ir.graphs import graph_control
 from tilewright.ir.module import Module
 from tilewright.ir.ops import Call, If, Loop, Region, bodies
 from tilewright.ir.program import GridControl, Program, launches
@@ -50,13 +51,15 @@ class Report:
     Args:
         models: how many.
         levels: how many loops, branches and calls the record has at each level.
-        grid: loops and branches that units of a launch take together.
+        graph: loops and branches that the device decides in a graph.
+        grid: those that units of a launch take together.
         block: those that one unit takes.
     """
 
     placer: str
     models: int
     levels: Mapping[str, int]
+    graph: int
     grid: int
     block: int
     broken: tuple[Broken, ...]
@@ -100,7 +103,7 @@ def check_placer(
     own, default = settings(name), settings("host")
     levels: dict[str, int] = {}
     broken: list[Broken] = []
-    grid = block = 0
+    graph = grid = block = 0
     cases = given_cases() if cases is None else cases
     for case in cases:
         plan = plan_module(case.module, own)
@@ -108,6 +111,7 @@ def check_placer(
         for found in recorded.values():
             level = found.get("level", "") if isinstance(found, Mapping) else ""
             levels[level] = levels.get(level, 0) + 1
+        graph += sum(1 for _ in graph_control(plan.program.steps))
         for control in (x for launch in launches(plan.program.steps) for x in controls_of(launch.body)):
             grid, block = grid + isinstance(control, GridControl), block + (not isinstance(control, GridControl))
         problems = [*refused(plan, own), *_unrecorded(case.module, recorded, given["slots"])]
@@ -115,7 +119,7 @@ def check_placer(
         if not problems and seeds:
             problems += _wrong(plan.program, plan_module(case.module, default).program, case, seeds)
         broken += [Broken(case.name, x) for x in problems]
-    return Report(name, len(cases), levels, grid, block, tuple(broken))
+    return Report(name, len(cases), levels, graph, grid, block, tuple(broken))
 
 
 def _unrecorded(module: Module, recorded: Mapping[str, Any], slots: Mapping[str, str]) -> Iterator[str]:

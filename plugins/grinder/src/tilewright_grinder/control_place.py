@@ -1,8 +1,9 @@
-"""`control_place = "grinder"`: each loop and branch runs on the host, over the grid or in one block, by predicted cost.
+"""`control_place = "grinder"`: each loop and branch runs at the level that is predicted to be the fastest.
 
-In place of the paper's search by measuring, each level is worked out and predicted: around launches of the host, as one
-launch whose units take control together, and as one launch of a single unit. Inside a launch of the grid a loop or a
-branch is again the grid's or one unit's. What cannot be inside a launch stays on the host, and the record says why.
+In place of the paper's search by measuring, each level is worked out and predicted: around launches of the host, as a
+node of the graph that stands for the program, as one launch whose units take control together, and as one launch of a
+single unit. Inside a launch of the grid a loop or a branch is again the grid's or one unit's. What cannot be inside a
+launch or a graph stays on the host, and the record says why.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import attrs
 from tilewright.errors import InputError, UnsupportedError
 from tilewright.ir.choice import TileChoice
 from tilewright.ir.group import ControlItem, Cover, Group
-from tilewright.ir.ops import Call, Value
-from tilewright.ir.program import Envelope, HostIf, HostLoop, HostStep, Launch, calls
+from tilewright.ir.ops import Call, If, Loop, Value
+from tilewright.ir.program import Envelope, HostIf, HostLoop, HostStep, Launch, calls, reads_back
+from tilewright.ir.verify.graphs import FEATURE
 from tilewright.planning.place.host import Placer
 from tilewright.planning.record import shape_of
 from tilewright.planning.requests import Context, Place, Planned, Request
 from tilewright_grinder.options import GrinderOptions
+from tilewright_grinder.placement.graphs import marked, torn, unmarked, without_graph
 from tilewright_grinder.placement.keep import resident
 from tilewright_grinder.placement.lift import Lifter, Refused
 from tilewright_grinder.placement.limits import NoRoomError, fitting, reserved
@@ -30,11 +33,18 @@ def make(options: GrinderOptions) -> Place:
     """The service."""
 
     def place(cover: Cover, request: Request) -> tuple[HostStep, ...]:
-        return tuple(GrinderPlacer(request.session, options, cover).steps(cover, request))
+        session = request.session
+        steps = GrinderPlacer(session, options, cover, without_graph(session)).steps(cover, request)
+        if torn(steps):
+            why = "the host decides elsewhere, or there are too many launches, so no graph stands for the program"
+            steps = GrinderPlacer(session, options, cover, why).steps(cover, request)
+        return tuple(steps)
 
     return place
 
 
+AROUND = ("host", "graph")
+"""The levels of control that stands around launches."""
 THREADS = (1024, 640, 512, 256)
 """Of a unit that has to hold kernels which do not fit together as they are; the fewer, the more registers for each."""
 
@@ -60,10 +70,12 @@ class GrinderPlacer(Placer):
 
     Args:
         cover: of the whole function.
+        no_graph: why no control runs at level graph, "" where it may.
     """
 
     options: GrinderOptions
     cover: Cover
+    no_graph: str = ""
     _values: dict[str, Value] = attrs.field(factory=dict, init=False)
     _names: dict[str, list[str]] = attrs.field(factory=dict, init=False)
     _threads: int = attrs.field(default=0, init=False)
@@ -90,8 +102,9 @@ class GrinderPlacer(Placer):
         session, options = self.session, self.options
         about = (session.device, session.table.kernels, session.symbols, self._value)
         predictor = Predictor(*about, options.trips, options.taken)
-        found: dict[str, _Version] = {"host": _Version(around, predictor.steps(around))}
+        found: dict[str, _Version] = {}
         refused: dict[str, str] = {}
+        self._try_around(item, around, predictor, found, refused)
         kept = resident(item, session)
         on_trial = attrs.evolve(request, context=Context(request.context.trips, "grid"), resident=kept)
         rooms = self._rooms(around)
@@ -100,12 +113,12 @@ class GrinderPlacer(Placer):
         costs = {level: x.seconds for level, x in found.items()}
         level = self._level(item.name, costs, {x: why for x, why in refused.items() if x not in found})
         # What is recorded of kernels is of the last time they were asked for.
-        if rooms != (0,) and level == "host":
+        if rooms != (0,) and level in AROUND:
             self.around(item, request)
         elif rooms != (0,):
             self._try(item, on_trial, found[level].threads, predictor, {}, {})
         self._decided(item, level, costs, {x: why for x, why in refused.items() if x not in found}, found[level].steps)
-        if level != "host":
+        if level not in AROUND:
             self._record_inside(item, level, found[level].inside)
         return found[level].steps
 
@@ -146,6 +159,29 @@ class GrinderPlacer(Placer):
             return (0,)
         return (0, *(x for x in THREADS if x <= self.session.device.max_threads_per_block))
 
+    def _try_around(
+        self,
+        item: ControlItem,
+        around: list[HostStep],
+        predictor: Predictor,
+        found: dict[str, _Version],
+        refused: dict[str, str],
+    ) -> None:
+        """Adds the levels around launches. Where the host reads back, it decides what is inside too: see `torn`."""
+        plain = unmarked(around) if reads_back(around) else around
+        found["host"] = _Version(around, predictor.steps(plain))
+        if self.no_graph:
+            refused["graph"] = self.no_graph
+            return
+        op = item.op
+        counter = item.bodies[0].region.params[0].name if isinstance(op, Loop) else ""
+        condition = self.session.place_of(op.condition.name) if isinstance(op, If) else ""
+        steps = marked(around, counter, condition)
+        if isinstance(steps, str):
+            refused["graph"] = steps
+        else:
+            found["graph"] = _Version(list(steps), predictor.steps(steps))
+
     def _try(
         self,
         item: ControlItem,
@@ -177,9 +213,9 @@ class GrinderPlacer(Placer):
     def _launch(
         self, name: str, level: str, steps: Sequence[HostStep], predictor: Predictor, placed: dict[str, str]
     ) -> Launch | Refused:
-        fixed = [x for names in self._names.values() for x in names if self._asked(x) == "host" and x != name]
+        fixed = [x for names in self._names.values() for x in names if self._asked(x) in AROUND and x != name]
         if fixed:
-            return Refused(f"{fixed[0]}, which is inside, is kept on the host")
+            return Refused(f"{fixed[0]}, which is inside, is kept at level {self._asked(fixed[0])}")
 
         def note(step: HostLoop | HostIf, inner: str) -> None:
             placed.update(dict.fromkeys(self._names.get(_key(step), []), inner))
@@ -214,12 +250,13 @@ class GrinderPlacer(Placer):
     ) -> None:
         others = [x for x in costs if x != level]
         ordered = [costs[level], *(costs[x] for x in others)]
-        reasons = [f"not {x}: {reason}" for x, reason in refused.items()]
+        told = self.session.device.has(FEATURE) or self._asked(item.name) == "graph"
+        reasons = [f"not {x}: {reason}" for x, reason in refused.items() if x != "graph" or told]
         if costs[level] > min(costs.values()):
             reasons.append("asked for" if self._asked(item.name) else "no other level saves enough")
         why = "; ".join(reasons) or "the fastest by prediction"
         self.session.decide("control_place", item.name, {"level": level}, [{"level": x} for x in others], ordered, why)
-        for launch in made if level != "host" else ():
+        for launch in made if level not in AROUND else ():
             assert isinstance(launch, Launch)
             why = f"control of {item.name} and the launches of its body as one, at level {level}"
             self.session.decide("schedule", launch.name, shape_of(launch), costs=[costs[level]], why=why)

@@ -8,8 +8,9 @@ import attrs
 from attrs.validators import and_, deep_mapping, ge, in_, instance_of, le, optional
 
 _WHEN = ("auto", "always", "never")
-LEVELS = ("host", "grid", "block")
-"""Where control flow may run: on the host, over all units of a launch, in one unit."""
+LEVELS = ("host", "graph", "grid", "block")
+"""Where control flow may run: on the host, in the device's graph of launches, over all units of a launch, in one unit.
+"""
 
 
 def _seconds(given: object) -> object:

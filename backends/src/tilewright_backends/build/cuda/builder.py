@@ -15,6 +15,7 @@ from tvm.tirx import transform
 from tilewright.device import DeviceModel
 from tilewright.errors import InternalError
 from tilewright.ir.expr import const
+from tilewright.ir.graphs import capturable, graph_control
 from tilewright.ir.ops import value
 from tilewright.ir.program import Kernel, Launch, Program, launches, reads_back
 from tilewright.ir.verify.tree import tasks_of
@@ -26,6 +27,7 @@ from tilewright.workers import run_tool
 from tilewright_backends import buffers, gpus, tvm_env, tvm_log
 from tilewright_backends.build.cuda.compile import KernelFacts, compile_source
 from tilewright_backends.build.cuda.dispatcher import PREAMBLE, Persistent, persistent
+from tilewright_backends.build.cuda.graph import compile_graph, counted, graph_kernels
 from tilewright_backends.build.cuda.library import assembly, cuda_module, packed_modules
 from tilewright_backends.build.cuda.records import nearby
 from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, Wave, cuda_source
@@ -33,7 +35,8 @@ from tilewright_backends.build.cuda.versions import versions
 from tilewright_backends.build.llvm import c_compiler
 from tilewright_backends.emit.gpu import copy
 from tilewright_backends.emit.gpu.body import i32
-from tilewright_backends.host.cuda import READ_BACK, CudaHost, capturable, copied, emit_launch, sets_of
+from tilewright_backends.host.capture import CAPTURE
+from tilewright_backends.host.cuda import READ_BACK, CudaHost, copied, emit_launch, sets_of
 from tilewright_backends.host.function import buffer_table, ranges, recursion
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.timeline import traced
@@ -64,18 +67,26 @@ def build(program: Program, *, target: str, emitters: Mapping[str, Callable[...,
         kernels = [x for x in kernels if x.role == "kernel"]
         modules.append(cuda_module(compiled.cubin, kernels))
         facts = dict(compiled.facts)
-    host = CudaHost(program, code.alone, code.persistent, copies, sets)
+    written = counted(program, arch)
+    deciding = graph_kernels(program, written)
+    if deciding:
+        compiled = compile_graph(deciding, arch, workdir)
+        modules.append(cuda_module(compiled.cubin, deciding))
+        facts |= compiled.facts
+    host = CudaHost(program, code.alone, code.persistent, copies, sets, counted=written)
     host.run(emit_launch)
-    described = {k.name: _described(k, facts.get(k.name)) for k in kernels}
+    described = {k.name: _described(k, facts.get(k.name)) for k in (*kernels, *deciding)}
     told = {"arch": arch, "capturable": capturable(program.body), "kernels": described}
     meeting = {name: x.kernel.name for name, x in code.persistent.items() if x.kernel.cooperative}
     told |= {"cooperative": meeting} if meeting else {}
     recorded = {x.name: traced(x, program, code.persistent[x.name].names) for x in launches(program.steps) if x.traced}
     told |= {"traced": recorded} if recorded else {}
+    told |= {"conditional": sum(1 for _ in graph_control(program.body))} if deciding else {}
     told |= {**recursion(program), **ranges(program)}
     data = buffers.described(buffer_table(program), told, target)
     library = workdir / "library.so"
-    helper = READ_BACK if reads_back(program.steps) else ""
+    helper = READ_BACK if deciding or reads_back(program.steps) else ""
+    helper += CAPTURE if deciding else ""
     link(host_module(host.finish(data["entry"])), packed_modules(modules), library, workdir, helper)
     return BuildOutput(library, weights_of(program), data, ("runtime",), versions())
 

@@ -214,7 +214,8 @@ def _stage_work(stage: TileStage, threads: Expr, device: DeviceModel) -> tuple[E
     side = SIDE * SIDE if sides_of(spec).columns else 1
     slow = 1 if side > 1 else _APART
     waited = reduced // 3 if points(spec.reduce) <= UNROLLED else reduced * (_SHARING if side > 1 else 1)
-    steps, work = ceil_div(ceil_div(total, side), threads) * waited, const(each * slow)
+    steps: Expr = ceil_div(ceil_div(total, side), threads) * waited
+    work: Expr = const(each * slow)
     if shareable(spec):
         # Lanes are a power of two: on average three quarters of the threads have a part. They find each step's place
         # anew.

@@ -99,11 +99,11 @@ def _steps(steps: tuple[HostStep, ...]) -> Iterator[str]:
             case Launch():
                 yield from _launch(step)
             case HostLoop():
-                yield f"loop {_control(step)} {{"
+                yield f"{_by_graph(step)}loop {_control(step)} {{"
                 yield from indent(_steps(step.body))
                 yield "}"
             case HostIf():
-                yield f"if {quote(step.condition)} {{"
+                yield f"{_by_graph(step)}if {quote(step.condition)} {{"
                 yield from indent(_steps(step.then))
                 yield "} else {"
                 yield from indent(_steps(step.orelse))
@@ -124,6 +124,10 @@ def _copy(copy: HostCopy | Copy) -> str:
 
 def _set(step: HostSet | Set) -> str:
     return f"set {quote(step.target)} = {print_expr(step.value, 'int64')}"
+
+
+def _by_graph(step: HostLoop | HostIf) -> str:
+    return "graph " if step.graph else ""
 
 
 def _control(loop: HostLoop | GridControl | BlockControl) -> str:

@@ -31,6 +31,7 @@ from tilewright.ir.program import (
 )
 from tilewright.ir.verify.choice import check_resources
 from tilewright.ir.verify.flow import WRITTEN
+from tilewright.ir.verify.graphs import check_graphs
 from tilewright.ir.verify.groups import check_group
 from tilewright.ir.verify.laws import Place, show, show_value
 from tilewright.ir.verify.near import Held, check_control
@@ -88,6 +89,7 @@ def verify_program(program: Program, device: DeviceModel | None = None, footprin
     for call in calls(program.steps):
         _check_signature(call, program, place.at(f"call {call.procedure}"))
     check_storage(program, symbols, place)
+    check_graphs(program, device, place)
     checker = _Checker(program, device, footprint)
     env = {name: x.high for name, x in symbols.items()}
     written = checker.steps(program.body, checker.constant, env, place)

@@ -104,8 +104,8 @@ class Turned:
                 case HostSet():
                     yield HostSet(self._name(step.target), self._expr(step.value))
                 case HostIf():
-                    branches = (tuple(self.steps(x)) for x in (step.then, step.orelse))
-                    yield HostIf(self._name(step.condition), *branches)
+                    then, orelse = (tuple(self.steps(x)) for x in (step.then, step.orelse))
+                    yield attrs.evolve(step, condition=self._name(step.condition), then=then, orelse=orelse)
                 case HostLoop():
                     yield attrs.evolve(
                         step,
