@@ -100,7 +100,7 @@ class Predictor:
                 case HostLoop() if step.graph:
                     unit = self.device.launch_seconds
                     each = self._steps(step.body, launch) + _GRAPH_TRIP * unit
-                    total += _GRAPH_ENTER * unit + self._trips(step.trip) * each
+                    total += _GRAPH_ENTER * unit + self.trips_of(step.trip) * each
                 case HostLoop():
                     each = self._steps(step.body, launch) + self.decision(bool(step.condition))
                     once = self.decision(True) if step.limit else 0.0
