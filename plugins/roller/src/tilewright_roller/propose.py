@@ -40,7 +40,8 @@ def make(options: RollerOptions) -> Propose:
     def propose(group: Group, request: Request) -> tuple[TileChoice, ...]:
         session = request.session
         found = [x for match in session.matches(group) for x in _choices(match, session, options, request.envelope)]
-        choices = _ranked(found, options.topk)
+        limit = request.envelope
+        choices = _ranked([x for x in found if limit is None or _fits(x, limit)] or found, options.topk)
         # A trial knows nothing of limits, and needs fixed shapes. An estimate is no reason for one.
         if choices and options.measure and request == session.request() and not group_symbols(group, session.symbols):
             best = sorted(_distinct(found), key=lambda c: (c.cost, c.resources.tasks))[: options.measure]
@@ -108,6 +109,18 @@ def _too_large(match: Match, columns: Columns, envelope: Envelope) -> npt.NDArra
     )
     over = [evaluate(expr, columns, rows) > limit for expr, limit in limits]
     return np.where(np.any(over, axis=0), _NO_ROOM, 0.0)
+
+
+def _fits(choice: TileChoice, envelope: Envelope) -> bool:
+    """Whether an envelope has room for a choice."""
+    needs = choice.resources
+    within = (
+        (needs.tasks, envelope.units),
+        (needs.threads, envelope.threads),
+        (needs.registers, envelope.registers),
+        (needs.shared_bytes, envelope.shared_bytes),
+    )
+    return all(need <= limit for need, limit in within)
 
 
 def _promising(
