@@ -21,7 +21,7 @@ from tilewright.compare import compare_outputs
 from tilewright.compiler import build_program, plan_model, plan_module
 from tilewright.config.binding import Settings, bind
 from tilewright.config.loading import load_config
-from tilewright.errors import InternalError
+from tilewright.errors import InputError, InternalError
 from tilewright.frontend import load
 from tilewright.ir.expr import Var, const
 from tilewright.ir.graphs import graph_control
@@ -32,6 +32,7 @@ from tilewright.runtime import immediate
 from tilewright.runtime.native import NO_SYMBOLS
 from tilewright.testing.control import control_case
 from tilewright.testing.reference import Reference
+from tilewright_backends.build.cuda import graph
 from tilewright_backends.build.cuda.compile import compile_source
 from tilewright_backends.load_cuda import CudaProgram
 
@@ -81,6 +82,13 @@ def test_control_that_the_device_decides_builds(control: str, settings: Settings
     assert source.read_bytes() == (tmp_path / "0" / source.name).read_bytes()
     assert not (tmp_path / "0" / deciding.name).exists()
     assert b"cudaGraphSetConditional" in compile_source(deciding.read_text(), "sm_90a", tmp_path).cubin
+
+
+def test_an_old_compiler_is_refused(monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path) -> None:
+    monkeypatch.setattr(graph, "compiler_version", lambda: "nvcc 12.3.107")
+    with pytest.raises(InputError, match=r"a compiler of CUDA 12\.4 or later, and this is nvcc 12\.3\.107"):
+        build_program(decided_by_the_device(controlled(settings, "if")), settings, tmp_path)
+    assert not (tmp_path / "graph.cu").exists()
 
 
 @pytest.mark.parametrize("control", ["while", "if", pytest.param("for", marks=pytest.mark.slow)])

@@ -7,19 +7,21 @@ whether it goes on. What is set or copied by a loop's counter reads it there. Wi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 from tvm import tirx
 
+from tilewright.errors import InputError
 from tilewright.ir.bounds import Interval
 from tilewright.ir.expr import Expr, substitute, variables
 from tilewright.ir.graphs import graph_control
 from tilewright.ir.ops import value
 from tilewright.ir.program import HostCopy, HostIf, HostLoop, HostSet, HostStep, Program
 from tilewright.planning.storage import byte_size
-from tilewright_backends.build.cuda.compile import Compiled, compile_source
+from tilewright_backends.build.cuda.compile import Compiled, compile_source, compiler_version
 from tilewright_backends.build.cuda.source import DeviceKernel, KernelShell, cuda_source
 from tilewright_backends.emit.gpu import copy
 from tilewright_backends.emit.gpu.body import i32
@@ -27,6 +29,8 @@ from tilewright_backends.emit.gpu.body import i32
 GOES_ON = 16
 """Byte of a cell at which stands whether it goes on."""
 _MOST = (1 << 31) - 1
+_OLDEST = (12, 4)
+"""The CUDA that came with `cudaGraphSetConditional` for loops and branches."""
 
 _CELL, _LIMIT, _CONDITION = value("cell", "int64", (4,)), value("limit", "int64", ()), value("condition", "bool", ())
 
@@ -118,7 +122,19 @@ def graph_kernels(program: Program, written: Mapping[Key, Counted]) -> list[Devi
 
 
 def compile_graph(kernels: Sequence[DeviceKernel], arch: str, workdir: Path) -> Compiled:
-    """Their machine code: apart from that of all others, which then is the same with a graph and without."""
+    """Their machine code: apart from that of all others, which then is the same with a graph and without.
+
+    Raises:
+        InputError: the compiler does not know graphs that decide.
+    """
+    compiler = compiler_version()
+    version = re.search(r"(\d+)\.(\d+)", compiler)
+    if version is not None and (int(version[1]), int(version[2])) < _OLDEST:
+        oldest = ".".join(map(str, _OLDEST))
+        raise InputError(
+            f"Loops and branches in CUDA graphs need a compiler of CUDA {oldest} or later, and this is {compiler}.",
+            "Install a CUDA 13 toolkit, or place control flow at another level than graph.",
+        )
     return compile_source(cuda_source(kernels, arch, PREAMBLE), arch, workdir, "graph")
 
 
