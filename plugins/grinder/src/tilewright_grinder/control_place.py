@@ -2,33 +2,36 @@
 
 In place of the paper's search by measuring, each level is worked out and predicted: around launches of the host, as one
 launch whose units take control together, and as one launch of a single unit. Inside a launch of the grid a loop or a
-branch is again the grid's or one unit's. What cannot be inside a launch stays on the host, and the record says why.
+branch is again the grid's or one unit's. So it is with functions that call each other: the host runs them, or launches
+call them. What cannot be inside a launch stays on the host, and the record says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from tilewright.errors import InputError
+from tilewright.errors import InputError, InternalError
 from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.ops import Call, Value
-from tilewright.ir.program import HostIf, HostLoop, HostStep, Launch, calls
+from tilewright.ir.program import HostIf, HostLoop, HostStep, Launch, Part, Step, calls
 from tilewright.planning.place.host import Placer
 from tilewright.planning.record import shape_of
 from tilewright.planning.requests import Context, Place, Planned, Request
 from tilewright_grinder.options import GrinderOptions
-from tilewright_grinder.placement.lift import Lifter, Refused
+from tilewright_grinder.placement.lift import Called, Lifter, Refused
 from tilewright_grinder.placement.limits import NoRoomError, envelope_of, fitting, needs_of, outside
 from tilewright_grinder.placement.predict import Predictor
+from tilewright_grinder.placement.recursion import Recursion, component, procedures
 
 
 def make(options: GrinderOptions) -> Place:
     """The service."""
 
-    def place(cover: Cover, request: Request) -> tuple[HostStep, ...]:
-        return tuple(GrinderPlacer(request.session, options, cover).steps(cover, request))
+    def place(cover: Cover, request: Request) -> tuple[Step, ...]:
+        placer = GrinderPlacer(request.session, options, cover)
+        return placer.procedure(request.function) or tuple(placer.steps(cover, request))
 
     return place
 
@@ -65,6 +68,8 @@ class GrinderPlacer(Placer):
     _values: dict[str, Value] = attrs.field(factory=dict, init=False)
     _names: dict[str, list[str]] = attrs.field(factory=dict, init=False)
     _threads: int = attrs.field(default=0, init=False)
+    _open: tuple[str, ...] = attrs.field(default=(), init=False)
+    """Functions whose level is being decided; the host calls them as long."""
 
     def __attrs_post_init__(self) -> None:
         self._values.update({x.name: x for x in _values(self.cover)})
@@ -81,17 +86,14 @@ class GrinderPlacer(Placer):
 
     def _chosen(self, item: ControlItem, request: Request) -> list[HostStep]:
         around = self.around(item, request)
+        predictor = self._predictor()
         if isinstance(item.op, Call):
-            why = f"the host program calls {item.op.function}, whose values have a frame for each call that is active"
-            self.session.decide("control_place", item.name, {"level": "host"}, why=f"{why}; calls run nowhere else yet")
-            return around
-        session, options = self.session, self.options
-        about = (session.device, session.table.kernels, session.symbols, self._value)
-        predictor = Predictor(*about, options.trips, options.taken)
+            return around if item.op.function in self._open else self._call(item, item.op, around, predictor)
         found: dict[str, _Version] = {"host": _Version(around, predictor.steps(around))}
         refused: dict[str, str] = {}
         on_trial = attrs.evolve(request, context=Context(request.context.trips, "grid"))
-        rooms = self._rooms(item, on_trial)
+        self._threads = 0
+        rooms = self._rooms(self.around(item, on_trial))
         for threads in rooms:
             self._try(item, on_trial, threads, predictor, found, refused)
         costs = {level: x.seconds for level, x in found.items()}
@@ -101,7 +103,8 @@ class GrinderPlacer(Placer):
             self.around(item, request)
         elif rooms != (0,):
             self._try(item, on_trial, found[level].threads, predictor, {}, {})
-        self._decided(item, level, costs, {x: why for x, why in refused.items() if x not in found}, found[level].steps)
+        refused = {x: why for x, why in refused.items() if x not in found}
+        self._decided(item.name, level, costs, refused, found[level].steps)
         if level != "host":
             self._record_inside(item, level, found[level].inside)
         return found[level].steps
@@ -113,13 +116,16 @@ class GrinderPlacer(Placer):
         choices = self.session.propose(group)
         return self.session.plan(group, fitting(choices, self._threads, self.session))
 
-    def _rooms(self, item: ControlItem, request: Request) -> tuple[int, ...]:
+    def _rooms(self, steps: Sequence[HostStep]) -> tuple[int, ...]:
         """Numbers of threads that units may have; 0: as many as the kernels take that each run fastest alone."""
-        self._threads = 0
-        steps = self.around(item, request)
+        called = self._called(steps)
+        threads = [self._recursion(x).threads for x in called if x not in self._open]
+        if any(threads):
+            return (max(threads),)
         envelope = envelope_of(needs_of(steps, self.session), self.session, alone=True)
-        alone = outside(steps, self.session, self._value)
-        if self.session.device.kind == "cpu" or not (isinstance(envelope, str) or alone) or calls(steps):
+        alone = outside(steps, self.session, self._value, called)
+        possible = all(x.procedure in called for x in calls(steps))
+        if self.session.device.kind == "cpu" or not possible or not (isinstance(envelope, str) or alone):
             return (0,)
         return tuple(x for x in THREADS if x <= self.session.device.max_threads_per_block)
 
@@ -156,6 +162,12 @@ class GrinderPlacer(Placer):
         if fixed:
             return Refused(f"{fixed[0]}, which is inside, is kept on the host")
 
+        lifter = self._lifter(name, steps, predictor, placed)
+        return lifter.block(name, steps) if level == "block" else lifter.grid(name, steps)
+
+    def _lifter(self, name: str, steps: Sequence[HostStep], predictor: Predictor, placed: dict[str, str]) -> Lifter:
+        """What makes launches of the steps of a loop, a branch or a call, or of a function's ("")."""
+
         def note(step: HostLoop | HostIf, inner: str) -> None:
             placed.update(dict.fromkeys(self._names.get(_key(step), []), inner))
 
@@ -163,8 +175,125 @@ class GrinderPlacer(Placer):
             own = self._names.get(_key(step), [name])
             return "grid" if name in own else next((x for x in map(self._asked, own) if x in ("grid", "block")), "")
 
-        lifter = Lifter(self.session, self._value, predictor, asked, note)
-        return lifter.block(name, steps) if level == "block" else lifter.grid(name, steps)
+        return Lifter(self.session, self._value, predictor, asked, note, self._called(steps))
+
+    def _called(self, steps: Sequence[HostStep]) -> dict[str, Called]:
+        """The functions among those that some steps call which launches call, or may call yet."""
+        names = dict.fromkeys(x.procedure for x in calls(steps))
+        found = {x: Called() if x in self._open else self._recursion(x).called for x in names}
+        return {x: called for x, called in found.items() if x in self._open or self._recursion(x).bodies}
+
+    def _call(self, item: ControlItem, call: Call, around: list[HostStep], predictor: Predictor) -> list[HostStep]:
+        """A call from outside of the functions that call each other, or one that the host makes."""
+        found = self._recursion(call.function)
+        if found.level == "host":
+            self._decided(item.name, found.level, found.seconds, found.refused, ())
+            return around
+        *copies, called = around
+        made = self._launch(item.name, found.level, [called], predictor, {})
+        if isinstance(made, Refused):
+            raise InternalError(f"{item.name} cannot call {call.function}, which units run: {made.why}.")
+        self._decided(item.name, found.level, found.seconds, found.refused, [made])
+        return [*copies, made]
+
+    def procedure(self, function: str) -> tuple[Part, ...]:
+        """What units run when launches call a function that the cover is of; nothing where the host runs it."""
+        found = self._recursion(function) if function else None
+        if found is None or not found.bodies:
+            return ()
+        why = f"inside {function}, which launches call"
+        inside = found.inside if found.level == "grid" else {}
+        for inner in _inside(self.cover):
+            chosen = {"level": inside.get(inner.name, found.level), "inside": function}
+            self.session.decide("control_place", inner.name, chosen, why=why)
+        return found.bodies[function]
+
+    def _recursion(self, function: str) -> Recursion:
+        """What becomes of a function and of those that it is connected with by calls. It is decided once."""
+        functions = component(function, self.session.functions.calls)
+        return self.session.analysis("grinder.recursion", functions, lambda: self._recursions(functions))
+
+    def _recursions(self, functions: tuple[str, ...]) -> Recursion:
+        session, covers = self.session, self.session.functions.covers
+        placers = {x: GrinderPlacer(session, self.options, covers[x]) for x in functions}
+        bodies: dict[str, list[HostStep]] = {}
+        for name, placer in placers.items():
+            placer._open = functions
+            bodies[name] = placer.steps(covers[name], Request(session, function=name))
+        each = [placers[x]._predictor().steps(steps) for x, steps in bodies.items()]
+        found = {"host": Recursion("host", {"host": self.options.calls * sum(each) / len(each)})}
+        refused: dict[str, str] = {}
+        if session.device.kind == "cpu":
+            refused = dict.fromkeys(("block", "grid"), "on a CPU calls are steps of the host program")
+        else:
+            for threads in self._recursion_rooms(placers):
+                self._try_recursion(placers, threads, found, refused)
+        refused = {x: why for x, why in refused.items() if x not in found}
+        costs = {level: x.seconds[level] for level, x in found.items()}
+        calling = [x.name for x in _inside(self.cover) if isinstance(x.op, Call) and x.op.function in functions]
+        names = [*calling, *(x.name for y in placers.values() for x in _inside(y.cover) if isinstance(x.op, Call))]
+        name = next((x for x in names if x in self.options.levels), names[0])
+        chosen = found[self._level(name, costs, refused)]
+        if chosen.bodies:  # what is recorded of kernels is of the last time they were asked for
+            self._try_recursion(placers, chosen.threads, {}, {})
+        return attrs.evolve(chosen, seconds=costs, refused=refused)
+
+    def _recursion_rooms(self, placers: Mapping[str, GrinderPlacer]) -> tuple[int, ...]:
+        """As `_rooms`, for all functions together."""
+        rooms: tuple[int, ...] = (0,)
+        for name, placer in placers.items():
+            placer._threads = 0
+            steps = placer.steps(placer.cover, placer._trial(name))
+            rooms = max(rooms, placer._rooms(steps), key=len)
+        return rooms
+
+    def _trial(self, function: str) -> Request:
+        return Request(self.session, context=Context(1, "grid"), function=function)
+
+    def _try_recursion(
+        self,
+        placers: Mapping[str, GrinderPlacer],
+        threads: int,
+        found: dict[str, Recursion],
+        refused: dict[str, str],
+    ) -> None:
+        """Works out what launches call whose units have so many threads; keeps what is faster than before."""
+        bodies: dict[str, list[HostStep]] = {}
+        for name, placer in placers.items():
+            placer._threads, placer._names = threads, {}
+            try:
+                bodies[name] = placer.steps(placer.cover, placer._trial(name))
+            except NoRoomError as error:
+                refused |= dict.fromkeys(("block", "grid"), str(error))
+                return
+            fixed = [x.name for x in _inside(placer.cover) if self._asked(x.name) == "host"]
+            if fixed:
+                refused |= dict.fromkeys(("block", "grid"), f"{fixed[0]}, which is inside, is kept on the host")
+                return
+        for level in ("block", "grid"):
+            placed: dict[str, str] = {}
+            lifters = {x: y._lifter("", bodies[x], y._predictor(), placed) for x, y in placers.items()}
+            made = procedures(bodies, lifters, self.session, level == "block")
+            if isinstance(made, Refused):
+                refused[level] = made.why
+                continue
+            parts, called = made
+            each = [placers[x]._predictor().parts(y, called.units) for x, y in parts.items()]
+            seconds = self.options.calls * sum(each) / len(each)
+            if level not in found or seconds < found[level].seconds[level]:
+                found[level] = Recursion(level, {level: seconds}, {}, parts, called, placed, threads)
+
+    def _predictor(self) -> Predictor:
+        session, options = self.session, self.options
+
+        def called(function: str) -> float:
+            if function in self._open:
+                return 0.0
+            found = self._recursion(function)
+            return found.seconds[found.level]
+
+        about = (session.device, session.table.kernels, session.symbols, self._value)
+        return Predictor(*about, options.trips, options.taken, called)
 
     def _asked(self, name: str) -> str:
         """The level that options name for a loop or branch, "" for none."""
@@ -185,23 +314,28 @@ class GrinderPlacer(Placer):
         return best if costs[best] < costs["host"] * (1 - self.options.gain) else "host"
 
     def _decided(
-        self, item: ControlItem, level: str, costs: dict[str, float], refused: dict[str, str], made: Sequence[HostStep]
+        self,
+        name: str,
+        level: str,
+        costs: Mapping[str, float],
+        refused: Mapping[str, str],
+        made: Sequence[HostStep],
     ) -> None:
         others = [x for x in costs if x != level]
         ordered = [costs[level], *(costs[x] for x in others)]
         reasons = [f"not {x}: {reason}" for x, reason in refused.items()]
         if costs[level] > min(costs.values()):
-            reasons.append("asked for" if self._asked(item.name) else "no other level saves enough")
+            reasons.append("asked for" if self._asked(name) else "no other level saves enough")
         why = "; ".join(reasons) or "the fastest by prediction"
-        self.session.decide("control_place", item.name, {"level": level}, [{"level": x} for x in others], ordered, why)
+        self.session.decide("control_place", name, {"level": level}, [{"level": x} for x in others], ordered, why)
         for launch in made if level != "host" else ():
             assert isinstance(launch, Launch)
-            why = f"control of {item.name} and the launches of its body as one, at level {level}"
+            why = f"control of {name} and the launches of its body as one, at level {level}"
             self.session.decide("schedule", launch.name, shape_of(launch), costs=[costs[level]], why=why)
 
     def _record_inside(self, item: ControlItem, level: str, placed: dict[str, str]) -> None:
         why = f"inside {item.name}, which is one launch"
-        for inner in _inside(item):
+        for inner in _inside(*item.bodies):
             chosen = {"level": placed.get(inner.name, level), "inside": item.name}
             self.session.decide("control_place", inner.name, chosen, why=why)
 
@@ -218,12 +352,12 @@ def _key(step: HostLoop | HostIf) -> str:
     return f"loop {step.counter}" if isinstance(step, HostLoop) else f"if {step.condition}"
 
 
-def _inside(item: ControlItem) -> Iterator[ControlItem]:
-    for body in item.bodies:
-        for inner in body.items:
-            if isinstance(inner, ControlItem):
-                yield inner
-                yield from _inside(inner)
+def _inside(*covers: Cover) -> Iterator[ControlItem]:
+    """The loops, branches and calls in some covers, outer ones first."""
+    for item in (x for cover in covers for x in cover.items):
+        if isinstance(item, ControlItem):
+            yield item
+            yield from _inside(*item.bodies)
 
 
 def _values(cover: Cover) -> Iterator[Value]:

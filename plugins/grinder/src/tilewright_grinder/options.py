@@ -32,6 +32,7 @@ class GrinderOptions:
         level: the level of every loop and branch, as far as it is possible there; "auto": by predicted cost.
         levels: the level of single loops and branches, by their names in the decision record.
         trips: that a loop is assumed to make where nothing says how many.
+        calls: that a function is assumed to make of itself, and of those that call each other with it, in all.
         gain: the least share of the time at host level that another level must save.
     """
 
@@ -45,4 +46,5 @@ class GrinderOptions:
     level: str = attrs.field(default="auto", validator=in_(("auto", *LEVELS)))
     levels: Mapping[str, str] = attrs.field(factory=dict, validator=deep_mapping(instance_of(str), in_(LEVELS)))
     trips: int = attrs.field(default=32, validator=[instance_of(int), ge(0)])
+    calls: int = attrs.field(default=32, validator=[instance_of(int), ge(1)])
     gain: float = attrs.field(default=0.03, converter=float)

@@ -17,6 +17,7 @@ from tilewright.ir.program import (
     BlockControl,
     Copy,
     Fetch,
+    GridCall,
     GridControl,
     HostCall,
     HostCopy,
@@ -26,6 +27,7 @@ from tilewright.ir.program import (
     HostStep,
     Item,
     Launch,
+    Part,
     Phase,
     Set,
     Task,
@@ -116,10 +118,13 @@ class _Turned:
     def _expr(self, expr: Expr) -> Expr:
         return substitute(expr, self.counter)
 
-    def _part(self, part: Phase | GridControl) -> Phase | GridControl:
+    def _part(self, part: Part) -> Part:
         if isinstance(part, Phase):
             lanes = tuple(attrs.evolve(x, items=tuple(map(self._item, x.items))) for x in part.lanes)
             return Phase(lanes)
+        if isinstance(part, GridCall):
+            args, results = (tuple(map(self._name, x)) for x in (part.args, part.results))
+            return attrs.evolve(part, args=args, results=results)
         body, orelse = (tuple(map(self._part, x)) for x in (part.body, part.orelse))
         return attrs.evolve(self._control(part), body=body, orelse=orelse)
 

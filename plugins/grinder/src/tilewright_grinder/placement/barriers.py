@@ -13,9 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 import attrs
 
 from tilewright.ir.expr import Const, Var, const
-from tilewright.ir.program import GridControl, Item, Kernel, Lane, Phase, Set
+from tilewright.ir.program import GridControl, Item, Kernel, Lane, Part, Phase, Set
 from tilewright.ir.verify.tree import (
-    Part,
     conditions_of,
     decides,
     first_phases,
@@ -140,7 +139,7 @@ def settled(parts: Sequence[Part], kernels: Kernels, following: Sequence[Part] =
     made: list[Part] = []
     for at, part in enumerate(parts):
         after = (*parts[at + 1 :], *following)
-        if isinstance(part, Phase):
+        if not isinstance(part, GridControl):
             made.append(part)
             continue
         names = decides(part)
@@ -149,9 +148,7 @@ def settled(parts: Sequence[Part], kernels: Kernels, following: Sequence[Part] =
         )
         looped = attrs.evolve(part, body=body, orelse=orelse)
         behind = (looped, *after) if part.counter else after
-        made.append(
-            attrs.evolve(looped, body=settled(body, kernels, behind), orelse=settled(orelse, kernels, after))
-        )
+        made.append(attrs.evolve(looped, body=settled(body, kernels, behind), orelse=settled(orelse, kernels, after)))
         if _writes(first_phases(after), names, kernels):
             made.append(EMPTY)
     return tuple(made)

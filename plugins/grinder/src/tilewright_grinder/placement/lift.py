@@ -6,14 +6,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
-from tilewright.ir.choice import TileChoice
+from tilewright.ir.choice import Resources, TileChoice
 from tilewright.ir.expr import Const, Expr, Var, const, maximum
 from tilewright.ir.program import (
     UNIT,
     BlockControl,
     Copy,
     Envelope,
+    GridCall,
     GridControl,
+    HostCall,
     HostCopy,
     HostIf,
     HostLoop,
@@ -22,15 +24,17 @@ from tilewright.ir.program import (
     Item,
     Lane,
     Launch,
+    Part,
     Phase,
     Set,
     Task,
+    calls,
 )
-from tilewright.ir.verify.tree import Part
+from tilewright.ir.verify.calls import last_decision
 from tilewright.planning.session import Session
 from tilewright.planning.storage import byte_size
-from tilewright_grinder.placement.barriers import joined, settled, turned
-from tilewright_grinder.placement.limits import ValueOf, envelope_of, needs_of, outside
+from tilewright_grinder.placement.barriers import EMPTY, joined, settled, turned
+from tilewright_grinder.placement.limits import ValueOf, calling_envelope, envelope_of, needs_of, outside
 from tilewright_grinder.placement.predict import Predictor
 from tilewright_grinder.placement.waits import folded, on_unit, unit_lists, without_waits
 
@@ -51,12 +55,26 @@ class Refused:
 
 
 @attrs.frozen
+class Called:
+    """What launches need that call a procedure.
+
+    Args:
+        units: that it runs on; as many as there are in the launch where that is 0.
+        needs: of a unit.
+    """
+
+    units: int = 0
+    needs: Resources = attrs.field(factory=lambda: Resources(1))
+
+
+@attrs.frozen
 class Lifter:
     """Makes launches of host steps.
 
     Args:
         inner: what is asked of loops and branches inside.
         placed: is told the level of each of them.
+        called: the procedures that launches call.
     """
 
     session: Session
@@ -64,24 +82,39 @@ class Lifter:
     predictor: Predictor
     inner: Inner
     placed: Callable[[HostLoop | HostIf, str], None]
+    called: Mapping[str, Called] = attrs.field(factory=dict)
 
     def grid(self, name: str, steps: Sequence[HostStep]) -> Launch | Refused:
         """A launch of as many units as have something to do, which take control together."""
         envelope = self._envelope(steps, alone=False)
         if isinstance(envelope, Refused):
             return envelope
-        writer = _Grid(self, envelope.units)
+        return self._together(name, steps, envelope)
+
+    def _together(self, name: str, steps: Sequence[HostStep], envelope: Envelope) -> Launch | Refused:
         try:
-            parts = writer.parts(steps)
+            parts = _Grid(self, envelope.units).parts(steps)
         except _NotKnownError as error:
             return Refused(str(error))
         return Launch(name, envelope, settled(parts, self.session.table.kernels))
+
+    def procedure(self, steps: Sequence[HostStep], units: int) -> tuple[Part, ...] | Refused:
+        """What the units of launches run when they call a function that is these steps."""
+        try:
+            parts = _Grid(self, units).parts(steps)
+        except _NotKnownError as error:
+            return Refused(str(error))
+        # Who returns copies results to where others may still read what they have decided by.
+        end = () if parts and not last_decision(parts[-1]) else (EMPTY,)
+        return settled((*parts, *end), self.session.table.kernels)
 
     def block(self, name: str, steps: Sequence[HostStep]) -> Launch | Refused:
         """A launch of one unit."""
         envelope = self._envelope(steps, alone=True)
         if isinstance(envelope, Refused):
             return envelope
+        if calls(steps):
+            return self._together(name, steps, envelope)
         try:
             items = tuple(self.items(steps))
         except _NotKnownError as error:
@@ -89,11 +122,19 @@ class Lifter:
         return Launch(name, envelope, (Phase((Lane(0, const(1), items),)),))
 
     def _envelope(self, steps: Sequence[HostStep], alone: bool) -> Envelope | Refused:
-        why = outside(steps, self.session, self.value_of)
+        why = outside(steps, self.session, self.value_of, self.called)
         if why:
             return Refused(why)
-        envelope = envelope_of(needs_of(steps, self.session), self.session, alone)
-        return Refused(envelope) if isinstance(envelope, str) else envelope
+        needs = needs_of(steps, self.session)
+        called = [self.called[x.procedure] for x in calls(steps)]
+        if not called:
+            envelope = envelope_of(needs, self.session, alone)
+            return Refused(envelope) if isinstance(envelope, str) else envelope
+        units = max(x.units for x in called)
+        if alone and units > 1:
+            return Refused(f"it calls {calls(steps)[0].procedure}, which runs on {units} units")
+        found = calling_envelope((needs, *(x.needs for x in called)), units, self.session, alone)
+        return Refused(found) if isinstance(found, str) else found
 
     def items(self, steps: Sequence[HostStep]) -> Iterator[Item]:
         """What one unit does that does all of some steps."""
@@ -161,13 +202,15 @@ class _Grid:
                     made.append(Phase((Lane(0, const(1), (Set(step.target, step.value),)),)))
                 case HostIf() | HostLoop():
                     made += self._control(step)
+                case HostCall():
+                    made.append(GridCall(step.procedure, step.args, step.results, step.reads))
         return joined(made, self.lifter.session.table.kernels)
 
     def _control(self, step: HostIf | HostLoop) -> tuple[Part, ...]:
         """A loop or branch of the grid, or one that a unit takes alone, if that is predicted to be faster."""
         asked = self.lifter.inner(step)
         together = self._together(step)
-        if asked != "grid":
+        if asked != "grid" and not calls((step,)):
             items = tuple(self.lifter.items((step,)))
             predictor = self.lifter.predictor
             alone = (Phase((Lane(0, const(1), items),)),)

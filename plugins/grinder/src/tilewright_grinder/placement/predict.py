@@ -7,7 +7,7 @@ assumed, which is the same at every level, and of a branch a probability.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
@@ -20,6 +20,7 @@ from tilewright.ir.program import (
     UNIT,
     BlockControl,
     Copy,
+    GridCall,
     GridControl,
     HostCall,
     HostCopy,
@@ -31,6 +32,7 @@ from tilewright.ir.program import (
     Kernel,
     Lane,
     Launch,
+    Part,
     Phase,
     Set,
     Task,
@@ -59,6 +61,7 @@ class Predictor:
         value_of: for the sizes of what is copied.
         trips: of a loop, where nothing says how many.
         taken: how probable the first side of a branch is.
+        called: seconds that a call of a function takes beside making it, with all calls that follow from it.
     """
 
     device: DeviceModel
@@ -67,6 +70,7 @@ class Predictor:
     value_of: ValueOf
     trips: int = 32
     taken: float = 0.5
+    called: Callable[[str], float] = lambda _: 0.0
 
     @property
     def _cpu(self) -> bool:
@@ -95,7 +99,10 @@ class Predictor:
                     once = self.decision(True) if step.limit else 0.0
                     total += once + self._trips(step.trip) * each
                 case HostCall():
-                    total += self.decision(True)
+                    copies = len(step.args) + len(step.results)
+                    total += (
+                        self.decision(False) + self.called(step.procedure) + (0.0 if self._cpu else copies * launch)
+                    )
         return total
 
     def decision(self, reads: bool) -> float:
@@ -119,7 +126,7 @@ class Predictor:
         free = self._cpu and launch.envelope.units == 1
         return (0.0 if free else start) + self.parts(launch.body, launch.envelope.units)
 
-    def parts(self, parts: Sequence[Phase | GridControl], units: int) -> float:
+    def parts(self, parts: Sequence[Part], units: int) -> float:
         """Of parts of a launch, with a barrier behind each phase where there is more than one unit."""
         barrier = meeting_seconds(self.device) if units > 1 else 0.0
         total = 0.0
@@ -127,9 +134,20 @@ class Predictor:
             if isinstance(part, Phase):
                 total += barrier + max((self._lane(x, {}) for x in part.lanes), default=0.0)
                 continue
+            if isinstance(part, GridCall):
+                total += self._call(part, barrier)
+                continue
             sides = [self.parts(x, units) for x in (part.body, part.orelse)]
             total += self._control(part, sides)
         return total
+
+    def _call(self, call: GridCall, barrier: float) -> float:
+        """Of making a call: copies of arguments and results, each in front of a barrier; and of what it runs."""
+        records = (len(call.args) + len(call.results) + 3) * _RECORDS * self.device.step_seconds
+        copied = sum(map(self._bytes, (*call.args, *call.results)))
+        # One unit makes small copies; those of large values it shares.
+        seconds = copied / self._bandwidth() * self.device.units
+        return records + seconds + 2 * barrier + self.called(call.procedure)
 
     def items(self, items: Sequence[Item], env: Mapping[str, int]) -> float:
         """Of what a unit does."""
