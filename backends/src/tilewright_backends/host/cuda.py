@@ -151,7 +151,7 @@ class CudaHost(HostFunction):
     def launch_persistent(self, launch: Launch) -> None:
         """The launch of a persistent kernel. Its struct is copied when it is launched, so all have one place for it."""
         found = self.persistent[launch.name]
-        words = [self.base(x) if x else tirx.const(0, "uint64") for x in found.buffers]
+        words = [self.base_for(launch, x) if x else tirx.const(0, "uint64") for x in found.buffers]
         words += [tirx.Cast("uint64", self.code.env[x.name]) for x in self.program.symbols]
         for number, word in enumerate(words):
             self.code.emit(tirx.BufferStore(self._words, word, [i32(number)]))

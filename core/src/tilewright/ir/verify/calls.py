@@ -18,7 +18,7 @@ from tilewright.ir.program import (
 )
 from tilewright.ir.stack import STACK, STATUS, WORD, stack_words, table_bytes
 from tilewright.ir.verify.laws import Place
-from tilewright.ir.verify.tree import decides, leaves
+from tilewright.ir.verify.tree import leaves
 
 LEVEL = (
     "the host calls procedures of the host, and units those whose bodies are parts; of launches those of the host tree "
@@ -29,8 +29,8 @@ ROOM = (
     "and for its status"
 )
 SETTLED = (
-    "behind the last decision of a procedure that units run together stands a barrier: results are copied to where "
-    "another unit may still read what it decides by"
+    "a barrier is the last thing in a procedure that units run together: results are copied to where another unit may "
+    "still read what it decides by"
 )
 STAYS = "a procedure that units run fetches nothing into their own memory, and neither signals nor waits"
 
@@ -64,23 +64,18 @@ def _check_parts(parts: Sequence[Part], place: Place) -> None:
     for item in leaves(parts):
         if isinstance(item, Fetch | Signal | Wait):
             raise place.broken(STAYS, f"it has a {type(item).__name__.lower()}")
-    last = parts[-1:]
-    if last and (found := last_decision(last[0])):
-        raise place.broken(SETTLED, f"the decision by {found} may be the last thing that it does")
+    if parts and not settles(parts[-1:]):
+        raise place.broken(SETTLED, "it may end with a loop, or with a branch that does nothing")
 
 
-def last_decision(part: Part) -> str:
-    """What a part may decide by after its last barrier; "" where that is nothing."""
-    if not isinstance(part, GridControl):
-        return ""
-    if part.counter and decides(part):
-        return " and ".join(map(repr, decides(part)))
-    for side in (part.body,) if part.counter else (part.body, part.orelse):
-        if not side and not part.counter:
-            return repr(part.condition)
-        if side and (found := last_decision(side[-1])):
-            return found
-    return ""
+def settles(parts: Sequence[Part]) -> bool:
+    """Whether a barrier is the last thing that units meet in some parts, whatever they decide."""
+    if not parts:
+        return False
+    last = parts[-1]
+    if isinstance(last, GridControl):
+        return not last.counter and settles(last.body) and settles(last.orelse)
+    return True
 
 
 def _check_room(program: Program, place: Place) -> None:

@@ -30,7 +30,7 @@ from tilewright.ir.program import (
     Task,
     calls,
 )
-from tilewright.ir.verify.calls import last_decision
+from tilewright.ir.verify.calls import settles
 from tilewright.planning.session import Session
 from tilewright.planning.storage import byte_size
 from tilewright_grinder.placement.barriers import EMPTY, joined, settled, turned
@@ -105,7 +105,7 @@ class Lifter:
         except _NotKnownError as error:
             return Refused(str(error))
         # Who returns copies results to where others may still read what they have decided by.
-        end = () if parts and not last_decision(parts[-1]) else (EMPTY,)
+        end = () if settles(parts) else (EMPTY,)
         return settled((*parts, *end), self.session.table.kernels)
 
     def block(self, name: str, steps: Sequence[HostStep]) -> Launch | Refused:
