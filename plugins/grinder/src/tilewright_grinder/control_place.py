@@ -116,15 +116,19 @@ class GrinderPlacer(Placer):
         choices = self.session.propose(group)
         return self.session.plan(group, fitting(choices, self._threads, self.session))
 
-    def _rooms(self, steps: Sequence[HostStep]) -> tuple[int, ...]:
-        """Numbers of threads that units may have; 0: as many as the kernels take that each run fastest alone."""
+    def _rooms(self, steps: Sequence[HostStep], within: Sequence[str] = ()) -> tuple[int, ...]:
+        """Numbers of threads that units may have; 0: as many as the kernels take that each run fastest alone.
+
+        Args:
+            within: functions that the steps may call.
+        """
         called = self._called(steps)
-        threads = [self._recursion(x).threads for x in called if x not in self._open]
+        threads = [self._recursion(x).threads for x in called]
         if any(threads):
             return (max(threads),)
         envelope = envelope_of(needs_of(steps, self.session), self.session, alone=True)
-        alone = outside(steps, self.session, self._value, called)
-        possible = all(x.procedure in called for x in calls(steps))
+        alone = outside(steps, self.session, self._value, (*called, *within))
+        possible = all(x.procedure in (*called, *within) for x in calls(steps))
         if self.session.device.kind == "cpu" or not possible or not (isinstance(envelope, str) or alone):
             return (0,)
         return tuple(x for x in THREADS if x <= self.session.device.max_threads_per_block)
@@ -178,10 +182,9 @@ class GrinderPlacer(Placer):
         return Lifter(self.session, self._value, predictor, asked, note, self._called(steps))
 
     def _called(self, steps: Sequence[HostStep]) -> dict[str, Called]:
-        """The functions among those that some steps call which launches call, or may call yet."""
-        names = dict.fromkeys(x.procedure for x in calls(steps))
-        found = {x: Called() if x in self._open else self._recursion(x).called for x in names}
-        return {x: called for x, called in found.items() if x in self._open or self._recursion(x).bodies}
+        """The functions among those that some steps call which launches call."""
+        names = dict.fromkeys(x.procedure for x in calls(steps) if x.procedure not in self._open)
+        return {x: found.called for x in names if (found := self._recursion(x)).bodies}
 
     def _call(self, item: ControlItem, call: Call, around: list[HostStep], predictor: Predictor) -> list[HostStep]:
         """A call from outside of the functions that call each other, or one that the host makes."""
@@ -244,7 +247,7 @@ class GrinderPlacer(Placer):
         for name, placer in placers.items():
             placer._threads = 0
             steps = placer.steps(placer.cover, placer._trial(name))
-            rooms = max(rooms, placer._rooms(steps), key=len)
+            rooms = max(rooms, placer._rooms(steps, tuple(placers)), key=len)
         return rooms
 
     def _trial(self, function: str) -> Request:
