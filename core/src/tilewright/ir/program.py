@@ -194,14 +194,20 @@ class GridControl:
 class GridCall:
     """A call that all units of a launch make together, with the fields of a `HostCall`.
 
-    Barriers stand between what comes before it and the procedure, behind the copies of the arguments, and behind those
-    of the results. A call beyond the bound ends the launch on all units.
+    Barriers stand in front of the copies of the arguments, behind these, and behind the copies of the results. Small
+    copies are made by unit 0 (`ir.stack.alone`). A call beyond the bound ends the launch on all units.
+
+    Args:
+        early: no barrier stands between the phase before it and the copies of its arguments, which are small.
+        late: none stands between the copies of its results, which are small, and the phase or the call behind it.
     """
 
     procedure: str
     args: tuple[str, ...]
     results: tuple[str, ...]
     reads: tuple[str, ...] = ()
+    early: bool = False
+    late: bool = False
 
 
 Part = Phase | GridControl | GridCall

@@ -16,6 +16,8 @@ STATUS = "calls.status"
 """Name of the buffer of one 32-bit number: 0, or one more than the procedure that was called too deep."""
 STACK = "calls.stack"
 """Name of the buffer of the calls for which units have no room."""
+PIECE = 1 << 14
+"""Bytes of an argument or a result from which on another unit copies a part of it."""
 WORD = 4
 """Bytes of a number that a call keeps."""
 
@@ -45,6 +47,16 @@ def loops_around(parts: Sequence[Part], depth: int = 0) -> int:
 def words_of(loops: int) -> int:
     """Numbers that a call keeps around which are so many loops."""
     return 1 + 2 * loops
+
+
+def sharing(size: int, units: int) -> int:
+    """How many units copy an argument or a result of `size` bytes, the first ones of so many."""
+    return max(min(units, size // PIECE), 1)
+
+
+def alone(size: int) -> bool:
+    """Whether unit 0 copies it all."""
+    return size < 2 * PIECE
 
 
 def table_bytes(sites: int) -> int:

@@ -243,6 +243,8 @@ def lifetimes(steps: Sequence[Step], number: int = 0) -> dict[str, _Life]:
                     number += 1
                 case HostCall() | GridCall():
                     touch((*step.args, *step.results, *step.reads), number, number)
+                    if isinstance(step, GridCall) and step.late:
+                        touch(step.results, number, number + 1)  # in front of no barrier
                     number += 1
                 case HostLoop() | GridControl() if step.counter:
                     touch((step.limit,) * bool(step.limit), start, start)

@@ -45,7 +45,7 @@ from tilewright.ir.program import (
     Wait,
     copied_part,
 )
-from tilewright.ir.stack import STACK, STATUS, loops_around
+from tilewright.ir.stack import STACK, STATUS, loops_around, sharing
 from tilewright.ir.verify.calls import reached
 from tilewright.ir.verify.tree import conditions_of, tasks_of
 
@@ -55,8 +55,6 @@ OFFSET_BITS = 48
 """Bits of an argument that are its offset in a buffer; the buffer's number stands above them."""
 FRAMED = 1 << 47
 """What marks an argument whose buffer is one of frames, in a launch that makes calls."""
-PIECE = 1 << 14
-"""Bytes of an argument or a result from which on another unit copies a part of it."""
 ENDLESS = (1 << 31) - 1
 TARGET_BITS = 16
 """Bits of a wait among others that say its counter; its target stands above them."""
@@ -286,7 +284,9 @@ class _Writer:
                     made = self._call(part)
                 case GridControl():
                     made = self._grid(part, scope)
-            meet = not isinstance(part, GridControl) and (not outermost or number < len(parts) - 1)
+            after = parts[number + 1] if number + 1 < len(parts) else None
+            joined = (isinstance(part, GridCall) and part.late) or (isinstance(after, GridCall) and after.early)
+            meet = not isinstance(part, GridControl) and not joined and (not outermost or after is not None)
             behind = self._barrier() if meet else []
             for stream, added in zip(streams, made, strict=True):
                 stream += [*added, *behind]
@@ -320,7 +320,7 @@ class _Writer:
             value = self.program.storage.placements[source].value
             size = static(value.num_elements() * dtypes.size_of(value.dtype), f"size of {source}")
             row = self._addresses([(source, deeper[0]), (target, deeper[1])], size)
-            parts = max(min(self.units, size // PIECE), 1)
+            parts = sharing(size, self.units)
             for unit in range(parts if size else 0):
                 part = Copy(source, target, part=const(unit), parts=parts)
                 low, high = (int(evaluate(x, {})) for x in copied_part(part, const(size)))

@@ -166,7 +166,7 @@ def _parts(parts: tuple[Part, ...]) -> Iterator[str]:
                 yield "  }"
             yield "}"
         elif isinstance(part, GridCall):
-            yield f"grid {_call(part)}"
+            yield f"grid {_call(part)}{' early' * part.early}{' late' * part.late}"
         else:
             yield from _branches("grid", part, _parts(part.body), _parts(part.orelse))
 

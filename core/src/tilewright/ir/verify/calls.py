@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tilewright.ir.calls import reachable
+from tilewright.ir.expr import const
 from tilewright.ir.program import (
     Fetch,
+    GridCall,
     GridControl,
     Part,
+    Phase,
     Program,
     Signal,
     Wait,
@@ -16,9 +19,10 @@ from tilewright.ir.program import (
     every_call,
     launches,
 )
-from tilewright.ir.stack import STACK, STATUS, WORD, stack_words, table_bytes
+from tilewright.ir.stack import STACK, STATUS, WORD, alone, stack_words, table_bytes
 from tilewright.ir.verify.laws import Place
-from tilewright.ir.verify.tree import leaves
+from tilewright.ir.verify.ordering import same_bytes
+from tilewright.ir.verify.tree import conditions_of, leaves, operands, work_of
 
 LEVEL = (
     "the host calls procedures of the host, and units those whose bodies are parts; of launches those of the host tree "
@@ -31,6 +35,10 @@ ROOM = (
 SETTLED = (
     "a barrier is the last thing in a procedure that units run together: results are copied to where another unit may "
     "still read what it decides by"
+)
+HASTE = (
+    "no barrier stands between a call and the phase before or behind it where unit 0 alone makes the copies between "
+    "them, and where of that phase it alone writes the arguments or touches the results"
 )
 STAYS = "a procedure that units run fetches nothing into their own memory, and neither signals nor waits"
 
@@ -76,6 +84,43 @@ def settles(parts: Sequence[Part]) -> bool:
     if isinstance(last, GridControl):
         return not last.counter and settles(last.body) and settles(last.orelse)
     return True
+
+
+def check_haste(before: Part | None, part: Part | None, program: Program, place: Place) -> None:
+    """Refuses a part that begins without a barrier where it needs one, and an end without a barrier."""
+    early = isinstance(part, GridCall) and part.early
+    late = isinstance(before, GridCall) and before.late
+    if early and not isinstance(before, Phase):
+        raise place.broken(HASTE, "a call is early, and no phase is before it")
+    if early and isinstance(before, Phase) and isinstance(part, GridCall):
+        _check_alone(part.args, before, program, place, writes=True)
+    if late and isinstance(before, GridCall):
+        if part is None or isinstance(part, GridControl):
+            raise place.broken(HASTE, f"no phase or call is behind the call of {before.procedure}, which is late")
+        _check_alone(before.results, part, program, place, writes=False)
+        if isinstance(part, GridCall):
+            _check_alone(part.args, part, program, place, writes=False)
+
+
+def _check_alone(names: Sequence[str], part: Part, program: Program, place: Place, writes: bool) -> None:
+    """Refuses copies that several units make, or of values that other units than unit 0 touch in a phase.
+
+    Args:
+        writes: only what is written there counts.
+    """
+    places = [program.storage.placements[x] for x in names]
+    for found in places:
+        if not alone(found.bytes):
+            raise place.broken(HASTE, f"{found.value.name!r} has {found.bytes} bytes, which several units copy")
+    for lane in part.lanes if isinstance(part, Phase) else ():
+        if lane.first == 0 and lane.units == const(1):
+            continue
+        mine = Phase((lane,))
+        touched = [(x, False) for x in conditions_of((mine,)) if not writes]
+        touched += [x for work in work_of((mine,)) for x in operands(work, program.kernels) if x[1] or not writes]
+        for name, _ in touched:
+            if any(same_bytes(program.storage.placements[name], x) for x in places):
+                raise place.broken(HASTE, f"units from {lane.first} on touch {name!r}, which unit 0 copies")
 
 
 def _check_room(program: Program, place: Place) -> None:

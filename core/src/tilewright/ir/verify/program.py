@@ -31,7 +31,7 @@ from tilewright.ir.program import (
     every_call,
     launches,
 )
-from tilewright.ir.verify.calls import check_calls, reached
+from tilewright.ir.verify.calls import check_calls, check_haste, reached
 from tilewright.ir.verify.choice import check_resources
 from tilewright.ir.verify.flow import WRITTEN
 from tilewright.ir.verify.groups import check_group
@@ -393,9 +393,11 @@ class _Checker:
         following: Sequence[Part] = (),
     ) -> frozenset[str]:
         """Checks parts of a launch, behind which others may come, and returns what is written after them."""
+        check_haste(parts[-1] if parts else None, None, self._program, place)
         for at, part in enumerate(parts):
             there = place.at(f"part {at}")
             after_it = (*parts[at + 1 :], *following)
+            check_haste(parts[at - 1] if at else None, part, self._program, there)
             if isinstance(part, Phase):
                 written = run_phase(self._program, part, launch, written, env, run, there, self._footprint)
                 continue

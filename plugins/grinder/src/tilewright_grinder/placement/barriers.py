@@ -2,18 +2,18 @@
 
 A phase joins an earlier one when nothing that it touches crosses units between them: then program order is enough. What
 all units decide by must not be written before all of them have read it: where that could be, an empty phase stands
-between.
+between. Around a call of a procedure there are barriers, which one unit that makes all copies does not need.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
 from tilewright.ir.expr import Const, Var, const
-from tilewright.ir.program import GridControl, Item, Kernel, Lane, Part, Phase, Set
+from tilewright.ir.program import GridCall, GridControl, Item, Kernel, Lane, Part, Phase, Set
 from tilewright.ir.verify.tree import (
     conditions_of,
     decides,
@@ -156,3 +156,33 @@ def settled(parts: Sequence[Part], kernels: Kernels, following: Sequence[Part] =
 
 def _writes(phases: Iterable[Phase], names: Sequence[str], kernels: Kernels) -> bool:
     return any(write and name in names for work in work_of(phases) for name, write in operands(work, kernels))
+
+
+def hastened(parts: Sequence[Part], kernels: Kernels, small: Callable[[str], bool]) -> tuple[Part, ...]:
+    """The parts without the barriers that copies of arguments and results do not need, for unit 0 makes them alone.
+
+    Args:
+        small: whether it does so with a value.
+    """
+    made: list[Part] = []
+    for at, part in enumerate(parts):
+        match part:
+            case GridControl():
+                sides = (hastened(x, kernels, small) for x in (part.body, part.orelse))
+                made.append(attrs.evolve(part, body=next(sides), orelse=next(sides)))
+            case GridCall():
+                before, after = parts[at - 1] if at else None, parts[at + 1] if at + 1 < len(parts) else None
+                early = isinstance(before, Phase) and all(map(small, part.args))
+                if early and isinstance(before, Phase):
+                    uses = _uses(before, kernels)
+                    early = all(uses[x].writes <= {0} for x in part.args if x in uses)
+                late = all(map(small, part.results)) and not isinstance(after, GridControl | None)
+                if isinstance(after, Phase):
+                    uses = _uses(after, kernels)
+                    late = late and all(uses[x].all <= {0} for x in part.results if x in uses)
+                if isinstance(after, GridCall):
+                    late = late and all(map(small, after.args))
+                made.append(attrs.evolve(part, early=early, late=late))
+            case _:
+                made.append(part)
+    return tuple(made)

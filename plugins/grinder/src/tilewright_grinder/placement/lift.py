@@ -30,10 +30,11 @@ from tilewright.ir.program import (
     Task,
     calls,
 )
+from tilewright.ir.stack import alone
 from tilewright.ir.verify.calls import settles
 from tilewright.planning.session import Session
 from tilewright.planning.storage import byte_size
-from tilewright_grinder.placement.barriers import EMPTY, joined, settled, turned
+from tilewright_grinder.placement.barriers import EMPTY, hastened, joined, settled, turned
 from tilewright_grinder.placement.limits import ValueOf, calling_envelope, envelope_of, needs_of, outside
 from tilewright_grinder.placement.predict import Predictor
 from tilewright_grinder.placement.waits import folded, on_unit, unit_lists, without_waits
@@ -96,7 +97,11 @@ class Lifter:
             parts = _Grid(self, envelope.units).parts(steps)
         except _NotKnownError as error:
             return Refused(str(error))
-        return Launch(name, envelope, settled(parts, self.session.table.kernels))
+        return Launch(name, envelope, self._ordered(parts))
+
+    def _ordered(self, parts: Sequence[Part]) -> tuple[Part, ...]:
+        kernels = self.session.table.kernels
+        return hastened(settled(parts, kernels), kernels, lambda name: alone(self.bytes_of(name)))
 
     def procedure(self, steps: Sequence[HostStep], units: int) -> tuple[Part, ...] | Refused:
         """What the units of launches run when they call a function that is these steps."""
@@ -106,7 +111,7 @@ class Lifter:
             return Refused(str(error))
         # Who returns copies results to where others may still read what they have decided by.
         end = () if settles(parts) else (EMPTY,)
-        return settled((*parts, *end), self.session.table.kernels)
+        return self._ordered((*parts, *end))
 
     def block(self, name: str, steps: Sequence[HostStep]) -> Launch | Refused:
         """A launch of one unit."""
