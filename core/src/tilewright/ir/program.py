@@ -199,6 +199,7 @@ class GridCall:
 
     Args:
         early: no barrier stands between the phase before it and the copies of its arguments, which are small.
+        direct: none stands between these copies and the procedure's first phase, in which unit 0 alone does something.
         late: none stands between the copies of its results, which are small, and the phase or the call behind it.
     """
 
@@ -207,6 +208,7 @@ class GridCall:
     results: tuple[str, ...]
     reads: tuple[str, ...] = ()
     early: bool = False
+    direct: bool = False
     late: bool = False
 
 

@@ -184,7 +184,7 @@ class GrinderPlacer(Placer):
     def _called(self, steps: Sequence[HostStep]) -> dict[str, Called]:
         """The functions among those that some steps call which launches call."""
         names = dict.fromkeys(x.procedure for x in calls(steps) if x.procedure not in self._open)
-        return {x: found.called for x in names if (found := self._recursion(x)).bodies}
+        return {x: found.called[x] for x in names if (found := self._recursion(x)).bodies}
 
     def _call(self, item: ControlItem, call: Call, around: list[HostStep], predictor: Predictor) -> list[HostStep]:
         """A call from outside of the functions that call each other, or one that the host makes."""
@@ -281,7 +281,7 @@ class GrinderPlacer(Placer):
                 refused[level] = made.why
                 continue
             parts, called = made
-            each = [placers[x]._predictor().parts(y, called.units) for x, y in parts.items()]
+            each = [placers[x]._predictor().parts(y, called[x].units) for x, y in parts.items()]
             seconds = self.options.calls * sum(each) / len(each)
             if level not in found or seconds < found[level].seconds[level]:
                 found[level] = Recursion(level, {level: seconds}, {}, parts, called, placed, threads)

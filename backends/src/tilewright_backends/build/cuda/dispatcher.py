@@ -336,6 +336,7 @@ class _Source:
             units = self.launch.envelope.units
             lines += [
                 f"      case {Kind.BARRIER:d}:",
+                *["        if (n[0] && active < held) break;"] * bool(self.records.sites),
                 *self._fetch(),
                 "        if (thread == 0) {",
                 f"          uint64_t* tickets = (uint64_t*)(t.at[0] + {LINE});",

@@ -66,7 +66,7 @@ class Kind(IntEnum):
     """What a record makes a unit do, with the meaning of its numbers; kernels and forms follow."""
 
     END = 0
-    BARRIER = 1  # of all units
+    BARRIER = 1  # of all units; whether only where a call has no room in the units' own memory
     SIGNAL = 2  # counter
     WAIT = 3  # counter, target, whether the block goes on after it: of several waits in a row the last
     WAITS = 4  # three times counter and target, see `_together`; the row is whether the block goes on after it
@@ -292,9 +292,9 @@ class _Writer:
                 stream += [*added, *behind]
         return streams
 
-    def _barrier(self) -> list[Array]:
+    def _barrier(self, deep: int = 0) -> list[Array]:
         """A barrier of all units; one unit alone does everything in order."""
-        return [self._packed(_Record(Kind.BARRIER))] if self.units > 1 else []
+        return [self._packed(_Record(Kind.BARRIER, (deep,)))] if self.units > 1 else []
 
     def _call(self, call: GridCall) -> Streams:
         """Room for a call, copies of its arguments, the call, and copies of its results, behind which units meet."""
@@ -306,7 +306,8 @@ class _Writer:
         before, records = self._packed(_Record(Kind.ROOM, (status,))), _Record(Kind.CALL, (0, site))
         given = self._copies(call.args, procedure.params, (0, 1))
         taken = self._copies(procedure.results, call.results, (1, 0))
-        middle = [*self._barrier(), self._packed(records)]
+        # Who is still on the way back from the last call reads in global memory where to.
+        middle = [*self._barrier(int(call.direct)), self._packed(records)]
         return [[before, *x, *middle, *y] for x, y in zip(given, taken, strict=True)]
 
     def _copies(self, sources: Sequence[str], targets: Sequence[str], deeper: tuple[int, int]) -> Streams:

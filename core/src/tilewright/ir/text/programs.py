@@ -166,7 +166,8 @@ def _parts(parts: tuple[Part, ...]) -> Iterator[str]:
                 yield "  }"
             yield "}"
         elif isinstance(part, GridCall):
-            yield f"grid {_call(part)}{' early' * part.early}{' late' * part.late}"
+            haste = [x for x in ("early", "direct", "late") if getattr(part, x)]
+            yield " ".join([f"grid {_call(part)}", *haste])
         else:
             yield from _branches("grid", part, _parts(part.body), _parts(part.orelse))
 

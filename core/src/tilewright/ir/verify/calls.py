@@ -37,8 +37,8 @@ SETTLED = (
     "still read what it decides by"
 )
 HASTE = (
-    "no barrier stands between a call and the phase before or behind it where unit 0 alone makes the copies between "
-    "them, and where of that phase it alone writes the arguments or touches the results"
+    "no barrier stands between a call and the phase before or behind it, or the procedure's first, where unit 0 alone "
+    "makes the copies between them, and where in these phases it alone touches what is copied, or what is not settled"
 )
 STAYS = "a procedure that units run fetches nothing into their own memory, and neither signals nor waits"
 
@@ -94,12 +94,22 @@ def check_haste(before: Part | None, part: Part | None, program: Program, place:
         raise place.broken(HASTE, "a call is early, and no phase is before it")
     if early and isinstance(before, Phase) and isinstance(part, GridCall):
         _check_alone(part.args, before, program, place, writes=True)
+    if isinstance(part, GridCall) and part.direct:
+        _check_alone(part.args, part, program, place, writes=False)
+        (first,) = program.procedures[part.procedure].parts[:1] or (None,)
+        if not by_first(first) or (early and not by_first(before)):
+            raise place.broken(HASTE, f"{part.procedure} is called directly, and other units than unit 0 are at work")
     if late and isinstance(before, GridCall):
         if part is None or isinstance(part, GridControl):
             raise place.broken(HASTE, f"no phase or call is behind the call of {before.procedure}, which is late")
         _check_alone(before.results, part, program, place, writes=False)
         if isinstance(part, GridCall):
             _check_alone(part.args, part, program, place, writes=False)
+
+
+def by_first(part: Part | None) -> bool:
+    """Whether a part is a phase in which unit 0 alone does something."""
+    return isinstance(part, Phase) and all(x.first == 0 and x.units == const(1) for x in part.lanes)
 
 
 def _check_alone(names: Sequence[str], part: Part, program: Program, place: Place, writes: bool) -> None:

@@ -207,6 +207,8 @@ def _touches(
                 yield Touch(step.target, number, True, loops)
             case HostCall() | GridCall():
                 yield from _called(step, number, loops)
+                if isinstance(step, GridCall) and step.late:
+                    yield from (Touch(name, number + 1, False, loops) for name in step.results)
             case HostLoop() | GridControl() if step.counter:
                 if step.limit:
                     yield Touch(step.limit, number, False, loops)
@@ -220,6 +222,9 @@ def _touches(
                 for side in sides_of(step):
                     yield from _touches(side, kernels, first, loops)
                     first = next_number(side, first)
+        if isinstance(step, GridControl):
+            # Some units may still decide while others begin with what comes behind.
+            yield from (Touch(name, after, False, loops) for name in decides(step))
         number = after
 
 

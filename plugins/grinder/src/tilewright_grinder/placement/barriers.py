@@ -14,6 +14,7 @@ import attrs
 
 from tilewright.ir.expr import Const, Var, const
 from tilewright.ir.program import GridCall, GridControl, Item, Kernel, Lane, Part, Phase, Set
+from tilewright.ir.verify.calls import by_first
 from tilewright.ir.verify.tree import (
     conditions_of,
     decides,
@@ -158,31 +159,35 @@ def _writes(phases: Iterable[Phase], names: Sequence[str], kernels: Kernels) -> 
     return any(write and name in names for work in work_of(phases) for name, write in operands(work, kernels))
 
 
-def hastened(parts: Sequence[Part], kernels: Kernels, small: Callable[[str], bool]) -> tuple[Part, ...]:
+def hastened(
+    parts: Sequence[Part], kernels: Kernels, small: Callable[[str], bool], direct: Callable[[str], bool]
+) -> tuple[Part, ...]:
     """The parts without the barriers that copies of arguments and results do not need, for unit 0 makes them alone.
 
     Args:
         small: whether it does so with a value.
+        direct: whether a procedure begins with a phase of unit 0.
     """
     made: list[Part] = []
     for at, part in enumerate(parts):
         match part:
             case GridControl():
-                sides = (hastened(x, kernels, small) for x in (part.body, part.orelse))
+                sides = (hastened(x, kernels, small, direct) for x in (part.body, part.orelse))
                 made.append(attrs.evolve(part, body=next(sides), orelse=next(sides)))
             case GridCall():
                 before, after = parts[at - 1] if at else None, parts[at + 1] if at + 1 < len(parts) else None
-                early = isinstance(before, Phase) and all(map(small, part.args))
-                if early and isinstance(before, Phase):
-                    uses = _uses(before, kernels)
-                    early = all(uses[x].writes <= {0} for x in part.args if x in uses)
-                late = all(map(small, part.results)) and not isinstance(after, GridControl | None)
-                if isinstance(after, Phase):
-                    uses = _uses(after, kernels)
-                    late = late and all(uses[x].all <= {0} for x in part.results if x in uses)
-                if isinstance(after, GridCall):
-                    late = late and all(map(small, after.args))
-                made.append(attrs.evolve(part, early=early, late=late))
+                given, taken = (all(map(small, x)) for x in (part.args, part.results))
+                early = given and isinstance(before, Phase) and _alone(before, part.args, kernels, writes=True)
+                into = given and direct(part.procedure) and (not early or by_first(before))
+                late = taken and isinstance(after, Phase) and _alone(after, part.results, kernels)
+                late |= taken and isinstance(after, GridCall) and all(map(small, after.args))
+                made.append(attrs.evolve(part, early=early, direct=into, late=late))
             case _:
                 made.append(part)
     return tuple(made)
+
+
+def _alone(phase: Phase, names: Iterable[str], kernels: Kernels, writes: bool = False) -> bool:
+    """Whether no other unit than unit 0 touches some values in a phase, or writes them."""
+    uses = _uses(phase, kernels)
+    return all((uses[x].writes if writes else uses[x].all) <= {0} for x in names if x in uses)

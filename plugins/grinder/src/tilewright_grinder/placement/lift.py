@@ -62,10 +62,12 @@ class Called:
     Args:
         units: that it runs on; as many as there are in the launch where that is 0.
         needs: of a unit.
+        direct: whether it begins with a phase of unit 0.
     """
 
     units: int = 0
     needs: Resources = attrs.field(factory=lambda: Resources(1))
+    direct: bool = False
 
 
 @attrs.frozen
@@ -97,11 +99,12 @@ class Lifter:
             parts = _Grid(self, envelope.units).parts(steps)
         except _NotKnownError as error:
             return Refused(str(error))
-        return Launch(name, envelope, self._ordered(parts))
+        parts = settled(parts, self.session.table.kernels)
+        return Launch(name, envelope, self.hastened(parts, lambda name: self.called[name].direct))
 
-    def _ordered(self, parts: Sequence[Part]) -> tuple[Part, ...]:
-        kernels = self.session.table.kernels
-        return hastened(settled(parts, kernels), kernels, lambda name: alone(self.bytes_of(name)))
+    def hastened(self, parts: Sequence[Part], direct: Callable[[str], bool]) -> tuple[Part, ...]:
+        """The parts without barriers around calls where they need none; `direct` as `Called` says it."""
+        return hastened(parts, self.session.table.kernels, lambda name: alone(self.bytes_of(name)), direct)
 
     def procedure(self, steps: Sequence[HostStep], units: int) -> tuple[Part, ...] | Refused:
         """What the units of launches run when they call a function that is these steps."""
@@ -111,7 +114,7 @@ class Lifter:
             return Refused(str(error))
         # Who returns copies results to where others may still read what they have decided by.
         end = () if settles(parts) else (EMPTY,)
-        return self._ordered((*parts, *end))
+        return settled((*parts, *end), self.session.table.kernels)
 
     def block(self, name: str, steps: Sequence[HostStep]) -> Launch | Refused:
         """A launch of one unit."""

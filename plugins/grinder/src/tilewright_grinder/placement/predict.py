@@ -147,7 +147,7 @@ class Predictor:
         copied = sum(map(self._bytes, (*call.args, *call.results)))
         # One unit makes small copies; those of large values it shares.
         seconds = copied / self._bandwidth() * self.device.units
-        meetings = 2 - call.early - call.late
+        meetings = 2 - call.early - call.direct - call.late
         return records + seconds + meetings * barrier + self.called(call.procedure)
 
     def items(self, items: Sequence[Item], env: Mapping[str, int]) -> float:

@@ -12,6 +12,7 @@ import attrs
 
 from tilewright.ir.choice import Resources
 from tilewright.ir.program import HostStep, Part, calls
+from tilewright.ir.verify.calls import by_first
 from tilewright.planning.session import Session
 from tilewright_grinder.placement.lift import Called, Lifter, Refused
 from tilewright_grinder.placement.limits import STACK, calling_envelope, needs_of, outside
@@ -30,7 +31,7 @@ class Recursion:
         seconds: predicted for each level, of a call from outside with all calls that follow from it.
         refused: why other levels are not possible.
         bodies: of each function; nothing where the host runs them.
-        called: what launches need that call them.
+        called: what launches need that call them, of each function.
         inside: the level of each loop and branch inside.
         threads: that units have at most; 0: no matter.
     """
@@ -39,7 +40,7 @@ class Recursion:
     seconds: Mapping[str, float]
     refused: Mapping[str, str] = attrs.field(factory=dict)
     bodies: Mapping[str, tuple[Part, ...]] = attrs.field(factory=dict)
-    called: Called = attrs.field(factory=Called)
+    called: Mapping[str, Called] = attrs.field(factory=dict)
     inside: Mapping[str, str] = attrs.field(factory=dict)
     threads: int = 0
 
@@ -56,7 +57,7 @@ def component(function: str, graph: Mapping[str, Sequence[str]]) -> tuple[str, .
 
 def procedures(
     bodies: Mapping[str, Sequence[HostStep]], lifters: Mapping[str, Lifter], session: Session, alone: bool
-) -> tuple[Mapping[str, tuple[Part, ...]], Called] | Refused:
+) -> tuple[Mapping[str, tuple[Part, ...]], Mapping[str, Called]] | Refused:
     """What launches call in place of functions that are these host steps, and what such launches need.
 
     Args:
@@ -79,7 +80,9 @@ def procedures(
         if isinstance(parts, Refused):
             return parts
         made[name] = parts
-    return made, Called(envelope.units, together(needs))
+    direct = {name: by_first(parts[0]) for name, parts in made.items()}
+    made = {name: lifters[name].hastened(parts, direct.__getitem__) for name, parts in made.items()}
+    return made, {x: Called(envelope.units, together(needs), direct[x]) for x in bodies}
 
 
 def together(needs: Iterable[Resources]) -> Resources:
