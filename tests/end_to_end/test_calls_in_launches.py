@@ -98,6 +98,23 @@ def twice(row: Any = ROW) -> Module:
     return m.build()
 
 
+def wide_first() -> Module:
+    """A function whose first kernel reads on all units what they have copied."""
+    m = ModuleBuilder(depth=8)
+
+    @m.function([INT, LARGE], [LARGE])
+    def f(b: FunctionBuilder, n: Tensor, x: Tensor) -> Any:
+        turned = b.op("Transpose", b.op("Reshape", b.op("Tanh", x), np.asarray([128, 128])), perm=[1, 0])
+        flat = b.op("Reshape", turned, np.asarray([-1]))
+        return b.cond(b.op("Less", n, 1), lambda: flat, lambda: b.op("Add", b.call(f, b.op("Sub", n, 1), flat), x))
+
+    @m.entry([INT, LARGE])
+    def main(b: FunctionBuilder, n: Tensor, x: Tensor) -> Any:
+        return b.call(f, n, x)
+
+    return m.build()
+
+
 def under_control() -> Module:
     """A call in a branch in a loop in a branch of the entry, and a loop with calls inside the function."""
     m = ModuleBuilder(depth=16)
@@ -167,6 +184,7 @@ X = np.linspace(-1, 1, 48, dtype=np.float32)
 MODULES: dict[str, tuple[Callable[[], Module], int]] = {
     "twice": (twice, 4),
     "twice, large": (partial(twice, LARGE), 2),
+    "wide first": (wide_first, 2),
     "under control": (under_control, 3),
     "under control, nothing to do": (under_control, 0),
     "each other": (each_other, 5),
@@ -202,6 +220,7 @@ def test_launches_call_and_get_the_same(name: str, level: str) -> None:
     [
         ("twice", "grid"),
         ("twice, large", "grid"),
+        ("wide first", "grid"),
         ("under control", "grid"),
         ("each other", "block"),
         *(
@@ -250,9 +269,11 @@ def reference(given: Any) -> Any:
     return encode(len(left) - 1)
 
 
-@pytest.mark.parametrize("held", [0, 1, 3])
-def test_calls_for_which_a_unit_has_no_room_are_kept_in_memory(held: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, feeds = case("under control")
+@pytest.mark.parametrize(("name", "held"), [("twice", 0), ("under control", 0), ("under control", 2)])
+def test_calls_for_which_a_unit_has_no_room_are_kept_in_memory(
+    name: str, held: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, feeds = case(name)
     sites = len(inside(plan_module(module, settings("grid"))))
     monkeypatch.setattr(limits, "STACK", 4 * sites + 4 * 3 * held)
     plan = plan_module(module, settings("grid"))
