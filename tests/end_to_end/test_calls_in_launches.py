@@ -45,6 +45,7 @@ from tilewright.ir.stack import STACK, STATUS
 from tilewright.ir.verify import calls as law
 from tilewright.ir.verify import flow, program, storage, verify_program
 from tilewright.plugins.manager import Registry
+from tilewright.runtime.immediate import loaded, poisoned
 from tilewright.testing.recursion import recursion_case
 from tilewright_grinder.placement import limits
 
@@ -297,6 +298,24 @@ def test_one_call_too_many_ends_the_launch(level: str) -> None:
     ):
         with pytest.raises(InputError, match=wanted):
             run()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("name", MODULES)
+def test_a_gpu_calls_and_says_what_was_too_deep(name: str, level: str) -> None:
+    module, feeds = case(name)
+    plan, wanted = plan_module(module, settings(level)), interpret(module, feeds)
+    outputs = [poisoned(v.static_shape(), v.dtype) for v in plan.program.outputs]
+    with loaded(plan.program, settings(level)) as program:
+        for _ in range(200):
+            program.run(feeds, outputs)
+            agree(outputs, wanted)
+        if name == "twice":
+            with pytest.raises(InputError, match="'f' is deeper than its bound of 8 calls"):
+                program.run([np.asarray(9), *feeds[1:]], outputs)
+            program.run(feeds, outputs)
+            agree(outputs, wanted)
 
 
 # Levels.
