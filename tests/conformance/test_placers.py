@@ -44,6 +44,7 @@ def test_at_every_level_they_keep_it(level: str) -> None:
     report = check_placer("grinder", "cuda:h200", CASES, LEVELS[level], seeds=2)
     assert report.levels[level] > 1
     assert {"grid": report.grid, "block": report.block}[level] > 1
+    assert report.calls > 1
     check(report)
 
 

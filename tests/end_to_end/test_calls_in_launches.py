@@ -141,6 +141,24 @@ def under_control() -> Module:
     return m.build()
 
 
+def carried() -> Module:
+    """A loop whose state procedures read where it stands, while its successor is made of it."""
+    m = ModuleBuilder(depth=8)
+
+    @m.function([INT, ROW, ROW], [ROW])
+    def f(b: FunctionBuilder, n: Tensor, x: Tensor, same: Tensor) -> Any:
+        def deeper() -> Any:
+            return b.op("Sub", b.call(f, b.op("Sub", n, 1), b.op("Add", x, same), same), x)
+
+        return b.cond(b.op("Greater", n, 0), deeper, lambda: x)
+
+    @m.entry([INT, ROW])
+    def main(b: FunctionBuilder, n: Tensor, x: Tensor) -> Any:
+        return b.for_loop(4, lambda i, s: b.op("Sub", b.call(f, n, b.op("Cos", s), s), s), x)
+
+    return m.build()
+
+
 def each_other() -> Module:
     """Two functions that call each other, and a third that calls both, with a loop of which data decide the end."""
     m = ModuleBuilder(depth=24)
@@ -188,6 +206,7 @@ MODULES: dict[str, tuple[Callable[[], Module], int]] = {
     "wide first": (wide_first, 2),
     "under control": (under_control, 3),
     "under control, nothing to do": (under_control, 0),
+    "carried": (carried, 3),
     "each other": (each_other, 5),
 }
 
@@ -319,6 +338,22 @@ def test_a_gpu_calls_and_says_what_was_too_deep(name: str, level: str) -> None:
 
 
 # Levels.
+
+
+def test_the_host_may_have_the_control_around_launches_that_make_calls(tmp_path: Path) -> None:
+    module, feeds = case("under control")
+    names = [x.subject for x in plan_module(module, settings("grid")).decisions if x.slot == "control_place"]
+    inner = plan_module(module, settings("grid")).decisions
+    called = {x.subject for x in inner if x.slot == "control_place" and x.chosen.get("inside") == "grow"}
+    levels = {x: "grid" if x in called or x.startswith("grow") else "host" for x in names}
+    options = {"grinder": {"levels": levels}}
+    config = {"target": "cuda:h200", "slots": {"control_place": "grinder"}, "options": options}
+    chosen = bind(load_config(config), Registry(), threads=2)
+    made = plan_module(module, chosen).program
+    assert not calls(made.steps)
+    assert len([x for x in launches(made.steps) if x.calls]) == 1
+    agree(emulate(made, chosen, feeds), interpret(module, feeds))
+    assert not build_program(made, chosen, tmp_path).data["capturable"]
 
 
 def test_a_gpu_keeps_no_recursion_on_the_host_that_reads_back_its_decisions() -> None:

@@ -20,7 +20,7 @@ from tilewright.frontend import load
 from tilewright.interpret.task import run_tasks
 from tilewright.ir.module import Module
 from tilewright.ir.ops import Call, If, Loop, Region, bodies
-from tilewright.ir.program import GridControl, Program, launches
+from tilewright.ir.program import GridControl, Program, every_call
 from tilewright.ir.verify.tree import controls_of
 from tilewright.plugins.manager import Registry
 from tilewright.rewrites.calls import reached, separate_entry, unique_names
@@ -52,6 +52,7 @@ class Report:
         levels: how many loops, branches and calls the record has at each level.
         grid: loops and branches that units of a launch take together.
         block: those that one unit takes.
+        calls: that launches make.
     """
 
     placer: str
@@ -59,6 +60,7 @@ class Report:
     levels: Mapping[str, int]
     grid: int
     block: int
+    calls: int
     broken: tuple[Broken, ...]
 
 
@@ -100,7 +102,7 @@ def check_placer(
     own, default = settings(name), settings("host")
     levels: dict[str, int] = {}
     broken: list[Broken] = []
-    grid = block = 0
+    grid = block = called = 0
     cases = given_cases() if cases is None else cases
     for case in cases:
         plan = plan_module(case.module, own)
@@ -108,14 +110,15 @@ def check_placer(
         for found in recorded.values():
             level = found.get("level", "") if isinstance(found, Mapping) else ""
             levels[level] = levels.get(level, 0) + 1
-        for control in (x for launch in launches(plan.program.steps) for x in controls_of(launch.body)):
+        called += len(every_call(plan.program.parts))
+        for control in controls_of(plan.program.parts):
             grid, block = grid + isinstance(control, GridControl), block + (not isinstance(control, GridControl))
         problems = [*refused(plan, own), *_unrecorded(case.module, recorded, given["slots"])]
         problems += changed(plan, case.module, own)
         if not problems and seeds:
             problems += _wrong(plan.program, plan_module(case.module, default).program, case, seeds)
         broken += [Broken(case.name, x) for x in problems]
-    return Report(name, len(cases), levels, grid, block, tuple(broken))
+    return Report(name, len(cases), levels, grid, block, called, tuple(broken))
 
 
 def _unrecorded(module: Module, recorded: Mapping[str, Any], slots: Mapping[str, str]) -> Iterator[str]:

@@ -86,9 +86,11 @@ class GrinderPlacer(Placer):
 
     def _chosen(self, item: ControlItem, request: Request) -> list[HostStep]:
         around = self.around(item, request)
+        if any(x.procedure in self._open for x in calls(around)):
+            return around
         predictor = self._predictor()
         if isinstance(item.op, Call):
-            return around if item.op.function in self._open else self._call(item, item.op, around, predictor)
+            return self._call(item, item.op, around, predictor)
         found: dict[str, _Version] = {"host": _Version(around, predictor.steps(around))}
         refused: dict[str, str] = {}
         on_trial = attrs.evolve(request, context=Context(request.context.trips, "grid"))

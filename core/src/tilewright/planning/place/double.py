@@ -31,6 +31,7 @@ from tilewright.ir.program import (
     Phase,
     Set,
     Task,
+    every_call,
     host_leaves,
 )
 
@@ -51,6 +52,8 @@ def doubled(loop: HostLoop, pairs: Mapping[str, str]) -> tuple[HostStep, ...] | 
     """
     if loop.limit or sum(1 for _ in host_leaves(loop.body)) > MOST_STEPS:
         return None
+    if any(set(x.reads) & {*pairs, *pairs.values()} for x in every_call(loop.body)):
+        return None  # a procedure reads a state in one place, whatever the trip
     number = Var(loop.counter)
     swapped = {**pairs, **{b: a for a, b in pairs.items()}}
     back = tuple(HostCopy(b, a) for a, b in pairs.items())
