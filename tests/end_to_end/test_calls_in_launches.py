@@ -42,8 +42,10 @@ from tilewright.ir.program import (
     launches,
 )
 from tilewright.ir.stack import STACK, STATUS
+from tilewright.ir.text.programs import print_program
 from tilewright.ir.verify import calls as law
-from tilewright.ir.verify import flow, program, storage, verify_program
+from tilewright.ir.verify import flow, frames, program, storage, verify_program
+from tilewright.ir.verify.tree import work_of
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.immediate import loaded, poisoned
 from tilewright.testing.recursion import recursion_case
@@ -387,6 +389,30 @@ def test_what_is_asked_for_calls_is_done_or_refused() -> None:
         planned({names[0]: "grid", branch: "host"})
 
 
+def test_what_is_called_has_kernels_that_can_be_in_a_launch() -> None:
+    """A product of 16-bit floats, whose fastest kernel on an H200 is none that can be a member."""
+    m, half = ModuleBuilder(depth=4), ("float16", (1024, 1024))
+
+    @m.function([INT, half], [half])
+    def f(b: FunctionBuilder, n: Tensor, x: Tensor) -> Any:
+        def deeper() -> Any:
+            return b.op("MatMul", b.call(f, b.op("Sub", n, 1), x), x)
+
+        return b.cond(b.op("Greater", n, 0), deeper, lambda: x)
+
+    @m.entry([INT, half])
+    def main(b: FunctionBuilder, n: Tensor, x: Tensor) -> Any:
+        return b.call(f, n, x)
+
+    host, grid = (plan_module(m.build(), settings(x)) for x in ("host", "grid"))
+    recipes = [{k.choice.recipe for k in x.program.kernels.values()} for x in (host, grid)]
+    assert "cuda.wgmma_ring" in recipes[0]
+    assert not recipes[1] & {"cuda.wgmma_ring", "cuda.chain_wgmma"}
+    assert inside(grid)
+    proposed = {x.chosen["recipe"] for x in grid.decisions if x.slot == "propose"}
+    assert proposed == recipes[1], "the record is of what runs"
+
+
 @pytest.mark.slow
 def test_a_launch_that_makes_calls_becomes_machine_code(tmp_path: Path) -> None:
     plan = plan_module(rae.build().model, settings("auto", rewrite=True))
@@ -410,6 +436,12 @@ def base() -> Program:
 def tree() -> Program:
     """A procedure in which calls are made in haste."""
     return plan_module(rae.build(hidden=64, leaves=8).model, settings("grid", rewrite=True)).program
+
+
+@cache
+def loop_around() -> Program:
+    """A launch with a loop around a call."""
+    return plan_module(carried(), settings("grid")).program
 
 
 def changed(made: Program, of: Callable[[Part], Sequence[Part]]) -> Program:
@@ -457,6 +489,21 @@ def body_of(made: Program, change: Callable[[tuple[Part, ...]], Sequence[Part]])
     return placed(attrs.evolve(made, procedures={**made.procedures, name: procedure}))
 
 
+def over(made: Program) -> Program:
+    """A result of a call in a loop, in a launch, in bytes that the procedure writes."""
+    (launch,) = (x for x in made.body if isinstance(x, Launch) and x.calls)
+    (state,) = launch.calls[0].results
+    (procedure,) = made.procedures.values()
+    places = made.storage.placements
+    inner = next(n for n in _names(procedure.parts) if places[n].buffer == "workspace")
+    moved = attrs.evolve(places[state], buffer="workspace", offset=places[inner].offset)
+    return attrs.evolve(made, storage=Storage(made.storage.buffers, {**places, state: moved}))
+
+
+def _names(parts: Sequence[Part]) -> list[str]:
+    return [name for work in work_of(parts) for name in getattr(work, "args", ())]
+
+
 def shorter(made: Program) -> Program:
     """What a procedure decides by lives to the decision, and not to the next barrier."""
     (procedure,) = made.procedures.values()
@@ -488,6 +535,7 @@ MUTATIONS: dict[str, tuple[Callable[[], Program], str]] = {
     "no barrier between a phase of all units and a procedure": (lambda: changed(tree(), lambda x: [x] if not isinstance(x, Phase) or len(x.lanes) != 1 or x.lanes[0].units == const(1) else [x, attrs.evolve(CALL, early=True, direct=True, late=False)]), law.HASTE),
     "no barrier at the end of a branch": (lambda: changed(tree(), lambda x: [x] if not isinstance(x, GridControl) else [attrs.evolve(x, orelse=x.orelse[:2])]), law.HASTE),
     "a decision that may be written over": (lambda: shorter(tree()), storage.LIVE),
+    "a value of a launch where a call writes": (lambda: over(loop_around()), frames.ACROSS),
     "no room for where calls return to": (lambda: enveloped(tree(), stack_bytes=0), law.ROOM),
     "no place to say that a call was too deep": (lambda: without(tree(), STATUS), law.ROOM),
     "no stack": (lambda: without(tree(), STACK), law.ROOM),
@@ -508,8 +556,10 @@ def _makes(phase: Phase, name: str) -> bool:
 
 
 def test_the_programs_keep_the_laws() -> None:
-    for made in (base(), tree()):
+    for made in (base(), tree(), loop_around()):
         verify_program(made)
+    call = "grid call encode(gather_2) -> (encode_1) reads (left, right, words) early direct late"
+    assert call in print_program(tree())
     assert (CALL.early, CALL.direct, CALL.late) == (True, True, True)
     calls_of = [x for x in every_call(base().procedures["f"].parts) if isinstance(x, GridCall)]
     assert not any(x.direct for x in calls_of)
