@@ -150,8 +150,9 @@ class _Planner:
             lambda name: places[name].value if name in places else None,
         )
         called = program.procedures.values()
-        units = max((x.envelope.units for x in launches(program.steps) if x.calls), default=1)
-        each = [predictor.parts(x.parts, units) if x.parts else predictor.steps(x.host) for x in called]
+        calling = [x for x in launches(program.steps) if x.calls]
+        units, led = max((x.envelope.units for x in calling), default=1), any(x.led for x in calling)
+        each = [predictor.parts(x.parts, units, led) if x.parts else predictor.steps(x.host) for x in called]
         call = GrinderOptions().calls * sum(each) / max(len(each), 1)
         return attrs.evolve(predictor, called=lambda _: call).steps(program.body)
 

@@ -31,11 +31,13 @@ from tilewright.ir.program import (
     GridCall,
     GridControl,
     HostCall,
+    Lane,
     Launch,
     Part,
     Phase,
     Procedure,
     Program,
+    Signal,
     Storage,
     calls,
     every_call,
@@ -54,7 +56,8 @@ from tilewright_grinder.placement import limits
 INT, ROW = ("int64", ()), ("float32", (48,))
 LARGE = ("float32", (16384,))
 """Units share the copies of it."""
-LEVELS = ("grid", "block")
+LEVELS = ("grid", "led", "block")
+"""Of the grid, whose units take control together, or follow unit 0; of a block."""
 
 
 @cache
@@ -62,7 +65,9 @@ def settings(level: str = "auto", rewrite: bool = False) -> Settings:
     """`level` "": the default placer."""
     slots = {"control_place": "grinder"} if level else {}
     slots |= {"control_rewrite": "grinder"} if rewrite else {}
-    options: dict[str, Any] = {"grinder": {"level": level}} if level else {}
+    names = {"grid": ("grid", "never"), "led": ("grid", "always")}
+    where, lead = names.get(level, (level, "auto"))
+    options: dict[str, Any] = {"grinder": {"level": where, "lead": lead}} if level else {}
     return bind(load_config({"target": "cuda:h200", "slots": slots, "options": options}), Registry(), threads=2)
 
 
@@ -244,6 +249,10 @@ def test_launches_call_and_get_the_same(name: str, level: str) -> None:
         ("twice, large", "grid"),
         ("wide first", "grid"),
         ("under control", "grid"),
+        ("twice, large", "led"),
+        ("wide first", "led"),
+        ("under control", "led"),
+        ("each other", "led"),
         ("each other", "block"),
         *(
             pytest.param(*x, marks=pytest.mark.slow)
@@ -267,11 +276,13 @@ def test_random_recursion_on_an_emulated_gpu(seed: int, level: str) -> None:
     agree(found, [x.astype(np.float32) for x in one.wanted])
 
 
-@pytest.mark.parametrize("level", ["auto", "block"])
+@pytest.mark.parametrize("level", [*LEVELS, "auto"])
 def test_the_tree_of_the_benchmark(level: str) -> None:
     given = rae.build(hidden=64, leaves=8)
     plan = plan_module(given.model, settings(level, rewrite=True))
-    assert len(plan.program.body) == 1
+    (launch,) = plan.program.body
+    assert isinstance(launch, Launch)
+    assert launch.led == (level in ("led", "auto"))
     feeds = [np.asarray(given.feeds[x]) for x in ("left", "right", "words")]
     agree(
         emulate(plan.program, settings(level, rewrite=True), feeds, seeds=(0, 1)), [reference(given).astype(np.float32)]
@@ -291,17 +302,20 @@ def reference(given: Any) -> Any:
     return encode(len(left) - 1)
 
 
-@pytest.mark.parametrize(("name", "held"), [("twice", 0), ("under control", 0), ("under control", 2)])
+@pytest.mark.parametrize(
+    ("level", "name", "held"),
+    [("grid", "twice", 0), ("grid", "under control", 0), ("grid", "under control", 2), ("led", "under control", 0)],
+)
 def test_calls_for_which_a_unit_has_no_room_are_kept_in_memory(
-    name: str, held: int, monkeypatch: pytest.MonkeyPatch
+    level: str, name: str, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, feeds = case(name)
-    sites = len(inside(plan_module(module, settings("grid"))))
+    sites = len(inside(plan_module(module, settings(level))))
     monkeypatch.setattr(limits, "STACK", 4 * sites + 4 * 3 * held)
-    plan = plan_module(module, settings("grid"))
+    plan = plan_module(module, settings(level))
     (launch,) = (x for x in launches(plan.program.steps) if x.calls)
     assert launch.envelope.stack_bytes < 100
-    agree(emulate(plan.program, settings("grid"), feeds, seeds=(0, 1, 2)), interpret(module, feeds))
+    agree(emulate(plan.program, settings(level), feeds, seeds=(0, 1, 2)), interpret(module, feeds))
 
 
 # Depth.
@@ -470,6 +484,10 @@ def enveloped(made: Program, **fields: Any) -> Program:
     return attrs.evolve(made, body=tuple(map(other, made.body)))
 
 
+def launched(made: Program, **fields: Any) -> Program:
+    return attrs.evolve(made, body=tuple(attrs.evolve(x, **fields) for x in made.body))
+
+
 def without(made: Program, *buffers: str) -> Program:
     kept = {n: x for n, x in made.storage.buffers.items() if n not in buffers}
     return attrs.evolve(made, storage=Storage(kept, made.storage.placements))
@@ -542,6 +560,9 @@ MUTATIONS: dict[str, tuple[Callable[[], Program], str]] = {
     "units without a barrier": (lambda: enveloped(tree(), cooperative=False), program.RESIDENT),
     "fewer units than a procedure has": (lambda: enveloped(tree(), units=3), "a unit of the envelope stands in at most one lane of a phase"),
     "too few threads for what is called": (lambda: enveloped(tree(), threads=32), program.ENVELOPE),
+    "a leading unit without others at work": (lambda: launched(tree(), led=True, envelope=attrs.evolve(tree().body[0].envelope, cooperative=False, units=1)), law.LED),
+    "a leading unit in a launch without calls": (lambda: launched(tree(), led=True, body=(Phase(()),)), law.LED),
+    "a signal in a launch that a unit leads": (lambda: launched(tree(), led=True, events={"e": 1}, body=(Phase((Lane(0, const(1), (Signal("e", const(0)),)),)), *tree().body[0].body)), law.LED),
     "a call of the host": (lambda: called_by_host(tree()), law.LEVEL),
     "a procedure of the host whose launch calls": (lambda: mixed(tree()), law.LEVEL),
     "a call of nothing": (lambda: changed(tree(), lambda x: [attrs.evolve(x, procedure="f")] if isinstance(x, GridCall) else [x]), program.CALL),

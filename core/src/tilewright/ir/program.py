@@ -264,6 +264,8 @@ class Launch:
     Args:
         events: number of counters of each event that its units signal and wait for. All are zero when it begins.
         traced: of how many tasks each unit keeps a record of when it ran them; 0: of none.
+        led: unit 0 alone decides and makes calls, and tells the others which phases they have a part in. Barriers stand
+            around these, and none where unit 0 alone does something.
     """
 
     name: str
@@ -271,6 +273,7 @@ class Launch:
     body: tuple[Part, ...]
     events: Mapping[str, int] = attrs.field(converter=frozen_mapping, factory=dict)
     traced: int = 0
+    led: bool = False
 
     @property
     def only_task(self) -> Task | None:

@@ -283,10 +283,13 @@ class GrinderPlacer(Placer):
                 refused[level] = made.why
                 continue
             parts, called = made
-            each = [placers[x]._predictor().parts(y, called[x].units) for x, y in parts.items()]
-            seconds = self.options.calls * sum(each) / len(each)
-            if level not in found or seconds < found[level].seconds[level]:
-                found[level] = Recursion(level, {level: seconds}, {}, parts, called, placed, threads)
+            leads = {"auto": (False, True), "always": (True,), "never": (False,)}[self.options.lead]
+            for led in leads if level == "grid" else (False,):
+                each = [placers[x]._predictor().parts(y, called[x].units, led) for x, y in parts.items()]
+                seconds = self.options.calls * sum(each) / len(each)
+                if level not in found or seconds < found[level].seconds[level]:
+                    how = {x: attrs.evolve(y, led=led) for x, y in called.items()}
+                    found[level] = Recursion(level, {level: seconds}, {}, parts, how, placed, threads)
 
     def _predictor(self) -> Predictor:
         session, options = self.session, self.options

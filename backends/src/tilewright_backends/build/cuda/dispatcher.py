@@ -427,6 +427,7 @@ class _Source:
             f"  int* const back = (int*)(shared_memory_ptr + {e.stack_offset});  // records to return to, by call",
             f"  int* const stack = back + {r.sites};",
             f"  int* const deep = (int*)t.at[{r.stack}];",
+            *[f"  volatile int* const told = (volatile int*)t.at[{r.status}] + 1;"] * self.launch.led,
             f"  const int held = {held}, each = {each}, deep_each = {self._deep_words()};",
             f"  for (int i = thread; i < {r.sites}; i += {e.threads}) back[i] = {table};",
             "  __syncthreads();",
@@ -442,11 +443,13 @@ class _Source:
             return []
         kept = [counter(i) for i in range(r.loops)]
         kept += [f"limit{i}" for i in range(r.loops if r.limited else 0)]
+        led = self.launch.led
         place = "active < held ? stack + active * each : deep + active * (int64_t)deep_each"
         return [
             f"      case {Kind.ROOM:d}:",
             f"        if (active == {self.program.depth}) {{",
             f"          if (unit == 0 && thread == 0) *(volatile int*)t.at[{r.status}] = n[0];",
+            *[f"          if (thread == 0) told[0] = -1, tw_gpu_ticket((uint64_t*)(t.at[0] + {LINE}));"] * led,
             "          return;",
             "        }",
             "        break;",
@@ -468,6 +471,30 @@ class _Source:
             *(f"        {x} = kept[{i}];" for i, x in enumerate(kept, 1)),
             "        ahead = *next++;",
             "        __syncthreads();",
+            "        break;",
+            "      }",
+            *(self._told() if led else ()),
+        ]
+
+    def _told(self) -> list[str]:
+        """What the leading unit tells the others: a place of theirs, and the call and the trips in which it is."""
+        counters = [counter(i) for i in range(self.records.depth)]
+        if 3 + len(counters) > LINE // WORD:
+            raise InternalError(f"launch {self.launch.name} has {len(counters)} nested loops, too many to tell of.")
+        return [
+            f"      case {Kind.TELL:d}:",
+            "        if (thread == 0) {",
+            "          told[0] = n[0], told[1] = active;",
+            *(f"          told[{i}] = {x};" for i, x in enumerate(counters, 2)),
+            "        }",
+            "        break;",
+            f"      case {Kind.LISTEN:d}: {{",
+            "        const int place = told[0];",
+            "        if (place < 0) return;",
+            "        active = told[1], frame = (uint64_t)(active - 1) * frame_bytes;",
+            *(f"        {x} = told[{i}];" for i, x in enumerate(counters, 2)),
+            f"        next = (const tw_record*){self.name}_code + {self.name}_starts[unit] + back[place];",
+            "        ahead = *next++;",
             "        break;",
             "      }",
         ]

@@ -46,7 +46,7 @@ from tilewright.ir.program import (
     copied_part,
 )
 from tilewright.ir.stack import STACK, STATUS, loops_around, sharing
-from tilewright.ir.verify.calls import reached
+from tilewright.ir.verify.calls import reached, wide
 from tilewright.ir.verify.tree import conditions_of, tasks_of
 
 KIND_BITS = 10
@@ -82,7 +82,9 @@ class Kind(IntEnum):
     ROOM = 14  # what the status is where as many calls are active as may be
     CALL = 15  # records to skip, number of the call in the text
     RETURN = 16
-    KERNEL = 17  # first task, count, stride; this is the first kernel's
+    TELL = 17  # number of what the other units are to do, -1: end
+    LISTEN = 18
+    KERNEL = 19  # first task, count, stride; this is the first kernel's
 
 
 Number = int | Expr
@@ -116,8 +118,8 @@ class Records:
         waiting: whether units wait for each other.
         limited: whether loops have limits that values say.
         kinds: that occur.
-        sites: how many calls there are in the text; so many places to return to stand in front of a unit's records,
-            as 32-bit numbers of records behind its first one, the last call's first.
+        sites: how many places stand in front of a unit's records, as 32-bit numbers of records behind its first one,
+            the last one first: where each call in the text returns to, or where the unit does what unit 0 tells it.
         loops: around a call at most.
         status: number of the buffer in which calls that are too deep are reported; 0 where none is looked at.
         stack: number of the buffer of calls for which units have no room.
@@ -146,7 +148,7 @@ def counter(depth: int) -> str:
 
 def records_of(launch: Launch, program: Program) -> Records:
     """The records of a launch."""
-    return _Writer(launch, program).write()
+    return (LedWriter if launch.led else Writer)(launch, program).write()
 
 
 def nearby(program: Program) -> frozenset[str]:
@@ -173,7 +175,9 @@ class _Scope:
         return _Scope({**self.env, name: Var(counter(self.depth))}, self.depth + 1)
 
 
-class _Writer:
+class Writer:
+    """The records of a launch whose units take control together."""
+
     def __init__(self, launch: Launch, program: Program) -> None:
         self.launch, self.program, self.units = launch, program, launch.envelope.units
         self.called = {name: program.procedures[name].parts for name in reached(launch.body, program)}
@@ -181,6 +185,7 @@ class _Writer:
         self.kernels = tuple(dict.fromkeys(x.kernel for parts in bodies for x in tasks_of(parts)))
         self.loops = max(map(loops_around, bodies))
         self.sites = 0
+        self.acting = self.units  # that take control and make calls
         self.kinds = {name: Kind.KERNEL + number for number, name in enumerate(self.kernels)}
         self.nearby = nearby(program)
         self.events = first_counters(launch)
@@ -195,20 +200,15 @@ class _Writer:
         self.calls: list[str] = []  # the procedure of each call in the text
 
     def write(self) -> Records:
-        end = self._packed(_Record(Kind.END))
         pieces: list[Array] = []
         known: dict[bytes, int] = {}
         starts, length = [], 0
-        bodies = [self._parts(self.launch.body, _Scope(), outermost=True)]
-        bodies += [self._parts(x, _Scope()) for x in self.called.values()]
-        back = self._packed(_Record(Kind.RETURN)) if self.called else end
+        codes = self._codes()
         # After a call that was too deep nothing is known of what loops decide by.
         decides = next(conditions_of(self.launch.body), "") or self.called
         status = self._buffer(STATUS) if decides and STATUS in self.program.storage.buffers else 0
         stack = self._buffer(STACK) if self.called else 0
-        for unit in range(self.units):
-            streams = [x[unit] for x in bodies]
-            table, code = self._linked([[*x, back if number else end] for number, x in enumerate(streams)])
+        for table, code in codes:
             key = code.tobytes()
             if key not in known:
                 known[key] = length + len(table)
@@ -226,11 +226,19 @@ class _Writer:
             bool(self.used & {Kind.BARRIER, Kind.WAIT, Kind.WAITS}),
             self.limited,
             frozenset(self.used),
-            self.sites,
+            self.places,
             self.loops,
             status,
             stack,
         )
+
+    def _codes(self) -> list[tuple[Array, Array]]:
+        """Of each unit the table of its places, and its records."""
+        bodies = [self._parts(self.launch.body, _Scope(), outermost=True)]
+        bodies += [self._parts(x, _Scope()) for x in self.called.values()]
+        ends = [self._packed(_Record(Kind.END)), *[self._packed(_Record(Kind.RETURN))] * len(self.called)]
+        streams = ([[*x[unit], end] for x, end in zip(bodies, ends, strict=True)] for unit in range(self.units))
+        return [self._linked(x) for x in streams]
 
     def _linked(self, streams: Sequence[Sequence[Array]]) -> tuple[Array, Array]:
         """The records of a unit with its calls linked, and the table that stands in front of them.
@@ -241,7 +249,7 @@ class _Writer:
         firsts = np.cumsum([0, *(_length(x) for x in streams)])
         code = np.concatenate([piece for stream in streams for piece in stream])
         entries = dict(zip(self.called, firsts[1:].tolist(), strict=False))
-        table = np.zeros((-(-self.sites // 4), 4), np.int64)
+        table = np.zeros((-(-self.places // 4), 4), np.int64)
         places = np.flatnonzero((code[:, 0] & ((1 << KIND_BITS) - 1)) == Kind.CALL) if self.called else ()
         for at in places:
             site = int(code[at, 2])
@@ -273,6 +281,11 @@ class _Writer:
             )
         packed[:, 0] = record.row << KIND_BITS | kind
         return packed
+
+    @property
+    def places(self) -> int:
+        """How many entries tables have."""
+        return self.sites
 
     def _parts(self, parts: Sequence[Part], scope: _Scope, outermost: bool = False) -> Streams:
         streams: Streams = [[] for _ in range(self.units)]
@@ -306,9 +319,15 @@ class _Writer:
         before, records = self._packed(_Record(Kind.ROOM, (status,))), _Record(Kind.CALL, (0, site))
         given = self._copies(call.args, procedure.params, (0, 1))
         taken = self._copies(procedure.results, call.results, (1, 0))
-        # Who is still on the way back from the last call reads in global memory where to.
-        middle = [*self._barrier(int(call.direct)), self._packed(records)]
+        middle = [*self._before(call), self._packed(records)]
         return [[before, *x, *middle, *y] for x, y in zip(given, taken, strict=True)]
+
+    def _before(self, call: GridCall) -> list[Array]:
+        """What stands between a call and the copies of its arguments.
+
+        Where no barrier has to, who is still on the way back from the last call may read in global memory where to.
+        """
+        return self._barrier(int(call.direct))
 
     def _copies(self, sources: Sequence[str], targets: Sequence[str], deeper: tuple[int, int]) -> Streams:
         """Copies between the frame of a call and the next deeper one, large ones shared out among the units.
@@ -316,12 +335,12 @@ class _Writer:
         Args:
             deeper: for source and target whether they are of the next deeper one.
         """
-        streams: Streams = [[] for _ in range(self.units)]
+        streams: Streams = [[] for _ in range(self.acting)]
         for source, target in zip(sources, targets, strict=True):
             value = self.program.storage.placements[source].value
             size = static(value.num_elements() * dtypes.size_of(value.dtype), f"size of {source}")
             row = self._addresses([(source, deeper[0]), (target, deeper[1])], size)
-            parts = sharing(size, self.units)
+            parts = sharing(size, self.acting)
             for unit in range(parts if size else 0):
                 part = Copy(source, target, part=const(unit), parts=parts)
                 low, high = (int(evaluate(x, {})) for x in copied_part(part, const(size)))
@@ -473,6 +492,62 @@ class _Writer:
         if self.called and buffer.owner == "frame":
             offset = FRAMED | offset + deeper * buffer.bytes
         return self._buffer(buffer.name) << OFFSET_BITS | offset
+
+
+class LedWriter(Writer):
+    """The records of a launch that unit 0 leads: its own say all, those of others what they do when they are told."""
+
+    def __init__(self, launch: Launch, program: Program) -> None:
+        super().__init__(launch, program)
+        self.acting = 1
+        self.runs: list[Streams] = []  # what the other units do of phases in a row
+
+    @property
+    def places(self) -> int:
+        """See `Writer.places`: calls of unit 0, and runs of the others."""
+        return max(self.sites, len(self.runs))
+
+    def _codes(self) -> list[tuple[Array, Array]]:
+        bodies = [self._parts(self.launch.body, _Scope())]
+        bodies += [self._parts(x, _Scope()) for x in self.called.values()]
+        over = [self._packed(_Record(Kind.TELL, (-1,))), *self._barrier(), self._packed(_Record(Kind.END))]
+        ends = [over, *[[self._packed(_Record(Kind.RETURN))]] * len(self.called)]
+        leader = [[*x, *end] for (x,), end in zip(bodies, ends, strict=True)]
+        listen = [*self._barrier(), self._packed(_Record(Kind.LISTEN))]
+        codes = [self._linked(leader)]
+        for unit in range(self.units - 1):
+            table = np.zeros((-(-self.places // 4), 4), np.int64)
+            code, length = list(listen), _length(listen)
+            for number, run in enumerate(self.runs):
+                table.reshape(-1)[-1 - number] = length
+                length += _length(run[unit]) + 1
+                code += [*run[unit], self._packed(_Record(Kind.JUMP, (-length,)))]
+            codes.append((table, np.concatenate(code)))
+        return codes
+
+    def _parts(self, parts: Sequence[Part], scope: _Scope, outermost: bool = False) -> Streams:
+        """The records of unit 0 alone; those of the others are kept."""
+        stream: list[Array] = []
+        for at, part in enumerate(parts):
+            match part:
+                case GridControl():
+                    stream += self._grid(part, scope)[0]
+                case GridCall():
+                    stream += self._call(part)[0]
+                case Phase() if not wide(part):
+                    stream += self._phase(part, scope)[0]
+                case Phase():
+                    if not at or not wide(parts[at - 1]):
+                        stream += [self._packed(_Record(Kind.TELL, (len(self.runs),))), *self._barrier()]
+                        self.runs.append([[] for _ in range(self.units - 1)])
+                    mine, *others = self._phase(part, scope)
+                    stream += [*mine, *self._barrier()]
+                    for run, records in zip(self.runs[-1], others, strict=True):
+                        run += [*records, *self._barrier()]
+        return [stream]
+
+    def _before(self, call: GridCall) -> list[Array]:
+        return []
 
 
 def _first_waits(items: Sequence[Item]) -> list[Wait]:

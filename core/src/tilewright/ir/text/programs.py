@@ -148,6 +148,7 @@ def _launch(launch: Launch) -> Iterator[str]:
     parts += [f"shared {e.shared_bytes} bytes"] * bool(e.shared_bytes)
     parts += [f"own {e.own_bytes} bytes"] * bool(e.own_bytes)
     parts += [f"stack {e.stack_bytes} bytes"] * bool(e.stack_bytes) + ["cooperative"] * e.cooperative
+    parts += ["led"] * launch.led
     parts += [f"event {quote(name)}[{count}]" for name, count in launch.events.items()]
     parts += [f"traced {launch.traced}"] * bool(launch.traced)
     yield f"launch {quote(launch.name)} ({', '.join(parts)}) {{"

@@ -29,8 +29,8 @@ LEVEL = (
     "make calls"
 )
 ROOM = (
-    "a launch that makes calls has room in each unit for the table of where they return to, and buffers for the stack "
-    "and for its status"
+    "a launch that makes calls has room in each unit for the table of where they return to, or of what unit 0 tells it "
+    "to do, and buffers for the stack and for its status"
 )
 SETTLED = (
     "a barrier is the last thing in a procedure that units run together: results are copied to where another unit may "
@@ -40,6 +40,7 @@ HASTE = (
     "no barrier stands between a call and the phase before or behind it, or the procedure's first, where unit 0 alone "
     "makes the copies between them, and where in these phases it alone touches what is copied, or what is not settled"
 )
+LED = "a launch that unit 0 leads makes calls, is cooperative, and its units fetch nothing, and neither signal nor wait"
 STAYS = "a procedure that units run fetches nothing into their own memory, and neither signals nor waits"
 
 
@@ -66,6 +67,13 @@ def check_calls(program: Program, place: Place) -> None:
         if program.procedures[name].host:
             raise place.at(f"call {name}").broken(LEVEL, "units call what the host runs")
     _check_room(program, place)
+    for launch in (x for x in launches(program.steps) if x.led):
+        there = place.at(f"launch {launch.name}")
+        if not launch.calls or not launch.envelope.cooperative:
+            raise there.broken(LED, f"it makes {len(launch.calls)} calls on {launch.envelope.units} units")
+        for item in leaves(launch.body):
+            if isinstance(item, Fetch | Signal | Wait):
+                raise there.broken(LED, f"it has a {type(item).__name__.lower()}")
 
 
 def _check_parts(parts: Sequence[Part], place: Place) -> None:
@@ -84,6 +92,21 @@ def settles(parts: Sequence[Part]) -> bool:
     if isinstance(last, GridControl):
         return not last.counter and settles(last.body) and settles(last.orelse)
     return True
+
+
+def runs_in(parts: Sequence[Part]) -> int:
+    """How many times other units than unit 0 have something to do in some parts, for some phases in a row."""
+    found = 0
+    for at, part in enumerate(parts):
+        if isinstance(part, GridControl):
+            found += runs_in(part.body) + runs_in(part.orelse)
+        found += isinstance(part, Phase) and not by_first(part) and (at == 0 or not wide(parts[at - 1]))
+    return found
+
+
+def wide(part: Part) -> bool:
+    """Whether a part is a phase in which other units than unit 0 do something."""
+    return isinstance(part, Phase) and not by_first(part)
 
 
 def check_haste(before: Part | None, part: Part | None, program: Program, place: Place) -> None:
@@ -139,10 +162,10 @@ def _check_room(program: Program, place: Place) -> None:
         if not launch.calls:
             continue
         there = place.at(f"launch {launch.name}")
-        sites = len(launch.calls)
-        sites += sum(len(every_call(program.procedures[x].parts)) for x in reached(launch.body, program))
+        bodies = (launch.body, *(program.procedures[x].parts for x in reached(launch.body, program)))
+        sites = sum(max(len(every_call(x)), runs_in(x) if launch.led else 0) for x in bodies)
         if launch.envelope.stack_bytes < table_bytes(sites):
-            raise there.broken(ROOM, f"{sites} calls, and {launch.envelope.stack_bytes} bytes in each unit")
+            raise there.broken(ROOM, f"{sites} places, and {launch.envelope.stack_bytes} bytes in each unit")
         for name, needed, owner in ((STATUS, WORD, "program"), (STACK, words * WORD, "frame")):
             buffer = program.storage.buffers.get(name)
             if buffer is None or buffer.kind != "event" or buffer.bytes < needed or buffer.owner != owner:

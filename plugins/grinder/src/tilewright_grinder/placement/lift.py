@@ -29,13 +29,14 @@ from tilewright.ir.program import (
     Set,
     Task,
     calls,
+    every_call,
 )
-from tilewright.ir.stack import alone
-from tilewright.ir.verify.calls import settles
+from tilewright.ir.stack import alone, table_bytes
+from tilewright.ir.verify.calls import runs_in, settles
 from tilewright.planning.session import Session
 from tilewright.planning.storage import byte_size
 from tilewright_grinder.placement.barriers import EMPTY, hastened, joined, settled, turned
-from tilewright_grinder.placement.limits import ValueOf, calling_envelope, envelope_of, needs_of, outside
+from tilewright_grinder.placement.limits import STACK, ValueOf, calling_envelope, envelope_of, needs_of, outside
 from tilewright_grinder.placement.predict import Predictor
 from tilewright_grinder.placement.waits import folded, on_unit, unit_lists, without_waits
 
@@ -62,12 +63,16 @@ class Called:
     Args:
         units: that it runs on; as many as there are in the launch where that is 0.
         needs: of a unit.
+        sites: places in the tables of units that it and what it calls need.
         direct: whether it begins with a phase of unit 0.
+        led: whether unit 0 leads them.
     """
 
     units: int = 0
     needs: Resources = attrs.field(factory=lambda: Resources(1))
+    sites: int = 0
     direct: bool = False
+    led: bool = False
 
 
 @attrs.frozen
@@ -100,7 +105,12 @@ class Lifter:
         except _NotKnownError as error:
             return Refused(str(error))
         parts = settled(parts, self.session.table.kernels)
-        return Launch(name, envelope, self.hastened(parts, lambda name: self.called[name].direct))
+        names = {x.procedure for x in calls(steps)}
+        sites = places_in(parts) + sum(self.called[x].sites for x in names)
+        if names and table_bytes(sites) > STACK:
+            return Refused(f"units need a table of {sites} places, and have room for {STACK // table_bytes(1)}")
+        led = envelope.units > 1 and any(self.called[x].led for x in names)
+        return Launch(name, envelope, self.hastened(parts, lambda name: self.called[name].direct), led=led)
 
     def hastened(self, parts: Sequence[Part], direct: Callable[[str], bool]) -> tuple[Part, ...]:
         """The parts without barriers around calls where they need none; `direct` as `Called` says it."""
@@ -180,6 +190,11 @@ class Lifter:
         value = self.value_of(name)
         assert value is not None, name  # `outside` has looked
         return byte_size(value, {x.name: x.interval for x in self.session.symbols})
+
+
+def places_in(parts: Sequence[Part]) -> int:
+    """Places in the tables of units that parts need: where calls return to, or what unit 0 may tell the others."""
+    return max(len(every_call(parts)), runs_in(parts))
 
 
 class _NotKnownError(Exception):

@@ -38,6 +38,8 @@ from tilewright.ir.program import (
     Task,
     reads_back,
 )
+from tilewright.ir.stack import sharing
+from tilewright.ir.verify.calls import wide
 from tilewright.planning.storage import byte_size
 from tilewright.planning.timeline import meeting_seconds, task_seconds
 from tilewright_grinder.placement.limits import ValueOf
@@ -124,29 +126,35 @@ class Predictor:
             free = self._cpu and needs.tasks == 1
             return rounds * task_seconds(choice, device) + (0.0 if free else start)
         free = self._cpu and launch.envelope.units == 1
-        return (0.0 if free else start) + self.parts(launch.body, launch.envelope.units)
+        return (0.0 if free else start) + self.parts(launch.body, launch.envelope.units, launch.led)
 
-    def parts(self, parts: Sequence[Part], units: int) -> float:
-        """Of parts of a launch, with a barrier behind each phase where there is more than one unit."""
+    def parts(self, parts: Sequence[Part], units: int, led: bool = False) -> float:
+        """Of parts of a launch, with a barrier behind each phase where there is more than one unit.
+
+        Args:
+            led: whether unit 0 leads: then barriers stand around phases of other units, and nowhere else.
+        """
         barrier = meeting_seconds(self.device) if units > 1 else 0.0
         total = 0.0
-        for part in parts:
+        for at, part in enumerate(parts):
             if isinstance(part, Phase):
-                total += barrier + max((self._lane(x, {}) for x in part.lanes), default=0.0)
+                told = led and wide(part) and (not at or not wide(parts[at - 1]))
+                total += (not led or wide(part)) * barrier + told * (barrier + _RECORDS * self.device.step_seconds)
+                total += max((self._lane(x, {}) for x in part.lanes), default=0.0)
                 continue
             if isinstance(part, GridCall):
-                total += self._call(part, barrier)
+                total += self._call(part, 0.0 if led else barrier, 1 if led else units)
                 continue
-            sides = [self.parts(x, units) for x in (part.body, part.orelse)]
+            sides = [self.parts(x, units, led) for x in (part.body, part.orelse)]
             total += self._control(part, sides)
         return total
 
-    def _call(self, call: GridCall, barrier: float) -> float:
+    def _call(self, call: GridCall, barrier: float, copying: int) -> float:
         """Of making a call: copies of arguments and results, each in front of a barrier; and of what it runs."""
         records = (len(call.args) + len(call.results) + 3) * _RECORDS * self.device.step_seconds
-        copied = sum(map(self._bytes, (*call.args, *call.results)))
-        # One unit makes small copies; those of large values it shares.
-        seconds = copied / self._bandwidth() * self.device.units
+        sizes = [self._bytes(x) for x in (*call.args, *call.results)]
+        # A unit alone gets its share of what memory delivers.
+        seconds = sum(x / sharing(x, copying) for x in sizes) / self._bandwidth() * self.device.units
         meetings = 2 - call.early - call.direct - call.late
         return records + seconds + meetings * barrier + self.called(call.procedure)
 

@@ -11,15 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import attrs
 
 from tilewright.ir.choice import Resources
-from tilewright.ir.program import HostStep, Part, calls
+from tilewright.ir.program import HostStep, Part
 from tilewright.ir.verify.calls import by_first
 from tilewright.planning.session import Session
-from tilewright_grinder.placement.lift import Called, Lifter, Refused
-from tilewright_grinder.placement.limits import STACK, calling_envelope, needs_of, outside
-
-_TABLE = STACK // 2
-"""Bytes of a unit's stack that the table of where calls return to may take."""
-_SITE = 4
+from tilewright_grinder.placement.lift import Called, Lifter, Refused, places_in
+from tilewright_grinder.placement.limits import calling_envelope, needs_of, outside
 
 
 @attrs.frozen
@@ -68,8 +64,6 @@ def procedures(
         why = outside(steps, session, lifters[name].value_of, bodies)
         if why:
             return Refused(why if why.startswith("it ") else f"in {name}, {why}")
-    if _SITE * sum(len(calls(x)) for x in bodies.values()) > _TABLE:
-        return Refused(f"its functions make more than {_TABLE // _SITE} calls in the text")
     needs = [needs_of(x, session) for x in bodies.values()]
     envelope = calling_envelope(needs, 1, session, alone)
     if isinstance(envelope, str):
@@ -80,9 +74,10 @@ def procedures(
         if isinstance(parts, Refused):
             return parts
         made[name] = parts
+    sites = sum(map(places_in, made.values()))
     direct = {name: by_first(parts[0]) for name, parts in made.items()}
     made = {name: lifters[name].hastened(parts, direct.__getitem__) for name, parts in made.items()}
-    return made, {x: Called(envelope.units, together(needs), direct[x]) for x in bodies}
+    return made, {x: Called(envelope.units, together(needs), sites, direct[x]) for x in bodies}
 
 
 def together(needs: Iterable[Resources]) -> Resources:
