@@ -24,9 +24,10 @@ from tilewright.errors import InputError, VerifyError
 from tilewright.frontend.legalize.builder import Tensor
 from tilewright.interpret.task import run_tasks
 from tilewright.interpret.tensor import interpret
-from tilewright.ir.expr import const
+from tilewright.ir.expr import Var, const
 from tilewright.ir.module import Module
 from tilewright.ir.program import (
+    Copy,
     Envelope,
     GridCall,
     GridControl,
@@ -39,6 +40,7 @@ from tilewright.ir.program import (
     Program,
     Signal,
     Storage,
+    Task,
     calls,
     every_call,
     launches,
@@ -148,18 +150,18 @@ def under_control() -> Module:
     return m.build()
 
 
-def carried() -> Module:
+def carried(row: Any = ROW) -> Module:
     """A loop whose state procedures read where it stands, while its successor is made of it."""
     m = ModuleBuilder(depth=8)
 
-    @m.function([INT, ROW, ROW], [ROW])
+    @m.function([INT, row, row], [row])
     def f(b: FunctionBuilder, n: Tensor, x: Tensor, same: Tensor) -> Any:
         def deeper() -> Any:
             return b.op("Sub", b.call(f, b.op("Sub", n, 1), b.op("Add", x, same), same), x)
 
         return b.cond(b.op("Greater", n, 0), deeper, lambda: x)
 
-    @m.entry([INT, ROW])
+    @m.entry([INT, row])
     def main(b: FunctionBuilder, n: Tensor, x: Tensor) -> Any:
         return b.for_loop(4, lambda i, s: b.op("Sub", b.call(f, n, b.op("Cos", s), s), s), x)
 
@@ -316,6 +318,35 @@ def test_calls_for_which_a_unit_has_no_room_are_kept_in_memory(
     (launch,) = (x for x in launches(plan.program.steps) if x.calls)
     assert launch.envelope.stack_bytes < 100
     agree(emulate(plan.program, settings(level), feeds, seeds=(0, 1, 2)), interpret(module, feeds))
+
+
+@pytest.mark.parametrize("level", ["grid", "led"])
+def test_what_other_units_do_may_depend_on_the_trip(level: str) -> None:
+    """In each trip the units take others of a kernel's tasks."""
+    module, feeds = carried(LARGE), case("twice, large")[1]
+    made = plan_module(module, settings(level)).program
+
+    def turned(part: Part, loop: str) -> Part:
+        if isinstance(part, GridControl):
+            return attrs.evolve(part, body=tuple(turned(x, part.counter) for x in part.body))
+        lanes = part.lanes if isinstance(part, Phase) and loop else ()
+        if len(lanes) != 1 or lanes[0].units == const(1):
+            return part
+        units, (item, *_) = lanes[0].units, lanes[0].items
+        if isinstance(item, Copy):
+            return part
+        assert isinstance(item, Task)
+        other = attrs.evolve(item, first=(item.first + Var(loop)) % units)
+        return Phase((attrs.evolve(lanes[0], items=(other,)),))
+
+    (launch,) = made.body
+    assert isinstance(launch, Launch)
+    assert launch.led == (level == "led")
+    launch = attrs.evolve(launch, body=tuple(turned(x, "") for x in launch.body))
+    assert launch != made.body[0]
+    made = attrs.evolve(made, body=(launch,))
+    verify_program(made)
+    agree(emulate(made, settings(level), feeds, seeds=(0, 1)), interpret(module, feeds))
 
 
 # Depth.
