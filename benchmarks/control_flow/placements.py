@@ -30,9 +30,10 @@ from tilewright.errors import InputError
 from tilewright.frontend import load
 from tilewright.ir import dtypes
 from tilewright.ir.module import Module
-from tilewright.ir.program import Program
+from tilewright.ir.program import Program, launches
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.immediate import loaded
+from tilewright_grinder.options import GrinderOptions
 from tilewright_grinder.placement.predict import Predictor
 
 LEVELS = ("host", "graph", "grid", "block")
@@ -146,12 +147,18 @@ class _Planner:
         """By the model that the policy goes by: says whether its choices, one by one, are the best together."""
         places = program.storage.placements
         device = device_of(self.settings({}))
-        return Predictor(
+        predictor = Predictor(
             device,
             program.kernels,
             program.symbols,
             lambda name: places[name].value if name in places else None,
-        ).steps(program.body)
+        )
+        called = program.procedures.values()
+        calling = [x for x in launches(program.steps) if x.calls]
+        units, led = max((x.envelope.units for x in calling), default=1), any(x.led for x in calling)
+        each = [predictor.parts(x.parts, units, led) if x.parts else predictor.steps(x.host) for x in called]
+        call = GrinderOptions().calls * sum(each) / max(len(each), 1)
+        return attrs.evolve(predictor, called=lambda _: call).steps(program.body)
 
     def measured(self, feeds: Sequence[Any]) -> Seconds:
         """The median of some runs in this process, transfers included."""
@@ -213,7 +220,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = [
         sweep(cell, options.target, options.threads, not options.predict, options.most, not options.plain)
         for cell in chosen(cells(options.cells, options.small), options)
-        if cell.model != "rae"  # recursion runs on the host
     ]
     if options.out is not None:
         options.out.write_text(json.dumps([attrs.asdict(x) for x in found], indent=1) + "\n")

@@ -18,12 +18,14 @@ from tilewright.ir.program import (
     Item,
     Kernel,
     Launch,
+    Part,
     Phase,
     Program,
     Task,
     host_leaves,
     launches,
 )
+from tilewright.ir.verify.calls import reached
 from tilewright.planning.kernels import nests_of
 from tilewright.views.subject import subject_of
 
@@ -71,7 +73,9 @@ class _Counter:
         self._touched: dict[str, tuple[_Touched, _Touched]] = {}
 
     def of(self, launch: Launch) -> Traffic:
-        calls = list(dict.fromkeys((t.kernel, t.args) for part in launch.body for t in _tasks(part)))
+        called = (self._program.procedures[x].parts for x in reached(launch.body, self._program))
+        tasks = (t for parts in (launch.body, *called) for part in parts for t in _tasks(part))
+        calls = list(dict.fromkeys((t.kernel, t.args) for t in tasks))
         read, written = _Touched(), _Touched()
         for name, args in calls:
             kernel = self._program.kernels[name]
@@ -126,12 +130,12 @@ class _Touched:
         return count * dtypes.size_of(value.dtype)
 
 
-def _tasks(part: Phase | GridControl) -> Iterator[Task]:
+def _tasks(part: Part) -> Iterator[Task]:
     if isinstance(part, GridControl):
         for inner in (*part.body, *part.orelse):
             yield from _tasks(inner)
         return
-    for lane in part.lanes:
+    for lane in part.lanes if isinstance(part, Phase) else ():
         yield from _tasks_of(lane.items)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from tilewright.config import Config
 from tilewright.config.binding import bind
-from tilewright.ir.program import Copy, GridControl, HostStep, Launch, Phase
+from tilewright.ir.program import Copy, GridCall, GridControl, HostStep, Launch, Part, Phase
 from tilewright.ir.verify import flow, ordering
 from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import SlotValue
@@ -44,6 +44,7 @@ def test_at_every_level_they_keep_it(level: str) -> None:
     report = check_placer("grinder", "cuda:h200", CASES, LEVELS[level], seeds=2)
     assert report.levels[level] > 1
     assert {"graph": report.graph, "grid": report.grid, "block": report.block}[level] > 1
+    assert report.calls > 1 or level == "graph"
     check(report)
 
 
@@ -63,12 +64,12 @@ def without_barriers(step: HostStep) -> HostStep:
     if not isinstance(step, Launch):
         return step
 
-    def joined(parts: tuple[Phase | GridControl, ...]) -> tuple[Phase | GridControl, ...]:
-        made: list[Phase | GridControl] = []
+    def joined(parts: tuple[Part, ...]) -> tuple[Part, ...]:
+        made: list[Part] = []
         for part in parts:
             if isinstance(part, GridControl):
                 made.append(attrs.evolve(part, body=joined(part.body), orelse=joined(part.orelse)))
-            elif made and isinstance(made[-1], Phase):
+            elif isinstance(part, Phase) and made and isinstance(made[-1], Phase):
                 made[-1] = barriers.together(made[-1], part)
             else:
                 made.append(part)
@@ -82,11 +83,14 @@ def without_copies(step: HostStep) -> HostStep:
     if not isinstance(step, Launch):
         return step
 
-    def parts(given: tuple[Phase | GridControl, ...]) -> tuple[Phase | GridControl, ...]:
-        made: list[Phase | GridControl] = []
+    def parts(given: tuple[Part, ...]) -> tuple[Part, ...]:
+        made: list[Part] = []
         for part in given:
             if isinstance(part, GridControl):
                 made.append(attrs.evolve(part, body=parts(part.body), orelse=parts(part.orelse)))
+                continue
+            if isinstance(part, GridCall):
+                made.append(part)
                 continue
             lanes = (attrs.evolve(x, items=tuple(i for i in x.items if not isinstance(i, Copy))) for x in part.lanes)
             made.append(Phase(tuple(lanes)))

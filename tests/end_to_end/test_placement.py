@@ -279,7 +279,8 @@ def test_recursion_under_a_loop_and_a_loop_inside_recursion(level: str) -> None:
     agree(["y"], found, interpret(module, feeds))
     decided = {x.subject: x for x in plan.decisions if x.slot == "control_place"}
     around = [x for x in decided.values() if x.chosen["level"] == "host"]
-    assert any("calls grow, and calls run on the host" in x.why for x in around)
+    assert any("calls grow, which runs on the host" in x.why for x in around)
+    assert any("on a CPU calls are steps of the host program" in x.why for x in around)
     assert [x.chosen["level"] for x in decided.values()].count(level) == 1
 
 

@@ -122,10 +122,15 @@ class Calls:
             self._control = aligned(size).view(np.int64)
             table.addresses[number] = self._control.ctypes.data
 
-    def check(self) -> None:
-        """Raises InputError when the run that has just ended met a call beyond the bound."""
-        if self._procedures and self._control[0]:
-            raise too_deep(self._procedures[int(self._control[0]) - 1], self._depth)
+    def check(self, status: int = 0) -> None:
+        """Raises InputError when the run that has just ended met a call beyond the bound.
+
+        Args:
+            status: that launches have left.
+        """
+        found = status or int(self._control[0])
+        if self._procedures and found:
+            raise too_deep(self._procedures[found - 1], self._depth)
 
 
 def aligned(size: int) -> Array:

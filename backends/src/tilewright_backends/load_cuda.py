@@ -130,6 +130,7 @@ class CudaProgram:
         self._graphs: dict[tuple[int, ...], ctypes.c_void_p | None] = {}  # None: the values came once
         self._capturable = bool(data["capturable"])
         self._conditional = int(data.get("conditional", 0))
+        self._reported = str(data.get("status", ""))
         self._traced: Mapping[str, Any] = data.get("traced", {})
         self._table = BufferTable(data)
         self.input_bytes, self.output_bytes = self._table.input_bytes, self._table.output_bytes
@@ -191,7 +192,25 @@ class CudaProgram:
                     _TO_HOST,
                     self._stream,
                 )
+        status = self._status()
         self._cuda("cudaStreamSynchronize", self._stream)
+        self._check(status)
+
+    def _status(self) -> ctypes.c_uint32:
+        """Gets what launches that make calls report; it is there when the stream has been waited for."""
+        status = ctypes.c_uint32()
+        if self._reported:
+            _, address = self._table.place(self._reported)
+            source, size = ctypes.c_void_p(address), ctypes.c_size_t(ctypes.sizeof(status))
+            self._cuda("cudaMemcpyAsync", ctypes.byref(status), source, size, _TO_HOST, self._stream)
+        return status
+
+    def _check(self, status: ctypes.c_uint32) -> None:
+        """Raises InputError where a launch met a call beyond the bound; the next run begins anew."""
+        if status.value:
+            size, address = self._table.place(self._reported)
+            self._cuda("cudaMemset", ctypes.c_void_p(address), 0, ctypes.c_size_t(size))
+            self._calls.check(status.value)
 
     def launch(self) -> None:
         """Starts the kernels on the device buffers, without copies and without waiting."""
@@ -286,7 +305,9 @@ class CudaProgram:
                     self._cuda("cudaEventRecord", first, self._stream)
                     self.launch()
                     self._cuda("cudaEventRecord", last, self._stream)
+            status = self._status()
             self._cuda("cudaStreamSynchronize", self._stream)
+            self._check(status)
             return [self._elapsed(first, last) for first, last in zip(events[::2], events[1::2], strict=True)]
         finally:
             for event in events:

@@ -28,6 +28,7 @@ import numpy as np
 from tilewright.config.binding import Settings
 from tilewright.interpret.evaluate import evaluate
 from tilewright.ir import dtypes
+from tilewright.ir.calls import too_deep
 from tilewright.ir.program import (
     HostCall,
     HostCopy,
@@ -40,6 +41,7 @@ from tilewright.ir.program import (
     Program,
     launches,
 )
+from tilewright.ir.stack import STATUS
 from tilewright.planning.weights import weights_of
 from tilewright.plugins.records import RecipeEntry
 from tilewright.runtime.native import TaskTime
@@ -296,7 +298,8 @@ def emulate(
 
     def frame(buffer: str, ahead: int = 0) -> int:
         found = program.storage.buffers[buffer]
-        return found.bytes * (depth - 1 + ahead) if found.owner == "frame" else 0
+        # A launch of the host program that makes calls counts from the first frame on.
+        return found.bytes * max(depth - 1 + ahead, 0) if found.owner == "frame" else 0
 
     def bytes_of(name: str, ahead: int = 0) -> Array:
         place = places[name]
@@ -385,6 +388,8 @@ def emulate(
             if buffer.kind in ("workspace", "output"):
                 memory[name].fill(0xFF)
         run(program.body, {})
+        if STATUS in memory and (status := int(memory[STATUS].view(np.uint32)[0])):
+            raise too_deep(list(program.procedures)[status - 1], program.depth)
     if times is not None:
         for launch in (x for x in launches(program.steps) if x.traced):
             told = traced(launch, program, code.persistent[launch.name].names)

@@ -173,12 +173,14 @@ def load_module(
 
 
 def _check_members(program: Program, recipes: Mapping[str, Recipe]) -> None:
-    for launch in launches(program.steps):
-        for task in tasks_of(launch.body) if launch.only_task is None else ():
+    bodies = {f"launch {x.name}": x.body for x in launches(program.steps) if x.only_task is None}
+    bodies |= {f"procedure {name}": x.parts for name, x in program.procedures.items()}
+    for where, parts in bodies.items():
+        for task in tasks_of(parts):
             recipe = recipes[program.kernels[task.kernel].choice.recipe]
             if not recipe.embeddable:
                 raise InternalError(
-                    f"launch {launch.name} runs {task.kernel} among others, and {recipe.name} is not embeddable: "
+                    f"{where} runs {task.kernel} among others, and {recipe.name} is not embeddable: "
                     "its kernels must be launched alone."
                 )
 

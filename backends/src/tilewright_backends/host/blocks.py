@@ -105,15 +105,15 @@ class Blocks:
 
 
 def blocks_of(body: Sequence[HostStep], procedures: Iterable[Procedure]) -> Blocks:
-    """A host tree and its procedures as blocks."""
+    """A host tree and its procedures as blocks; what launches call is theirs."""
     cutter = _Cutter()
     cutter.cut(body, cutter.block({}))
     entries: dict[str, int] = {}
-    for procedure in procedures:
+    for procedure in (x for x in procedures if not x.parts):
         first = cutter.block({})
         entries[procedure.name] = first
         cutter.slots = 1
-        cutter.blocks[cutter.cut(procedure.body, first)].end = Leave()
+        cutter.blocks[cutter.cut(procedure.host, first)].end = Leave()
     return Blocks(tuple(cutter.blocks), entries, cutter.most)
 
 

@@ -22,10 +22,12 @@ from tilewright.ir.program import (
     BlockControl,
     Copy,
     Fetch,
+    GridCall,
     GridControl,
     Item,
     Lane,
     Launch,
+    Part,
     Phase,
     Program,
     Set,
@@ -229,13 +231,15 @@ class _Region:
         with code.loop("unit", self._units, "parallel") as unit:
             self._parts(self._launch.body, unit, outermost=True)
 
-    def _parts(self, parts: Sequence[Phase | GridControl], unit: Expr, outermost: bool = False) -> None:
+    def _parts(self, parts: Sequence[Part], unit: Expr, outermost: bool = False) -> None:
         for number, part in enumerate(parts):
             if isinstance(part, Phase):
                 self._items.lanes([x for x in part.lanes if x.items], unit, self._units)
                 if not outermost or number < len(parts) - 1:
                     self._barrier()
                 continue
+            if isinstance(part, GridCall):
+                raise InternalError(f"launch {self._launch.name} calls {part.procedure}, which is the host's on a CPU.")
             body, orelse = (partial(self._parts, x, unit) for x in (part.body, part.orelse))
             control(self._host, part, body, orelse)
 

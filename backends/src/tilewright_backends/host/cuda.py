@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 import attrs
 from tvm import tirx
+from tvm.ir import PointerType, PrimType
 from tvm.script import tirx as script
 from tvm.tirx import op as tir_op
 
@@ -29,6 +30,7 @@ from tilewright.ir.program import (
     host_leaves,
     launches,
 )
+from tilewright.ir.stack import STATUS
 from tilewright_backends.build.cuda.dispatcher import Persistent
 from tilewright_backends.build.cuda.graph import Counted, Key
 from tilewright_backends.build.cuda.source import DeviceKernel, Wave
@@ -154,7 +156,7 @@ class CudaHost(HostFunction):
     def launch_persistent(self, launch: Launch) -> None:
         """The launch of a persistent kernel. Its struct is copied when it is launched, so all have one place for it."""
         found = self.persistent[launch.name]
-        words = [self.base(x) if x else tirx.const(0, "uint64") for x in found.buffers]
+        words = [self.base_for(launch, x) if x else tirx.const(0, "uint64") for x in found.buffers]
         words += [tirx.Cast("uint64", self.code.env[x.name]) for x in self.program.symbols]
         for number, word in enumerate(words):
             self.code.emit(tirx.BufferStore(self._words, word, [i32(number)]))
@@ -179,12 +181,17 @@ class CudaHost(HostFunction):
         self.code.evaluate(call)
 
     def scalar(self, name: str) -> Prim:
-        """A scalar value, read back from the device."""
+        """A scalar value, read back from the device; 0 after a call that was too deep, so that no loop goes on."""
         dtype = self.program.storage.placements[name].value.dtype
         carrier = f"int{8 * dtypes.size_of(dtype)}"
         if dtypes.is_float(dtype) or carrier not in ("int8", "int32", "int64"):
             raise InternalError(f"{name} decides what the host program does, but {dtype} is not read back.")
-        return tirx.call_extern(carrier, f"tw_read_back_{carrier}", self.pointer(name))
+        value = tirx.call_extern(carrier, f"tw_read_back_{carrier}", self.pointer(name))
+        if STATUS not in self.program.storage.buffers:
+            return value
+        place = tirx.reinterpret(PointerType(PrimType("int32")), self.base(STATUS))
+        status = tirx.call_extern("int32", "tw_read_back_int32", place)
+        return tirx.Select(tirx.EQ(status, i32(0)), value, tirx.const(0, carrier))
 
     def copy(self, source: Prim, target: Prim, name: str) -> None:
         """See `HostFunction.copy`: a launch of its own."""

@@ -1,8 +1,9 @@
 """The entry of a library: runs a program's host tree over a table of buffer addresses.
 
 The table has one 64-bit address per buffer of the program's storage, in the storage's order, then that of the control
-buffer for a program with procedures, or that of cells where the device decides something, and then the value of each
-symbol. How a launch is made is the target's affair; loops, branches, calls, copies and addresses are the same for all.
+buffer for a program whose host makes calls, that of cells where the device decides something, and then the value of
+each symbol. How a launch is made is the target's affair; loops, branches, calls, copies and addresses are the same for
+all.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from tilewright.ir.program import (
     Program,
     Set,
 )
+from tilewright.ir.stack import STATUS
 from tilewright_backends.buffers import CELL_BYTES, CELLS, CONTROL
 from tilewright_backends.host.machine import Machine, control_bytes
 from tilewright_backends.lower.code import Code, symbol_dtype
@@ -74,7 +76,7 @@ class HostFunction:
 
     def run(self, launch: EmitLaunch) -> None:
         """The code of the whole program."""
-        if self.program.procedures:
+        if called_by_host(self.program):
             Machine(self, self._bases[CONTROL], launch).emit()
         else:
             self.steps(self.program.body, launch)
@@ -86,6 +88,10 @@ class HostFunction:
     def base(self, buffer: str) -> Prim:
         """The 64-bit address of a buffer; of one of frames, that of the frame of the procedure that runs."""
         return self.frame if self.program.storage.buffers[buffer].owner == "frame" else self._bases[buffer]
+
+    def base_for(self, launch: Launch, buffer: str) -> Prim:
+        """As `base`; of frames, for a launch that makes calls, the address of the first."""
+        return self._bases[buffer] if launch.calls else self.base(buffer)
 
     def address(self, name: str, ahead: bool = False) -> Prim:
         """The 64-bit address of a value; `ahead`: of one in a frame, in the frame of the next deeper call."""
@@ -99,7 +105,7 @@ class HostFunction:
     def frame_at(self, depth: Prim) -> Prim:
         """The address of the frame of the call at a depth, of which the first is 1."""
         for name, buffer in self.program.storage.buffers.items():
-            if buffer.owner == "frame":
+            if buffer.owner == "frame" and buffer.kind == "workspace":
                 before = (depth - tirx.const(1, "int64")) * tirx.const(buffer.bytes, "int64")
                 return self.code.let(tirx.Add(self._bases[name], tirx.Cast("uint64", before)), "frame")
         return None
@@ -235,15 +241,25 @@ def buffer_table(program: Program) -> list[tuple[str, str, int]]:
     """Name, kind and bytes of each entry of the table, in order."""
     buffers = program.storage.buffers
     table: list[tuple[str, str, int]] = [(name, x.kind, program.size_of(x)) for name, x in buffers.items()]
-    if program.procedures:
+    if called_by_host(program):
         table.append((CONTROL, CONTROL, control_bytes(program)))
     decided = sum(1 for _ in graph_control(program.body))
     return [*table, (CELLS, "workspace", CELL_BYTES * decided)] if decided else table
 
 
+def called_by_host(program: Program) -> bool:
+    """Whether the host program makes calls, and not its launches alone."""
+    return any(not x.parts for x in program.procedures.values())
+
+
 def recursion(program: Program) -> dict[str, Any]:
-    """What a loader needs to say which call went too deep; nothing without procedures."""
-    return {"procedures": list(program.procedures), "depth": program.depth} if program.procedures else {}
+    """What a loader needs to say which call went too deep; nothing without procedures.
+
+    `status` is the buffer in which launches report that.
+    """
+    status = {"status": STATUS} if STATUS in program.storage.buffers else {}
+    called = {"procedures": list(program.procedures), "depth": program.depth, **status}
+    return called if program.procedures else {}
 
 
 def ranges(program: Program) -> dict[str, Any]:

@@ -29,13 +29,13 @@ from tilewright.ir.program import (
     BlockControl,
     Copy,
     Fetch,
+    GridCall,
     GridControl,
     HostCall,
     HostCopy,
     HostIf,
     HostLoop,
     HostSet,
-    HostStep,
     Item,
     Kernel,
     Launch,
@@ -43,10 +43,12 @@ from tilewright.ir.program import (
     Program,
     Set,
     Signal,
+    Step,
     Task,
     Wait,
     copied_part,
     next_number,
+    sides_of,
     spans,
 )
 from tilewright.ir.specialise import specialised
@@ -54,8 +56,9 @@ from tilewright.ir.specialise import specialised
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Env = Mapping[str, int]
-Running = Generator[HostCall, None, None]
-"""Host steps at work: yields each call, and goes on when it has been made."""
+Calling = HostCall | GridCall
+Running = Generator[Calling, None, None]
+"""Steps at work: yields each call, and goes on when it has been made."""
 Action = Callable[[], bool]
 """Does one thing of a unit, or returns False because it has to wait."""
 
@@ -172,7 +175,7 @@ class _Machine:
     def run(self) -> None:
         """Runs the program, calls on a stack of their own."""
         where = spans(self.program.body, self.program.procedures.values())
-        stack: list[tuple[Running, HostCall | None]] = [(self._steps(self.program.body, {}, 0), None)]
+        stack: list[tuple[Running, Calling | None]] = [(self._steps(self.program.body, {}, 0), None)]
         while stack:
             running, call = stack[-1]
             called = next(running, None)
@@ -187,7 +190,7 @@ class _Machine:
             if call is not None:
                 self._leave(call, where[call.procedure][1], len(stack))
 
-    def _enter(self, call: HostCall, number: int, depth: int) -> None:
+    def _enter(self, call: Calling, number: int, depth: int) -> None:
         """Copies arguments into the frame of a call at `depth`, which is new and so poisoned."""
         args = [self.memory.load(x).copy() for x in call.args]
         self.memory.depth = depth
@@ -197,7 +200,7 @@ class _Machine:
             self.memory.store(param, array)
         self.memory.poison(number, "last")
 
-    def _leave(self, call: HostCall, number: int, depth: int) -> None:
+    def _leave(self, call: Calling, number: int, depth: int) -> None:
         """Copies results out of the frame of the call at `depth`."""
         self.memory.poison(number, "first")
         results = [self.memory.load(x).copy() for x in self.program.procedures[call.procedure].results]
@@ -207,8 +210,8 @@ class _Machine:
         for name, array in zip(call.results, results, strict=True):
             self.memory.store(name, array)
 
-    def _steps(self, steps: Sequence[HostStep], env: Env, number: int) -> Running:
-        """Runs host steps of which the first has a number, as `Placement` counts them."""
+    def _steps(self, steps: Sequence[Step], env: Env, number: int) -> Running:
+        """Runs steps of which the first has a number, as `Placement` counts them."""
         for step in steps:
             self.memory.poison(number, "first")
             after = next_number((step,), number)
@@ -216,21 +219,24 @@ class _Machine:
                 case Launch():
                     self.memory.new_launch()
                     self._signals.clear()
-                    self._parts(step.body, env)
+                    yield from self._parts(step.body, env)
+                case Phase():
+                    self._phase(step, env)
                 case HostCopy():
                     self._copy(step, env)
                 case HostSet():
                     self.memory.load(step.target)[...] = _number(step.value, env)
-                case HostCall():
+                case HostCall() | GridCall():
                     yield step
-                case HostLoop():
+                case HostLoop() | GridControl() if step.counter:
                     for trip in self._trips(step, env):
                         yield from self._steps(step.body, {**env, step.counter: trip}, number + 1)
-                case HostIf():
+                case HostIf() | GridControl():
+                    then, orelse = sides_of(step)
                     if self._holds(step.condition):
-                        yield from self._steps(step.then, env, number + 1)
+                        yield from self._steps(then, env, number + 1)
                     else:
-                        yield from self._steps(step.orelse, env, next_number(step.then, number + 1))
+                        yield from self._steps(orelse, env, next_number(then, number + 1))
             self.memory.poison(after - 1, "last")
             number = after
 
@@ -255,15 +261,18 @@ class _Machine:
             yield done
             done += 1
 
-    def _parts(self, parts: Sequence[Phase | GridControl], env: Env) -> None:
+    def _parts(self, parts: Sequence[Phase | GridControl | GridCall], env: Env) -> Running:
+        """Runs the parts of a launch, all in one step."""
         for part in parts:
             if isinstance(part, Phase):
                 self._phase(part, env)
+            elif isinstance(part, GridCall):
+                yield part
             elif part.counter:
                 for trip in self._trips(part, env):
-                    self._parts(part.body, {**env, part.counter: trip})
+                    yield from self._parts(part.body, {**env, part.counter: trip})
             else:
-                self._parts(part.body if self._holds(part.condition) else part.orelse, env)
+                yield from self._parts(part.body if self._holds(part.condition) else part.orelse, env)
 
     def _phase(self, phase: Phase, env: Env) -> None:
         """Lets the units take turns at random until all are done."""

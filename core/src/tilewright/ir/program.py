@@ -185,9 +185,35 @@ class GridControl:
     counter: str
     trip: Expr | None
     condition: str
-    body: tuple[Phase | GridControl, ...]
-    orelse: tuple[Phase | GridControl, ...] = ()
+    body: tuple[Part, ...]
+    orelse: tuple[Part, ...] = ()
     limit: str = ""
+
+
+@attrs.frozen
+class GridCall:
+    """A call that all units of a launch make together, with the fields of a `HostCall`.
+
+    Barriers stand in front of the copies of the arguments, behind these, and behind the copies of the results. Small
+    copies are made by unit 0 (`ir.stack.alone`). A call beyond the bound ends the launch on all units.
+
+    Args:
+        early: no barrier stands between the phase before it and the copies of its arguments, which are small.
+        direct: none stands between these copies and the procedure's first phase, in which unit 0 alone does something.
+        late: none stands between the copies of its results, which are small, and the phase or the call behind it.
+    """
+
+    procedure: str
+    args: tuple[str, ...]
+    results: tuple[str, ...]
+    reads: tuple[str, ...] = ()
+    early: bool = False
+    direct: bool = False
+    late: bool = False
+
+
+Part = Phase | GridControl | GridCall
+"""What units do together, in a launch or in a procedure that launches call."""
 
 
 @attrs.frozen
@@ -201,6 +227,8 @@ class Envelope:
         shared_bytes: per unit.
         cooperative: whether all units must be resident at once (more than one phase, or waits).
         own_bytes: memory of each unit in which stands what is fetched; it lies behind the shared bytes.
+        stack_bytes: memory of each unit in which stands where calls return to; it lies behind that. What calls need
+            that nest deeper stands in global memory.
     """
 
     units: int
@@ -209,6 +237,7 @@ class Envelope:
     shared_bytes: int = 0
     cooperative: bool = False
     own_bytes: int = 0
+    stack_bytes: int = 0
 
     @property
     def own_offset(self) -> int:
@@ -216,8 +245,15 @@ class Envelope:
         return -(-self.shared_bytes // _LINE) * _LINE
 
     @property
+    def stack_offset(self) -> int:
+        """Where a unit's stack begins in a block's shared memory."""
+        return -(-(self.own_offset + self.own_bytes) // _LINE) * _LINE
+
+    @property
     def block_bytes(self) -> int:
-        """Shared memory of a unit with its own memory."""
+        """Shared memory of a unit with its own memory and its stack."""
+        if self.stack_bytes:
+            return self.stack_offset + self.stack_bytes
         return self.own_offset + self.own_bytes if self.own_bytes else self.shared_bytes
 
 
@@ -228,13 +264,16 @@ class Launch:
     Args:
         events: number of counters of each event that its units signal and wait for. All are zero when it begins.
         traced: of how many tasks each unit keeps a record of when it ran them; 0: of none.
+        led: unit 0 alone decides and makes calls, and tells the others which phases they have a part in. Barriers stand
+            around these, and none where unit 0 alone does something.
     """
 
     name: str
     envelope: Envelope
-    body: tuple[Phase | GridControl, ...]
+    body: tuple[Part, ...]
     events: Mapping[str, int] = attrs.field(converter=frozen_mapping, factory=dict)
     traced: int = 0
+    led: bool = False
 
     @property
     def only_task(self) -> Task | None:
@@ -254,6 +293,11 @@ class Launch:
     def event_buffer(self) -> str:
         """Name of the buffer in which its units meet and are traced; "" where they do neither."""
         return f"{self.name}.events" if self.envelope.cooperative or self.events or self.traced else ""
+
+    @property
+    def calls(self) -> tuple[GridCall, ...]:
+        """The calls that its units make, without those of the procedures that they call."""
+        return tuple(x for x in every_call(self.body) if isinstance(x, GridCall))
 
 
 @attrs.frozen
@@ -323,21 +367,34 @@ class HostCall:
 
 
 HostStep = Launch | HostLoop | HostIf | HostCopy | HostSet | HostCall
+Step = HostStep | Part
+"""What a procedure does: host steps, or parts that the units of a launch run."""
 
 
 @attrs.frozen
 class Procedure:
-    """A function that the host program calls, perhaps while it runs already.
+    """A function that the host program calls, or launches call, perhaps while it runs already.
 
     Args:
         params: names of the values that the arguments are copied into.
+        body: steps of the host, or parts: then launches call it, whose units run it together.
         results: names of the values that the call's results are copied from.
     """
 
     name: str
     params: tuple[str, ...]
-    body: tuple[HostStep, ...]
+    body: tuple[Step, ...]
     results: tuple[str, ...]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What units run; nothing where it is the host's."""
+        return tuple(x for x in self.body if isinstance(x, Part))
+
+    @property
+    def host(self) -> tuple[HostStep, ...]:
+        """What the host runs; nothing where units of launches do."""
+        return tuple(x for x in self.body if isinstance(x, HostStep))
 
 
 Owner = Literal["program", "frame", "launch", "unit"]
@@ -368,8 +425,8 @@ class Placement:
     """Where a value lives: `bytes` from `offset` of a buffer, from host step `first` to `last` (both inclusive).
 
     Steps are numbered in the order of a walk over the host tree, then over each procedure, whose parameters are written
-    in a step before its body and whose results are read in one after it. Two placements may share bytes when their
-    lifetimes do not overlap, or when they are views of one value.
+    in a step before its body and whose results are read in one after it. Parts of a procedure that launches call are
+    steps. Two placements may share bytes when their lifetimes do not overlap, or when they are views of one value.
     """
 
     value: Value
@@ -444,8 +501,14 @@ class Program:
 
     @property
     def steps(self) -> tuple[HostStep, ...]:
-        """The host tree and the bodies of all procedures."""
-        return (*self.body, *(x for p in self.procedures.values() for x in p.body))
+        """The host tree and the bodies of all procedures of the host."""
+        return (*self.body, *(x for p in self.procedures.values() for x in p.host))
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What units run: the bodies of all launches, and the procedures that launches call."""
+        launched = (x for launch in launches(self.steps) for x in launch.body)
+        return (*launched, *(x for p in self.procedures.values() for x in p.parts))
 
     def size_of(self, buffer: Buffer) -> int:
         """Bytes of a buffer, all frames together."""
@@ -488,8 +551,31 @@ def launches(steps: Iterable[HostStep]) -> list[Launch]:
 
 
 def calls(steps: Iterable[HostStep]) -> list[HostCall]:
-    """Every call of a host tree, in the order of the text."""
+    """Every call that a host tree makes, in the order of the text."""
     return [x for x in host_leaves(steps) if isinstance(x, HostCall)]
+
+
+def every_call(steps: Iterable[Step]) -> list[HostCall | GridCall]:
+    """Every call in some steps and in the launches among them, in the order of the text."""
+    found: list[HostCall | GridCall] = []
+    for step in steps:
+        if isinstance(step, HostCall | GridCall):
+            found.append(step)
+        for side in sides_of(step):
+            found += every_call(side)
+    return found
+
+
+def sides_of(step: Step) -> tuple[tuple[Step, ...], ...]:
+    """The bodies of a loop, a branch or a launch."""
+    match step:
+        case HostLoop() | Launch():
+            return (step.body,)
+        case HostIf():
+            return step.then, step.orelse
+        case GridControl():
+            return (step.body,) if step.counter else (step.body, step.orelse)
+    return ()
 
 
 def reads_back(steps: Iterable[HostStep]) -> bool:
@@ -526,24 +612,21 @@ def numbered_launches(steps: Iterable[HostStep], number: int = 0) -> Iterator[tu
         number = next_number((step,), number)
 
 
-def next_number(steps: Iterable[HostStep], number: int = 0) -> int:
+def next_number(steps: Iterable[Step], number: int = 0) -> int:
     """The number of the step after some steps of which the first has a number, as `Placement` counts them.
 
     A loop or branch has a number before its body and one after it.
     """
     for step in steps:
-        match step:
-            case HostLoop():
-                number = next_number(step.body, number + 1)
-            case HostIf():
-                number = next_number(step.orelse, next_number(step.then, number + 1))
-            case _:
-                pass
+        if not isinstance(step, Launch) and (sides := sides_of(step)):
+            number += 1
+            for side in sides:
+                number = next_number(side, number)
         number += 1
     return number
 
 
-def spans(body: Iterable[HostStep], procedures: Iterable[Procedure]) -> dict[str, tuple[int, int]]:
+def spans(body: Iterable[Step], procedures: Iterable[Procedure]) -> dict[str, tuple[int, int]]:
     """For each procedure the numbers of the steps in which its parameters are written and its results are read."""
     number = next_number(body)
     found: dict[str, tuple[int, int]] = {}

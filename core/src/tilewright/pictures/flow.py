@@ -10,6 +10,7 @@ from tilewright.ir.expr import Const, Expr
 from tilewright.ir.program import (
     BlockControl,
     Copy,
+    GridCall,
     GridControl,
     HostCall,
     HostCopy,
@@ -19,6 +20,7 @@ from tilewright.ir.program import (
     HostStep,
     Item,
     Launch,
+    Part,
     Phase,
     Program,
     Set,
@@ -28,7 +30,7 @@ from tilewright.ir.program import (
 CALL = ""
 """What stands for the kernel of a use that is a call of a function."""
 
-_Step = HostStep | Phase | GridControl | Item
+_Step = HostStep | Part | Item
 _Writers = dict[str, frozenset[int | str]]
 """Of each value the uses whose writes it may hold, by number; an input of the program by its name."""
 
@@ -137,7 +139,7 @@ class _Walk:
                 key = (*place.home, step.kernel, *step.args)
                 use = Use(step.kernel, place.launch, step.args, place.scopes)
                 self._use(use, key, step.args[:results], step.args[results:], writers)
-            case HostCall():
+            case HostCall() | GridCall():
                 use = Use(CALL, step.procedure, step.args, place.scopes)
                 self._use(use, place.path, (*step.args, *step.reads), step.results, writers)
             case HostCopy() | Copy():

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 
 from tilewright.ir.calls import call_graph, calls_in, reachable
+from tilewright.ir.group import Cover
 from tilewright.ir.module import Module
 from tilewright.ir.ops import Call, Value
 from tilewright.ir.program import HostCall, HostCopy, HostStep
@@ -28,6 +29,8 @@ class Functions:
         reads: for each function the names that it, and what it calls, reads so.
         copied: those that calls of the entry give different arguments, which are copied there.
         entry_calls: names of the calls that the entry makes.
+        calls: for each function the functions that it calls.
+        covers: of the functions, as far as the planner gives them.
     """
 
     params: Mapping[str, tuple[Value, ...]] = attrs.field(factory=dict)
@@ -35,6 +38,8 @@ class Functions:
     reads: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
     copied: Mapping[str, str] = attrs.field(factory=dict)
     entry_calls: frozenset[str] = frozenset()
+    calls: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
+    covers: Mapping[str, Cover] = attrs.field(factory=dict)
 
     def passed(self, function: str) -> tuple[str, ...]:
         """The parameters that calls copy arguments into."""
@@ -78,7 +83,8 @@ def functions_of(module: Module) -> tuple[Functions, dict[str, str]]:
         reads[name] = tuple(dict.fromkeys(shared[x] for x in used if x in shared))
     targets = {name: first for name, first in shared.items() if first in copied}
     entry_calls = frozenset(x.name for x in calls_in(module.main.body))
-    return Functions(params, shared, reads, targets, entry_calls), aliases
+    called = {name: graph[name] for name in params}
+    return Functions(params, shared, reads, targets, entry_calls, called), aliases
 
 
 def _classes(module: Module, params: Mapping[str, Sequence[Value]]) -> list[list[str]]:

@@ -14,7 +14,7 @@ from tilewright.ir.choice import TileChoice
 from tilewright.ir.group import Cover, Group
 from tilewright.ir.module import Module
 from tilewright.ir.ops import Region
-from tilewright.ir.program import Envelope, HostStep, Kernel, Launch, Program
+from tilewright.ir.program import Envelope, Kernel, Launch, Program, Step
 from tilewright.recipes import Columns, Match
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Request:
         resident: names of values to keep on chip.
         budget: seconds that the answer may take, or None.
         estimate: the answer is compared with many others and mostly dropped: costs are predicted, not measured.
+        function: the function that is placed, "" for the host program.
     """
 
     session: Session
@@ -54,6 +55,7 @@ class Request:
     resident: tuple[str, ...] = ()
     budget: float | None = None
     estimate: bool = False
+    function: str = ""
 
 
 @attrs.frozen
@@ -111,8 +113,8 @@ class Schedule(Protocol):
 class Place(Protocol):
     """`control_place`: where loops and branches run."""
 
-    def __call__(self, cover: Cover, request: Request) -> tuple[HostStep, ...]:
-        """The host tree of a covered region."""
+    def __call__(self, cover: Cover, request: Request) -> tuple[Step, ...]:
+        """The host tree of a covered region; of a function that launches call, parts that their units run together."""
 
 
 class Planner(Protocol):

@@ -15,7 +15,7 @@ from tilewright.ir.group import Cover, Group
 from tilewright.ir.keys import Canonical, canonical
 from tilewright.ir.module import Constant, Module, Symbol
 from tilewright.ir.ops import Region
-from tilewright.ir.program import HostStep, Launch
+from tilewright.ir.program import Launch, Step
 from tilewright.planning import trial
 from tilewright.planning.functions import Functions
 from tilewright.planning.kernels import KernelTable
@@ -177,9 +177,13 @@ class Session:
 
         return self.stage("schedule", planned, ask)
 
-    def place(self, cover: Cover) -> tuple[HostStep, ...]:
-        """The host tree of a cover by the chosen `control_place`."""
-        steps: tuple[HostStep, ...] = self.service("control_place")(cover, self.request())
+    def place(self, cover: Cover, function: str = "") -> tuple[Step, ...]:
+        """What a cover becomes by the chosen `control_place`.
+
+        Args:
+            function: that it is the cover of; "": of the entry.
+        """
+        steps: tuple[Step, ...] = self.service("control_place")(cover, Request(self, function=function))
         self.record.placed(cover)
         return steps
 

@@ -7,14 +7,15 @@ kernel.
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from functools import partial
 
 import attrs
 
-from tilewright.errors import InputError
+from tilewright.errors import InputError, InternalError
 from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.module import Module
 from tilewright.ir.ops import Value
-from tilewright.ir.program import HostStep, Procedure, Program, launches
+from tilewright.ir.program import HostStep, Procedure, Program, Step, launches
 from tilewright.ir.verify import verify_cover
 from tilewright.ir.verify.tree import tasks_of
 from tilewright.planning.functions import functions_of
@@ -38,11 +39,14 @@ def make() -> Planner:
         session.inputs = frozenset(x.name for x in module.main.body.params)
         covers = {name: _cover(module, name, session) for name in module.functions}
         module = attrs.evolve(module, constants=session.tensors)
-        session.functions, shared = functions_of(module)
+        functions, shared = functions_of(module)
+        session.functions = attrs.evolve(functions, covers={x: covers[x] for x in functions.params})
         session.aliases.update(shared)
         # The entry first: its calls decide where shared parameters stand.
         order = [module.entry, *(x for x in covers if x != module.entry)]
-        steps = {name: session.stage("control_place", covers[name], session.place) for name in order}
+        names = {x: x if x in functions.params else "" for x in order}
+        steps = {x: session.stage("control_place", covers[x], partial(session.place, function=names[x])) for x in order}
+        entry = _of_host(steps[module.entry])
         procedures = {
             name: Procedure(
                 name,
@@ -52,9 +56,17 @@ def make() -> Planner:
             )
             for name in order[1:]
         }
-        return _program(module, session, steps[module.entry], procedures, covers)
+        return _program(module, session, entry, procedures, covers)
 
     return plan
+
+
+def _of_host(steps: Sequence[Step]) -> tuple[HostStep, ...]:
+    """The steps of the entry. Raises InternalError where the placer gave parts of a launch instead."""
+    found = tuple(x for x in steps if isinstance(x, HostStep))
+    if len(found) < len(steps):
+        raise InternalError("the placer gave parts of a launch for the entry of the module, which the host runs.")
+    return found
 
 
 def _cover(module: Module, function: str, session: Session) -> Cover:
@@ -140,8 +152,8 @@ def _program(
     values |= {twin: attrs.evolve(values[name], name=twin) for twin, name in session.twins.items() if name in values}
     used = {*lifetimes(steps), *(name for p in procedures.values() for name in procedure_lifetimes(p))}
     called = tuple(procedures.values())
-    started = launches((*steps, *(step for p in called for step in p.body)))
-    run = {task.kernel for launch in started for task in tasks_of(launch.body)}
+    started = launches((*steps, *(step for p in called for step in p.host)))
+    run = {x.kernel for parts in (*(y.body for y in started), *(p.parts for p in called)) for x in tasks_of(parts)}
     kernels = {name: kernel for name, kernel in session.table.kernels.items() if name in run}
     read = {name: p for name, p in session.table.packed.items() if name in used}
     # Another kernel may run what a kernel was made for, whose packed constant still says what its parameters mean.

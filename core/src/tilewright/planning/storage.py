@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import Bounds, bounds_of
-from tilewright.ir.events import event_bytes
+from tilewright.ir.events import LINE, event_bytes
 from tilewright.ir.ops import Value
 from tilewright.ir.program import (
     Buffer,
     Copy,
+    GridCall,
+    GridControl,
     HostCall,
     HostCopy,
     HostIf,
@@ -23,17 +25,22 @@ from tilewright.ir.program import (
     HostStep,
     Kernel,
     Launch,
+    Phase,
     Placement,
     Procedure,
     Set,
+    Step,
     Storage,
     Task,
+    every_call,
     launches,
     next_number,
     numbered_launches,
+    sides_of,
     spans,
 )
-from tilewright.ir.verify.tree import conditions_of, numbered_calls, work_of
+from tilewright.ir.stack import STACK, STATUS, WORD, loops_around, words_of
+from tilewright.ir.verify.tree import conditions_of, decides, numbered_calls, work_of
 from tilewright.planning.within import conflicts_within
 
 ALIGNMENT = 256
@@ -86,7 +93,8 @@ def allocate(
 ) -> Storage:
     """Places inputs, outputs and weights in buffers of their own, and all other values in one workspace.
 
-    Each launch whose units meet gets an event buffer.
+    Each launch whose units meet gets an event buffer. Launches that make calls get a stack, and a place in which they
+    say that a call was too deep.
 
     What a procedure takes, gives or needs after a call that it makes stands in its frame. The rest of what it computes
     stands in a part of the workspace that all procedures share.
@@ -132,9 +140,14 @@ def allocate(
         items.append((max(x.bytes for x in shared), called[0], called[-1]))
     offsets, total = pack_by_lifetime(items)
     buffers[WORKSPACE] = Buffer(WORKSPACE, "workspace", total)
-    for launch in launches((*steps, *(x for p in procedures for x in p.body))):
+    started = launches((*steps, *(x for p in procedures for x in p.host)))
+    for launch in started:
         if launch.event_buffer:
             buffers[launch.event_buffer] = Buffer(launch.event_buffer, "event", event_bytes(launch))
+    loops = max([loops_around(x) for x in (*(y.body for y in started), *(p.parts for p in procedures))], default=-1)
+    if loops >= 0:
+        buffers[STATUS] = Buffer(STATUS, "event", LINE)
+        buffers[STACK] = Buffer(STACK, "event", WORD * words_of(loops), owner="frame")
     for (name, life), offset in zip(apart.items(), offsets, strict=False):
         placements[name] = _placement(values[name], WORKSPACE, offset, sizes[name], life)
     for placed, first in zip(within, offsets[len(apart) :], strict=False):
@@ -169,7 +182,7 @@ def _inside_launches(
     """For each launch of several kernels the places of values that live in it alone, from one first place."""
     found = []
     for number, launch in numbered_launches(steps):
-        names = [x for x in dict.fromkeys(touched(launch)) if x in lives and lives[x] == _Life(number, number)]
+        names = [x for x in dict.fromkeys(touched(launch.body)) if x in lives and lives[x] == _Life(number, number)]
         if not launch.envelope.cooperative or len(names) < 2 or not kernels:
             continue
         conflicts = conflicts_within(launch, kernels, names)
@@ -199,7 +212,7 @@ def procedure_lifetimes(procedure: Procedure, span: tuple[int, int] = (0, 0)) ->
     return lives
 
 
-def lifetimes(steps: Sequence[HostStep], number: int = 0) -> dict[str, _Life]:
+def lifetimes(steps: Sequence[Step], number: int = 0) -> dict[str, _Life]:
     """First and last host step at which each value is touched. What a loop touches lives as long as the loop.
 
     Args:
@@ -212,12 +225,15 @@ def lifetimes(steps: Sequence[HostStep], number: int = 0) -> dict[str, _Life]:
             life = lives.setdefault(name, _Life(first, last))
             life.first, life.last = min(life.first, first), max(life.last, last)
 
-    def visit(sequence: Sequence[HostStep], number: int) -> int:
+    def visit(sequence: Sequence[Step], number: int) -> int:
         for step in sequence:
             start = number
             match step:
                 case Launch():
-                    touch(touched(step), number, number)
+                    touch(touched(step.body), number, number)
+                    number += 1
+                case Phase():
+                    touch(touched((step,)), number, number)
                     number += 1
                 case HostCopy():
                     touch((step.source, step.target), number, number)
@@ -225,46 +241,63 @@ def lifetimes(steps: Sequence[HostStep], number: int = 0) -> dict[str, _Life]:
                 case HostSet():
                     touch((step.target,), number, number)
                     number += 1
-                case HostCall():
+                case HostCall() | GridCall():
                     touch((*step.args, *step.results, *step.reads), number, number)
+                    if isinstance(step, GridCall) and step.late:
+                        touch(step.results, number, number + 1)  # in front of no barrier
                     number += 1
-                case HostLoop():
+                case HostLoop() | GridControl() if step.counter:
                     touch((step.limit,) * bool(step.limit), start, start)
                     number = visit(step.body, number + 1) + 1
                     touch(_inside((step,)), start, number - 1)
-                case HostIf():
+                    touch(_decides(step), start, number)
+                case HostIf() | GridControl():
                     touch((step.condition,), start, start)
-                    number = visit(step.orelse, visit(step.then, number + 1)) + 1
+                    number += 1
+                    for side in sides_of(step):
+                        number = visit(side, number)
+                    number += 1
+                    touch(_decides(step), start, number)
         return number
 
     visit(steps, number)
     return lives
 
 
-def _inside(steps: Sequence[HostStep]) -> Iterator[str]:
+def _decides(step: Step) -> tuple[str, ...]:
+    """What units decide by, which some may still read while others begin with what comes behind the control."""
+    return decides(step) if isinstance(step, GridControl) else ()
+
+
+def _inside(steps: Sequence[Step]) -> Iterator[str]:
     for step in steps:
         match step:
             case Launch():
-                yield from touched(step)
+                yield from touched(step.body)
+            case Phase():
+                yield from touched((step,))
             case HostCopy():
                 yield from (step.source, step.target)
             case HostSet():
                 yield step.target
-            case HostCall():
+            case HostCall() | GridCall():
                 yield from (*step.args, *step.results, *step.reads)
-            case HostLoop():
+            case HostLoop() | GridControl() if step.counter:
                 yield from (step.condition,) * bool(step.condition)
                 yield from (step.limit,) * bool(step.limit)
                 yield from _inside(step.body)
-            case HostIf():
+            case HostIf() | GridControl():
                 yield step.condition
-                yield from _inside((*step.then, *step.orelse))
+                for side in sides_of(step):
+                    yield from _inside(side)
 
 
-def touched(launch: Launch) -> Iterator[str]:
-    """Names of the values that a launch reads or writes, those that its control depends on included."""
-    yield from conditions_of(launch.body)
-    for work in work_of(launch.body):
+def touched(parts: Sequence[Phase | GridControl | GridCall]) -> Iterator[str]:
+    """Names of the values that units read or write, those that control and calls depend on included."""
+    yield from conditions_of(parts)
+    for call in every_call(parts):
+        yield from (*call.args, *call.results, *call.reads)
+    for work in work_of(parts):
         match work:
             case Task():
                 yield from work.args

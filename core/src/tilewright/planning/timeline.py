@@ -18,18 +18,21 @@ from tilewright.ir.expr import Expr
 from tilewright.ir.program import (
     UNIT,
     BlockControl,
+    GridCall,
     GridControl,
     HostIf,
     HostLoop,
     HostStep,
     Item,
     Launch,
+    Part,
     Phase,
     Program,
     Signal,
     Task,
     Wait,
 )
+from tilewright.ir.verify.calls import reached
 from tilewright.ir.verify.tree import Leaf, tasks_of
 
 LEAST = 5e-8
@@ -152,6 +155,7 @@ class _Player:
         self._env = {x.name: x.upper for x in program.symbols}
         self.bars: list[Bar] = []
         self.now = 0.0
+        self._called: set[str] = set()
 
     def steps(self, steps: Sequence[HostStep]) -> None:
         """Plays host steps, one after the other."""
@@ -181,7 +185,8 @@ class _Player:
         threads, needs = launch.envelope.threads, launch.envelope
         places = self._device.blocks_together(threads, needs.registers, needs.shared_bytes)
         self._places = max(min(places, launch.envelope.units), 1)
-        for name in {x.kernel for x in tasks_of(launch.body)}:
+        called = (self._program.procedures[x].parts for x in reached(launch.body, self._program))
+        for name in {x.kernel for parts in (launch.body, *called) for x in tasks_of(parts)}:
             choice = self._program.kernels[name].choice
             self._seconds[name] = task_seconds(choice, self._device)
         if self._device.kind != "cpu" or launch.envelope.units > 1:
@@ -190,12 +195,15 @@ class _Player:
         self._events: dict[tuple[str, int], list[float]] = {}
         self._parts(launch, launch.body)
 
-    def _parts(self, launch: Launch, parts: Sequence[Phase | GridControl]) -> None:
+    def _parts(self, launch: Launch, parts: Sequence[Part]) -> None:
         for number, part in enumerate(parts):
             if number:
                 self.now += meeting_seconds(self._device)
             if isinstance(part, Phase):
                 self._phase(launch, part)
+                continue
+            if isinstance(part, GridCall):
+                self._call(launch, part)
                 continue
             if not part.counter:
                 self._branch(launch, part)
@@ -204,12 +212,19 @@ class _Player:
                 self._env[part.counter] = trip
                 self._parts(launch, part.body)
 
+    def _call(self, launch: Launch, call: GridCall) -> None:
+        """A procedure, without the calls of it that it makes: how many there are, data decide."""
+        if call.procedure not in self._called:
+            self._called.add(call.procedure)
+            self._parts(launch, self._program.procedures[call.procedure].parts)
+            self._called.remove(call.procedure)
+
     def _branch(self, launch: Launch, branch: GridControl) -> None:
         played = []
         for side in (branch.body, branch.orelse):
             other = _Player(self._program, self._device)
             other.now, other._env, other._places = self.now, dict(self._env), self._places
-            other._seconds = self._seconds
+            other._seconds, other._called = self._seconds, set(self._called)
             other._events = {key: list(x) for key, x in self._events.items()}
             other._parts(launch, side)
             played.append(other)

@@ -12,7 +12,7 @@ import attrs
 
 from tilewright.errors import InputError
 from tilewright.ir.expr import Const
-from tilewright.ir.program import BlockControl, GridControl, Item, Launch, Phase, Task
+from tilewright.ir.program import BlockControl, GridControl, Item, Launch, Part, Phase, Task
 from tilewright.ir.verify.tree import tasks_of
 from tilewright.planning.session import Session
 from tilewright.planning.timeline import Bar, Timeline
@@ -46,15 +46,16 @@ def _most(launch: Launch) -> int:
     """The most tasks that a unit may run, as far as that is known."""
     most: dict[int, int] = {}
 
-    def add(parts: Sequence[Phase | GridControl]) -> None:
+    def add(parts: Sequence[Part]) -> None:
         for part in parts:
             if isinstance(part, GridControl):
                 add(part.body)
                 add(part.orelse)
-                continue
-            for lane in part.lanes:
+            for lane in part.lanes if isinstance(part, Phase) else ():
                 most[lane.first] = most.get(lane.first, 0) + _tasks(lane.items)
 
+    if launch.calls:
+        return MOST
     add(launch.body)
     return max(most.values(), default=0)
 

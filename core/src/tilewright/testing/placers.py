@@ -21,7 +21,7 @@ from tilewright.interpret.task import run_tasks
 from tilewright.ir.graphs import graph_control
 from tilewright.ir.module import Module
 from tilewright.ir.ops import Call, If, Loop, Region, bodies
-from tilewright.ir.program import GridControl, Program, launches
+from tilewright.ir.program import GridControl, Program, every_call
 from tilewright.ir.verify.tree import controls_of
 from tilewright.plugins.manager import Registry
 from tilewright.rewrites.calls import reached, separate_entry, unique_names
@@ -54,6 +54,7 @@ class Report:
         graph: loops and branches that the device decides in a graph.
         grid: those that units of a launch take together.
         block: those that one unit takes.
+        calls: that launches make.
     """
 
     placer: str
@@ -62,6 +63,7 @@ class Report:
     graph: int
     grid: int
     block: int
+    calls: int
     broken: tuple[Broken, ...]
 
 
@@ -103,7 +105,7 @@ def check_placer(
     own, default = settings(name), settings("host")
     levels: dict[str, int] = {}
     broken: list[Broken] = []
-    graph = grid = block = 0
+    graph = grid = block = called = 0
     cases = given_cases() if cases is None else cases
     for case in cases:
         plan = plan_module(case.module, own)
@@ -112,14 +114,15 @@ def check_placer(
             level = found.get("level", "") if isinstance(found, Mapping) else ""
             levels[level] = levels.get(level, 0) + 1
         graph += sum(1 for _ in graph_control(plan.program.steps))
-        for control in (x for launch in launches(plan.program.steps) for x in controls_of(launch.body)):
+        called += len(every_call(plan.program.parts))
+        for control in controls_of(plan.program.parts):
             grid, block = grid + isinstance(control, GridControl), block + (not isinstance(control, GridControl))
         problems = [*refused(plan, own), *_unrecorded(case.module, recorded, given["slots"])]
         problems += changed(plan, case.module, own)
         if not problems and seeds:
             problems += _wrong(plan.program, plan_module(case.module, default).program, case, seeds)
         broken += [Broken(case.name, x) for x in problems]
-    return Report(name, len(cases), levels, graph, grid, block, tuple(broken))
+    return Report(name, len(cases), levels, graph, grid, block, called, tuple(broken))
 
 
 def _unrecorded(module: Module, recorded: Mapping[str, Any], slots: Mapping[str, str]) -> Iterator[str]:

@@ -2,21 +2,22 @@
 
 In place of the paper's search by measuring, each level is worked out and predicted: around launches of the host, as a
 node of the graph that stands for the program, as one launch whose units take control together, and as one launch of a
-single unit. Inside a launch of the grid a loop or a branch is again the grid's or one unit's. What cannot be inside a
-launch or a graph stays on the host, and the record says why.
+single unit. Inside a launch of the grid a loop or a branch is again the grid's or one unit's. So it is with functions
+that call each other: the host runs them, or launches call them. What cannot be inside a launch or a graph stays on the
+host, and the record says why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from tilewright.errors import InputError, UnsupportedError
+from tilewright.errors import InputError, InternalError, UnsupportedError
 from tilewright.ir.choice import TileChoice
 from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.ops import Call, If, Loop, Value
-from tilewright.ir.program import Envelope, HostIf, HostLoop, HostStep, Launch, calls, reads_back
+from tilewright.ir.program import Envelope, HostIf, HostLoop, HostStep, Launch, Part, Step, calls, reads_back
 from tilewright.ir.verify.graphs import FEATURE
 from tilewright.planning.place.host import Placer
 from tilewright.planning.record import shape_of
@@ -24,17 +25,22 @@ from tilewright.planning.requests import Context, Place, Planned, Request
 from tilewright_grinder.options import GrinderOptions
 from tilewright_grinder.placement.graphs import marked, torn, unmarked, without_graph
 from tilewright_grinder.placement.keep import resident
-from tilewright_grinder.placement.lift import Lifter, Refused
+from tilewright_grinder.placement.lift import Called, Lifter, Refused
 from tilewright_grinder.placement.limits import NoRoomError, fitting, reserved
 from tilewright_grinder.placement.predict import Predictor
+from tilewright_grinder.placement.recursion import Recursion, component, procedures
 
 
 def make(options: GrinderOptions) -> Place:
     """The service."""
 
-    def place(cover: Cover, request: Request) -> tuple[HostStep, ...]:
+    def place(cover: Cover, request: Request) -> tuple[Step, ...]:
         session = request.session
-        steps = GrinderPlacer(session, options, cover, without_graph(session)).steps(cover, request)
+        placer = GrinderPlacer(session, options, cover, without_graph(session))
+        parts = placer.procedure(request.function)
+        if parts:
+            return parts
+        steps = placer.steps(cover, request)
         if torn(steps):
             why = "the host decides elsewhere, or there are too many launches, so no graph stands for the program"
             steps = GrinderPlacer(session, options, cover, why).steps(cover, request)
@@ -79,6 +85,8 @@ class GrinderPlacer(Placer):
     _values: dict[str, Value] = attrs.field(factory=dict, init=False)
     _names: dict[str, list[str]] = attrs.field(factory=dict, init=False)
     _threads: int = attrs.field(default=0, init=False)
+    _open: tuple[str, ...] = attrs.field(default=(), init=False)
+    """Functions whose level is being decided; the host calls them as long."""
 
     def __attrs_post_init__(self) -> None:
         self._values.update({x.name: x for x in _values(self.cover)})
@@ -95,13 +103,12 @@ class GrinderPlacer(Placer):
 
     def _chosen(self, item: ControlItem, request: Request) -> list[HostStep]:
         around = self.around(item, request)
-        if isinstance(item.op, Call):
-            why = f"the host program calls {item.op.function}, whose values have a frame for each call that is active"
-            self.session.decide("control_place", item.name, {"level": "host"}, why=f"{why}; calls run nowhere else yet")
+        if any(x.procedure in self._open for x in calls(around)):
             return around
-        session, options = self.session, self.options
-        about = (session.device, session.table.kernels, session.symbols, self._value)
-        predictor = Predictor(*about, options.trips, options.taken)
+        predictor = self._predictor()
+        if isinstance(item.op, Call):
+            return self._call(item, item.op, around, predictor)
+        session = self.session
         found: dict[str, _Version] = {}
         refused: dict[str, str] = {}
         self._try_around(item, around, predictor, found, refused)
@@ -117,7 +124,8 @@ class GrinderPlacer(Placer):
             self.around(item, request)
         elif rooms != (0,):
             self._try(item, on_trial, found[level].threads, predictor, {}, {})
-        self._decided(item, level, costs, {x: why for x, why in refused.items() if x not in found}, found[level].steps)
+        refused = {x: why for x, why in refused.items() if x not in found}
+        self._decided(item.name, level, costs, refused, found[level].steps)
         if level not in AROUND:
             self._record_inside(item, level, found[level].inside)
         return found[level].steps
@@ -153,9 +161,18 @@ class GrinderPlacer(Placer):
         except UnsupportedError:
             return ()  # the proposer has none
 
-    def _rooms(self, steps: Sequence[HostStep]) -> tuple[int, ...]:
-        """Numbers of threads that units may have; 0: as many as the kernels take that each run fastest alone."""
-        if self.session.device.kind != "cuda" or calls(steps):
+    def _rooms(self, steps: Sequence[HostStep], within: Sequence[str] = ()) -> tuple[int, ...]:
+        """Numbers of threads that units may have; 0: as many as the kernels take that each run fastest alone.
+
+        Args:
+            within: functions that the steps may call.
+        """
+        called = self._called(steps)
+        threads = [self._recursion(x).threads for x in called]
+        if any(threads):
+            return (max(threads),)
+        possible = all(x.procedure in (*called, *within) for x in calls(steps))
+        if self.session.device.kind != "cuda" or not possible:
             return (0,)
         return (0, *(x for x in THREADS if x <= self.session.device.max_threads_per_block))
 
@@ -217,6 +234,12 @@ class GrinderPlacer(Placer):
         if fixed:
             return Refused(f"{fixed[0]}, which is inside, is kept at level {self._asked(fixed[0])}")
 
+        lifter = self._lifter(name, steps, predictor, placed)
+        return lifter.block(name, steps) if level == "block" else lifter.grid(name, steps)
+
+    def _lifter(self, name: str, steps: Sequence[HostStep], predictor: Predictor, placed: dict[str, str]) -> Lifter:
+        """What makes launches of the steps of a loop, a branch or a call, or of a function's ("")."""
+
         def note(step: HostLoop | HostIf, inner: str) -> None:
             placed.update(dict.fromkeys(self._names.get(_key(step), []), inner))
 
@@ -224,8 +247,128 @@ class GrinderPlacer(Placer):
             own = self._names.get(_key(step), [name])
             return "grid" if name in own else next((x for x in map(self._asked, own) if x in ("grid", "block")), "")
 
-        lifter = Lifter(self.session, self._value, predictor, asked, note)
-        return lifter.block(name, steps) if level == "block" else lifter.grid(name, steps)
+        return Lifter(self.session, self._value, predictor, asked, note, self._called(steps))
+
+    def _called(self, steps: Sequence[HostStep]) -> dict[str, Called]:
+        """The functions among those that some steps call which launches call."""
+        names = dict.fromkeys(x.procedure for x in calls(steps) if x.procedure not in self._open)
+        return {x: found.called[x] for x in names if (found := self._recursion(x)).bodies}
+
+    def _call(self, item: ControlItem, call: Call, around: list[HostStep], predictor: Predictor) -> list[HostStep]:
+        """A call from outside of the functions that call each other, or one that the host makes."""
+        found = self._recursion(call.function)
+        if found.level == "host":
+            self._decided(item.name, found.level, found.seconds, found.refused, ())
+            return around
+        *copies, called = around
+        made = self._launch(item.name, found.level, [called], predictor, {})
+        if isinstance(made, Refused):
+            raise InternalError(f"{item.name} cannot call {call.function}, which units run: {made.why}.")
+        self._decided(item.name, found.level, found.seconds, found.refused, [made])
+        return [*copies, made]
+
+    def procedure(self, function: str) -> tuple[Part, ...]:
+        """What units run when launches call a function that the cover is of; nothing where the host runs it."""
+        found = self._recursion(function) if function else None
+        if found is None or not found.bodies:
+            return ()
+        why = f"inside {function}, which launches call"
+        inside = found.inside if found.level == "grid" else {}
+        for inner in _inside(self.cover):
+            chosen = {"level": inside.get(inner.name, found.level), "inside": function}
+            self.session.decide("control_place", inner.name, chosen, why=why)
+        return found.bodies[function]
+
+    def _recursion(self, function: str) -> Recursion:
+        """What becomes of a function and of those that it is connected with by calls. It is decided once."""
+        functions = component(function, self.session.functions.calls)
+        return self.session.analysis("grinder.recursion", functions, lambda: self._recursions(functions))
+
+    def _recursions(self, functions: tuple[str, ...]) -> Recursion:
+        session, covers = self.session, self.session.functions.covers
+        placers = {x: GrinderPlacer(session, self.options, covers[x]) for x in functions}
+        bodies: dict[str, list[HostStep]] = {}
+        for name, placer in placers.items():
+            placer._open = functions
+            bodies[name] = placer.steps(covers[name], Request(session, function=name))
+        each = [placers[x]._predictor().steps(steps) for x, steps in bodies.items()]
+        found = {"host": Recursion("host", {"host": self.options.calls * sum(each) / len(each)})}
+        refused: dict[str, str] = {}
+        if session.device.kind == "cpu":
+            refused = dict.fromkeys(("block", "grid"), "on a CPU calls are steps of the host program")
+        else:
+            for threads in self._recursion_rooms(placers):
+                self._try_recursion(placers, threads, found, refused)
+        refused = {x: why for x, why in refused.items() if x not in found}
+        costs = {level: x.seconds[level] for level, x in found.items()}
+        calling = [x.name for x in _inside(self.cover) if isinstance(x.op, Call) and x.op.function in functions]
+        names = [*calling, *(x.name for y in placers.values() for x in _inside(y.cover) if isinstance(x.op, Call))]
+        name = next((x for x in names if x in self.options.levels), names[0])
+        chosen = found[self._level(name, costs, refused)]
+        if chosen.bodies:  # what is recorded of kernels is of the last time they were asked for
+            self._try_recursion(placers, chosen.threads, {}, {})
+        return attrs.evolve(chosen, seconds=costs, refused=refused)
+
+    def _recursion_rooms(self, placers: Mapping[str, GrinderPlacer]) -> tuple[int, ...]:
+        """As `_rooms`, for all functions together."""
+        rooms: tuple[int, ...] = (0,)
+        for name, placer in placers.items():
+            placer._threads = 0
+            steps = placer.steps(placer.cover, placer._trial(name))
+            rooms = max(rooms, placer._rooms(steps, tuple(placers)), key=len)
+        return rooms
+
+    def _trial(self, function: str, threads: int = 0) -> Request:
+        limit = Envelope(self.session.device.units, threads) if threads else None
+        return Request(self.session, limit, Context(1, "grid"), function=function)
+
+    def _try_recursion(
+        self,
+        placers: Mapping[str, GrinderPlacer],
+        threads: int,
+        found: dict[str, Recursion],
+        refused: dict[str, str],
+    ) -> None:
+        """Works out what launches call whose units have so many threads; keeps what is faster than before."""
+        bodies: dict[str, list[HostStep]] = {}
+        for name, placer in placers.items():
+            placer._threads, placer._names = threads, {}
+            try:
+                bodies[name] = placer.steps(placer.cover, placer._trial(name, threads))
+            except NoRoomError as error:
+                refused |= dict.fromkeys(("block", "grid"), str(error))
+                return
+            fixed = [x.name for x in _inside(placer.cover) if self._asked(x.name) == "host"]
+            if fixed:
+                refused |= dict.fromkeys(("block", "grid"), f"{fixed[0]}, which is inside, is kept on the host")
+                return
+        for level in ("block", "grid"):
+            placed: dict[str, str] = {}
+            lifters = {x: y._lifter("", bodies[x], y._predictor(), placed) for x, y in placers.items()}
+            made = procedures(bodies, lifters, self.session, level == "block")
+            if isinstance(made, Refused):
+                refused[level] = made.why
+                continue
+            parts, called = made
+            leads = {"auto": (False, True), "always": (True,), "never": (False,)}[self.options.lead]
+            for led in leads if level == "grid" else (False,):
+                each = [placers[x]._predictor().parts(y, called[x].units, led) for x, y in parts.items()]
+                seconds = self.options.calls * sum(each) / len(each)
+                if level not in found or seconds < found[level].seconds[level]:
+                    how = {x: attrs.evolve(y, led=led) for x, y in called.items()}
+                    found[level] = Recursion(level, {level: seconds}, {}, parts, how, placed, threads)
+
+    def _predictor(self) -> Predictor:
+        session, options = self.session, self.options
+
+        def called(function: str) -> float:
+            if function in self._open:
+                return 0.0
+            found = self._recursion(function)
+            return found.seconds[found.level]
+
+        about = (session.device, session.table.kernels, session.symbols, self._value)
+        return Predictor(*about, options.trips, options.taken, called)
 
     def _asked(self, name: str) -> str:
         """The level that options name for a loop or branch, "" for none."""
@@ -246,24 +389,29 @@ class GrinderPlacer(Placer):
         return best if costs[best] < costs["host"] * (1 - self.options.gain) else "host"
 
     def _decided(
-        self, item: ControlItem, level: str, costs: dict[str, float], refused: dict[str, str], made: Sequence[HostStep]
+        self,
+        name: str,
+        level: str,
+        costs: Mapping[str, float],
+        refused: Mapping[str, str],
+        made: Sequence[HostStep],
     ) -> None:
         others = [x for x in costs if x != level]
         ordered = [costs[level], *(costs[x] for x in others)]
-        told = self.session.device.has(FEATURE) or self._asked(item.name) == "graph"
+        told = self.session.device.has(FEATURE) or self._asked(name) == "graph"
         reasons = [f"not {x}: {reason}" for x, reason in refused.items() if x != "graph" or told]
         if costs[level] > min(costs.values()):
-            reasons.append("asked for" if self._asked(item.name) else "no other level saves enough")
+            reasons.append("asked for" if self._asked(name) else "no other level saves enough")
         why = "; ".join(reasons) or "the fastest by prediction"
-        self.session.decide("control_place", item.name, {"level": level}, [{"level": x} for x in others], ordered, why)
+        self.session.decide("control_place", name, {"level": level}, [{"level": x} for x in others], ordered, why)
         for launch in made if level not in AROUND else ():
             assert isinstance(launch, Launch)
-            why = f"control of {item.name} and the launches of its body as one, at level {level}"
+            why = f"control of {name} and the launches of its body as one, at level {level}"
             self.session.decide("schedule", launch.name, shape_of(launch), costs=[costs[level]], why=why)
 
     def _record_inside(self, item: ControlItem, level: str, placed: dict[str, str]) -> None:
         why = f"inside {item.name}, which is one launch"
-        for inner in _inside(item):
+        for inner in _inside(*item.bodies):
             chosen = {"level": placed.get(inner.name, level), "inside": item.name}
             self.session.decide("control_place", inner.name, chosen, why=why)
 
@@ -281,12 +429,12 @@ def _key(step: HostLoop | HostIf) -> str:
     return f"loop {step.counter}" if isinstance(step, HostLoop) else f"if {step.condition}"
 
 
-def _inside(item: ControlItem) -> Iterator[ControlItem]:
-    for body in item.bodies:
-        for inner in body.items:
-            if isinstance(inner, ControlItem):
-                yield inner
-                yield from _inside(inner)
+def _inside(*covers: Cover) -> Iterator[ControlItem]:
+    """The loops, branches and calls in some covers, outer ones first."""
+    for item in (x for cover in covers for x in cover.items):
+        if isinstance(item, ControlItem):
+            yield item
+            yield from _inside(*item.bodies)
 
 
 def _values(cover: Cover) -> Iterator[Value]:

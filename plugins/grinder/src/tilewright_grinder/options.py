@@ -33,6 +33,9 @@ class GrinderOptions:
         level: the level of every loop and branch, as far as it is possible there; "auto": by predicted cost.
         levels: the level of single loops and branches, by their names in the decision record.
         trips: that a loop is assumed to make where nothing says how many.
+        calls: that a function is assumed to make of itself, and of those that call each other with it, in all.
+        lead: whether unit 0 alone takes control of launches that make calls, and tells the others what to do: "auto"
+            where that is predicted to be faster than that all units take it together, "always", "never".
         gain: the least share of the time at host level that another level must save.
     """
 
@@ -46,4 +49,6 @@ class GrinderOptions:
     level: str = attrs.field(default="auto", validator=in_(("auto", *LEVELS)))
     levels: Mapping[str, str] = attrs.field(factory=dict, validator=deep_mapping(instance_of(str), in_(LEVELS)))
     trips: int = attrs.field(default=32, validator=[instance_of(int), ge(0)])
+    calls: int = attrs.field(default=32, validator=[instance_of(int), ge(1)])
+    lead: str = attrs.field(default="auto", validator=in_(_WHEN))
     gain: float = attrs.field(default=0.03, converter=float)

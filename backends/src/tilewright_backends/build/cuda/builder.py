@@ -152,7 +152,8 @@ def device_code(
     if wave_of is not None:
         waves = {x.name: wave_of(x, program, emitters, number) for number, x in enumerate(several)}
         return DeviceCode(alone, {}, {}, waves)
-    inside = {task.kernel for launch in several for task in tasks_of(launch.body)}
+    called = (p.parts for p in program.procedures.values())
+    inside = {task.kernel for parts in (*(x.body for x in several), *called) for task in tasks_of(parts)}
     members = {name: emitted(name, True) for name in program.kernels if name in inside}
     made = {x.name: persistent(x, program, members, number, device) for number, x in enumerate(several)}
     return DeviceCode(alone, members, made)

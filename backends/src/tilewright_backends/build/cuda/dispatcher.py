@@ -6,6 +6,10 @@ of the buffers that the launch uses, then the values of the program's symbols.
 
 What a block waits for changes in the second-level cache, and each look at it empties the first-level one. So a record
 is fetched while the one before it is at work, and the arguments of the call behind a wait while the block waits.
+
+Where blocks make calls, each keeps a stack in its shared memory. All blocks are in the same call with the same
+counters, so what has no room there stands in global memory once; block 0 writes it. Addresses of values in frames count
+from the frame of the call that runs.
 """
 
 from __future__ import annotations
@@ -23,8 +27,10 @@ from tilewright.ir.bounds import Interval
 from tilewright.ir.events import LINE, TRACE_BYTES, set_bytes, trace_bytes, trace_offset
 from tilewright.ir.expr import Expr
 from tilewright.ir.program import UNIT, Kernel, Launch, Program
+from tilewright.ir.stack import STACK, WORD, table_bytes, words_of
 from tilewright_backends.build.cuda.records import (
     ENDLESS,
+    FRAMED,
     KIND_BITS,
     OFFSET_BITS,
     TARGET_BITS,
@@ -253,6 +259,8 @@ class _Source:
             *self._trace(),
             *(f"  int {counter(i)} = 0;" for i in range(r.depth)),
             *(f"  int limit{i} = {ENDLESS};" for i in range(r.depth if r.limited else 0)),
+            *[f"  if (*(const volatile int*)t.at[{r.status}]) return;  // a call was too deep before"] * bool(r.status),
+            *self._stack(),
             "  tw_record ahead = *next++;",
             "  uint64_t fetched = 0;  // of the arguments of the record behind a wait the lane's",
             f"  const int lane = thread % {_WARP};",
@@ -269,6 +277,7 @@ class _Source:
             "      case 0: return;",
             *self._meetings(),
             *self._control(),
+            *self._calls(),
             *self._moves(),
             *(line for number, x in enumerate(r.kernels) for line in self._call(number, self.members[x])),
             "    }",
@@ -329,6 +338,7 @@ class _Source:
             units = self.launch.envelope.units
             lines += [
                 f"      case {Kind.BARRIER:d}:",
+                *["        if (n[0] && active < held) break;"] * bool(self.records.sites),
                 *self._fetch(),
                 "        if (thread == 0) {",
                 f"          uint64_t* tickets = (uint64_t*)(t.at[0] + {LINE});",
@@ -377,7 +387,7 @@ class _Source:
         return [f"        {condition}{{ fetched = {row}, fetches = true; }}"]
 
     def _control(self) -> list[str]:
-        condition = f"(row == {self.name}_rows || tw_holds({_address('row[0]')}))"
+        condition = f"(row == {self.name}_rows || tw_holds({self._address('row[0]')}))"
         loops = range(self.records.depth)
         enter = "".join(f" if (n[0] == {i}) {counter(i)} = 0;" for i in loops)
 
@@ -387,7 +397,8 @@ class _Source:
 
         goes_on = f"{at(counter)} < n[1]" if loops else ""
         if self.records.limited:
-            enter = f" {{ const int most = row == {self.name}_rows ? {ENDLESS} : tw_limit({_address('row[0]')});{enter}"
+            limit = f"tw_limit({self._address('row[0]')})"
+            enter = f" {{ const int most = row == {self.name}_rows ? {ENDLESS} : {limit};{enter}"
             enter += "".join(f" if (n[0] == {i}) limit{i} = most;" for i in loops) + " }"
             goes_on += f" && {at(counter)} < {at(lambda i: f'limit{i}')}"
         step = "".join(f" if (n[1] == {i}) ++{counter(i)};" for i in loops)
@@ -401,26 +412,125 @@ class _Source:
             ]
         return [*lines, f"      case {Kind.BRANCH:d}: if (!(n[1] && {condition})) {skip} break;"]
 
+    def _stack(self) -> list[str]:
+        """The frame of the call that runs, and a stack of which the first calls are in shared memory."""
+        r = self.records
+        if not r.sites:
+            return []
+        e, each = self.launch.envelope, words_of(r.loops)
+        held = max(e.stack_bytes - table_bytes(r.sites), 0) // (WORD * each)
+        frames = [x for x in self.program.storage.buffers.values() if x.owner == "frame" and x.kind == "workspace"]
+        size = max((x.bytes for x in frames), default=0)
+        memory = [] if e.own_bytes else ["  extern __shared__ __align__(1024) uchar shared_memory_ptr[];"]
+        table = f"((const int*)({self.name}_code + {self.name}_starts[unit] * 2))[-1 - i]"
+        return [
+            *memory,
+            f"  const uint64_t frame_bytes = {size}ull;",
+            "  uint64_t frame = 0 - frame_bytes;  // of the launch itself there is none",
+            "  int active = 0;",
+            f"  int* const back = (int*)(shared_memory_ptr + {e.stack_offset});  // records to return to, by call",
+            f"  int* const stack = back + {r.sites};",
+            f"  int* const deep = (int*)t.at[{r.stack}];",
+            *[f"  volatile int* const told = (volatile int*)t.at[{r.status}] + 1;"] * self.launch.led,
+            f"  const int held = {held}, each = {each}, deep_each = {self._deep_words()};",
+            f"  for (int i = thread; i < {r.sites}; i += {e.threads}) back[i] = {table};",
+            "  __syncthreads();",
+        ]
+
+    def _deep_words(self) -> int:
+        return self.program.storage.buffers[STACK].bytes // WORD
+
+    def _calls(self) -> list[str]:
+        """Calls: what is kept is written by one thread, and read behind the barrier of all units, or of the block."""
+        r = self.records
+        if not r.sites:
+            return []
+        kept = [counter(i) for i in range(r.loops)]
+        kept += [f"limit{i}" for i in range(r.loops if r.limited else 0)]
+        led = self.launch.led
+        place = "active < held ? stack + active * each : deep + active * (int64_t)deep_each"
+        return [
+            f"      case {Kind.ROOM:d}:",
+            f"        if (active == {self.program.depth}) {{",
+            f"          if (unit == 0 && thread == 0) *(volatile int*)t.at[{r.status}] = n[0];",
+            *[f"          if (thread == 0) told[0] = -1, tw_gpu_ticket((uint64_t*)(t.at[0] + {LINE}));"] * led,
+            "          return;",
+            "        }",
+            "        break;",
+            f"      case {Kind.CALL:d}: {{",
+            "        if (thread == 0 && (active < held || unit == 0)) {",
+            f"          int* kept = {place};",
+            "          kept[0] = n[1];",
+            *(f"          kept[{i}] = {x};" for i, x in enumerate(kept, 1)),
+            "        }",
+            "        ++active, frame += frame_bytes;",
+            "        next += n[0] - 1, ahead = *next++;",
+            "        __syncthreads();",
+            "        break;",
+            "      }",
+            f"      case {Kind.RETURN:d}: {{",
+            "        --active, frame -= frame_bytes;",
+            f"        const volatile int* kept = {place};",
+            f"        next = (const tw_record*){self.name}_code + {self.name}_starts[unit] + back[kept[0]];",
+            *(f"        {x} = kept[{i}];" for i, x in enumerate(kept, 1)),
+            "        ahead = *next++;",
+            "        __syncthreads();",
+            "        break;",
+            "      }",
+            *(self._told() if led else ()),
+        ]
+
+    def _told(self) -> list[str]:
+        """What the leading unit tells the others: a place of theirs, and the call and the trips in which it is."""
+        counters = [counter(i) for i in range(self.records.depth)]
+        if 3 + len(counters) > LINE // WORD:
+            raise InternalError(f"launch {self.launch.name} has {len(counters)} nested loops, too many to tell of.")
+        return [
+            f"      case {Kind.TELL:d}:",
+            "        if (thread == 0) {",
+            "          told[0] = n[0], told[1] = active;",
+            *(f"          told[{i}] = {x};" for i, x in enumerate(counters, 2)),
+            "        }",
+            "        break;",
+            f"      case {Kind.LISTEN:d}: {{",
+            "        const int place = told[0];",
+            "        if (place < 0) return;",
+            "        active = told[1], frame = (uint64_t)(active - 1) * frame_bytes;",
+            *(f"        {x} = told[{i}];" for i, x in enumerate(counters, 2)),
+            f"        next = (const tw_record*){self.name}_code + {self.name}_starts[unit] + back[place];",
+            "        ahead = *next++;",
+            "        break;",
+            "      }",
+        ]
+
+    def _address(self, argument: str) -> str:
+        """The address that an argument of a row stands for."""
+        there = f"t.at[{argument} >> {OFFSET_BITS}]"
+        if not self.records.sites:
+            return f"{there} + ({argument} & {(1 << OFFSET_BITS) - 1}ull)"
+        framed = f"({argument} & {FRAMED}ull ? frame : 0)"
+        return f"{there} + ({argument} & {FRAMED - 1}ull) + {framed}"
+
     def _moves(self) -> list[str]:
         """Copies and settings, of which the block's threads see the results behind them, and fetches."""
         lines: list[str] = []
         if Kind.COPY in self.records.kinds:
-            target, threads = f"{_address('row[1]')} + n[0] * row[2] + n[1]", self.launch.envelope.threads
+            target, threads = f"{self._address('row[1]')} + n[0] * row[2] + n[1]", self.launch.envelope.threads
             lines += [
                 f"      case {Kind.COPY:d}:",
-                f"        tw_copy({target}, {_address('row[0]')} + n[1], n[2], thread, {threads});",
+                f"        tw_copy({target}, {self._address('row[0]')} + n[1], n[2], thread, {threads});",
                 "        __syncthreads();",
                 "        break;",
             ]
         if Kind.SET in self.records.kinds:
             lines += [
                 f"      case {Kind.SET:d}:",
-                f"        if (thread == 0) tw_set({_address('row[0]')}, n[0], n[1]);",
+                f"        if (thread == 0) tw_set({self._address('row[0]')}, n[0], n[1]);",
                 "        __syncthreads();",
                 "        break;",
             ]
         if Kind.FETCH in self.records.kinds:
-            source, threads = f"{_address('row[0]')} + n[0]", self.launch.envelope.threads
+            source, threads = f"{self._address('row[0]')} + n[0]", self.launch.envelope.threads
             lines += [
                 f"      case {Kind.FETCH:d}:",
                 f"        for (int i = thread * 16; i < n[1]; i += {threads * 16})",
@@ -454,7 +564,7 @@ class _Source:
                 f"        const uint64_t r{i} = {self._argument(i)};"
                 for i in range(len(member.params) + _WHERE * bool(member.slices))
             ),
-            *(f"        const tw_pointer a{i} = {{{_address(f'r{i}')}}};" for i in range(len(member.params))),
+            *(f"        const tw_pointer a{i} = {{{self._address(f'r{i}')}}};" for i in range(len(member.params))),
             "        for (int i = 0; i < n[1]; ++i) {",
             *before,
             f"          {call}",
@@ -505,7 +615,3 @@ def _words(code: Array) -> list[int]:
     words: list[int] = code.astype(np.int32).reshape(-1).view(np.uint64).tolist()
     return words
 
-
-def _address(argument: str) -> str:
-    """The address that an argument of a row stands for."""
-    return f"t.at[{argument} >> {OFFSET_BITS}] + ({argument} & {(1 << OFFSET_BITS) - 1}ull)"

@@ -5,6 +5,9 @@ number: the kernel has each member once. A record has a kind, a row of arguments
 depends on a loop's counter or on a symbol, the kernel computes it: such a record has a *form* for its kind, of which
 there are as many as there are different expressions. What depends on the unit alone is computed here, and units that do
 the same have the same records.
+
+A launch that makes calls has the records of each procedure behind its own. Where a call returns to depends on what the
+unit does, so the places stand in a table in front of a unit's records; a call keeps its number in that table.
 """
 
 from __future__ import annotations
@@ -28,10 +31,12 @@ from tilewright.ir.program import (
     BlockControl,
     Copy,
     Fetch,
+    GridCall,
     GridControl,
     Item,
     Launch,
     Near,
+    Part,
     Phase,
     Program,
     Set,
@@ -39,14 +44,17 @@ from tilewright.ir.program import (
     Task,
     Wait,
     copied_part,
-    launches,
 )
-from tilewright.ir.verify.tree import tasks_of
+from tilewright.ir.stack import STACK, STATUS, loops_around, sharing
+from tilewright.ir.verify.calls import reached, wide
+from tilewright.ir.verify.tree import conditions_of, tasks_of
 
 KIND_BITS = 10
 """Bits of a record's first number that say its kind; the row stands above them."""
 OFFSET_BITS = 48
 """Bits of an argument that are its offset in a buffer; the buffer's number stands above them."""
+FRAMED = 1 << 47
+"""What marks an argument whose buffer is one of frames, in a launch that makes calls."""
 ENDLESS = (1 << 31) - 1
 TARGET_BITS = 16
 """Bits of a wait among others that say its counter; its target stands above them."""
@@ -58,7 +66,7 @@ class Kind(IntEnum):
     """What a record makes a unit do, with the meaning of its numbers; kernels and forms follow."""
 
     END = 0
-    BARRIER = 1  # of all units
+    BARRIER = 1  # of all units; whether only where a call has no room in the units' own memory
     SIGNAL = 2  # counter
     WAIT = 3  # counter, target, whether the block goes on after it: of several waits in a row the last
     WAITS = 4  # three times counter and target, see `_together`; the row is whether the block goes on after it
@@ -71,7 +79,12 @@ class Kind(IntEnum):
     SET = 11  # number, its bytes; the row is the target
     FETCH = 12  # first byte, bytes, where in the unit's own memory; the row is the source
     FETCHED = 13  # what was fetched is there from here on
-    KERNEL = 14  # first task, count, stride; this is the first kernel's
+    ROOM = 14  # what the status is where as many calls are active as may be
+    CALL = 15  # records to skip, number of the call in the text
+    RETURN = 16
+    TELL = 17  # number of what the other units are to do, -1: end
+    LISTEN = 18
+    KERNEL = 19  # first task, count, stride; this is the first kernel's
 
 
 Number = int | Expr
@@ -105,6 +118,11 @@ class Records:
         waiting: whether units wait for each other.
         limited: whether loops have limits that values say.
         kinds: that occur.
+        sites: how many places stand in front of a unit's records, as 32-bit numbers of records behind its first one,
+            the last one first: where each call in the text returns to, or where the unit does what unit 0 tells it.
+        loops: around a call at most.
+        status: number of the buffer in which calls that are too deep are reported; 0 where none is looked at.
+        stack: number of the buffer of calls for which units have no room.
     """
 
     code: Array = attrs.field(eq=False)
@@ -117,6 +135,10 @@ class Records:
     waiting: bool
     limited: bool
     kinds: frozenset[int]
+    sites: int = 0
+    loops: int = 0
+    status: int = 0
+    stack: int = 0
 
 
 def counter(depth: int) -> str:
@@ -126,13 +148,12 @@ def counter(depth: int) -> str:
 
 def records_of(launch: Launch, program: Program) -> Records:
     """The records of a launch."""
-    return _Writer(launch, program).write()
+    return (LedWriter if launch.led else Writer)(launch, program).write()
 
 
 def nearby(program: Program) -> frozenset[str]:
     """The kernels of which some tasks read slices in their unit's own memory."""
-    tasks = (task for launch in launches(program.steps) for task in tasks_of(launch.body))
-    return frozenset(x.kernel for x in tasks if x.near is not None)
+    return frozenset(x.kernel for x in tasks_of(program.parts) if x.near is not None)
 
 
 @attrs.frozen
@@ -154,34 +175,45 @@ class _Scope:
         return _Scope({**self.env, name: Var(counter(self.depth))}, self.depth + 1)
 
 
-class _Writer:
+class Writer:
+    """The records of a launch whose units take control together."""
+
     def __init__(self, launch: Launch, program: Program) -> None:
         self.launch, self.program, self.units = launch, program, launch.envelope.units
-        self.kernels = tuple(dict.fromkeys(x.kernel for x in tasks_of(launch.body)))
+        self.called = {name: program.procedures[name].parts for name in reached(launch.body, program)}
+        bodies = (launch.body, *self.called.values())
+        self.kernels = tuple(dict.fromkeys(x.kernel for parts in bodies for x in tasks_of(parts)))
+        self.loops = max(map(loops_around, bodies))
+        self.sites = 0
+        self.acting = self.units  # that take control and make calls
         self.kinds = {name: Kind.KERNEL + number for number, name in enumerate(self.kernels)}
         self.nearby = nearby(program)
         self.events = first_counters(launch)
         self.symbols: Bounds = {x.name: x.interval for x in program.symbols}
         self.rows: list[int] = [0]
-        self.known_rows: dict[tuple[str | int, ...], int] = {}
+        self.known_rows: dict[tuple[tuple[str, int] | int, ...], int] = {}
         self.buffers: dict[str, int] = {}
         self.forms: dict[Form, int] = {}
         self.depth = 0
         self.limited = False
         self.used: set[int] = set()
+        self.calls: list[str] = []  # the procedure of each call in the text
 
     def write(self) -> Records:
-        end = self._packed(_Record(Kind.END))
         pieces: list[Array] = []
         known: dict[bytes, int] = {}
         starts, length = [], 0
-        for stream in self._parts(self.launch.body, _Scope(), outermost=True):
-            code = np.concatenate([*stream, end])
+        codes = self._codes()
+        # After a call that was too deep nothing is known of what loops decide by.
+        decides = next(conditions_of(self.launch.body), "") or self.called
+        status = self._buffer(STATUS) if decides and STATUS in self.program.storage.buffers else 0
+        stack = self._buffer(STACK) if self.called else 0
+        for table, code in codes:
             key = code.tobytes()
             if key not in known:
-                known[key] = length
-                length += len(code)
-                pieces.append(code)
+                known[key] = length + len(table)
+                length += len(table) + len(code)
+                pieces += [table, code]
             starts.append(known[key])
         return Records(
             np.concatenate(pieces),
@@ -194,7 +226,36 @@ class _Writer:
             bool(self.used & {Kind.BARRIER, Kind.WAIT, Kind.WAITS}),
             self.limited,
             frozenset(self.used),
+            self.places,
+            self.loops,
+            status,
+            stack,
         )
+
+    def _codes(self) -> list[tuple[Array, Array]]:
+        """Of each unit the table of its places, and its records."""
+        bodies = [self._parts(self.launch.body, _Scope(), outermost=True)]
+        bodies += [self._parts(x, _Scope()) for x in self.called.values()]
+        ends = [self._packed(_Record(Kind.END)), *[self._packed(_Record(Kind.RETURN))] * len(self.called)]
+        streams = ([[*x[unit], end] for x, end in zip(bodies, ends, strict=True)] for unit in range(self.units))
+        return [self._linked(x) for x in streams]
+
+    def _linked(self, streams: Sequence[Sequence[Array]]) -> tuple[Array, Array]:
+        """The records of a unit with its calls linked, and the table that stands in front of them.
+
+        Args:
+            streams: what the launch does, and each procedure.
+        """
+        firsts = np.cumsum([0, *(_length(x) for x in streams)])
+        code = np.concatenate([piece for stream in streams for piece in stream])
+        entries = dict(zip(self.called, firsts[1:].tolist(), strict=False))
+        table = np.zeros((-(-self.places // 4), 4), np.int64)
+        places = np.flatnonzero((code[:, 0] & ((1 << KIND_BITS) - 1)) == Kind.CALL) if self.called else ()
+        for at in places:
+            site = int(code[at, 2])
+            code[at, 1] = entries[self.calls[site]] - (at + 1)
+            table.reshape(-1)[-1 - site] = at + 1
+        return table, code
 
     def _packed(self, record: _Record, units: Array | None = None) -> Array:
         """The four numbers of a record on each of some units, or on all alike."""
@@ -221,15 +282,69 @@ class _Writer:
         packed[:, 0] = record.row << KIND_BITS | kind
         return packed
 
-    def _parts(self, parts: Sequence[Phase | GridControl], scope: _Scope, outermost: bool = False) -> Streams:
+    @property
+    def places(self) -> int:
+        """How many entries tables have."""
+        return self.sites
+
+    def _parts(self, parts: Sequence[Part], scope: _Scope, outermost: bool = False) -> Streams:
         streams: Streams = [[] for _ in range(self.units)]
-        barrier = _Record(Kind.BARRIER)
         for number, part in enumerate(parts):
-            made = self._phase(part, scope) if isinstance(part, Phase) else self._grid(part, scope)
-            meet = isinstance(part, Phase) and (not outermost or number < len(parts) - 1)
-            behind = [self._packed(barrier)] if meet else []
+            match part:
+                case Phase():
+                    made = self._phase(part, scope)
+                case GridCall():
+                    made = self._call(part)
+                case GridControl():
+                    made = self._grid(part, scope)
+            after = parts[number + 1] if number + 1 < len(parts) else None
+            joined = (isinstance(part, GridCall) and part.late) or (isinstance(after, GridCall) and after.early)
+            meet = not isinstance(part, GridControl) and not joined and (not outermost or after is not None)
+            behind = self._barrier() if meet else []
             for stream, added in zip(streams, made, strict=True):
                 stream += [*added, *behind]
+        return streams
+
+    def _barrier(self, deep: int = 0) -> list[Array]:
+        """A barrier of all units; one unit alone does everything in order."""
+        return [self._packed(_Record(Kind.BARRIER, (deep,)))] if self.units > 1 else []
+
+    def _call(self, call: GridCall) -> Streams:
+        """Room for a call, copies of its arguments, the call, and copies of its results, behind which units meet."""
+        site = self.sites
+        self.sites += 1
+        self.calls.append(call.procedure)
+        procedure = self.program.procedures[call.procedure]
+        status = list(self.program.procedures).index(call.procedure) + 1
+        before, records = self._packed(_Record(Kind.ROOM, (status,))), _Record(Kind.CALL, (0, site))
+        given = self._copies(call.args, procedure.params, (0, 1))
+        taken = self._copies(procedure.results, call.results, (1, 0))
+        middle = [*self._before(call), self._packed(records)]
+        return [[before, *x, *middle, *y] for x, y in zip(given, taken, strict=True)]
+
+    def _before(self, call: GridCall) -> list[Array]:
+        """What stands between a call and the copies of its arguments.
+
+        Where no barrier has to, who is still on the way back from the last call may read in global memory where to.
+        """
+        return self._barrier(int(call.direct))
+
+    def _copies(self, sources: Sequence[str], targets: Sequence[str], deeper: tuple[int, int]) -> Streams:
+        """Copies between the frame of a call and the next deeper one, large ones shared out among the units.
+
+        Args:
+            deeper: for source and target whether they are of the next deeper one.
+        """
+        streams: Streams = [[] for _ in range(self.acting)]
+        for source, target in zip(sources, targets, strict=True):
+            value = self.program.storage.placements[source].value
+            size = static(value.num_elements() * dtypes.size_of(value.dtype), f"size of {source}")
+            row = self._addresses([(source, deeper[0]), (target, deeper[1])], size)
+            parts = sharing(size, self.acting)
+            for unit in range(parts if size else 0):
+                part = Copy(source, target, part=const(unit), parts=parts)
+                low, high = (int(evaluate(x, {})) for x in copied_part(part, const(size)))
+                streams[unit].append(self._packed(_Record(Kind.COPY, (0, low, high - low), row)))
         return streams
 
     def _phase(self, phase: Phase, scope: _Scope) -> Streams:
@@ -352,13 +467,20 @@ class _Writer:
 
     def _row(self, names: tuple[str, ...], *numbers: int) -> int:
         """The place of the addresses of some values, and of numbers behind them, among the rows."""
-        key: tuple[str | int, ...] = (*names, *numbers)
+        return self._addresses([(x, 0) for x in names], *numbers)
+
+    def _addresses(self, places: Sequence[tuple[str, int]], *numbers: int) -> int:
+        """As `_row`; a value with 1 behind it is one of the next deeper call, if it stands in a frame."""
+        key: tuple[tuple[str, int] | int, ...] = (*places, *numbers)
         if key not in self.known_rows:
             self.known_rows[key] = len(self.rows)
-            self.rows += [*map(self._argument, names), *numbers]
+            self.rows += [*(self._argument(*x) for x in places), *numbers]
         return self.known_rows[key]
 
-    def _argument(self, name: str) -> int:
+    def _buffer(self, name: str) -> int:
+        return self.buffers.setdefault(name, len(self.buffers) + 1)
+
+    def _argument(self, name: str, deeper: int) -> int:
         placement = self.program.storage.placements[name]
         buffer = self.program.storage.buffers[placement.buffer]
         if buffer.owner not in ("program", "frame") or buffer.level != "global":
@@ -366,8 +488,66 @@ class _Writer:
                 f"launch {self.launch.name}: {name!r} is at level {buffer.level}, owned by a {buffer.owner}, which is "
                 "not generated for CUDA yet."
             )
-        number = self.buffers.setdefault(buffer.name, len(self.buffers) + 1)
-        return number << OFFSET_BITS | placement.offset
+        offset = placement.offset
+        if self.called and buffer.owner == "frame":
+            offset = FRAMED | offset + deeper * buffer.bytes
+        return self._buffer(buffer.name) << OFFSET_BITS | offset
+
+
+class LedWriter(Writer):
+    """The records of a launch that unit 0 leads: its own say all, those of others what they do when they are told."""
+
+    def __init__(self, launch: Launch, program: Program) -> None:
+        super().__init__(launch, program)
+        self.acting = 1
+        self.runs: list[Streams] = []  # what the other units do of phases in a row
+
+    @property
+    def places(self) -> int:
+        """See `Writer.places`: calls of unit 0, and runs of the others."""
+        return max(self.sites, len(self.runs))
+
+    def _codes(self) -> list[tuple[Array, Array]]:
+        bodies = [self._parts(self.launch.body, _Scope())]
+        bodies += [self._parts(x, _Scope()) for x in self.called.values()]
+        over = [self._packed(_Record(Kind.TELL, (-1,))), *self._barrier(), self._packed(_Record(Kind.END))]
+        ends = [over, *[[self._packed(_Record(Kind.RETURN))]] * len(self.called)]
+        leader = [[*x, *end] for (x,), end in zip(bodies, ends, strict=True)]
+        listen = [*self._barrier(), self._packed(_Record(Kind.LISTEN))]
+        codes = [self._linked(leader)]
+        for unit in range(self.units - 1):
+            table = np.zeros((-(-self.places // 4), 4), np.int64)
+            code, length = list(listen), _length(listen)
+            for number, run in enumerate(self.runs):
+                table.reshape(-1)[-1 - number] = length
+                length += _length(run[unit]) + 1
+                code += [*run[unit], self._packed(_Record(Kind.JUMP, (-length,)))]
+            codes.append((table, np.concatenate(code)))
+        return codes
+
+    def _parts(self, parts: Sequence[Part], scope: _Scope, outermost: bool = False) -> Streams:
+        """The records of unit 0 alone; those of the others are kept."""
+        stream: list[Array] = []
+        for at, part in enumerate(parts):
+            match part:
+                case GridControl():
+                    stream += self._grid(part, scope)[0]
+                case GridCall():
+                    stream += self._call(part)[0]
+                case Phase() if not wide(part):
+                    stream += self._phase(part, scope)[0]
+                case Phase():
+                    if not at or not wide(parts[at - 1]):
+                        stream += [self._packed(_Record(Kind.TELL, (len(self.runs),))), *self._barrier()]
+                        self.runs.append([[] for _ in range(self.units - 1)])
+                    mine, *others = self._phase(part, scope)
+                    stream += [*mine, *self._barrier()]
+                    for run, records in zip(self.runs[-1], others, strict=True):
+                        run += [*records, *self._barrier()]
+        return [stream]
+
+    def _before(self, call: GridCall) -> list[Array]:
+        return []
 
 
 def _first_waits(items: Sequence[Item]) -> list[Wait]:

@@ -9,21 +9,23 @@ from tilewright.ir.program import (
     BlockControl,
     Copy,
     Fetch,
+    GridCall,
     GridControl,
     HostCall,
     HostCopy,
     HostIf,
     HostLoop,
     HostSet,
-    HostStep,
     Item,
     Kernel,
     Launch,
     PackedConstant,
+    Part,
     Phase,
     Program,
     Set,
     Signal,
+    Step,
     Task,
     Wait,
 )
@@ -93,7 +95,7 @@ def _kernel(kernel: Kernel) -> Iterator[str]:
     yield "}"
 
 
-def _steps(steps: tuple[HostStep, ...]) -> Iterator[str]:
+def _steps(steps: tuple[Step, ...]) -> Iterator[str]:
     for step in steps:
         match step:
             case Launch():
@@ -111,10 +113,16 @@ def _steps(steps: tuple[HostStep, ...]) -> Iterator[str]:
             case HostCopy():
                 yield _copy(step)
             case HostCall():
-                reads = f" reads ({names(step.reads)})" if step.reads else ""
-                yield f"call {quote(step.procedure)}({names(step.args)}) -> ({names(step.results)}){reads}"
+                yield _call(step)
             case HostSet():
                 yield _set(step)
+            case Phase() | GridControl() | GridCall():
+                yield from _parts((step,))
+
+
+def _call(call: HostCall | GridCall) -> str:
+    reads = f" reads ({names(call.reads)})" if call.reads else ""
+    return f"call {quote(call.procedure)}({names(call.args)}) -> ({names(call.results)}){reads}"
 
 
 def _copy(copy: HostCopy | Copy) -> str:
@@ -142,7 +150,9 @@ def _launch(launch: Launch) -> Iterator[str]:
     parts = [f"units {e.units}", f"threads {e.threads}"]
     parts += [f"registers {e.registers}"] * bool(e.registers)
     parts += [f"shared {e.shared_bytes} bytes"] * bool(e.shared_bytes)
-    parts += [f"own {e.own_bytes} bytes"] * bool(e.own_bytes) + ["cooperative"] * e.cooperative
+    parts += [f"own {e.own_bytes} bytes"] * bool(e.own_bytes)
+    parts += [f"stack {e.stack_bytes} bytes"] * bool(e.stack_bytes) + ["cooperative"] * e.cooperative
+    parts += ["led"] * launch.led
     parts += [f"event {quote(name)}[{count}]" for name, count in launch.events.items()]
     parts += [f"traced {launch.traced}"] * bool(launch.traced)
     yield f"launch {quote(launch.name)} ({', '.join(parts)}) {{"
@@ -150,7 +160,7 @@ def _launch(launch: Launch) -> Iterator[str]:
     yield "}"
 
 
-def _parts(parts: tuple[Phase | GridControl, ...]) -> Iterator[str]:
+def _parts(parts: tuple[Part, ...]) -> Iterator[str]:
     for part in parts:
         if isinstance(part, Phase):
             yield "phase {"
@@ -160,6 +170,9 @@ def _parts(parts: tuple[Phase | GridControl, ...]) -> Iterator[str]:
                 yield from indent(indent(_items(lane.items)))
                 yield "  }"
             yield "}"
+        elif isinstance(part, GridCall):
+            haste = [x for x in ("early", "direct", "late") if getattr(part, x)]
+            yield " ".join([f"grid {_call(part)}", *haste])
         else:
             yield from _branches("grid", part, _parts(part.body), _parts(part.orelse))
 

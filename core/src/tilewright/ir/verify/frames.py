@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from tilewright.ir.calls import reachable
-from tilewright.ir.program import Placement, Program, calls, spans
+from tilewright.ir.program import GridCall, Placement, Program, every_call, spans
 from tilewright.ir.verify.laws import Place
 from tilewright.ir.verify.tree import CallSite, Touch, call_sites
 
@@ -27,7 +27,7 @@ def check_frames(program: Program, touched: Sequence[Touch], place: Place) -> No
                 raise place.at(f"value {placement.value.name}").broken(FRAME, "it stands in a frame of no procedure")
         return
     sites = call_sites(program)
-    graph = {name: [x.procedure for x in calls(procedure.body)] for name, procedure in program.procedures.items()}
+    graph = {name: [x.procedure for x in every_call(procedure.body)] for name, procedure in program.procedures.items()}
     inside = {name: (name, *reachable(graph, name)) for name in program.procedures}
     _check_owners(program, touched, sites, inside, place)
     _check_frames(program, touched, place)
@@ -108,6 +108,10 @@ def _check_across(
 def _needed(site: CallSite, own: Mapping[str, Placement]) -> Iterator[str]:
     """The values of the caller that must be whole while the call runs."""
     yield from site.call.reads
+    if isinstance(site.call, GridCall) and not site.procedure:
+        # What comes before a call of a launch, and what comes after it, is in one step.
+        yield from (name for name, x in own.items() if x.first <= site.step <= x.last)
+        return
     yield from (name for name, x in own.items() if x.first < site.step < x.last)
 
 

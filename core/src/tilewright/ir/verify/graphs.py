@@ -7,9 +7,22 @@ from typing import TYPE_CHECKING
 
 from tilewright.ir.expr import Expr, variables
 from tilewright.ir.graphs import capturable, graph_control, written_out
-from tilewright.ir.program import HostCall, HostIf, HostLoop, HostStep, Launch, Phase, Program, Signal, Task, Wait
+from tilewright.ir.program import (
+    GridControl,
+    HostCall,
+    HostIf,
+    HostLoop,
+    HostStep,
+    Launch,
+    Part,
+    Phase,
+    Program,
+    Signal,
+    Task,
+    Wait,
+)
 from tilewright.ir.verify.laws import Place, show
-from tilewright.ir.verify.tree import Part, controls_of, leaves
+from tilewright.ir.verify.tree import controls_of, leaves
 
 if TYPE_CHECKING:
     from tilewright.device import DeviceModel
@@ -100,5 +113,5 @@ def _phases(parts: Sequence[Part]) -> Iterator[Phase]:
     for part in parts:
         if isinstance(part, Phase):
             yield part
-        else:
+        elif isinstance(part, GridControl):
             yield from _phases((*part.body, *part.orelse))

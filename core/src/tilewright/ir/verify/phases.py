@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tilewright.interpret.evaluate import evaluate
-from tilewright.ir.program import UNIT, Copy, Fetch, Lane, Launch, Phase, Program, Signal, Task, Wait
+from tilewright.ir.program import UNIT, Copy, Fetch, Lane, Launch, Part, Phase, Program, Signal, Task, Wait
 from tilewright.ir.verify.flow import check_flow
 from tilewright.ir.verify.laws import Place
 from tilewright.ir.verify.near import Held
 from tilewright.ir.verify.ordering import Footprint, accesses, check_inplace, check_phase, conflicting
-from tilewright.ir.verify.tree import Part, Work, leaves
+from tilewright.ir.verify.tree import Work, leaves
 from tilewright.ir.verify.turns import Used, shared
 from tilewright.ir.verify.unroll import Acting, Call, Scope, call_of, lane_units, unroll
 

@@ -13,7 +13,7 @@ from tilewright.ir.ops import Value
 from tilewright.ir.program import (
     UNIT,
     Copy,
-    GridControl,
+    GridCall,
     HostCall,
     HostCopy,
     HostIf,
@@ -21,14 +21,17 @@ from tilewright.ir.program import (
     HostSet,
     HostStep,
     Launch,
+    Part,
     Phase,
+    Procedure,
     Program,
     Set,
     Task,
     Wait,
-    calls,
+    every_call,
     launches,
 )
+from tilewright.ir.verify.calls import check_calls, check_haste, reached
 from tilewright.ir.verify.choice import check_resources
 from tilewright.ir.verify.flow import WRITTEN
 from tilewright.ir.verify.graphs import check_graphs
@@ -38,8 +41,8 @@ from tilewright.ir.verify.near import Held, check_control
 from tilewright.ir.verify.ordering import Footprint, accesses, same_bytes, whole
 from tilewright.ir.verify.phases import EVENTS, Run, run_phase, signalled
 from tilewright.ir.verify.storage import check_storage
-from tilewright.ir.verify.tree import Part, controls_of, decides, first_phases, leaves, tasks_of, work_of
-from tilewright.ir.verify.turns import check_turns
+from tilewright.ir.verify.tree import controls_of, decides, first_phases, leaves, tasks_of, work_of
+from tilewright.ir.verify.turns import Used, check_turns
 from tilewright.ir.verify.unroll import TRIPS, call_of, number
 
 if TYPE_CHECKING:
@@ -86,8 +89,12 @@ def verify_program(program: Program, device: DeviceModel | None = None, footprin
     for launch in launches(program.steps):
         for task in tasks_of(launch.body):
             _check_call(task, program, place.at(f"launch {launch.name}"))
-    for call in calls(program.steps):
+    for name, procedure in program.procedures.items():
+        for task in tasks_of(procedure.parts):
+            _check_call(task, program, place.at(f"procedure {name}"))
+    for call in every_call((*program.steps, *program.parts)):
         _check_signature(call, program, place.at(f"call {call.procedure}"))
+    check_calls(program, place)
     check_storage(program, symbols, place)
     check_graphs(program, device, place)
     checker = _Checker(program, device, footprint)
@@ -105,14 +112,17 @@ def _check_procedures(program: Program, checker: _Checker, env: Mapping[str, int
     if bool(program.procedures) != (program.depth > 0):
         raise place.broken(CALL, f"{len(program.procedures)} procedures, of which {program.depth} calls may be active")
     read: dict[str, set[str]] = {}
-    for call in calls(program.steps):
+    for call in every_call((*program.steps, *program.parts)):
         read.setdefault(call.procedure, set()).update(call.reads)
     for name, procedure in program.procedures.items():
         there = place.at(f"procedure {name}")
         if procedure.name != name or len(set(procedure.params)) < len(procedure.params):
             raise there.broken(CALL, f"procedure {procedure.name!r} takes {', '.join(procedure.params)}")
         given = checker.constant | {*procedure.params, *read.get(name, ())}
-        written = checker.steps(procedure.body, given, env, there)
+        if procedure.parts:
+            written = checker.procedure(procedure, given, env, there)
+        else:
+            written = checker.steps(procedure.host, given, env, there)
         for result in procedure.results:
             if result not in written:
                 raise there.broken(WRITTEN, f"result {result!r} is never written")
@@ -147,7 +157,7 @@ def _check_call(task: Task, program: Program, place: Place) -> None:
             raise place.broken(CALLS, f"{name!r} as parameter {param.name!r} of {kernel.name} is {what}")
 
 
-def _check_signature(call: HostCall, program: Program, place: Place) -> None:
+def _check_signature(call: HostCall | GridCall, program: Program, place: Place) -> None:
     procedure = program.procedures.get(call.procedure)
     if procedure is None:
         raise place.broken(CALL, f"there is no procedure {call.procedure!r}")
@@ -190,13 +200,7 @@ class _Checker:
                     self._check_set(step, place.at("set"))
                     written = written | {step.target}
                 case HostCall():
-                    there = place.at(f"call {step.procedure}")
-                    self._check_types(step, there)
-                    for name in (*step.args, *step.reads):
-                        self._read(name, written, there)
-                    for name in step.results:
-                        self._write(name, there)
-                    written = written | set(step.results)
+                    written = self._call(step, written, place.at(f"call {step.procedure}"))
                 case HostLoop():
                     there = place.at(f"loop {step.counter}")
                     if step.limit:
@@ -214,6 +218,14 @@ class _Checker:
                     then = self.steps(step.then, written, env, there.at("then"))
                     written = then & self.steps(step.orelse, written, env, there.at("else"))
         return written
+
+    def _call(self, call: HostCall | GridCall, written: frozenset[str], place: Place) -> frozenset[str]:
+        self._check_types(call, place)
+        for name in (*call.args, *call.reads):
+            self._read(name, written, place)
+        for name in call.results:
+            self._write(name, place)
+        return written | set(call.results)
 
     def _read(self, name: str, written: frozenset[str], place: Place) -> None:
         if name not in written:
@@ -241,7 +253,7 @@ class _Checker:
         if rows is not None and (rows.high > bounds_of(target.num_elements(), bounds).high or rows.low < 0):
             raise place.broken(COPIES, f"{copy.source!r} goes past the end of {copy.target!r}")
 
-    def _check_types(self, call: HostCall, place: Place) -> None:
+    def _check_types(self, call: HostCall | GridCall, place: Place) -> None:
         placements = self._program.storage.placements
         procedure = self._program.procedures[call.procedure]
         for what, given, wanted in (
@@ -281,8 +293,31 @@ class _Checker:
             raise place.broken(NAMES, f"another launch is called {launch.name!r}")
         self._names.add(launch.name)
         self._check_envelope(launch, place)
-        self._check_controls(launch, place)
-        for work in work_of(launch.body):
+        self._check_work(launch.body, place)
+        self._check_event_buffer(launch, place)
+        run = Run(Held(self._program, launch.envelope))
+        written = self._parts(launch.body, launch, written, env, run, place)
+        run.check(place)
+        check_turns(self._program, run.phases, place)
+        return written
+
+    def procedure(
+        self, procedure: Procedure, written: frozenset[str], env: Mapping[str, int], place: Place
+    ) -> frozenset[str]:
+        """Checks what the units of each launch do in a procedure, and returns what is written after it."""
+        self._check_work(procedure.parts, place)
+        after = written
+        for launch in (x for x in launches(self._program.steps) if procedure.name in reached(x.body, self._program)):
+            run = Run(Held(self._program, launch.envelope))
+            there = place.at(f"launch {launch.name}")
+            after = self._parts(procedure.parts, launch, written, env, run, there)
+            run.check(there)
+        return after
+
+    def _check_work(self, parts: Sequence[Part], place: Place) -> None:
+        """What units decide by, copy, set and write."""
+        self._check_controls(parts, place)
+        for work in work_of(parts):
             what = f"task of {work.kernel}" if isinstance(work, Task) else "copy" if isinstance(work, Copy) else "set"
             there = place.at(what)
             for access in accesses(self._program, work):
@@ -292,16 +327,10 @@ class _Checker:
                 self._check_copy(work, there)
             elif isinstance(work, Set):
                 self._check_set(work, there)
-        self._check_event_buffer(launch, place)
-        run = Run(Held(self._program, launch.envelope))
-        written = self._parts(launch.body, launch, written, env, run, place)
-        run.check(place)
-        check_turns(self._program, run.phases, place)
-        return written
 
-    def _check_controls(self, launch: Launch, place: Place) -> None:
-        """What loops and branches of a launch decide by, and the bounds of their counters."""
-        for control in controls_of(launch.body):
+    def _check_controls(self, parts: Sequence[Part], place: Place) -> None:
+        """What loops and branches of units decide by, and the bounds of their counters."""
+        for control in controls_of(parts):
             there = place.at(f"loop {control.counter}" if control.counter else f"if {control.condition}")
             if control.condition:
                 self._check_condition(control.condition, there)
@@ -327,7 +356,8 @@ class _Checker:
 
     def _check_envelope(self, launch: Launch, place: Place) -> None:
         e, device = launch.envelope, self._device
-        for task in tasks_of(launch.body):
+        called = (self._program.procedures[x].parts for x in reached(launch.body, self._program))
+        for task in (x for parts in (launch.body, *called) for x in tasks_of(parts)):
             needs = self._program.kernels[task.kernel].choice.resources
             for what, needed, there in (
                 ("threads", needs.threads, e.threads),
@@ -336,7 +366,7 @@ class _Checker:
             ):
                 if needed > there:
                     raise place.broken(ENVELOPE, f"{task.kernel} needs {needed} {what}, the envelope has {there}")
-        several = len(launch.body) > 1 or any(isinstance(x, GridControl) for x in launch.body)
+        several = e.units > 1 and (len(launch.body) > 1 or any(not isinstance(x, Phase) for x in launch.body))
         if (several or any(isinstance(x, Wait) for x in leaves(launch.body))) and not e.cooperative:
             raise place.broken(RESIDENT, "it has several phases or waits, and the launch is not cooperative")
         if device is None:
@@ -365,11 +395,17 @@ class _Checker:
         following: Sequence[Part] = (),
     ) -> frozenset[str]:
         """Checks parts of a launch, behind which others may come, and returns what is written after them."""
+        check_haste(parts[-1] if parts else None, None, self._program, place)
         for at, part in enumerate(parts):
             there = place.at(f"part {at}")
             after_it = (*parts[at + 1 :], *following)
+            check_haste(parts[at - 1] if at else None, part, self._program, there)
             if isinstance(part, Phase):
                 written = run_phase(self._program, part, launch, written, env, run, there, self._footprint)
+                continue
+            if isinstance(part, GridCall):
+                written = self._call(part, written, there.at(f"call {part.procedure}"))
+                run.phases.append(Used(dict.fromkeys((*part.args, *part.reads, *part.results), ())))
                 continue
             if part.trip is not None and UNIT in variables(part.trip):
                 raise there.broken(UNIFORM, f"the trip count {show(part.trip)} depends on the unit")

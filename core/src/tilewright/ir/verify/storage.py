@@ -9,7 +9,7 @@ import numpy as np
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import Bounds, bounds_of
 from tilewright.ir.ops import TensorOp
-from tilewright.ir.program import Kernel, Placement, Program, launches, numbered_launches
+from tilewright.ir.program import Kernel, Placement, Program, numbered_launches
 from tilewright.ir.verify.frames import check_frames, of_host
 from tilewright.ir.verify.laws import Place
 from tilewright.ir.verify.tree import Touch, tasks_of, touches
@@ -114,13 +114,12 @@ def _check_overlap(program: Program, place: Place) -> None:
 
 def _overwritten(program: Program) -> Iterator[frozenset[str]]:
     """Pairs of values of which a kernel writes one in the place of the other."""
-    for launch in launches(program.steps):
-        for task in tasks_of(launch.body):
-            kernel = program.kernels[task.kernel]
-            actual = {p.name: a for p, a in zip(kernel.params, task.args, strict=True)}
-            for source, target in inplace_pairs(kernel):
-                if source in actual and target in actual:
-                    yield frozenset((actual[source], actual[target]))
+    for task in tasks_of(program.parts):
+        kernel = program.kernels[task.kernel]
+        actual = {p.name: a for p, a in zip(kernel.params, task.args, strict=True)}
+        for source, target in inplace_pairs(kernel):
+            if source in actual and target in actual:
+                yield frozenset((actual[source], actual[target]))
 
 
 def inplace_pairs(kernel: Kernel) -> list[tuple[str, str]]:

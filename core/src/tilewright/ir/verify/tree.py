@@ -10,27 +10,30 @@ from tilewright.ir.program import (
     BlockControl,
     Copy,
     Fetch,
+    GridCall,
     GridControl,
     HostCall,
     HostCopy,
     HostIf,
     HostLoop,
     HostSet,
-    HostStep,
     Item,
     Kernel,
     Launch,
+    Part,
     Phase,
     Program,
     Set,
     Signal,
+    Step,
     Task,
     Wait,
+    every_call,
     next_number,
+    sides_of,
     spans,
 )
 
-Part = Phase | GridControl
 Work = Task | Copy | Set
 """What reads or writes values on a unit."""
 Leaf = Work | Fetch | Signal | Wait
@@ -43,7 +46,7 @@ def leaves(parts: Iterable[Part]) -> Iterator[Leaf]:
         if isinstance(part, Phase):
             for lane in part.lanes:
                 yield from item_leaves(lane.items)
-        else:
+        elif isinstance(part, GridControl):
             yield from leaves((*part.body, *part.orelse))
 
 
@@ -96,7 +99,7 @@ def controls_of(parts: Iterable[Part]) -> Iterator[GridControl | BlockControl]:
         if isinstance(part, Phase):
             for lane in part.lanes:
                 yield from of_items(lane.items)
-        else:
+        elif isinstance(part, GridControl):
             yield part
             yield from controls_of((*part.body, *part.orelse))
 
@@ -107,7 +110,7 @@ def conditions_of(parts: Iterable[Part]) -> Iterator[str]:
 
 
 def first_phases(parts: Sequence[Part]) -> list[Phase]:
-    """The phases that may come first."""
+    """The phases that may come first, before any barrier. A call copies into a frame that nothing has read yet."""
     return _first(parts)[0]
 
 
@@ -117,6 +120,8 @@ def _first(parts: Sequence[Part]) -> tuple[list[Phase], bool]:
     for part in parts:
         if isinstance(part, Phase):
             return [*found, part], False
+        if isinstance(part, GridCall):
+            return found, False
         (body, none), (orelse, no_other) = _first(part.body), _first(part.orelse)
         found += [*body, *orelse]
         if not part.counter and not none and not no_other:
@@ -153,9 +158,9 @@ def touches(program: Program) -> list[Touch]:
 
 @attrs.frozen
 class CallSite:
-    """A call at a host step of a procedure, or of the host tree ("")."""
+    """A call at a step of a procedure, or of the host tree ("")."""
 
-    call: HostCall
+    call: HostCall | GridCall
     step: int
     procedure: str
 
@@ -169,47 +174,71 @@ def call_sites(program: Program) -> list[CallSite]:
     return found
 
 
-def numbered_calls(steps: Sequence[HostStep], number: int = 0) -> Iterator[tuple[int, HostCall]]:
-    """The calls among some steps, of which the first has a number, and inside them."""
+def numbered_calls(steps: Sequence[Step], number: int = 0) -> Iterator[tuple[int, HostCall | GridCall]]:
+    """The calls among some steps, of which the first has a number, and inside them; those of a launch have its."""
     for step in steps:
         match step:
-            case HostCall():
+            case HostCall() | GridCall():
                 yield number, step
-            case HostLoop():
-                yield from numbered_calls(step.body, number + 1)
-            case HostIf():
-                yield from numbered_calls(step.then, number + 1)
-                yield from numbered_calls(step.orelse, next_number(step.then, number + 1))
+            case Launch():
+                yield from ((number, x) for x in every_call(step.body))
+            case _:
+                first = number + 1
+                for side in sides_of(step):
+                    yield from numbered_calls(side, first)
+                    first = next_number(side, first)
         number = next_number((step,), number)
 
 
 def _touches(
-    steps: Sequence[HostStep], kernels: Mapping[str, Kernel], number: int, loops: tuple[tuple[int, int], ...]
+    steps: Sequence[Step], kernels: Mapping[str, Kernel], number: int, loops: tuple[tuple[int, int], ...]
 ) -> Iterator[Touch]:
     for step in steps:
         after = next_number((step,), number)
         match step:
             case Launch():
-                yield from (Touch(name, number, False, loops) for name in conditions_of(step.body))
-                for work in work_of(step.body):
-                    yield from (Touch(name, number, write, loops) for name, write in operands(work, kernels))
+                yield from _touched(step.body, kernels, number, loops)
+            case Phase():
+                yield from _touched((step,), kernels, number, loops)
             case HostCopy():
                 yield Touch(step.source, number, False, loops)
                 yield Touch(step.target, number, True, loops)
             case HostSet():
                 yield Touch(step.target, number, True, loops)
-            case HostCall():
-                yield from (Touch(name, number, False, loops) for name in (*step.args, *step.reads))
-                yield from (Touch(name, number, True, loops) for name in step.results)
-            case HostLoop():
+            case HostCall() | GridCall():
+                yield from _called(step, number, loops)
+                if isinstance(step, GridCall) and step.late:
+                    yield from (Touch(name, number + 1, False, loops) for name in step.results)
+            case HostLoop() | GridControl() if step.counter:
                 if step.limit:
                     yield Touch(step.limit, number, False, loops)
                 inside = (*loops, (number, after - 1))
                 if step.condition:
                     yield Touch(step.condition, number, False, inside)
                 yield from _touches(step.body, kernels, number + 1, inside)
-            case HostIf():
+            case HostIf() | GridControl():
                 yield Touch(step.condition, number, False, loops)
-                yield from _touches(step.then, kernels, number + 1, loops)
-                yield from _touches(step.orelse, kernels, next_number(step.then, number + 1), loops)
+                first = number + 1
+                for side in sides_of(step):
+                    yield from _touches(side, kernels, first, loops)
+                    first = next_number(side, first)
+        if isinstance(step, GridControl):
+            # Some units may still decide while others begin with what comes behind.
+            yield from (Touch(name, after, False, loops) for name in decides(step))
         number = after
+
+
+def _touched(
+    parts: Sequence[Part], kernels: Mapping[str, Kernel], number: int, loops: tuple[tuple[int, int], ...]
+) -> Iterator[Touch]:
+    """What units touch in a launch, or in a phase of a procedure, all in one step."""
+    yield from (Touch(name, number, False, loops) for name in conditions_of(parts))
+    for work in work_of(parts):
+        yield from (Touch(name, number, write, loops) for name, write in operands(work, kernels))
+    for call in every_call(parts):
+        yield from _called(call, number, loops)
+
+
+def _called(call: HostCall | GridCall, number: int, loops: tuple[tuple[int, int], ...]) -> Iterator[Touch]:
+    yield from (Touch(name, number, False, loops) for name in (*call.args, *call.reads))
+    yield from (Touch(name, number, True, loops) for name in call.results)

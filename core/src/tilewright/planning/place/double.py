@@ -18,6 +18,7 @@ from tilewright.ir.program import (
     BlockControl,
     Copy,
     Fetch,
+    GridCall,
     GridControl,
     HostCall,
     HostCopy,
@@ -27,9 +28,11 @@ from tilewright.ir.program import (
     HostStep,
     Item,
     Launch,
+    Part,
     Phase,
     Set,
     Task,
+    every_call,
     host_leaves,
 )
 
@@ -56,6 +59,8 @@ def doubled(
     """
     if loop.limit or sum(1 for _ in host_leaves(loop.body)) > MOST_STEPS:
         return None
+    if any(set(x.reads) & {*pairs, *pairs.values()} for x in every_call(loop.body)):
+        return None  # a procedure reads a state in one place, whatever the trip
     number = Var(loop.counter)
     swapped = {**twins, **pairs, **{b: a for a, b in pairs.items()}}
     back = tuple(HostCopy(b, a) for a, b in pairs.items())
@@ -124,11 +129,14 @@ class Turned:
     def _expr(self, expr: Expr) -> Expr:
         return substitute(expr, self.counter)
 
-    def part(self, part: Phase | GridControl) -> Phase | GridControl:
+    def part(self, part: Part) -> Part:
         """A part of a launch."""
         if isinstance(part, Phase):
             lanes = tuple(attrs.evolve(x, items=tuple(map(self._item, x.items))) for x in part.lanes)
             return Phase(lanes)
+        if isinstance(part, GridCall):
+            args, results = (tuple(map(self._name, x)) for x in (part.args, part.results))
+            return attrs.evolve(part, args=args, results=results)
         body, orelse = (tuple(map(self.part, x)) for x in (part.body, part.orelse))
         return attrs.evolve(self._control(part), body=body, orelse=orelse)
 

@@ -2,20 +2,20 @@
 
 A phase joins an earlier one when nothing that it touches crosses units between them: then program order is enough. What
 all units decide by must not be written before all of them have read it: where that could be, an empty phase stands
-between.
+between. Around a call of a procedure there are barriers, which one unit that makes all copies does not need.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
 from tilewright.ir.expr import Const, const
-from tilewright.ir.program import Item, Kernel, Lane, Phase
+from tilewright.ir.program import GridCall, GridControl, Item, Kernel, Lane, Part, Phase
+from tilewright.ir.verify.calls import by_first
 from tilewright.ir.verify.tree import (
-    Part,
     conditions_of,
     decides,
     first_phases,
@@ -121,7 +121,7 @@ def settled(parts: Sequence[Part], kernels: Kernels, following: Sequence[Part] =
     made: list[Part] = []
     for at, part in enumerate(parts):
         after = (*parts[at + 1 :], *following)
-        if isinstance(part, Phase):
+        if not isinstance(part, GridControl):
             made.append(part)
             continue
         names = decides(part)
@@ -130,9 +130,7 @@ def settled(parts: Sequence[Part], kernels: Kernels, following: Sequence[Part] =
         )
         looped = attrs.evolve(part, body=body, orelse=orelse)
         behind = (looped, *after) if part.counter else after
-        made.append(
-            attrs.evolve(looped, body=settled(body, kernels, behind), orelse=settled(orelse, kernels, after))
-        )
+        made.append(attrs.evolve(looped, body=settled(body, kernels, behind), orelse=settled(orelse, kernels, after)))
         if _writes(first_phases(after), names, kernels):
             made.append(EMPTY)
     return tuple(made)
@@ -140,3 +138,37 @@ def settled(parts: Sequence[Part], kernels: Kernels, following: Sequence[Part] =
 
 def _writes(phases: Iterable[Phase], names: Sequence[str], kernels: Kernels) -> bool:
     return any(write and name in names for work in work_of(phases) for name, write in operands(work, kernels))
+
+
+def hastened(
+    parts: Sequence[Part], kernels: Kernels, small: Callable[[str], bool], direct: Callable[[str], bool]
+) -> tuple[Part, ...]:
+    """The parts without the barriers that copies of arguments and results do not need, for unit 0 makes them alone.
+
+    Args:
+        small: whether it does so with a value.
+        direct: whether a procedure begins with a phase of unit 0.
+    """
+    made: list[Part] = []
+    for at, part in enumerate(parts):
+        match part:
+            case GridControl():
+                sides = (hastened(x, kernels, small, direct) for x in (part.body, part.orelse))
+                made.append(attrs.evolve(part, body=next(sides), orelse=next(sides)))
+            case GridCall():
+                before, after = parts[at - 1] if at else None, parts[at + 1] if at + 1 < len(parts) else None
+                given, taken = (all(map(small, x)) for x in (part.args, part.results))
+                early = given and isinstance(before, Phase) and _alone(before, part.args, kernels, writes=True)
+                into = given and direct(part.procedure) and (not early or by_first(before))
+                late = taken and isinstance(after, Phase) and _alone(after, part.results, kernels)
+                late |= taken and isinstance(after, GridCall) and all(map(small, after.args))
+                made.append(attrs.evolve(part, early=early, direct=into, late=late))
+            case _:
+                made.append(part)
+    return tuple(made)
+
+
+def _alone(phase: Phase, names: Iterable[str], kernels: Kernels, writes: bool = False) -> bool:
+    """Whether no other unit than unit 0 touches some values in a phase, or writes them."""
+    uses = uses_of(phase, kernels)
+    return all((uses[x].writes if writes else uses[x].all) <= {0} for x in names if x in uses)

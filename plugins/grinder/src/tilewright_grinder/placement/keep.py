@@ -16,9 +16,21 @@ from tilewright.ir import dtypes
 from tilewright.ir.expr import Const, Expr, const, variables
 from tilewright.ir.group import ControlItem
 from tilewright.ir.ops import Loop, Value
-from tilewright.ir.program import UNIT, BlockControl, Fetch, Item, Kernel, Lane, Launch, Near, Phase, Task
+from tilewright.ir.program import (
+    UNIT,
+    BlockControl,
+    Fetch,
+    GridControl,
+    Item,
+    Kernel,
+    Lane,
+    Launch,
+    Near,
+    Part,
+    Phase,
+    Task,
+)
 from tilewright.ir.verify.near import parts_of
-from tilewright.ir.verify.tree import Part
 from tilewright.planning.own import room
 from tilewright.planning.session import Session
 from tilewright_grinder.placement.barriers import together
@@ -103,7 +115,7 @@ def _tasks(parts: Sequence[Part], trips: Trips, times: int = 1) -> Iterator[_Rea
         if isinstance(part, Phase):
             for lane in part.lanes:
                 yield from _items(lane, lane.items, trips, times)
-        else:
+        elif isinstance(part, GridControl):
             inside = times * trips(part.trip) if part.counter else times
             yield from _tasks((*part.body, *part.orelse), trips, inside)
 
@@ -178,6 +190,8 @@ class _Keeper:
         """The part with tasks that read what their unit keeps."""
         if isinstance(part, Phase):
             return Phase(tuple(attrs.evolve(x, items=self._near(x, x.items)) for x in part.lanes))
+        if not isinstance(part, GridControl):
+            return part
         body, orelse = (tuple(map(self.part, x)) for x in (part.body, part.orelse))
         return attrs.evolve(part, body=body, orelse=orelse)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import attrs
 
-from tilewright.ir.choice import TileChoice
+from tilewright.ir.choice import Resources, TileChoice
 from tilewright.ir.expr import Const, Expr, Var, const, maximum
 from tilewright.ir.program import (
     UNIT,
     BlockControl,
     Copy,
     Envelope,
+    GridCall,
     GridControl,
+    HostCall,
     HostCopy,
     HostIf,
     HostLoop,
@@ -24,18 +26,23 @@ from tilewright.ir.program import (
     Kernel,
     Lane,
     Launch,
+    Part,
     Phase,
     Set,
     Task,
+    calls,
+    every_call,
     launches,
 )
-from tilewright.ir.verify.tree import Part, tasks_of
+from tilewright.ir.stack import alone, table_bytes
+from tilewright.ir.verify.calls import runs_in, settles
+from tilewright.ir.verify.tree import tasks_of
 from tilewright.planning.session import Session
 from tilewright.planning.storage import byte_size
 from tilewright.planning.tracing import MOST
-from tilewright_grinder.placement.barriers import joined, settled
+from tilewright_grinder.placement.barriers import EMPTY, hastened, joined, settled
 from tilewright_grinder.placement.keep import kept
-from tilewright_grinder.placement.limits import ValueOf, envelope_of, needs_of, outside
+from tilewright_grinder.placement.limits import STACK, ValueOf, calling_envelope, envelope_of, needs_of, outside
 from tilewright_grinder.placement.predict import Predictor
 from tilewright_grinder.placement.relief import relieved
 from tilewright_grinder.placement.turn import rotated, turned
@@ -60,12 +67,32 @@ class Refused:
 
 
 @attrs.frozen
+class Called:
+    """What launches need that call a procedure.
+
+    Args:
+        units: that it runs on; as many as there are in the launch where that is 0.
+        needs: of a unit.
+        sites: places in the tables of units that it and what it calls need.
+        direct: whether it begins with a phase of unit 0.
+        led: whether unit 0 leads them.
+    """
+
+    units: int = 0
+    needs: Resources = attrs.field(factory=lambda: Resources(1))
+    sites: int = 0
+    direct: bool = False
+    led: bool = False
+
+
+@attrs.frozen
 class Lifter:
     """Makes launches of host steps.
 
     Args:
         inner: what is asked of loops and branches inside.
         placed: is told the level of each of them.
+        called: the procedures that launches call.
     """
 
     session: Session
@@ -73,28 +100,61 @@ class Lifter:
     predictor: Predictor
     inner: Inner
     placed: Callable[[HostLoop | HostIf, str], None]
+    called: Mapping[str, Called] = attrs.field(factory=dict)
 
     def grid(self, name: str, steps: Sequence[HostStep]) -> Launch | Refused:
         """A launch of as many units as have something to do, which take control together."""
         envelope = self._envelope(steps, alone=False)
         if isinstance(envelope, Refused):
             return envelope
-        writer = _Grid(self, envelope.units)
+        return self._together(name, steps, envelope)
+
+    def _together(self, name: str, steps: Sequence[HostStep], envelope: Envelope) -> Launch | Refused:
         try:
-            parts = writer.parts(steps)
+            parts = _Grid(self, envelope.units).parts(steps)
         except _NotKnownError as error:
             return Refused(str(error))
+        names = {x.procedure for x in calls(steps)}
+        if names:
+            return self._calling(name, parts, envelope, names)
         traced = MOST if any(x.traced for x in launches(steps)) else 0
         kernels = self.session.table.kernels
         body = settled(relieved(parts, kernels, envelope.units), kernels)
         launch = Launch(name, envelope, body, traced=traced)
         return kept(launch, self.session, self.predictor.trips_of)
 
+    def _calling(
+        self, name: str, parts: Sequence[Part], envelope: Envelope, names: Collection[str]
+    ) -> Launch | Refused:
+        """A launch that calls procedures."""
+        parts = settled(parts, self.session.table.kernels)
+        sites = places_in(parts) + sum(self.called[x].sites for x in names)
+        if table_bytes(sites) > STACK:
+            return Refused(f"units need a table of {sites} places, and have room for {STACK // table_bytes(1)}")
+        led = envelope.units > 1 and any(self.called[x].led for x in names)
+        return Launch(name, envelope, self.hastened(parts, lambda name: self.called[name].direct), led=led)
+
+    def hastened(self, parts: Sequence[Part], direct: Callable[[str], bool]) -> tuple[Part, ...]:
+        """The parts without barriers around calls where they need none; `direct` as `Called` says it."""
+        return hastened(parts, self.session.table.kernels, lambda name: alone(self.bytes_of(name)), direct)
+
+    def procedure(self, steps: Sequence[HostStep], units: int) -> tuple[Part, ...] | Refused:
+        """What the units of launches run when they call a function that is these steps."""
+        try:
+            parts = _Grid(self, units).parts(steps)
+        except _NotKnownError as error:
+            return Refused(str(error))
+        # Who returns copies results to where others may still read what they have decided by.
+        end = () if settles(parts) else (EMPTY,)
+        return settled((*parts, *end), self.session.table.kernels)
+
     def block(self, name: str, steps: Sequence[HostStep]) -> Launch | Refused:
         """A launch of one unit."""
         envelope = self._envelope(steps, alone=True)
         if isinstance(envelope, Refused):
             return envelope
+        if calls(steps):
+            return self._together(name, steps, envelope)
         try:
             items = tuple(self.items(steps))
         except _NotKnownError as error:
@@ -102,11 +162,19 @@ class Lifter:
         return Launch(name, envelope, (Phase((Lane(0, const(1), items),)),))
 
     def _envelope(self, steps: Sequence[HostStep], alone: bool) -> Envelope | Refused:
-        why = outside(steps, self.session, self.value_of)
+        why = outside(steps, self.session, self.value_of, self.called)
         if why:
             return Refused(why)
-        envelope = envelope_of(needs_of(steps, self.session), self.session, alone)
-        return Refused(envelope) if isinstance(envelope, str) else envelope
+        needs = needs_of(steps, self.session)
+        called = [self.called[x.procedure] for x in calls(steps)]
+        if not called:
+            envelope = envelope_of(needs, self.session, alone)
+            return Refused(envelope) if isinstance(envelope, str) else envelope
+        units = max(x.units for x in called)
+        if alone and units > 1:
+            return Refused(f"it calls {calls(steps)[0].procedure}, which runs on {units} units")
+        found = calling_envelope((needs, *(x.needs for x in called)), units, self.session, alone)
+        return Refused(found) if isinstance(found, str) else found
 
     def items(self, steps: Sequence[HostStep]) -> Iterator[Item]:
         """What one unit does that does all of some steps."""
@@ -146,6 +214,11 @@ class Lifter:
         return byte_size(value, {x.name: x.interval for x in self.session.symbols})
 
 
+def places_in(parts: Sequence[Part]) -> int:
+    """Places in the tables of units that parts need: where calls return to, or what unit 0 may tell the others."""
+    return max(len(every_call(parts)), runs_in(parts))
+
+
 class _NotKnownError(Exception):
     """Something that steps do cannot be said inside a launch."""
 
@@ -175,13 +248,15 @@ class _Grid:
                     made.append(Phase((Lane(0, const(1), (Set(step.target, step.value),)),)))
                 case HostIf() | HostLoop():
                     made += self._control(step)
+                case HostCall():
+                    made.append(GridCall(step.procedure, step.args, step.results, step.reads))
         return joined(made, self.lifter.session.table.kernels)
 
     def _control(self, step: HostIf | HostLoop) -> tuple[Part, ...]:
         """A loop or branch of the grid, or one that a unit takes alone, if that is predicted to be faster."""
         asked = self.lifter.inner(step)
         together = self._together(step)
-        if asked != "grid":
+        if asked != "grid" and not calls((step,)):
             items = tuple(self.lifter.items((step,)))
             predictor = self.lifter.predictor
             alone = (Phase((Lane(0, const(1), items),)),)

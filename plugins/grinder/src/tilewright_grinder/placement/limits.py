@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+
+import attrs
 
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import bounds_of
 from tilewright.ir.choice import Resources, TileChoice
 from tilewright.ir.expr import Const
 from tilewright.ir.ops import Value
-from tilewright.ir.program import Envelope, HostCopy, HostStep, Task, calls, host_leaves, launches
+from tilewright.ir.program import Envelope, HostCall, HostCopy, HostStep, Task, calls, host_leaves, launches
 from tilewright.ir.verify.tree import tasks_of
 from tilewright.planning.session import Session
 from tilewright.planning.timeline import in_unit_seconds
@@ -23,13 +25,17 @@ ValueOf = Callable[[str], Value | None]
 """The value that stands in a place, by the place's name, as far as that is known."""
 
 
-def outside(steps: Sequence[HostStep], session: Session, value_of: ValueOf) -> str:
-    """Why these steps cannot be part of a launch, "" where they can."""
+def outside(steps: Sequence[HostStep], session: Session, value_of: ValueOf, called: Container[str] = ()) -> str:
+    """Why these steps cannot be part of a launch, "" where they can.
+
+    Args:
+        called: functions that launches call.
+    """
     if not session.device.cooperative:
         return f"{session.device.name} does not promise that units are at work at once, so its launches hold no control"
-    called = calls(steps)
-    if called:
-        return f"it calls {called[0].procedure}, and calls run on the host"
+    for call in calls(steps):
+        if call.procedure not in called:
+            return f"it calls {call.procedure}, which runs on the host"
     embeddable = {x.name for x in session.recipes if x.embeddable}
     for task in _tasks(steps):
         recipe = session.table.kernels[task.kernel].choice.recipe
@@ -40,18 +46,26 @@ def outside(steps: Sequence[HostStep], session: Session, value_of: ValueOf) -> s
 
 def _copied(steps: Sequence[HostStep], session: Session, value_of: ValueOf) -> str:
     symbols = {x.name: x.interval for x in session.symbols}
-    for step in host_leaves(steps):
-        if not isinstance(step, HostCopy):
-            continue
-        value = value_of(step.source)
+    for source in _sources(steps):
+        value = value_of(source)
         if value is None:
-            return f"how large {step.source} is, which it copies, is not known here"
+            return f"how large {source} is, which it copies, is not known here"
         size = value.num_elements() * dtypes.size_of(value.dtype)
         if session.device.kind != "cpu" and not isinstance(size, Const):
-            return f"the size of {step.source}, which it copies, depends on the shapes of a run"
+            return f"the size of {source}, which it copies, depends on the shapes of a run"
         if bounds_of(size, symbols).high > MOST_BYTES:
-            return f"it copies {step.source}, which has more than {MOST_BYTES} bytes"
+            return f"it copies {source}, which has more than {MOST_BYTES} bytes"
     return ""
+
+
+def _sources(steps: Sequence[HostStep]) -> Iterator[str]:
+    """What is copied, or as large."""
+    for step in host_leaves(steps):
+        match step:
+            case HostCopy():
+                yield step.source
+            case HostCall():
+                yield from (*step.args, *step.results)
 
 
 def _tasks(steps: Sequence[HostStep]) -> list[Task]:
@@ -130,3 +144,25 @@ def envelope_of(needs: Resources, session: Session, alone: bool) -> Envelope | s
     if not alone and units < 2:
         return "the device has one unit"
     return Envelope(units, needs.threads, needs.registers, needs.shared_bytes, cooperative=not alone)
+
+
+STACK = 4096
+"""Bytes of a unit's shared memory in which launches that make calls keep where these return to."""
+
+
+def calling_envelope(needs: Sequence[Resources], units: int, session: Session, alone: bool) -> Envelope | str:
+    """As `envelope_of`, of a launch that makes calls, with a stack.
+
+    Args:
+        needs: of the launch itself and of what it calls.
+        units: that it has at least.
+    """
+    most = {x: max(getattr(y, x) for y in needs) for x in ("tasks", "threads", "registers", "shared_bytes")}
+    plain = Envelope(1, shared_bytes=most["shared_bytes"], stack_bytes=STACK)
+    most |= {"tasks": max(most["tasks"], units), "shared_bytes": plain.block_bytes}
+    found = envelope_of(Resources(**most), session, alone)
+    if isinstance(found, str):
+        return found
+    if found.units < units:
+        return f"a procedure runs on {units} units, and {found.units} have room for what else it does"
+    return attrs.evolve(found, shared_bytes=plain.shared_bytes, stack_bytes=STACK)

@@ -7,7 +7,7 @@ assumed, which is the same at every level, and of a branch a probability.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
@@ -22,6 +22,7 @@ from tilewright.ir.program import (
     BlockControl,
     Copy,
     Fetch,
+    GridCall,
     GridControl,
     HostCall,
     HostCopy,
@@ -33,11 +34,14 @@ from tilewright.ir.program import (
     Kernel,
     Lane,
     Launch,
+    Part,
     Phase,
     Set,
     Task,
     reads_back,
 )
+from tilewright.ir.stack import sharing
+from tilewright.ir.verify.calls import wide
 from tilewright.planning.storage import byte_size
 from tilewright.planning.timeline import in_unit_seconds, task_seconds
 from tilewright_grinder.placement.limits import ValueOf
@@ -71,6 +75,7 @@ class Predictor:
         value_of: for the sizes of what is copied.
         trips: of a loop, where nothing says how many.
         taken: how probable the first side of a branch is.
+        called: seconds that a call of a function takes beside making it, with all calls that follow from it.
     """
 
     device: DeviceModel
@@ -79,6 +84,7 @@ class Predictor:
     value_of: ValueOf
     trips: int = 32
     taken: float = 0.5
+    called: Callable[[str], float] = lambda _: 0.0
 
     @property
     def _cpu(self) -> bool:
@@ -112,7 +118,10 @@ class Predictor:
                     once = self.decision(True) if step.limit else 0.0
                     total += once + self.trips_of(step.trip) * each
                 case HostCall():
-                    total += self.decision(True)
+                    copies = len(step.args) + len(step.results)
+                    total += (
+                        self.decision(False) + self.called(step.procedure) + (0.0 if self._cpu else copies * launch)
+                    )
         return total
 
     def _branch(self, step: HostIf) -> float:
@@ -139,19 +148,37 @@ class Predictor:
             free = self._cpu and needs.tasks == 1
             return rounds * task_seconds(choice, device) + (0.0 if free else start)
         free = self._cpu and launch.envelope.units == 1
-        return (0.0 if free else start) + self.parts(launch.body, launch.envelope.units)
+        return (0.0 if free else start) + self.parts(launch.body, launch.envelope.units, launch.led)
 
-    def parts(self, parts: Sequence[Phase | GridControl], units: int) -> float:
-        """Of parts of a launch, with a barrier behind each phase where there is more than one unit."""
+    def parts(self, parts: Sequence[Part], units: int, led: bool = False) -> float:
+        """Of parts of a launch, with a barrier behind each phase where there is more than one unit.
+
+        Args:
+            led: whether unit 0 leads: then barriers stand around phases of other units, and nowhere else.
+        """
         barrier = _meeting_seconds(self.device) if units > 1 else 0.0
         total = 0.0
-        for part in parts:
+        for at, part in enumerate(parts):
             if isinstance(part, Phase):
-                total += barrier + max((self._lane(x, {}) for x in part.lanes), default=0.0)
+                told = led and wide(part) and (not at or not wide(parts[at - 1]))
+                total += (not led or wide(part)) * barrier + told * (barrier + _RECORDS * self.device.step_seconds)
+                total += max((self._lane(x, {}) for x in part.lanes), default=0.0)
                 continue
-            sides = [self.parts(x, units) for x in (part.body, part.orelse)]
+            if isinstance(part, GridCall):
+                total += self._call(part, 0.0 if led else barrier, 1 if led else units)
+                continue
+            sides = [self.parts(x, units, led) for x in (part.body, part.orelse)]
             total += self._control(part, sides)
         return total
+
+    def _call(self, call: GridCall, barrier: float, copying: int) -> float:
+        """Of making a call: copies of arguments and results, each in front of a barrier; and of what it runs."""
+        records = (len(call.args) + len(call.results) + 3) * _RECORDS * self.device.step_seconds
+        sizes = [self._bytes(x) for x in (*call.args, *call.results)]
+        # A unit alone gets its share of what memory delivers.
+        seconds = sum(x / sharing(x, copying) for x in sizes) / self._bandwidth() * self.device.units
+        meetings = 2 - call.early - call.direct - call.late
+        return records + seconds + meetings * barrier + self.called(call.procedure)
 
     def items(self, items: Sequence[Item], env: Mapping[str, int]) -> float:
         """Of what a unit does."""

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from tilewright.ir.expr import Const, const, variables
-from tilewright.ir.program import UNIT, Copy, Item, Lane, Phase, Set, Task
-from tilewright.ir.verify.tree import Part
+from tilewright.ir.program import UNIT, Copy, GridControl, Item, Lane, Part, Phase, Set, Task
 from tilewright_grinder.placement.barriers import Kernels, clash, uses_of
 
 
@@ -18,9 +17,11 @@ def relieved(parts: Sequence[Part], kernels: Kernels, units: int) -> tuple[Part,
     for part in parts:
         if isinstance(part, Phase):
             made.append(_relieved(part, kernels, units))
-        else:
+        elif isinstance(part, GridControl):
             body, orelse = (relieved(x, kernels, units) for x in (part.body, part.orelse))
             made.append(attrs.evolve(part, body=body, orelse=orelse))
+        else:
+            made.append(part)
     return tuple(made)
 
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 import attrs
 
 from tilewright.ir.expr import Const, Expr, Var, const, substitute, variables
-from tilewright.ir.program import Copy, GridControl, HostLoop, HostSet, HostStep, Phase
-from tilewright.ir.verify.tree import Part
+from tilewright.ir.program import Copy, GridControl, HostLoop, HostSet, HostStep, Part, Phase
 from tilewright.planning.place.double import Turned
 from tilewright_grinder.placement.barriers import Kernels, clash, joined, together, uses_of
 

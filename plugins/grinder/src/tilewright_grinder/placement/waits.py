@@ -13,7 +13,7 @@ import attrs
 
 from tilewright.interpret.evaluate import evaluate
 from tilewright.ir.expr import Const, Expr, const, substitute
-from tilewright.ir.program import UNIT, Copy, Fetch, GridControl, Item, Lane, Launch, Phase, Set, Signal, Task, Wait
+from tilewright.ir.program import UNIT, Copy, Fetch, Item, Lane, Launch, Phase, Set, Signal, Task, Wait
 
 Key = tuple[str, int]
 
@@ -22,7 +22,7 @@ def without_waits(launch: Launch) -> tuple[Phase, ...] | str:
     """The phases of a launch without control, or why there are none."""
     phases: list[Phase] = []
     for part in launch.body:
-        if isinstance(part, GridControl):
+        if not isinstance(part, Phase):
             return f"launch {launch.name} has control of its own"
         part = _without_fetches(part)
         if not any(isinstance(x, Wait | Signal) for lane in part.lanes for x in lane.items):
