@@ -261,6 +261,7 @@ class GrinderPlacer(Placer):
             self._decided(item.name, found.level, found.seconds, found.refused, ())
             return around
         *copies, called = around
+        self._names = {}  # what is tried around it says nothing of the call
         made = self._launch(item.name, found.level, [called], predictor, {})
         if isinstance(made, Refused):
             raise InternalError(f"{item.name} cannot call {call.function}, which units run: {made.why}.")
