@@ -36,6 +36,8 @@ class HostMemory:
                 pass
             case "cudaMemcpyAsync":
                 ctypes.memmove(args[0], args[1], args[2].value)
+            case "cudaMemset":
+                ctypes.memset(args[0], args[1], args[2].value)
             case "cudaFree":
                 del HostMemory.buffers[args[0].value]
             case _:
@@ -127,3 +129,27 @@ def test_a_launch_that_is_not_resident_is_refused_before_anything_is_taken(
     assert (memory.buffers, memory.streams) == ({}, 0)
     held[b"cubin"] = 2
     load_cuda.CudaProgram(Path("library.so"), {"w": w, "v": w}, data).close()
+
+
+def test_a_call_that_a_launch_reports_as_too_deep_is_an_error_of_that_run_only(
+    memory: type[HostMemory], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def deep(pointer: ctypes.c_void_p) -> None:
+        """Launches do nothing after one that has reported procedure "g" for an x above 10."""
+        table = (ctypes.c_uint64 * 5).from_address(pointer.value or 0)
+        status = ctypes.c_uint32.from_address(table[4])
+        if ctypes.c_float.from_address(table[0]).value > 10:
+            status.value = 2
+        if not status.value:
+            added(pointer)
+
+    monkeypatch.setattr(load_cuda, "load_library", lambda path, entry: (object(), deep))
+    told = {"procedures": ["f", "g"], "depth": 3, "status": "calls.status"}
+    data = {**DATA, **told, "buffers": [*DATA["buffers"], ["calls.status", "event", 128]]}  # type: ignore[misc]
+    w = np.ones(4, np.float32)
+    program = load_cuda.CudaProgram(Path("library.so"), {"w": w, "v": w}, data)
+    assert run(program, 1) == [3.0] * 4
+    with pytest.raises(InputError, match="of function 'g' is deeper than its bound of 3 calls"):
+        run(program, 11)
+    assert run(program, 2) == [4.0] * 4
+    program.close()

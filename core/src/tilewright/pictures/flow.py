@@ -78,7 +78,9 @@ def flow_of(program: Program) -> Flow:
             outputs[use] = (*outputs.get(use, ()), (name, value.name))
     for procedure in program.procedures.values():
         inside = writers | dict.fromkeys(procedure.params, frozenset[int | str]())
-        walk.steps(procedure.body, _Place((procedure.name,), (f"function {procedure.name}",)), inside)
+        # What launches call stands in none.
+        home = _Place((procedure.name,), (f"function {procedure.name}",), (procedure.name,), procedure.name)
+        walk.steps(procedure.body, home, inside)
     edges: dict[tuple[int, int, bool], tuple[str, ...]] = {}
     inputs: dict[int, dict[str, str]] = {}
     for (source, target, name), carried in walk.passed.items():

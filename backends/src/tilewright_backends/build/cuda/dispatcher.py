@@ -499,6 +499,7 @@ class _Source:
             *(f"        {x} = told[{i}];" for i, x in enumerate(counters, 2)),
             f"        next = (const tw_record*){self.name}_code + {self.name}_starts[unit] + back[place];",
             "        ahead = *next++;",
+            "        __syncthreads();  // before thread 0 meets the leading unit, which may tell something else",
             "        break;",
             "      }",
         ]
