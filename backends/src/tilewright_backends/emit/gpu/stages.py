@@ -28,7 +28,7 @@ from tilewright.views.tiles import Box, TileSpec, TileStage, tiles_of
 from tilewright_backends.emit.gpu.body import GpuBody
 from tilewright_backends.emit.gpu.points import both, size, varies
 from tilewright_backends.emit.gpu.reduce import nest
-from tilewright_backends.emit.gpu.stage_teams import Place, team_stage
+from tilewright_backends.emit.gpu.stage_teams import Place, TeamStage
 from tilewright_backends.emit.gpu.states import States, cell
 from tilewright_backends.emit.gpu.teams import Teams
 from tilewright_backends.lower import types
@@ -37,6 +37,9 @@ from tilewright_backends.lower.point import Point, combine
 from tilewright_backends.lower.types import Prim
 from tilewright_backends.recipes.gpu.stage_teams import lanes_along, lanes_of
 from tilewright_backends.recipes.gpu.stages import SIDE, UNROLLED, Sides, sides_of, stored_shape, tensor_factors
+
+_AHEAD = 16
+"""Registers for what stages of few points read of memory, loaded before the first stage."""
 
 
 class Product(Protocol):
@@ -111,11 +114,19 @@ class _Emitter:
     def run(self) -> None:
         """All stages, with a barrier before those that read what was written since the last one."""
         fresh: set[Value] = set()
-        for stage in self.tiles.stages:
+        left = _AHEAD
+        teams = [self._teams(stage) for stage in self.tiles.stages]
+        for one in teams[1:]:
+            left -= one.load_ahead(left) if one is not None else 0
+        for stage, team in zip(self.tiles.stages, teams, strict=True):
             if fresh & set(stage.spec.inputs) or self.merging:
                 self.body.sync()
                 fresh, self.merging = set(), False
-            self._stage(stage)
+            if team is not None:
+                team.run(self._tables(team.combiner.dtypes))
+                self.merging = True
+            else:
+                self._stage(stage)
             fresh |= set(stage.spec.outputs)
 
     def _stage(self, stage: TileStage) -> None:
@@ -125,10 +136,6 @@ class _Emitter:
         factors = None if self.product is None else tensor_factors(stage.spec)
         if factors is not None:
             self._product(stage, spec, sides, factors, starts)
-            return
-        total = self._points(stage, stage.spec.spatial)
-        if (lanes := lanes_of(stage.spec, total, body.threads)) > 1:
-            self._teams(stage, spec, Teams(total, lanes, lanes_along(spec)), starts)
             return
         wide = bool(sides.columns)
         rows, columns = self._points(stage, sides.rows), self._points(stage, sides.columns)
@@ -181,16 +188,20 @@ class _Emitter:
             store,
         )
 
-    def _teams(self, stage: TileStage, spec: FlatSpec, teams: Teams, starts: Mapping[str, Expr]) -> None:
-        """A stage of few points, of which threads share the reductions."""
-        assert spec.combiner is not None
-        self.merging = True
+    def _teams(self, stage: TileStage) -> TeamStage | None:
+        """A stage of few points, of which threads share the reductions; None for any other."""
+        total = self._points(stage, stage.spec.spatial)
+        lanes = lanes_of(stage.spec, total, self.body.threads)
+        if lanes < 2 or (self.product is not None and tensor_factors(stage.spec) is not None):
+            return None
+        spec, starts = self._flat(stage)
+        teams = Teams(total, lanes, lanes_along(spec))
 
         def place(number: Expr) -> Place:
-            found = self._place(stage, stage.spec.spatial, number, 0, teams.points, starts)
+            found = self._place(stage, stage.spec.spatial, number, 0, total, starts)
             return found.at, found.inside
 
-        team_stage(self.body, spec, teams, place, self._point, self._tables(spec.combiner.dtypes))
+        return TeamStage(self.body, spec, teams, place, self._point)
 
     def _tables(self, types_: Sequence[str]) -> list[Prim]:
         """Shared memory for a state of each thread, which all stages use one after the other."""

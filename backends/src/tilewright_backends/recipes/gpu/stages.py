@@ -14,7 +14,7 @@ import attrs
 from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import simplify
-from tilewright.ir.expr import Apply, Const, Expr, const, number_of, select
+from tilewright.ir.expr import Apply, Const, Expr, const, number_of, select, variables
 from tilewright.ir.ops import Axis, Value
 from tilewright.recipes import Constraint, Match, Operand, Usage, Work, product
 from tilewright.views.kernel import KernelSpec
@@ -52,8 +52,12 @@ UNROLLED = 16
 """Steps of a reduction up to which all are written out."""
 _SHARING = 3
 """How often a step of a thread that computes several points waits: 0.1 µs on an H200, for eight loads of 16 points."""
+_FEW_ROWS = 16
+"""Rows of a product below which its weights are most of what it moves."""
+_STAGE = 4
+"""Steps of a stage besides its reduction: a barrier, and what is read and written on chip."""
 _JOIN = 4
-"""Steps that it takes to make one state of those that threads share."""
+"""Steps that it takes to make one state of those that threads share, or to have a warp's first operands."""
 _APART = 2
 """How much more of a thread's time a step takes where neighbours share no operand: an index and a load for each."""
 
@@ -64,6 +68,8 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
     if tiles is None or not 0 < len(tiles.axes) <= _MOST_AXES or not any(x.combiner for x in staged.stages):
         return None
     if any(x.combiner is not None and not x.reduce for x in staged.stages):
+        return None
+    if any(map(_of_weights, tiles.stages[:-1])):
         return None
     parameters = (
         *(parameter(f"tile.{x.name}", _sizes(x), role=x.name, level="block") for x in tiles.axes),
@@ -108,11 +114,23 @@ def match(staged: StagedSpec, device: DeviceModel) -> Match | None:
             flops=tasks * flops,
             traffic={"dram": const(memory_bytes(staged)), "l2": tasks * inputs + out},
             efficiency=const(25),
-            serial=steps + 8 * len(staged.stages),
+            serial=steps + _STAGE * len(staged.stages),
         ),
         operands=operands,
         tiles={"block": {x.name: TileSpec.size(x) for x in tiles.axes}},
     )
+
+
+def _of_weights(stage: TileStage) -> bool:
+    """Whether a stage is a product of few rows with weights, which takes as long as reading these does. They are better
+    read by a kernel that has its units' share of them only, which the units may keep."""
+    spec = stage.spec
+    if spec.combiner is None:
+        return False
+    outer, inner = ({x.name for x in axes} for axes in (spec.spatial, spec.reduce))
+    weights = [variables(*x.index) for x in spec.reads[: spec.body_reads] if x.value.name in spec.constants]
+    rows = [points([a for a in spec.spatial if a.name not in x]) for x in weights if x & outer and x & inner]
+    return any(x < _FEW_ROWS for x in rows)
 
 
 def _sizes(axis: Axis) -> list[int]:
@@ -194,7 +212,7 @@ def _tensor_work(stage: TileStage, threads: Expr, device: DeviceModel, unit: str
     quicker = max(int(device.peak.get(unit, 0) / device.peak["fma"]), 1)
     stored = operations(*(x.expr for x in spec.stores)) + 8
     flops = pieces * depth * (ROWS * COLUMNS * DEPTH * 2 // quicker) + rows * columns * stored
-    return flops, ceil_div(pieces * depth * (4 * device.warp), threads) // 3
+    return flops, ceil_div(pieces * depth * (4 * device.warp), threads) // 3 + _JOIN
 
 
 def _stage_work(stage: TileStage, threads: Expr, device: DeviceModel) -> tuple[Expr, Expr]:
