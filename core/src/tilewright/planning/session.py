@@ -71,6 +71,8 @@ class Session:
         """Second places of values, by name: what they are like."""
         self.parts: dict[str, Part] = {}
         """Values that are parts of inputs, by name."""
+        self.turns_weights = True
+        """Whether weights may be stored in another order; not where groups are given that read them as they are."""
         self.functions = Functions()
         self.trial_limits = trial.Limits(threads=device.units if device.kind == "cpu" else None)
         self.trials: trial.Store | None = None

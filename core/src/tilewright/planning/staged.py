@@ -33,7 +33,7 @@ def make() -> Planner:
     def plan(module: Module, session: Session) -> Program:
         module = session.stage("control_rewrite", module, session.rewrite_control)
         module = unique_names(separate_entry(reached(module)))
-        if session.device.kind == "cuda":  # whose units keep rows of weights
+        if session.turns_weights and session.device.kind == "cuda":  # whose units keep rows of weights
             module = weights_by_rows(module)
         session.tensors.update(module.constants)
         session.inputs = frozenset(x.name for x in module.main.body.params)

@@ -173,7 +173,9 @@ def session_of(
     """
     recipes = list(recipes_of(settings).values()) if recipes is None else recipes
     made = {slot: settings.service(slot) for slot in settings.slots} | services
-    return Session(str(settings.target), device_of(settings), recipes, made, frozenset(module.constants))
+    session = Session(str(settings.target), device_of(settings), recipes, made, frozenset(module.constants))
+    session.turns_weights = False
+    return session
 
 
 def welded(connect: Connect) -> Connect:

@@ -36,6 +36,7 @@ class Levels:
         own_bytes: what the cache of one unit holds; 0 where it keeps nothing from one rTask to the next.
         waited: seconds per byte for each thread of a unit, which waits for what comes from the farthest memory.
         resident: weights that units keep whose tasks read them in slices.
+        again: weights that are read more than once; units that keep them wait for them the first time only.
     """
 
     far: float
@@ -45,16 +46,22 @@ class Levels:
     own_bytes: int
     waited: float = 0.0
     resident: frozenset[str] = frozenset()
+    again: frozenset[str] = frozenset()
 
 
 def levels_of(
-    device: DeviceModel, weight_bytes: int, kept: bool = True, resident: Iterable[str] = ()
+    device: DeviceModel,
+    weight_bytes: int,
+    kept: bool = True,
+    resident: Iterable[str] = (),
+    again: Iterable[str] = (),
 ) -> Levels:
     """The memories of a device, for a launch with so many bytes of weights.
 
     Args:
         kept: whether units may count on what they used before.
         resident: weights that units keep.
+        again: weights that units keep once they have read them.
     """
     common = [x for x in device.levels if x.shared_by_units]
     holding = [x for x in common if x.bytes >= weight_bytes] or common[:1]
@@ -66,7 +73,7 @@ def levels_of(
     # A multiprocessor takes 64 bytes a clock from the common cache, and 128 from its own memory.
     link = 1 / own.bandwidth if device.kind != "cpu" and kept and own is not None else 0.0
     waited = common[0].latency / _IN_FLIGHT if device.kind != "cpu" else 0.0
-    return Levels(1 / common[0].bandwidth, 1 / shared, 1 / near, link, size, waited, frozenset(resident))
+    return Levels(1 / common[0].bandwidth, 1 / shared, 1 / near, link, size, waited, frozenset(resident), frozenset(again))
 
 
 class Memory:
@@ -113,7 +120,10 @@ class Memory:
         saved = near * (levels.far - levels.own) + max(seen, 0.0) * (levels.far - levels.shared)
         quicker = near * levels.link * len(self._own)
         fresh = operator.weight_bytes * count - near - max(seen, 0.0)
-        waited = fresh * levels.waited / max(operator.choice.resources.threads, 1)
+        slices = slices_of(operator)
+        if slices and levels.again.issuperset(name for name, _, _ in slices):
+            fresh -= operator.choice.slice_bytes(len(slices)) * count
+        waited = max(fresh, 0.0) * levels.waited / max(operator.choice.resources.threads, 1)
         return max(seconds - max(saved * side_by_side, quicker), seconds * _LEAST, operator.least * count, waited)
 
     def _seen_bytes(self, operator: ROperator) -> int:

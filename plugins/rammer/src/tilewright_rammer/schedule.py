@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -218,7 +219,9 @@ def _levels(operators: Sequence[ROperator], request: Request, options: RammerOpt
     weights: dict[str, int] = {}
     for operator in operators:
         weights |= operator.weights
-    return levels_of(request.session.device, sum(weights.values()), options.placement, request.resident)
+    times = Counter(name for x in operators for name in x.weights)
+    again = (name for name, count in times.items() if count > 1 and options.keep)
+    return levels_of(request.session.device, sum(weights.values()), options.placement, request.resident, again)
 
 
 def _alone(item: Planned, session: Session, why: str) -> Launch:

@@ -262,7 +262,8 @@ def _moved(tiles: TileSpec) -> tuple[Expr, tuple[Operand, ...]]:
                 total = total + product([x.size for x in box]) * dtypes.size_of(value.dtype)
             used.setdefault(value, set()).update(axis for x in box for axis, _ in x.steps)
             rest = math.prod(int(x.size.value) for x in box if not x.steps and isinstance(x.size, Const))
-            still[value] = max(rest, still.get(value, 1))
+            # Fragments for tensor cores are read element by element, each lane its own.
+            still[value] = 1 if tensor_factors(stage.spec) else max(rest, still.get(value, 1))
     moving = {v: [x for x in tiles.axes if x.name in axes] for v, axes in used.items()}
     operands = [_operand(v, axes, min(still[v], _AHEAD)) for v, axes in moving.items()]
     operands += [_operand(v, list(tiles.axes), 0) for v in tiles.staged.outputs]
