@@ -1,7 +1,7 @@
 """GraphConnecting: which sets of kernels to weld, by the cost model, within a budget of processor seconds.
 
-From every node a set grows along the edges as long as a recipe takes it: by the neighbour with which it saves
-most, or where none is taken alone, by a maker and a reader together, as some recipes want what stands on both
+From every node a set grows along the edges as long as a recipe takes it: by one neighbour, rather one with which it
+saves more, or where none is taken alone, by a maker and a reader together, as some recipes want what stands on both
 sides. Every set on the way is priced by the best choice that the proposer has for it (SubGraphTiling), against the sum
 of what its members cost apart; where a value is read in equal pieces, the set is priced with the value in pieces too
 (`tilewright.rewrites.pieces`). Of all of them disjoint ones are chosen that save the most together. Equal sets are
@@ -125,25 +125,26 @@ class _Search:
         nodes: tuple[int, ...] = (start,)
         best, worse = 0.0, 0
         while len(nodes) < self.options.most and time.thread_time() <= self.deadline:
-            found = self._wider(nodes)
+            found = self._wider(nodes, best)
             worse = 0 if found is not None and found.gain > best else worse + 1
             if found is None or worse > _WORSE:
                 return
             nodes, best = found.nodes, max(best, found.gain)
 
-    def _wider(self, nodes: tuple[int, ...]) -> Candidate | None:
-        """The set with the neighbour with which it saves most, if it is not hopeless; where no recipe takes one, with a
-        maker and a reader together."""
-        best: Candidate | None = None
+    def _wider(self, nodes: tuple[int, ...], gain: float) -> Candidate | None:
+        """The set with a neighbour: the first with which it saves more; if there is none, the first that is not
+        hopeless, or with a maker and a reader together."""
+        fallback: Candidate | None = None
         for others in self._steps(nodes):
-            if best is not None and len(others) > 1:
+            if fallback is not None and len(others) > 1:
                 break
             found = self._try(tuple(sorted((*nodes, *others))))
             if isinstance(found, str) or found.together >= _HOPELESS * found.apart:
                 continue
-            if best is None or found.gain > best.gain:
-                best = found
-        return best
+            if found.gain > gain:
+                return found
+            fallback = fallback or found
+        return fallback
 
     def _steps(self, nodes: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
         """What a set may take in next: a neighbour, readers first, or one on either side."""
@@ -300,41 +301,12 @@ def _best(welds: Sequence[Candidate]) -> list[Candidate]:
     return best[1]
 
 
-_ROUNDS = 20
-"""How often all welds of a cluster are looked at for one that improves what was chosen."""
-
-
 def _greedy(welds: Sequence[Candidate]) -> list[Candidate]:
-    """Disjoint ones by what they save, the most first, or for each kernel, the most first; then improved: another takes
-    the place of those that are in its way, and others fill what is left, where that saves more."""
-    ordered = sorted(welds, key=lambda x: (-x.gain, x.nodes))
-    masks = [sum(1 << node for node in x.nodes) for x in ordered]
-    numbers = range(len(ordered))
-
-    def filled(taken: list[int]) -> list[int]:
-        used = 0
-        for i in taken:
-            used |= masks[i]
-        for i in numbers:
-            if not used & masks[i]:
-                used |= masks[i]
-                taken.append(i)
-        return taken
-
-    def total(taken: Sequence[int]) -> float:
-        return sum(ordered[i].gain for i in taken)
-
-    dense: list[int] = []
-    for i in sorted(numbers, key=lambda i: -ordered[i].gain / len(ordered[i].nodes)):
-        if all(not masks[i] & masks[k] for k in dense):
-            dense.append(i)
-    best = max(filled([]), filled(dense), key=total)
-    for _ in range(_ROUNDS):
-        before = total(best)
-        for i in numbers:
-            if i not in best:
-                other = filled([i, *(k for k in best if not masks[k] & masks[i])])
-                best = max(best, other, key=total)
-        if total(best) <= before:
-            break
-    return [ordered[i] for i in best]
+    """Disjoint ones by what they save, the most first."""
+    used: set[int] = set()
+    taken = []
+    for weld in sorted(welds, key=lambda x: (-x.gain, x.nodes)):
+        if not used & set(weld.nodes):
+            used |= set(weld.nodes)
+            taken.append(weld)
+    return taken
