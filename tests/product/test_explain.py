@@ -105,8 +105,8 @@ def test_what_keeps_an_operator_out_of_a_kernel_is_said(tw: Tw, tmp_path: Path) 
         helper.make_node("Add", ["a", "b"], ["y"]),
         *(helper.make_node("Add", [f"z{i}", f"x{i}"], [f"z{i + 1}"]) for i in range(20)),
     ]
-    inputs = {"x": (4, 4), "z0": (4, 4), **{f"x{i}": (4, 4) for i in range(20)}}
-    outputs = {"y": (4, 4), "z20": (4, 4)}
+    inputs = {"x": (4, 4), "z0": (4, 4), **{f"x{i}": (4, 4) for i in range(40)}}
+    outputs = {"y": (4, 4), "z40": (4, 4)}
     model = save_model(tmp_path / "m.onnx", nodes, inputs, outputs, {"w": np.eye(4, dtype="f4")})
     found = by_slot(json.loads(tw("explain", model, "--json").out))["connect"]
     assert found["b"]["why"] == "it is not element-wise, so it starts a kernel"
