@@ -103,7 +103,7 @@ def test_what_keeps_an_operator_out_of_a_kernel_is_said(tw: Tw, tmp_path: Path) 
         helper.make_node("Relu", ["x"], ["a"]),
         helper.make_node("MatMul", ["a", "w"], ["b"]),
         helper.make_node("Add", ["a", "b"], ["y"]),
-        *(helper.make_node("Add", [f"z{i}", f"x{i}"], [f"z{i + 1}"]) for i in range(20)),
+        *(helper.make_node("Add", [f"z{i}", f"x{i}"], [f"z{i + 1}"]) for i in range(40)),
     ]
     inputs = {"x": (4, 4), "z0": (4, 4), **{f"x{i}": (4, 4) for i in range(40)}}
     outputs = {"y": (4, 4), "z40": (4, 4)}
@@ -114,7 +114,7 @@ def test_what_keeps_an_operator_out_of_a_kernel_is_said(tw: Tw, tmp_path: Path) 
     assert found["a"]["why"] == "no kernel makes its operands, so it starts one"
     (first,) = [name for name, entry in found.items() if entry["alternatives"]]
     kernel = found["z1"]["chosen"]["kernel"]
-    refused = {"kernel": kernel, "refused": "the kernel would have 17 reads, more than 16"}
+    refused = {"kernel": kernel, "refused": "the kernel would have 33 reads, more than 32"}
     assert found[first]["alternatives"] == [refused]
     assert found[first]["chosen"] == {"kernel": first}
     assert found[first]["why"] == "no kernel of its operands takes it, so it starts one"

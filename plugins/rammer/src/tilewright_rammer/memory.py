@@ -73,7 +73,8 @@ def levels_of(
     # A multiprocessor takes 64 bytes a clock from the common cache, and 128 from its own memory.
     link = 1 / own.bandwidth if device.kind != "cpu" and kept and own is not None else 0.0
     waited = common[0].latency / _IN_FLIGHT if device.kind != "cpu" else 0.0
-    return Levels(1 / common[0].bandwidth, 1 / shared, 1 / near, link, size, waited, frozenset(resident), frozenset(again))
+    kept_there = frozenset(resident), frozenset(again)
+    return Levels(1 / common[0].bandwidth, 1 / shared, 1 / near, link, size, waited, *kept_there)
 
 
 class Memory:

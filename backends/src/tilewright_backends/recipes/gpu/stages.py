@@ -54,7 +54,7 @@ _SHARING = 3
 """How often a step of a thread that computes several points waits: 0.1 µs on an H200, for eight loads of 16 points."""
 _FEW_ROWS = 16
 """Rows of a product below which its weights are most of what it moves."""
-_STAGE = 4
+_STAGE = 6
 """Steps of a stage besides its reduction: a barrier, and what is read and written on chip."""
 _JOIN = 4
 """Steps that it takes to make one state of those that threads share, or to have a warp's first operands."""
