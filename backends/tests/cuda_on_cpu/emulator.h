@@ -188,6 +188,7 @@ static void tw_gpu_fetch(uint64_t to, uint64_t from) {
   std::memcpy((void*)to, (const void*)from, 16);
 }
 static void tw_gpu_fetched() {}
+static uint64_t tw_gpu_argument(uint64_t, const uint64_t* row, int number) { return row[number]; }
 static void tw_gpu_pause(int) { emu_current->paused = true; emu_yield(0); }
 
 template <typename T> static T emu_from_lane(T value, int lane) {

@@ -81,6 +81,9 @@ __forceinline__ __device__ int tw_gpu_counted(const uint32_t* p) {
   asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
   return v;
 }
+__forceinline__ __device__ uint64_t tw_gpu_argument(uint64_t mine, const uint64_t* row, int number) {
+  return __shfl_sync(0xffffffffu, mine, number);  // of the lane that has read row[number]
+}
 __forceinline__ __device__ void tw_gpu_pause(int tries) {
   if (tries > 16) __nanosleep(40);
 }
@@ -578,7 +581,7 @@ class _Source:
         ]
 
     def _argument(self, i: int) -> str:
-        return f"__shfl_sync(0xffffffffu, mine, {i})" if i < self.ahead else f"row[{i}]"
+        return f"tw_gpu_argument(mine, row, {i})" if i < self.ahead else f"row[{i}]"
 
     def _slices(self, kernel: Kernel, member: DeviceKernel) -> list[str]:
         """Where the slices of a task are: in the unit's own memory, or in the operands."""
