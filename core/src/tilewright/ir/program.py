@@ -12,8 +12,8 @@ from typing import Literal
 
 import attrs
 
-from tilewright.ir.choice import Packing, TileChoice
-from tilewright.ir.expr import Expr, Var, const, minimum
+from tilewright.ir.choice import Packing, Resources, TileChoice
+from tilewright.ir.expr import Const, Expr, Var, const, minimum
 from tilewright.ir.group import Group, Level
 from tilewright.ir.module import Constant, Symbol, frozen_mapping
 from tilewright.ir.ops import Access, Axis, Value
@@ -174,6 +174,11 @@ class Phase:
 
     lanes: tuple[Lane, ...]
 
+    @property
+    def fixed(self) -> bool:
+        """Whether the number of units of each lane is known."""
+        return all(isinstance(x.units, Const) for x in self.lanes)
+
 
 @attrs.frozen
 class GridControl:
@@ -238,6 +243,14 @@ class Envelope:
     cooperative: bool = False
     own_bytes: int = 0
     stack_bytes: int = 0
+
+    def holds(self, needs: Resources) -> bool:
+        """Whether a unit has room for a task that needs so much."""
+        return (
+            needs.threads <= self.threads
+            and needs.registers <= self.registers
+            and needs.shared_bytes <= self.shared_bytes
+        )
 
     @property
     def own_offset(self) -> int:

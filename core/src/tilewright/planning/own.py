@@ -1,12 +1,24 @@
-"""How much memory of their own the units of a launch have beside what their kernels take."""
+"""What units of a launch can keep in memory of their own, and how much of it they have beside what kernels take."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tilewright.device import DeviceModel
-from tilewright.ir.program import Envelope
+from tilewright.ir.program import Envelope, Kernel
 
 STEP = 1024
 """Bytes that a unit's memory is counted in."""
+
+
+Slices = tuple[tuple[str, int, int], ...]
+"""Of each slice of a kernel's tasks the weight, the first byte of task 0 and the bytes of each task."""
+
+
+def slices_of(kernel: Kernel, args: Sequence[str]) -> Slices:
+    """What the tasks of a kernel read in slices where it has these arguments."""
+    parts = zip(kernel.sliced, kernel.choice.slices, strict=True)
+    return tuple((args[number], x.first, x.bytes) for number, x in parts)
 
 
 def room(envelope: Envelope, device: DeviceModel) -> int:

@@ -7,7 +7,7 @@ parts of it look the same.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 import attrs
 
@@ -31,6 +31,21 @@ def read_through(op: TensorOp, value: Value, producer: TensorOp) -> TensorOp | N
         spec = inlined
 
 
+def users_of(ops: Sequence[Op]) -> dict[Value, list[int]]:
+    """The positions of the operators that use each value, once each."""
+    users: dict[Value, list[int]] = {}
+    for i, op in enumerate(ops):
+        for value in op.inputs:
+            if value is not None:
+                users.setdefault(value, []).append(i)
+    return users
+
+
+def held_outside(region: Region) -> set[Value]:
+    """What must stand in memory as it is: results, and what nested regions read."""
+    return {*region.results, *(v for op in region.ops for body in bodies(op) for v in body.captured)}
+
+
 def read_through_movements(region: Region, inputs: Container[str] = ()) -> Region:
     """The region (without its nested ones) with movements inlined into their consumers where that is exact.
 
@@ -38,12 +53,7 @@ def read_through_movements(region: Region, inputs: Container[str] = ()) -> Regio
         inputs: names of the program's inputs, of which parts are not read through.
     """
     ops: list[Op] = list(region.ops)
-    users: dict[Value, list[int]] = {}
-    for i, op in enumerate(ops):
-        for value in op.inputs:
-            if value is not None:
-                users.setdefault(value, []).append(i)
-    kept_alive = {*region.results, *(v for op in ops for body in bodies(op) for v in body.captured)}
+    users, kept_alive = users_of(ops), held_outside(region)
     dropped: set[int] = set()
     # In order, so that a movement of a movement is read through as a whole.
     for i, op in enumerate(ops):

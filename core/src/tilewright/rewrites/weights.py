@@ -16,9 +16,7 @@ from tilewright.ir.expr import Const, Var, number_of
 from tilewright.ir.module import Constant, Function, Module
 from tilewright.ir.ops import Access, Call, If, Loop, Op, Region, TensorOp, Value, bodies
 from tilewright.rewrites.rename import with_values
-
-Order = tuple[int, ...]
-"""For each dimension as it is stored, outermost first, the dimension that it was."""
+from tilewright.rewrites.reorder import Order
 
 FEW = 8
 """Rows up to which a product is bound by reading its weight once; with more, operands are packed for tiles."""

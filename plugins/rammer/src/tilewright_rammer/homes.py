@@ -17,18 +17,14 @@ from collections.abc import Mapping, Sequence
 import attrs
 
 from tilewright.ir.program import Near
-from tilewright.planning.own import STEP
+from tilewright.planning import own
+from tilewright.planning.own import STEP, Slices
 from tilewright_rammer.operators import ROperator
-
-Slices = tuple[tuple[str, int, int], ...]
-"""Of each slice of an operator's tasks the weight, the first byte of task 0 and the bytes of each task."""
 
 
 def slices_of(operator: ROperator) -> Slices:
     """What the tasks of an operator read in slices; operators with the same have the same homes."""
-    kernel, args = operator.planned.kernel, operator.planned.args
-    parts = zip(kernel.sliced, kernel.choice.slices, strict=True)
-    return tuple((args[number], x.first, x.bytes) for number, x in parts)
+    return own.slices_of(operator.planned.kernel, operator.planned.args)
 
 
 @attrs.frozen

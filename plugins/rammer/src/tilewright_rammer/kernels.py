@@ -92,7 +92,7 @@ def _thrifty(operator: ROperator, session: Session, envelope: Envelope, rtask: R
         return choice.resources.tasks * rtask(choice)
 
     own = operator.choice
-    fitting = [x for x in operator.planned.choices if x.count is None and _fits(x, envelope)]
+    fitting = [x for x in operator.planned.choices if x.count is None and envelope.holds(x.resources)]
     best = min((own, *fitting), key=used)
     if best is own or used(best) >= used(own):
         return operator
@@ -113,19 +113,10 @@ def _within(operator: ROperator, session: Session, share: Envelope, rtask: RTask
             return ()  # the proposer has none that is so small
 
     asked = session.analysis("rammer.within", (session.canonical(group).key, share), ask)
-    fitting = [x for x in asked if x.count is None and x.resources.tasks <= share.units and _fits(x, share)]
+    fitting = [x for x in asked if x.count is None and x.resources.tasks <= share.units and share.holds(x.resources)]
     best = min(fitting, key=rtask, default=own)
     return operator if best is own else _with(operator, best, session, rtask)
 
 
 def _with(operator: ROperator, choice: TileChoice, session: Session, rtask: RTaskSeconds) -> ROperator:
     return attrs.evolve(operator, planned=session.plan(operator.planned.group, choice), seconds=rtask(choice))
-
-
-def _fits(choice: TileChoice, envelope: Envelope) -> bool:
-    needs = choice.resources
-    return (
-        needs.threads <= envelope.threads
-        and needs.registers <= envelope.registers
-        and needs.shared_bytes <= envelope.shared_bytes
-    )

@@ -7,7 +7,7 @@ In a sequence weights come again, and then from nearer; and tasks of several ope
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import attrs
 
@@ -99,9 +99,9 @@ class Memory:
         near = None if self._homes is None else self._homes.of(operator, first, count).get(unit)
         if near is not None:
             return operator.choice.slice_bytes(near.count) * count
-        slices = slices_of(operator)
-        if slices and self._levels.resident.issuperset(name for name, _, _ in slices):
-            return operator.choice.slice_bytes(len(slices)) * count
+        resident = _in_slices(operator, self._levels.resident)
+        if resident:
+            return resident * count
         size = operator.weight_bytes * count
         return size if self._own[unit].holds((tuple(operator.weights), first, count)) else 0.0
 
@@ -120,10 +120,7 @@ class Memory:
         levels = self._levels
         saved = near * (levels.far - levels.own) + max(seen, 0.0) * (levels.far - levels.shared)
         quicker = near * levels.link * len(self._own)
-        fresh = operator.weight_bytes * count - near - max(seen, 0.0)
-        slices = slices_of(operator)
-        if slices and levels.again.issuperset(name for name, _, _ in slices):
-            fresh -= operator.choice.slice_bytes(len(slices)) * count
+        fresh = operator.weight_bytes * count - near - max(seen, 0.0) - _in_slices(operator, levels.again) * count
         waited = max(fresh, 0.0) * levels.waited / max(operator.choice.resources.threads, 1)
         return max(seconds - max(saved * side_by_side, quicker), seconds * _LEAST, operator.least * count, waited)
 
@@ -145,6 +142,13 @@ class Memory:
         seen = self._seen_bytes(operator)
         self.work += (operator.bytes - seen) * levels.far + max(seen - near, 0.0) * levels.shared
         self._seen.update(operator.weights)
+
+
+def _in_slices(operator: ROperator, weights: Set[str]) -> int:
+    """Bytes that one rTask reads in slices, if all of them are of these weights; else 0."""
+    slices = slices_of(operator) if weights else ()
+    whole = all(name in weights for name, _, _ in slices)
+    return operator.choice.slice_bytes(len(slices)) if slices and whole else 0
 
 
 Slice = tuple[tuple[str, ...], int, int]

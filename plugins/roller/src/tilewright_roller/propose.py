@@ -112,15 +112,8 @@ def _too_large(match: Match, columns: Columns, envelope: Envelope) -> npt.NDArra
 
 
 def _fits(choice: TileChoice, envelope: Envelope) -> bool:
-    """Whether an envelope has room for a choice."""
-    needs = choice.resources
-    within = (
-        (needs.tasks, envelope.units),
-        (needs.threads, envelope.threads),
-        (needs.registers, envelope.registers),
-        (needs.shared_bytes, envelope.shared_bytes),
-    )
-    return all(need <= limit for need, limit in within)
+    """Whether an envelope has room for a choice, and units for all of its tasks."""
+    return choice.resources.tasks <= envelope.units and envelope.holds(choice.resources)
 
 
 def _promising(

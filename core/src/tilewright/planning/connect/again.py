@@ -14,9 +14,9 @@ import attrs
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import bounds_of
 from tilewright.ir.expr import Apply, walk
-from tilewright.ir.ops import Op, Region, TensorOp, Value, bodies
+from tilewright.ir.ops import Op, Region, TensorOp, Value
 from tilewright.planning.session import Session
-from tilewright.rewrites.movement import read_through
+from tilewright.rewrites.movement import held_outside, read_through, users_of
 from tilewright.views.kernel import is_elementwise
 from tilewright.views.layout import part_offset
 
@@ -39,12 +39,7 @@ def computed_again(
         most: reads that an operator may come to have.
     """
     ops: list[Op] = list(region.ops)
-    users: dict[Value, list[int]] = {}
-    for i, op in enumerate(ops):
-        for value in op.inputs:
-            if value is not None:
-                users.setdefault(value, []).append(i)
-    outside = {*region.results, *(v for op in ops for body in bodies(op) for v in body.captured)}
+    users, outside = users_of(ops), held_outside(region)
     dropped: set[int] = set()
     for members in kernels:
         if not all(_is_light(ops[i]) and part_offset(ops[i], session.inputs) is None for i in members):

@@ -31,7 +31,7 @@ from tilewright.ir.program import (
     Task,
 )
 from tilewright.ir.verify.near import parts_of
-from tilewright.planning.own import room
+from tilewright.planning.own import Slices, room, slices_of
 from tilewright.planning.session import Session
 from tilewright_grinder.placement.barriers import together
 
@@ -40,8 +40,6 @@ Trips = Callable[[Expr | None], int]
 
 _BESIDE = 1 << 15
 """Bytes of a unit's memory that are left for what kernels need."""
-
-_Slices = tuple[tuple[str, int, int], ...]
 
 
 def resident(item: ControlItem, session: Session) -> tuple[str, ...]:
@@ -67,13 +65,9 @@ def _read_in_loops(item: ControlItem, looped: bool) -> Iterator[Value]:
 
 @attrs.frozen
 class _Key:
-    """Tasks that read the same slices on the same units.
+    """Tasks that read the same slices on the same units."""
 
-    Args:
-        slices: of each the weight, the first byte of task 0, and the bytes of each task.
-    """
-
-    slices: _Slices
+    slices: Slices
     first: Expr
     count: Expr
     stride: Expr
@@ -94,7 +88,7 @@ def kept(launch: Launch, session: Session, trips: Trips) -> Launch:
     body = tuple(keeper.part(x) for x in launch.body)
     lanes = tuple(Lane(u, const(1), tuple(x)) for u, x in sorted(keeper.fetches.items()))
     first = body[0]
-    if isinstance(first, Phase) and all(isinstance(x.units, Const) for x in first.lanes):
+    if isinstance(first, Phase) and first.fixed:
         body = (together(Phase(lanes), first), *body[1:])
     else:
         body = (Phase(lanes), *body)
@@ -176,10 +170,8 @@ class _Keeper:
         if not kernel.choice.slices or not known:
             return None
         assert isinstance(lane.units, Const)
-        parts = zip(kernel.sliced, kernel.choice.slices, strict=True)
-        slices = tuple((task.args[number], x.first, x.bytes) for number, x in parts)
         units = range(lane.first, lane.first + int(lane.units.value))
-        return _Key(slices, task.first, task.count, task.stride, units)
+        return _Key(slices_of(kernel, task.args), task.first, task.count, task.stride, units)
 
     @staticmethod
     def _numbers(task: Task, unit: int) -> list[int]:

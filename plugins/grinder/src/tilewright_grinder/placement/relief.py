@@ -26,7 +26,7 @@ def relieved(parts: Sequence[Part], kernels: Kernels, units: int) -> tuple[Part,
 
 
 def _relieved(phase: Phase, kernels: Kernels, units: int) -> Phase:
-    if not all(isinstance(x.units, Const) for x in phase.lanes):
+    if not phase.fixed:
         return phase
     taken = {unit for lane in phase.lanes for unit in _units(lane)}
     idle = [unit for unit in range(units) if unit not in taken]

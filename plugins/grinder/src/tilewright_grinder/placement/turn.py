@@ -37,9 +37,10 @@ def rotated(loop: GridControl, kernels: Kernels) -> tuple[Part, ...]:
     if not isinstance(trips, Const) or trips.value < 2 or loop.condition or loop.limit or not before:
         return (loop,)
     first = before[0]
-    if not isinstance(first, Phase) or not _copies(last) or not _known(first) or not _known(last):
+    if not isinstance(first, Phase) or not isinstance(last, Phase) or not (first.fixed and last.fixed):
         return (loop,)
-    assert isinstance(last, Phase)
+    if not all(isinstance(x, Copy) for lane in last.lanes for x in lane.items):
+        return (loop,)
     if clash(uses_of(last, kernels), uses_of(first, kernels))[1]:
         return (loop,)
 
@@ -53,11 +54,3 @@ def rotated(loop: GridControl, kernels: Kernels) -> tuple[Part, ...]:
     body = joined((together(last, ahead), *rest), kernels)
     behind = trip(last, const(int(trips.value) - 1))
     return (*once, attrs.evolve(loop, trip=const(int(trips.value) - 1), body=body), behind)
-
-
-def _copies(part: Part) -> bool:
-    return isinstance(part, Phase) and all(isinstance(x, Copy) for lane in part.lanes for x in lane.items)
-
-
-def _known(part: Part) -> bool:
-    return isinstance(part, Phase) and all(isinstance(x.units, Const) for x in part.lanes)
