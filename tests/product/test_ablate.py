@@ -142,5 +142,5 @@ def test_our_own_studies_run(tw: Tw, dense: Path, file: Path) -> None:
     result = tw("ablate", file, "--model", dense, "--rounds", 1, "--seconds", 0.01, "--threads", 1, "--json")
     assert result.code == 0, result.err
     found = arms_of(result)
-    assert len(found) == {"connect": 2, "rammer": 11, "welder": 4}[file.stem]
+    assert len(found) == {"connect": 2, "rammer": 11, "techniques": 16, "welder": 4}[file.stem]
     assert all(arm["state"] == "ok" for arm in found.values())
