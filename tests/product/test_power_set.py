@@ -1,4 +1,4 @@
-"""Every subset of the installed techniques, on four tiny models, agrees with the reference.
+"""Every subset of the installed techniques agrees with the reference: on tiny models, and where control flows.
 
 A technique that is installed is in the study by itself: its slot values are what its plugin registers.
 """
@@ -16,13 +16,18 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 import tilewright
+from benchmarks.control_flow import models as control_flow
+from benchmarks.control_flow.cells import Cell
+from benchmarks.control_flow.prepare import outputs as reference
 from tests.product.models import save_model
 from tilewright.compare import compare_outputs
 from tilewright.config import Config, load_config
+from tilewright.config.loading import load_mapping
 from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import SLOTS, SlotValue
 from tilewright.study.design import Arm, arms
 
+STUDY = Path(__file__).parents[2] / "benchmarks" / "studies" / "techniques.toml"
 TECHNIQUES = ("roller", "welder", "grinder", "rammer")
 RNG = np.random.default_rng(0)
 
@@ -132,4 +137,25 @@ def test_every_subset_of_the_techniques_agrees(name: str, arm: Arm, tmp_path: Pa
     with tilewright.compile(model, target="cpu", config=arm.mapping) as program:
         outputs = program.run(None, feeds)
     for agreement in compare_outputs(["y"], outputs, expected):
+        assert agreement.ok, agreement
+
+
+def techniques() -> list[Arm]:
+    """The sixteen arms of our own study of the four techniques."""
+    mapping = load_mapping(STUDY)
+    study = load_config(mapping).study
+    assert study is not None
+    return arms(mapping, study)
+
+
+@pytest.mark.slow(every=7)  # of sixteen arms: another one for each model
+@pytest.mark.parametrize("target", ["cpu", pytest.param("cuda:h200", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("arm", techniques(), ids=lambda arm: arm.name.replace(" ", ","))
+@pytest.mark.parametrize("name", sorted(control_flow.MODELS))
+def test_every_subset_of_the_techniques_agrees_where_control_flows(name: str, arm: Arm, target: str) -> None:
+    given = Cell(name, 50 if control_flow.MODELS[name].ratios else 0, 1, small=True).given()
+    expected = reference(given)
+    with tilewright.compile(given.model, target=target, config=arm.mapping) as program:
+        outputs = program.run(None, dict(given.feeds))
+    for agreement in compare_outputs([f"output {x}" for x in range(len(expected))], outputs, expected):
         assert agreement.ok, agreement
