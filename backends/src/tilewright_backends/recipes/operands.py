@@ -12,7 +12,7 @@ from tilewright.ir.bounds import Bounds, bounds_of
 from tilewright.ir.expr import Expr, loads, variables
 from tilewright.ir.ops import Value
 from tilewright.recipes import Operand
-from tilewright_backends.lower.flat import FlatSpec, coefficient
+from tilewright_backends.lower.flat import FlatAccess, FlatSpec, FlatStore, coefficient
 
 _LINE = 64
 """Bytes by which the layouts of an operand along different roles are compared."""
@@ -49,6 +49,21 @@ def operands_of(
         made = _operand(store.value, store.address, names, roles, extents, bounds, True, 0, "")
         found[store.value, None, True] = made
     return tuple(found.values())
+
+
+def memory_bytes(spec: FlatSpec) -> int:
+    """Bytes that a kernel moves at least: of each value as many elements as it has, or as its accesses can touch."""
+    bounds = spec.symbol_bounds
+    extents = {x.name: bounds_of(x.extent, bounds).high for x in spec.axes}
+    touched: dict[Value, dict[Expr, int]] = {}
+    accesses: tuple[FlatAccess | FlatStore, ...] = (*spec.reads, *spec.stores)
+    for access in accesses:
+        names = _varying(spec, access.address, access.guard)
+        touched.setdefault(access.value, {})[access.address] = math.prod(extents[x] for x in names if x in extents)
+    return sum(
+        min(bounds_of(value.num_elements(), bounds).high, sum(each.values())) * dtypes.size_of(value.dtype)
+        for value, each in touched.items()
+    )
 
 
 def _varying(spec: FlatSpec, address: Expr, guard: Expr | None) -> frozenset[str]:

@@ -10,7 +10,6 @@ from tilewright.device import DeviceModel
 from tilewright.ir import dtypes
 from tilewright.ir.bounds import bounds_of
 from tilewright.ir.expr import Apply, Const, Expr, Load, apply, const, number_of, walk
-from tilewright.ir.ops import Value
 from tilewright_backends.lower.flat import FlatSpec, coefficient
 
 REGION_SECONDS = 3e-6
@@ -152,15 +151,6 @@ def operations(*exprs: Expr) -> int:
             if node not in seen and isinstance(node, Apply):
                 total += 10 if node.op in _FUNCTIONS else 1
             seen.add(node)
-    return total
-
-
-def memory_bytes(spec: FlatSpec) -> int:
-    """Bytes of all operands and results, each counted once."""
-    values: set[Value] = {*(x.value for x in spec.reads), *(x.value for x in spec.stores)}
-    total = 0
-    for value in values:
-        total += largest(spec, value.num_elements()) * dtypes.size_of(value.dtype)
     return total
 
 

@@ -12,8 +12,9 @@ from tilewright.device import DeviceModel
 from tilewright.ir.expr import Expr, const, loads, maximum, minimum, select, variables
 from tilewright.recipes import Work
 from tilewright_backends.lower.flat import coefficient
-from tilewright_backends.recipes.cpu.common import ceil_div, memory_bytes
+from tilewright_backends.recipes.cpu.common import ceil_div
 from tilewright_backends.recipes.cpu.roles import COL, ROW, FedContraction, Side, packs_by_vector
+from tilewright_backends.recipes.operands import memory_bytes
 
 _LINE = 64
 _PER_STORED_VECTOR = 5

@@ -21,12 +21,11 @@ from tilewright_backends.recipes.cpu.common import (
     lanes_for,
     largest,
     load_cost,
-    memory_bytes,
     operations,
     sizes,
     vector_score,
 )
-from tilewright_backends.recipes.operands import operands_of
+from tilewright_backends.recipes.operands import memory_bytes, operands_of
 
 NAME = "cpu.nest"
 MAX_UNROLLED = 32

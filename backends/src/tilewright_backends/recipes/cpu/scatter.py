@@ -22,11 +22,10 @@ from tilewright_backends.recipes.cpu.common import (
     full_lanes,
     is_static,
     lanes_for,
-    memory_bytes,
     operations,
     sizes,
 )
-from tilewright_backends.recipes.operands import operands_of
+from tilewright_backends.recipes.operands import memory_bytes, operands_of
 
 NAME = "cpu.scatter"
 

@@ -16,11 +16,11 @@ from tilewright.ir.choice import Packing
 from tilewright.ir.expr import const
 from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
-from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, memory_bytes, parameter, points, powers
+from tilewright_backends.recipes.gpu.common import block_limits, ceil_div, parameter, points, powers
 from tilewright_backends.recipes.gpu.packing import pack_pieces
 from tilewright_backends.recipes.gpu.tensor import HalfOperand, TensorDetail, axes_of
 from tilewright_backends.recipes.gpu.tensor import detail_of as tensor_detail
-from tilewright_backends.recipes.operands import operands_of
+from tilewright_backends.recipes.operands import memory_bytes, operands_of
 
 NAME = "cuda.thin"
 ROWS = 8

@@ -11,14 +11,13 @@ from tilewright_backends.recipes.gpu.common import (
     block_limits,
     ceil_div,
     divides,
-    memory_bytes,
     parameter,
     points,
     powers,
 )
 from tilewright_backends.recipes.gpu.tensor import axes_of, detail_of, packed_slots
 from tilewright_backends.recipes.gpu.tensor_product import Packings
-from tilewright_backends.recipes.operands import operands_of
+from tilewright_backends.recipes.operands import memory_bytes, operands_of
 
 NAME = "cuda.wgmma"
 STEP = 64

@@ -17,9 +17,9 @@ from tilewright.recipes import Constraint, Match, Recipe, Usage, Work
 from tilewright.views.kernel import KernelSpec
 from tilewright_backends.recipes.cuda.boxes import Boxes, boxes_of
 from tilewright_backends.recipes.gpu import tensor
-from tilewright_backends.recipes.gpu.common import ceil_div, divides, memory_bytes, parameter, points
+from tilewright_backends.recipes.gpu.common import ceil_div, divides, parameter, points
 from tilewright_backends.recipes.gpu.packing import pack_operand
-from tilewright_backends.recipes.operands import operands_of
+from tilewright_backends.recipes.operands import memory_bytes, operands_of
 
 NAME = "cuda.wgmma_ring"
 STEP = 64

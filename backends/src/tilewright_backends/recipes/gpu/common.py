@@ -9,7 +9,6 @@ from typing import Any
 import attrs
 
 from tilewright.device import DeviceModel
-from tilewright.ir import dtypes
 from tilewright.ir.bounds import bounds_of
 from tilewright.ir.expr import Apply, Const, Expr, apply, const, number_of, walk
 from tilewright.ir.ops import Axis
@@ -109,16 +108,6 @@ def counted(axes: Sequence[Axis]) -> Expr:
 def most(spec: FlatSpec, axes: Sequence[Axis]) -> int:
     """Number of points of fused axes by the bounds of the symbols."""
     return bounds_of(number_of(x.extent for x in axes), spec.symbol_bounds).high
-
-
-def memory_bytes(spec: FlatSpec) -> int:
-    """Bytes of all operands and results, each counted once, and of a large table no more than can be read of it."""
-    readable = most(spec, spec.axes)
-    total = 0
-    for value in {x.value for x in spec.reads} | {x.value for x in spec.stores}:
-        count = bounds_of(value.num_elements(), spec.symbol_bounds).high
-        total += min(count, readable) * dtypes.size_of(value.dtype)
-    return total
 
 
 def ceil_div(a: Expr | int, b: Expr | int) -> Expr:

@@ -14,7 +14,6 @@ from tilewright_backends.recipes.gpu.common import (
     ceil_div,
     counted,
     divides,
-    memory_bytes,
     most,
     on_gpus,
     operations,
@@ -22,7 +21,7 @@ from tilewright_backends.recipes.gpu.common import (
     powers,
     symbolic_spec,
 )
-from tilewright_backends.recipes.operands import operands_of
+from tilewright_backends.recipes.operands import memory_bytes, operands_of
 
 NAME = "map"
 

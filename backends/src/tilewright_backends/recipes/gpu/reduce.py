@@ -17,7 +17,6 @@ from tilewright_backends.recipes.gpu.common import (
     ceil_div,
     counted,
     divides,
-    memory_bytes,
     most,
     on_gpus,
     operations,
@@ -27,7 +26,7 @@ from tilewright_backends.recipes.gpu.common import (
 )
 from tilewright_backends.recipes.gpu.sectors import SECTOR, WARP, by_step, delivered, digits, sampled, touched
 from tilewright_backends.recipes.gpu.slices import RowSlice, row_slices, slices
-from tilewright_backends.recipes.operands import operands_of
+from tilewright_backends.recipes.operands import memory_bytes, operands_of
 
 NAME = "reduce"
 _DIVISION = 6

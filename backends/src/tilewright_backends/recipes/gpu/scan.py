@@ -15,14 +15,13 @@ from tilewright_backends.recipes.gpu.common import (
     block_limits,
     ceil_div,
     divides,
-    memory_bytes,
     on_gpus,
     operations,
     parameter,
     points,
     powers,
 )
-from tilewright_backends.recipes.operands import operands_of
+from tilewright_backends.recipes.operands import memory_bytes, operands_of
 
 NAME = "scan"
 _ASSOCIATIVE = frozenset(["add", "mul", "min", "max"])

@@ -20,13 +20,12 @@ from tilewright_backends.recipes.gpu.common import (
     block_limits,
     ceil_div,
     flat_spec,
-    memory_bytes,
     on_gpus,
     operations,
     parameter,
     points,
 )
-from tilewright_backends.recipes.operands import operands_of
+from tilewright_backends.recipes.operands import memory_bytes, operands_of
 
 NAME = "scatter"
 

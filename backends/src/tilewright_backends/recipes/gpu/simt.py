@@ -20,7 +20,6 @@ from tilewright_backends.recipes.gpu.common import (
     ceil_div,
     counted,
     divides,
-    memory_bytes,
     most,
     on_gpus,
     parameter,
@@ -29,7 +28,7 @@ from tilewright_backends.recipes.gpu.common import (
 )
 from tilewright_backends.recipes.gpu.packing import pack_operand
 from tilewright_backends.recipes.gpu.roles import roles_of, stride
-from tilewright_backends.recipes.operands import operands_of
+from tilewright_backends.recipes.operands import memory_bytes, operands_of
 
 NAME = "simt"
 

@@ -16,14 +16,13 @@ from tilewright_backends.recipes.gpu.common import (
     block_limits,
     ceil_div,
     divides,
-    memory_bytes,
     parameter,
     points,
     powers,
 )
 from tilewright_backends.recipes.gpu.packing import pack_operand
 from tilewright_backends.recipes.gpu.tensor import TensorDetail, axes_of, detail_of, packed_slots, packs, warp_unit
-from tilewright_backends.recipes.operands import operands_of
+from tilewright_backends.recipes.operands import memory_bytes, operands_of
 
 SIDE = 16
 """What the sides of tiles are multiples of."""

@@ -19,7 +19,6 @@ from tilewright_backends.recipes.gpu.common import (
     block_limits,
     ceil_div,
     counted,
-    memory_bytes,
     most,
     on_gpus,
     operations,
@@ -29,7 +28,7 @@ from tilewright_backends.recipes.gpu.common import (
 )
 from tilewright_backends.recipes.gpu.sectors import SECTOR, WARP, by_step, delivered, digits, sampled, touched
 from tilewright_backends.recipes.gpu.slides import Slide, slide_of
-from tilewright_backends.recipes.operands import operands_of
+from tilewright_backends.recipes.operands import memory_bytes, operands_of
 
 NAME = "window"
 _MOST_STEPS = 64
