@@ -52,6 +52,7 @@ class DeviceModel:
         levels: memory levels, from the farthest to the nearest.
         vector_bytes: width of a vector register (CPU) or of the widest memory access (GPU).
         vector_registers: number of vector registers (CPU).
+        vector_fmas: multiply-adds of whole vectors that a core begins in a cycle (CPU).
         warp: threads that run in lockstep, 1 on a CPU.
         max_threads_per_block: 0 on a CPU.
         max_threads_per_unit: 0 on a CPU.
@@ -76,6 +77,7 @@ class DeviceModel:
     levels: tuple[MemoryLevel, ...]
     vector_bytes: int = 16
     vector_registers: int = 32
+    vector_fmas: int = 2
     warp: int = 1
     max_threads_per_block: int = 0
     max_threads_per_unit: int = 0

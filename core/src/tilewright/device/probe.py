@@ -10,6 +10,8 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _DEFAULT_CACHES = {1: 32 << 10, 2: 1 << 20, 3: 16 << 20}
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 _ASSUMED_HERTZ = 3.0e9
+_ONE_BY_512 = frozenset({"znver4", "cannonlake", "icelake-client", "rocketlake", "tigerlake"})
+"""Architectures that begin one multiply-add of 64 bytes in a cycle, where they begin two of 32."""
 _DRAM_BYTES_PER_SECOND = 2.0e10  # one thread of a server core reaches about 10 GB/s, a socket many times that
 
 
@@ -33,14 +35,13 @@ def cpu_model(name: str, arch: str, features: frozenset[str]) -> DeviceModel:
     """
     vector = 64 if "avx512f" in features else 32 if "avx2" in features else 16
     caches = _cache_bytes()
-    # Two multiply-adds per cycle and lane.
-    peak = _ASSUMED_HERTZ * (vector // 4) * 4
+    fmas = 1 if vector == 64 and arch in _ONE_BY_512 else 2
     return DeviceModel(
         name=name,
         kind="cpu",
         arch=arch,
         units=1,
-        peak={"fma": peak},
+        peak={"fma": _ASSUMED_HERTZ * (vector // 4) * 2 * fmas},
         levels=(
             MemoryLevel("dram", 1 << 40, _DRAM_BYTES_PER_SECOND, 64, shared_by_units=True),
             MemoryLevel("l3", caches[3], 3.0e10, 64, shared_by_units=True),
@@ -49,6 +50,7 @@ def cpu_model(name: str, arch: str, features: frozenset[str]) -> DeviceModel:
         ),
         vector_bytes=vector,
         vector_registers=32 if vector == 64 else 16,
+        vector_fmas=fmas,
         launch_seconds=2e-6,
         barrier_seconds=5e-7,
         features=tuple(sorted(features)),

@@ -1,7 +1,9 @@
 """What a choice of `cpu.contraction` costs: cycles of the core, bytes from each cache.
 
 The numbers were measured on a Zen 3 core (AVX2) over tiles and blocks of many shapes. Of the 28 different products of
-ResNet-50 on one thread, the chosen kernels were predicted to take 132 ms together and took 136 ms.
+ResNet-50 on one thread, the chosen kernels were predicted to take 132 ms together and took 136 ms. Where a core begins
+one multiply-add of its widest vectors in a cycle, they were measured on a Zen 4 core (AVX-512): there arithmetic is
+what every tile of four sums and more waits for.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from tilewright_backends.recipes.cpu.roles import COL, ROW, FedContraction, Side
 from tilewright_backends.recipes.operands import memory_bytes
 
 _LINE = 64
+_CHAIN = 9
+"""Half cycles from one sum to the next of a chain."""
 _PER_STORED_VECTOR = 5
 """Cycles to start, round and store a vector of a tile's sums, and to keep it between two steps of the depth."""
 _PER_PACKED_VECTOR = {True: 3, False: 12}
@@ -71,7 +75,11 @@ def work_of(found: FedContraction, sizes: Sizes, device: DeviceModel) -> Work:
     again = select(read[id(other)] * held <= const(near), const(0), read[id(other)])
     l2 = pairs * depth * (read[id(blocked)] + again)
 
-    cycles = pairs * depth * _half_cycles(found, sizes) // 2 + l2 // _LINE  # a line takes a cycle off the arithmetic
+    cycles = pairs * depth * _half_cycles(found, sizes, device) // 2
+    if device.vector_fmas == 1:
+        cycles, l2 = maximum(cycles, l2 // _LINE * 2), const(0)  # lines come meanwhile, one in two cycles
+    else:
+        cycles += l2 // _LINE  # a line takes a cycle off the arithmetic
     cycles += pairs * sizes.rows * sizes.vectors * (depth_steps + 1) * _PER_STORED_VECTOR
     if blocked.feed == "panel":
         vector = _PER_PACKED_VECTOR[packs_by_vector(found.spec, blocked)]
@@ -83,22 +91,25 @@ def work_of(found: FedContraction, sizes: Sizes, device: DeviceModel) -> Work:
     fits = part <= const(device.level("l2").bytes // 2)
     l3 = select(fits, whole, whole * ceil_div(blocks, found.batch_points))
     return Work(
-        flops=cycles * sizes.lanes * 4,
+        flops=cycles * sizes.lanes * 2 * device.vector_fmas,
         traffic={"dram": const(memory_bytes(found.spec)), "l3": l3, "l2": l2},
         efficiency=const(100),
         serial=const(1),
     )
 
 
-def _half_cycles(found: FedContraction, sizes: Sizes) -> Expr:
-    """Half cycles of one step of the inner loop, two multiply-adds a cycle.
+def _half_cycles(found: FedContraction, sizes: Sizes, device: DeviceModel) -> Expr:
+    """Half cycles of one step of the inner loop.
 
-    At least the latency of a chain of sums, and what was measured of tiles of many shapes, where loads and
-    multiply-adds share the ways into the core. Beside a single vector, LLVM keeps some of eight sums and more on the
-    stack. Every row that is read directly has an address of its own, and there are registers for seven.
+    At least the latency of a chain of sums. With one multiply-add a cycle, nothing else hinders it. With two, what was
+    measured of tiles of many shapes: loads and multiply-adds share the ways into the core. Beside a single vector, LLVM
+    keeps some of eight sums and more on the stack. Every row that is read directly has an address of its own, and there
+    are registers for seven.
     """
     sums = sizes.rows * sizes.vectors
-    taken = maximum((sums + sizes.rows + sizes.vectors) * 7 // 10, const(9))
+    if device.vector_fmas == 1:
+        return maximum(sums * 2, const(_CHAIN))
+    taken = maximum((sums + sizes.rows + sizes.vectors) * 7 // 10, const(_CHAIN))
     single = select(sizes.vectors < const(2), sizes.rows, const(0))
     taken += select(single < const(8), const(0), taken // 3)
     if found.rows.feed == "direct":
