@@ -12,7 +12,7 @@ from tilewright.compiler import device_of, recipes_of
 from tilewright.config import Config
 from tilewright.config.binding import Settings, bind
 from tilewright.frontend import load
-from tilewright.ir.expr import variables
+from tilewright.ir.expr import const, variables
 from tilewright.plugins.manager import Registry
 from tilewright.recipes import Match, Operand
 from tilewright.testing.cases import Case, case, node
@@ -71,6 +71,18 @@ def test_an_operand_of_the_epilogue_is_moved_once() -> None:
     residual = next(x for x in match.operands if x.name == "r")
     assert residual == Operand("r", 4, 7, ("cols",), "cols", 1, 7, outside=True)
     assert match.reduced == {"depth"}
+
+
+@pytest.mark.parametrize("recipe", ["cpu.nest", "cuda.map"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_of_a_table_a_kernel_moves_the_rows_that_it_reads(recipe: str, bias: bool) -> None:
+    nodes = [node("Gather", "table at", "row" if bias else "y", axis=0)]
+    given: dict[str, Any] = {"table": array(1000, 96), "at": np.asarray([7, 300, 12])}
+    if bias:
+        nodes.append(node("Add", "row b", "y"))
+        given["b"] = array(3, 96)
+    moved = match_of(recipe, nodes, given).work.traffic["dram"]
+    assert moved == const(4 * 3 * 96 * (3 if bias else 2) + 3 * 8)
 
 
 def test_a_window_with_strides() -> None:
