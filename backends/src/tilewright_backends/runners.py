@@ -8,9 +8,11 @@ known size. An idle runner is used again, hence there are never more of them tha
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -19,6 +21,9 @@ import tvm_ffi
 T = TypeVar("T")
 
 _BIG_CORES, _ONE_EACH = 1, -2  # TVM's AffinityMode; without binding the first only means "no list of processors"
+_SPINS = 3000
+"""How often a worker without work looks again before it sleeps: some 2 ms. TVM's own number makes it 200, which takes a
+processor from others after each run, and from who runs next for much longer, since looks are counted, not time."""
 _PATIENCE = 2.0
 _LOOK = 0.25  # how often a caller looks up from its waiting
 _setting_up = threading.Lock()
@@ -101,19 +106,37 @@ def _size_pool(threads: int) -> None:
     bound = len(processors) == threads > 1
     named = processors if bound else range(threads)
     configure = tvm_ffi.get_global_func("runtime.config_threadpool")
-    with _setting_up:
-        before = os.environ.get("TVM_BIND_THREADS")
-        os.environ["TVM_BIND_THREADS"] = str(int(bound))
-        try:
-            # The length of the list is the size of the pool; unless they are bound, no processor in it is used.
-            configure(_ONE_EACH if bound else _BIG_CORES, threads, [str(x) for x in named])
-        finally:
-            if before is None:
-                del os.environ["TVM_BIND_THREADS"]
-            else:
-                os.environ["TVM_BIND_THREADS"] = before
+    with _setting_up, _environment({"TVM_BIND_THREADS": int(bound), "TVM_THREAD_POOL_SPIN_COUNT": _SPINS}):
+        # The length of the list is the size of the pool; unless they are bound, no processor in it is used.
+        configure(_ONE_EACH if bound else _BIG_CORES, threads, [str(x) for x in named])
+        _meet()
     if bound:
         os.sched_setaffinity(0, processors[:1])  # of this thread, which is the pool's first
+
+
+@contextmanager
+def _environment(values: Mapping[str, int]) -> Iterator[None]:
+    """Variables of the environment for a while; afterwards they are as before."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update({name: str(value) for name, value in values.items()})
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+_nothing = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)(lambda *_: 0)
+"""A task of TVM's that does nothing."""
+
+
+def _meet() -> None:
+    """Gives each worker of the calling thread's pool a task, so that all have begun and read their environment."""
+    launch = ctypes.CDLL("libtvm_runtime.so").TVMBackendParallelLaunch  # the library that is loaded already
+    launch(_nothing, None, 0)
 
 
 def _forget() -> None:

@@ -16,7 +16,8 @@ from tilewright.runtime.native import Array
 from tilewright.testing.seeded import LIGHT_PREFIX
 from tilewright.workers import Worker, WorkerError
 
-_PAUSE = 0.05  # a pool that has just run may spin for some milliseconds and would slow the next engine down
+_REST = 0.3
+"""Seconds before a turn on the host: threads of the engine before spin on, and make this one up to ten times slower."""
 
 
 @frozen
@@ -107,12 +108,13 @@ def outputs_of(worker: Worker) -> list[Array]:
         return load_arrays(path)
 
 
-def interleaved(workers: Sequence[Worker], rounds: int, seconds: float) -> list[Measured | WorkerError]:
+def interleaved(workers: Sequence[Worker], rounds: int, seconds: float, *, host: bool) -> list[Measured | WorkerError]:
     """Times engines in turns, so that what disturbs the machine disturbs all of them alike.
 
     Args:
         rounds: how often each has its turn.
         seconds: least length of a turn.
+        host: whether the programs run on the host.
 
     Returns:
         For each worker what it did, or why it failed; after a failure the others go on.
@@ -123,7 +125,7 @@ def interleaved(workers: Sequence[Worker], rounds: int, seconds: float) -> list[
             result = results[position]
             if isinstance(result, WorkerError):
                 continue
-            time.sleep(_PAUSE)
+            time.sleep(_REST if host else 0.0)
             try:
                 reply = worker.call({"do": "time", "seconds": seconds})
             except WorkerError as error:

@@ -187,7 +187,9 @@ def bench_model(
             names = [info.name for info in compiled.manifest.outputs]
             agreements = compare_outputs(names, outputs_of(workers[0]), outputs_of(workers[1]))
         measured: dict[str, Measured] = {}
-        for engine, result in zip((OURS, *others), interleaved(workers, rounds, seconds), strict=True):
+        host = compiled.manifest.target.startswith("cpu")
+        results = interleaved(workers, rounds, seconds, host=host)
+        for engine, result in zip((OURS, *others), results, strict=True):
             if isinstance(result, WorkerError):
                 raise result
             measured[engine] = result

@@ -140,8 +140,9 @@ def study_model(
                 if worker is not None:
                     workers[number] = worker
         progress(f"{model}: timing {len(workers)} programs")
-        with turn(compiled[0].manifest.target.partition(":")[0], settings.limits.seconds):
-            own, *measured = interleaved([reference, *workers.values()], settings.rounds, settings.seconds)
+        kind, engines = compiled[0].manifest.target.partition(":")[0], [reference, *workers.values()]
+        with turn(kind, settings.limits.seconds):
+            own, *measured = interleaved(engines, settings.rounds, settings.seconds, host=kind == "cpu")
         for number, outcome in zip(workers, measured, strict=True):
             if isinstance(outcome, WorkerError):
                 results[number].state, results[number].why = "failed", str(outcome)
