@@ -105,6 +105,22 @@ def test_each_program_has_the_number_of_threads_that_it_was_loaded_with(path: Pa
     assert result.stderr == ""
 
 
+def test_workers_sleep_when_nothing_is_to_do(path: Path) -> None:
+    """TVM's own would look for work for a fifth of a second of a processor."""
+    script = (
+        "import sys, time, numpy, tilewright\n"
+        "program, x = tilewright.load(sys.argv[1], threads=2), {'x': numpy.ones((64, 300), numpy.float32)}\n"
+        "for _ in range(20):\n"
+        "    program.run(None, x)\n"
+        "before = time.process_time()\n"
+        "time.sleep(2)\n"
+        "print(time.process_time() - before)\n"
+    )
+    result = python(script, path)
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout) < 0.1
+
+
 @pytest.mark.parametrize("threads", [1, 2, 7])
 def test_a_parallel_loop_gets_all_threads_of_the_pool(threads: int) -> None:
     workers = tvm_ffi.get_global_func("runtime.NumThreads")
