@@ -54,8 +54,9 @@ from tilewright_backends import gpus
 from tilewright_backends.buffers import load_library
 from tilewright_backends.build.cuda.builder import device_code, host_module, link
 from tilewright_backends.build.cuda.compile import find_nvcc
+from tilewright_backends.build.cuda.led import records_of
 from tilewright_backends.build.cuda.library import packed_modules
-from tilewright_backends.build.cuda.records import KIND_BITS, Kind, records_of
+from tilewright_backends.build.cuda.records import KIND_BITS, Kind
 from tilewright_backends.host.cuda import CudaHost, emit_launch
 from tilewright_backends.machine_code import machine_code
 

@@ -31,10 +31,12 @@ from tilewright.frontend import load
 from tilewright.ir import dtypes
 from tilewright.ir.module import Module
 from tilewright.ir.program import Program, launches
+from tilewright.ir.subgrids import Subgrids
 from tilewright.plugins.manager import Registry
 from tilewright.runtime.immediate import loaded
 from tilewright_grinder.options import GrinderOptions
-from tilewright_grinder.placement.predict import Predictor
+from tilewright_grinder.placement.forks import Spread
+from tilewright_grinder.placement.predict import Predictor, meeting_seconds
 
 LEVELS = ("host", "graph", "grid", "block")
 CLOSE = 1.15
@@ -156,8 +158,13 @@ class _Planner:
         called = program.procedures.values()
         calling = [x for x in launches(program.steps) if x.calls]
         units, led = max((x.envelope.units for x in calling), default=1), any(x.led for x in calling)
-        each = [predictor.parts(x.parts, units, led) if x.parts else predictor.steps(x.host) for x in called]
-        call = GrinderOptions().calls * sum(each) / max(len(each), 1)
+        how = max((x.subgrids for x in calling), key=lambda x: x.levels, default=Subgrids())
+
+        def each(on: int, apart: bool) -> float:
+            inside = [predictor.parts(x.parts, units, led, on, apart) for x in called if x.parts]
+            return sum((*inside, *(predictor.steps(x.host) for x in called if not x.parts))) / max(len(called), 1)
+
+        call = Spread(how, units, each, meeting_seconds(device)).seconds(GrinderOptions().calls)
         return attrs.evolve(predictor, called=lambda _: call).steps(program.body)
 
     def measured(self, feeds: Sequence[Any]) -> Seconds:

@@ -9,7 +9,7 @@ import pytest
 
 from tilewright.config import Config
 from tilewright.config.binding import bind
-from tilewright.ir.program import Copy, GridCall, GridControl, HostStep, Launch, Part, Phase
+from tilewright.ir.program import Copy, Fork, GridCall, GridControl, HostStep, Launch, Part, Phase
 from tilewright.ir.verify import flow, ordering
 from tilewright.plugins.manager import Registry
 from tilewright.plugins.records import SlotValue
@@ -89,7 +89,7 @@ def without_copies(step: HostStep) -> HostStep:
             if isinstance(part, GridControl):
                 made.append(attrs.evolve(part, body=parts(part.body), orelse=parts(part.orelse)))
                 continue
-            if isinstance(part, GridCall):
+            if isinstance(part, GridCall | Fork):
                 made.append(part)
                 continue
             lanes = (attrs.evolve(x, items=tuple(i for i in x.items if not isinstance(i, Copy))) for x in part.lanes)

@@ -22,6 +22,7 @@ from tilewright.ir.program import (
     BlockControl,
     Copy,
     Fetch,
+    Fork,
     GridCall,
     GridControl,
     Item,
@@ -35,6 +36,7 @@ from tilewright.ir.program import (
     Task,
     Wait,
     copied_part,
+    every_call,
     launches,
 )
 from tilewright.ir.verify.tree import decides
@@ -238,8 +240,9 @@ class _Region:
                 if not outermost or number < len(parts) - 1:
                     self._barrier()
                 continue
-            if isinstance(part, GridCall):
-                raise InternalError(f"launch {self._launch.name} calls {part.procedure}, which is the host's on a CPU.")
+            if isinstance(part, GridCall | Fork):
+                called = ", ".join(x.procedure for x in every_call((part,)))
+                raise InternalError(f"launch {self._launch.name} calls {called}, which is the host's on a CPU.")
             body, orelse = (partial(self._parts, x, unit) for x in (part.body, part.orelse))
             control(self._host, part, body, orelse)
 

@@ -29,6 +29,7 @@ from tilewright.ir.program import (
     BlockControl,
     Copy,
     Fetch,
+    Fork,
     GridCall,
     GridControl,
     HostCall,
@@ -52,18 +53,22 @@ from tilewright.ir.program import (
     spans,
 )
 from tilewright.ir.specialise import specialised
+from tilewright.ir.subgrids import Subgrid, Subgrids, whole
 
 Array = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 Env = Mapping[str, int]
 Calling = HostCall | GridCall
-Running = Generator[Calling, None, None]
-"""Steps at work: yields each call, and goes on when it has been made."""
+Running = Generator[Calling | Fork | None, None, None]
+"""Steps at work: yields each call and fork, and goes on when it has been made; and None where others may take turns."""
 Action = Callable[[], bool]
 """Does one thing of a unit, or returns False because it has to wait."""
 
 Part = Callable[[Kernel, int, int], "Sequence[tuple[int, int]] | None"]
 """(kernel, parameter, task) -> half-open element ranges of an output that the task writes."""
+
+_PLACED = ("program", "frame", "region")
+"""Owners of buffers in which values come and go with the steps."""
 
 POISON = 0xFF
 """Every byte of memory that holds no value: NaN in floats, -1 in integers."""
@@ -109,22 +114,24 @@ def run_tasks(program: Program, inputs: Sequence[Array], seed: int = 0, part: Pa
 
 
 class _Memory:
-    """The bytes of all buffers; a unit's own buffers exist once per unit, a frame's once per active call.
+    """The bytes of all buffers; a unit's own buffers exist once per unit, a frame's once per active call of a region.
 
     Attributes:
-        depth: number of active calls.
+        region: of what is at work.
+        depth: number of active calls that it is in.
     """
 
     def __init__(self, program: Program) -> None:
         self._storage = program.storage
-        self._bytes: dict[tuple[str, int], Bytes] = {}
-        self.depth = 0
+        self._bytes: dict[tuple[str, int, int], Bytes] = {}
+        self.region = self.depth = 0
 
     def view(self, name: str, unit: int = 0) -> Bytes:
         """The bytes of a value."""
         placement = self._storage.placements[name]
         buffer = self._storage.buffers[placement.buffer]
-        key = (buffer.name, {"unit": unit, "frame": self.depth}.get(buffer.owner, 0))
+        region = self.region if buffer.owner in ("frame", "region") else 0
+        key = (buffer.name, region, {"unit": unit, "frame": self.depth}.get(buffer.owner, 0))
         if key not in self._bytes:
             self._bytes[key] = np.full(buffer.bytes, POISON, np.uint8)
         size = int(np.prod(placement.value.static_shape(), dtype=np.int64)) * dtypes.size_of(placement.value.dtype)
@@ -148,15 +155,42 @@ class _Memory:
         """Forgets what belonged to a call at this depth."""
         for name, buffer in self._storage.buffers.items():
             if buffer.owner == "frame":
-                self._bytes.pop((name, depth), None)
+                self._bytes.pop((name, self.region, depth), None)
+
+    def new_region(self, region: int) -> None:
+        """Forgets what calls in a region have left."""
+        for name, buffer in self._storage.buffers.items():
+            if buffer.owner == "region":
+                self._bytes.pop((name, region, 0), None)
 
     def poison(self, step: int, at: str) -> None:
         """Poisons the values whose lifetime begins (`at` "first") or has ended (`at` "last") with a step."""
         for name, placement in self._storage.placements.items():
             buffer = self._storage.buffers[placement.buffer]
             kinds = ("workspace", "output") if at == "first" else ("workspace",)
-            if getattr(placement, at) == step and buffer.kind in kinds and buffer.owner in ("program", "frame"):
+            if getattr(placement, at) == step and buffer.kind in kinds and buffer.owner in _PLACED:
                 self.view(name)[:] = POISON
+
+
+@attrs.define(eq=False)
+class _Strand:
+    """What the host, or a part of the units of a launch, does by itself.
+
+    Args:
+        stack: steps at work, each with the call that runs them and the region of its caller.
+        grid: units that it has.
+        depth: active calls that it is in.
+        forked: what it began in.
+
+    Attributes:
+        others: strands that it waits for.
+    """
+
+    stack: list[tuple[Running, Calling | None, int]]
+    grid: Subgrid
+    depth: int = 0
+    forked: _Strand | None = None
+    others: int = 0
 
 
 @attrs.define
@@ -168,45 +202,81 @@ class _Machine:
     _results: dict[tuple[str, bytes], tuple[Array, ...]] = attrs.field(factory=dict, init=False)
     _signals: dict[tuple[str, int], int] = attrs.field(factory=dict, init=False)
     _signalled: bool = attrs.field(default=False, init=False)
+    _strands: list[_Strand] = attrs.field(factory=list, init=False)
+    _spans: dict[str, tuple[int, int]] = attrs.field(factory=dict, init=False)
+    _subgrids: Subgrids = attrs.field(factory=Subgrids, init=False)
+    """Of the launch at work."""
 
     def __attrs_post_init__(self) -> None:
         self.memory = _Memory(self.program)
 
     def run(self) -> None:
-        """Runs the program, calls on a stack of their own."""
-        where = spans(self.program.body, self.program.procedures.values())
-        stack: list[tuple[Running, Calling | None]] = [(self._steps(self.program.body, {}, 0), None)]
-        while stack:
-            running, call = stack[-1]
-            called = next(running, None)
-            if called is not None:
-                if len(stack) > self.program.depth:
-                    raise too_deep(called.procedure, self.program.depth)
-                first, _ = where[called.procedure]
-                self._enter(called, first, len(stack))
-                stack.append((self._steps(self.program.procedures[called.procedure].body, {}, first + 1), called))
-                continue
-            stack.pop()
-            if call is not None:
-                self._leave(call, where[call.procedure][1], len(stack))
+        """Runs the program, calls on a stack of their own; calls side by side take turns at random."""
+        self._spans = spans(self.program.body, self.program.procedures.values())
+        self._strands = [_Strand([(self._steps(self.program.body, {}, 0), None, 0)], whole(1))]
+        while self._strands:
+            able = [x for x in self._strands if not x.others]
+            self._advance(able[0] if len(able) == 1 else self.random.choice(able))
 
-    def _enter(self, call: Calling, number: int, depth: int) -> None:
-        """Copies arguments into the frame of a call at `depth`, which is new and so poisoned."""
+    def _advance(self, strand: _Strand) -> None:
+        """Lets a strand go on to its next call, its end, or where others may take turns."""
+        self.memory.region, self.memory.depth = strand.grid.region, strand.depth
+        if not strand.stack:
+            self._strands.remove(strand)
+            if strand.forked is not None:
+                strand.forked.others -= 1
+            return
+        running, call, home = strand.stack[-1]
+        found = next(running, _OVER)
+        if isinstance(found, Fork):
+            self._fork(found, strand)
+        elif isinstance(found, HostCall | GridCall):
+            self._enter(found, strand)
+        elif found is _OVER:
+            strand.stack.pop()
+            if call is not None:
+                self._leave(call, home, strand)
+
+    def _fork(self, fork: Fork, strand: _Strand) -> None:
+        """Makes the calls of a fork one after another, or begins a strand for each."""
+        parts = self._subgrids.divided(strand.grid, len(fork.calls))
+        if not parts:
+            strand.stack.append((_each(fork.calls), None, 0))
+            return
+        strand.others = len(parts)
+        for grid, call in zip(parts, fork.calls, strict=True):
+            if grid.region != strand.grid.region:
+                self.memory.new_region(grid.region)
+            self._strands.append(_Strand([(_each((call,)), None, 0)], grid, strand.depth, strand))
+
+    def _enter(self, call: Calling, strand: _Strand) -> None:
+        """Copies arguments into the frame of a call, which is new and so poisoned."""
+        if strand.depth == self.program.depth:
+            raise too_deep(call.procedure, self.program.depth)
+        number, _ = self._spans[call.procedure]
+        procedure, region = self.program.procedures[call.procedure], strand.grid.region
+        first = strand.forked is not None and len(strand.stack) == 1
+        home = strand.forked.grid.region if first and strand.forked is not None else region
+        self.memory.region = home
         args = [self.memory.load(x).copy() for x in call.args]
-        self.memory.depth = depth
-        self.memory.new_frame(depth)
+        strand.depth += 1
+        self.memory.region, self.memory.depth = region, strand.depth
+        self.memory.new_frame(strand.depth)
         self.memory.poison(number, "first")
-        for param, array in zip(self.program.procedures[call.procedure].params, args, strict=True):
+        for param, array in zip(procedure.params, args, strict=True):
             self.memory.store(param, array)
         self.memory.poison(number, "last")
+        strand.stack.append((self._steps(procedure.body, {}, number + 1), call, home))
 
-    def _leave(self, call: Calling, number: int, depth: int) -> None:
-        """Copies results out of the frame of the call at `depth`."""
+    def _leave(self, call: Calling, home: int, strand: _Strand) -> None:
+        """Copies results out of the frame of a call into what the region of its caller holds."""
+        _, number = self._spans[call.procedure]
         self.memory.poison(number, "first")
         results = [self.memory.load(x).copy() for x in self.program.procedures[call.procedure].results]
         self.memory.poison(number, "last")
-        self.memory.new_frame(depth)
-        self.memory.depth = depth - 1
+        self.memory.new_frame(strand.depth)
+        strand.depth -= 1
+        self.memory.region, self.memory.depth = home, strand.depth
         for name, array in zip(call.results, results, strict=True):
             self.memory.store(name, array)
 
@@ -219,14 +289,17 @@ class _Machine:
                 case Launch():
                     self.memory.new_launch()
                     self._signals.clear()
+                    self._subgrids = step.subgrids
+                    self._strands[0].grid = whole(step.envelope.units)
                     yield from self._parts(step.body, env)
                 case Phase():
                     self._phase(step, env)
+                    yield None
                 case HostCopy():
                     self._copy(step, env)
                 case HostSet():
                     self.memory.load(step.target)[...] = _number(step.value, env)
-                case HostCall() | GridCall():
+                case HostCall() | GridCall() | Fork():
                     yield step
                 case HostLoop() | GridControl() if step.counter:
                     for trip in self._trips(step, env):
@@ -261,12 +334,12 @@ class _Machine:
             yield done
             done += 1
 
-    def _parts(self, parts: Sequence[Phase | GridControl | GridCall], env: Env) -> Running:
+    def _parts(self, parts: Sequence[Phase | GridControl | GridCall | Fork], env: Env) -> Running:
         """Runs the parts of a launch, all in one step."""
         for part in parts:
             if isinstance(part, Phase):
                 self._phase(part, env)
-            elif isinstance(part, GridCall):
+            elif isinstance(part, GridCall | Fork):
                 yield part
             elif part.counter:
                 for trip in self._trips(part, env):
@@ -383,6 +456,13 @@ class _Machine:
             else:
                 arrays.append(self.program.constants[name].data.reshape(value.static_shape()))
         return arrays
+
+
+def _each(calls: Sequence[Calling]) -> Running:
+    yield from calls
+
+
+_OVER = object()
 
 
 def _number(expr: Expr, env: Env) -> int:

@@ -3,6 +3,8 @@
 Two lines for tickets (which run of the launch it is, which grid barrier), then the launch's counters twice. Runs use
 one set of counters by turns and clear the other, so that nothing has to be cleared in front of a launch. Behind them,
 of a launch that is traced, for each unit a line that begins with the number of its tasks, and the records of these.
+Last, of a launch with forks whose calls run side by side, for each sub-grid a line for its tickets, and one for what
+its first unit tells the others.
 """
 
 from __future__ import annotations
@@ -43,6 +45,11 @@ def trace_bytes(launch: Launch) -> int:
     return LINE + -(-TRACE_BYTES * launch.traced // LINE) * LINE if launch.traced else 0
 
 
+def subgrid_offset(launch: Launch) -> int:
+    """Where the lines of sub-grids begin."""
+    return trace_offset(launch) + launch.envelope.units * trace_bytes(launch)
+
+
 def event_bytes(launch: Launch) -> int:
     """Bytes of a launch's event buffer."""
-    return trace_offset(launch) + launch.envelope.units * trace_bytes(launch)
+    return subgrid_offset(launch) + 2 * LINE * (launch.subgrids.count if launch.subgrids.levels else 0)

@@ -17,6 +17,7 @@ from tilewright.ir.expr import Const, Expr, Var, const, minimum
 from tilewright.ir.group import Group, Level
 from tilewright.ir.module import Constant, Symbol, frozen_mapping
 from tilewright.ir.ops import Access, Axis, Value
+from tilewright.ir.subgrids import Subgrids
 
 UNIT = "unit"
 """Name of the variable that stands for the unit's number in the indices of tasks."""
@@ -217,7 +218,19 @@ class GridCall:
     late: bool = False
 
 
-Part = Phase | GridControl | GridCall
+@attrs.frozen
+class Fork:
+    """Calls that need nothing of each other, which all units of a launch make: side by side or one after another.
+
+    Where `Launch.subgrids` lets them run side by side, each runs on a part of the units, a sub-grid. A phase is the
+    same there: each unit does in turn what several units of the whole grid would. Barriers are those of the sub-grid,
+    and none of the ones around calls is left out.
+    """
+
+    calls: tuple[GridCall, ...]
+
+
+Part = Phase | GridControl | GridCall | Fork
 """What units do together, in a launch or in a procedure that launches call."""
 
 
@@ -279,6 +292,7 @@ class Launch:
         traced: of how many tasks each unit keeps a record of when it ran them; 0: of none.
         led: unit 0 alone decides and makes calls, and tells the others which phases they have a part in. Barriers stand
             around these, and none where unit 0 alone does something.
+        subgrids: which forks that it comes to run their calls side by side. The first unit of each part leads it.
     """
 
     name: str
@@ -287,6 +301,7 @@ class Launch:
     events: Mapping[str, int] = attrs.field(converter=frozen_mapping, factory=dict)
     traced: int = 0
     led: bool = False
+    subgrids: Subgrids = attrs.field(factory=Subgrids)
 
     @property
     def only_task(self) -> Task | None:
@@ -410,7 +425,7 @@ class Procedure:
         return tuple(x for x in self.body if isinstance(x, HostStep))
 
 
-Owner = Literal["program", "frame", "launch", "unit"]
+Owner = Literal["program", "frame", "region", "launch", "unit"]
 BufferKind = Literal["input", "output", "weight", "workspace", "event"]
 
 
@@ -421,9 +436,10 @@ class Buffer:
     Args:
         kind: an `event` buffer belongs to a launch, holds no values, and is zero when the program is loaded; what a
             launch leaves in it is the back end's affair.
-        bytes: size by the bounds of the symbols; of one frame where frames own it.
+        bytes: size by the bounds of the symbols; of one frame or one region where these own it.
         owner: how long it lives: the whole program, one call of a procedure (it is there once for each call that is
-            active, `Program.depth` times at most), one launch, or one unit of a launch.
+            active, `Program.depth` times at most in each region), one launch, or one unit of a launch. What a region
+            owns is there once for each (`ir.subgrids`), of which the host program and most launches have one.
     """
 
     name: str
@@ -524,8 +540,13 @@ class Program:
         return (*launched, *(x for p in self.procedures.values() for x in p.parts))
 
     def size_of(self, buffer: Buffer) -> int:
-        """Bytes of a buffer, all frames together."""
-        return buffer.bytes * (self.depth if buffer.owner == "frame" else 1)
+        """Bytes of a buffer, all frames and regions together."""
+        return buffer.bytes * {"frame": self.regions * self.depth, "region": self.regions}.get(buffer.owner, 1)
+
+    @property
+    def regions(self) -> int:
+        """Regions of the launch that has most of them."""
+        return max((x.subgrids.regions for x in launches(self.steps)), default=1)
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -574,8 +595,18 @@ def every_call(steps: Iterable[Step]) -> list[HostCall | GridCall]:
     for step in steps:
         if isinstance(step, HostCall | GridCall):
             found.append(step)
+        elif isinstance(step, Fork):
+            found += step.calls
         for side in sides_of(step):
             found += every_call(side)
+    return found
+
+
+def forks(parts: Iterable[Step]) -> list[Fork]:
+    """Every fork in some parts, in the order of the text."""
+    found: list[Fork] = []
+    for part in parts:
+        found += [part] if isinstance(part, Fork) else forks(x for side in sides_of(part) for x in side)
     return found
 
 

@@ -1,16 +1,19 @@
 """Where units keep what they need after calls, and where they say that one was too deep.
 
 All units of a launch make calls together, so at any time they are in calls of the same depth and with the same
-counters. A call keeps its number among the calls of the text, and counter and limit of each loop around it. The first
-calls are kept in a unit's own shared memory (`Envelope.stack_bytes`), behind a table of where each call of the text
-returns to; those that nest deeper stand in a buffer that is there once per active call, for all units together.
+counters; so are those of a sub-grid. A call keeps its number among the calls of the text, and counter and limit of each
+loop around it. The first calls are kept in a unit's own shared memory (`Envelope.stack_bytes`), behind a table of where
+each call of the text returns to; those that nest deeper stand in a buffer that is there once per active call, for all
+units together. Where calls run side by side, all stand there, once per region, for any unit may go on with what another
+has begun; with each call, inside of how many forks it was made, and the region of its caller. Behind the table
+stands then of which larger sub-grids a unit is a part.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from tilewright.ir.program import GridCall, GridControl, Part, Program, launches
+from tilewright.ir.program import Fork, GridCall, GridControl, Part, Program, launches
 
 STATUS = "calls.status"
 """Name of the buffer of one 32-bit number: 0, or one more than the procedure that was called too deep."""
@@ -36,7 +39,7 @@ def loops_around(parts: Sequence[Part], depth: int = 0) -> int:
     most = -1
     for part in parts:
         match part:
-            case GridCall():
+            case GridCall() | Fork():
                 most = max(most, depth)
             case GridControl():
                 inner = depth + bool(part.counter)
@@ -44,9 +47,13 @@ def loops_around(parts: Sequence[Part], depth: int = 0) -> int:
     return most
 
 
-def words_of(loops: int) -> int:
-    """Numbers that a call keeps around which are so many loops."""
-    return 1 + 2 * loops
+def words_of(loops: int, apart: bool = False) -> int:
+    """Numbers that a call keeps around which are so many loops.
+
+    Args:
+        apart: whether calls may run side by side.
+    """
+    return 1 + 2 * apart + 2 * loops
 
 
 def sharing(size: int, units: int) -> int:
@@ -59,13 +66,23 @@ def alone(size: int) -> bool:
     return size < 2 * PIECE
 
 
-def table_bytes(sites: int) -> int:
-    """Bytes of the table of where calls return to."""
-    return WORD * sites
+GRID_WORDS = 6
+"""Numbers that a unit keeps of a sub-grid."""
+
+
+def table_bytes(sites: int, levels: int = 0) -> int:
+    """Bytes of the table of where calls return to, and of what a unit keeps of sub-grids.
+
+    Args:
+        levels: of forks whose calls run side by side: one number that a thread has for the others, and for each level
+            the sub-grid that is divided.
+    """
+    return WORD * (sites + (1 + GRID_WORDS * levels if levels else 0))
 
 
 def stack_words(program: Program) -> int:
     """Numbers that each call in a launch of a program keeps; 0 where there is none."""
     bodies = [x.body for x in launches(program.steps)] + [p.parts for p in program.procedures.values()]
     most = max(map(loops_around, bodies), default=-1)
-    return words_of(most) if most >= 0 else 0
+    apart = any(x.subgrids.levels for x in launches(program.steps))
+    return words_of(most, apart) if most >= 0 else 0

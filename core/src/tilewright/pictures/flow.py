@@ -10,6 +10,7 @@ from tilewright.ir.expr import Const, Expr
 from tilewright.ir.program import (
     BlockControl,
     Copy,
+    Fork,
     GridCall,
     GridControl,
     HostCall,
@@ -144,6 +145,8 @@ class _Walk:
             case HostCall() | GridCall():
                 use = Use(CALL, step.procedure, step.args, place.scopes)
                 self._use(use, place.path, (*step.args, *step.reads), step.results, writers)
+            case Fork():
+                self.steps(step.calls, place, writers)
             case HostCopy() | Copy():
                 before = frozenset[int | str]() if step.row is None else writers.get(step.target, frozenset())
                 writers[step.target] = before | writers.get(step.source, frozenset())

@@ -31,6 +31,7 @@ class Functions:
         entry_calls: names of the calls that the entry makes.
         calls: for each function the functions that it calls.
         covers: of the functions, as far as the planner gives them.
+        depth: calls that may be active at one time.
     """
 
     params: Mapping[str, tuple[Value, ...]] = attrs.field(factory=dict)
@@ -40,6 +41,7 @@ class Functions:
     entry_calls: frozenset[str] = frozenset()
     calls: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
     covers: Mapping[str, Cover] = attrs.field(factory=dict)
+    depth: int = 0
 
     def passed(self, function: str) -> tuple[str, ...]:
         """The parameters that calls copy arguments into."""
@@ -84,7 +86,7 @@ def functions_of(module: Module) -> tuple[Functions, dict[str, str]]:
     targets = {name: first for name, first in shared.items() if first in copied}
     entry_calls = frozenset(x.name for x in calls_in(module.main.body))
     called = {name: graph[name] for name in params}
-    return Functions(params, shared, reads, targets, entry_calls, called), aliases
+    return Functions(params, shared, reads, targets, entry_calls, called, depth=module.depth), aliases
 
 
 def _classes(module: Module, params: Mapping[str, Sequence[Value]]) -> list[list[str]]:

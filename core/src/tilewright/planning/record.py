@@ -108,8 +108,9 @@ def in_kernel(name: str) -> dict[str, str]:
 
 
 def shape_of(launch: Launch) -> dict[str, int]:
-    """How an entry describes a launch: what it occupies, and its phases and grid control at the top."""
-    return {"units": launch.envelope.units, "threads": launch.envelope.threads, "steps": len(launch.body)}
+    """How an entry describes a launch: what it occupies, phases and grid control at the top, and levels of forks."""
+    found = {"units": launch.envelope.units, "threads": launch.envelope.threads, "steps": len(launch.body)}
+    return found | ({"forks": launch.subgrids.levels} if launch.subgrids.levels else {})
 
 
 def control_in(region: Region) -> dict[str, int]:

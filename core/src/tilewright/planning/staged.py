@@ -189,10 +189,11 @@ def _check_memory(program: Program, session: Session) -> None:
     frames = program.storage.buffers.get(FRAMES)
     memory = session.device.level("dram").bytes
     if frames is not None and program.size_of(frames) > memory:
+        count = program.depth * program.regions
         raise InputError(
-            f"Recursion of {program.depth} calls takes {program.depth} frames of {frames.bytes} bytes, and "
+            f"Recursion of {program.depth} calls takes {count} frames of {frames.bytes} bytes, and "
             f"{session.device.name} has {memory} bytes of memory.",
-            f"Lower the module's depth to at most {memory // frames.bytes}.",
+            f"Lower the module's depth to at most {memory // (frames.bytes * program.regions)}.",
         )
 
 

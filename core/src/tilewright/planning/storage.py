@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import attrs
@@ -15,6 +16,7 @@ from tilewright.ir.ops import Value
 from tilewright.ir.program import (
     Buffer,
     Copy,
+    Fork,
     GridCall,
     GridControl,
     HostCall,
@@ -51,6 +53,7 @@ FRAME_ALIGNMENT = 64
 
 WORKSPACE = "workspace"
 FRAMES = "frames"
+REGIONS = "regions"
 
 
 def byte_size(value: Value, symbols: Bounds) -> int:
@@ -96,8 +99,9 @@ def allocate(
     Each launch whose units meet gets an event buffer. Launches that make calls get a stack, and a place in which they
     say that a call was too deep.
 
-    What a procedure takes, gives or needs after a call that it makes stands in its frame. The rest of what it computes
-    stands in a part of the workspace that all procedures share.
+    What a procedure takes, gives or needs after a call that it makes stands in its frame, and so does what calls of a
+    fork take and give. The rest of what it computes stands in a part of the workspace that all procedures share; where
+    calls run side by side, in a buffer of each region.
 
     Args:
         steps: the host tree.
@@ -136,18 +140,20 @@ def allocate(
     called = [step for step, _ in numbered_calls(steps)]
     items = [(sizes[name], life.first, life.last) for name, life in apart.items()]
     items += [(x.bytes, life.first, life.last) for x in within for _, life in [*x.offsets.values()][:1]]
-    if called:
-        items.append((max(x.bytes for x in shared), called[0], called[-1]))
+    started = launches((*steps, *(x for p in procedures for x in p.host)))
+    regional = any(x.subgrids.levels for x in started)
+    common = max((x.bytes for x in shared), default=0)
+    if called and not regional:
+        items.append((common, called[0], called[-1]))
     offsets, total = pack_by_lifetime(items)
     buffers[WORKSPACE] = Buffer(WORKSPACE, "workspace", total)
-    started = launches((*steps, *(x for p in procedures for x in p.host)))
     for launch in started:
         if launch.event_buffer:
             buffers[launch.event_buffer] = Buffer(launch.event_buffer, "event", event_bytes(launch))
     loops = max([loops_around(x) for x in (*(y.body for y in started), *(p.parts for p in procedures))], default=-1)
     if loops >= 0:
         buffers[STATUS] = Buffer(STATUS, "event", LINE)
-        buffers[STACK] = Buffer(STACK, "event", WORD * words_of(loops), owner="frame")
+        buffers[STACK] = Buffer(STACK, "event", WORD * words_of(loops, regional), owner="frame")
     for (name, life), offset in zip(apart.items(), offsets, strict=False):
         placements[name] = _placement(values[name], WORKSPACE, offset, sizes[name], life)
     for placed, first in zip(within, offsets[len(apart) :], strict=False):
@@ -155,7 +161,10 @@ def allocate(
             placements[name] = _placement(values[name], WORKSPACE, first + offset, sizes[name], life)
     if called:
         buffers[FRAMES] = Buffer(FRAMES, "workspace", max(x.bytes for x in framed), owner="frame")
-        for buffer, first, several in ((FRAMES, 0, framed), (WORKSPACE, offsets[-1], shared)):
+        if regional and common:
+            buffers[REGIONS] = Buffer(REGIONS, "workspace", common, owner="region")
+        there, begin = (REGIONS, 0) if regional else (WORKSPACE, offsets[-1])
+        for buffer, first, several in ((FRAMES, 0, framed), (there, begin, shared)):
             for placed in several:
                 for name, (offset, life) in placed.offsets.items():
                     placements[name] = _placement(values[name], buffer, first + offset, sizes[name], life)
@@ -197,9 +206,12 @@ def _placement(value: Value, buffer: str, offset: int, size: int, life: _Life) -
 
 
 def _across(procedure: Procedure, first: int, lives: Mapping[str, _Life]) -> Iterator[str]:
-    """The values that a procedure needs after a call that they stand before."""
-    called = [step for step, _ in numbered_calls(procedure.body, first + 1)]
-    return (name for name, life in lives.items() if any(life.first < x < life.last for x in called))
+    """The values that a procedure needs after a call that they stand before, or while another one may be at work."""
+    called = Counter(step for step, _ in numbered_calls(procedure.body, first + 1))
+    several = [step for step, count in called.items() if count > 1]  # of a fork
+    for name, life in lives.items():
+        if any(life.first < x < life.last for x in called) or any(life.first <= x <= life.last for x in several):
+            yield name
 
 
 def procedure_lifetimes(procedure: Procedure, span: tuple[int, int] = (0, 0)) -> dict[str, _Life]:
@@ -246,6 +258,10 @@ def lifetimes(steps: Sequence[Step], number: int = 0) -> dict[str, _Life]:
                     if isinstance(step, GridCall) and step.late:
                         touch(step.results, number, number + 1)  # in front of no barrier
                     number += 1
+                case Fork():
+                    for call in step.calls:
+                        touch((*call.args, *call.results, *call.reads), number, number)
+                    number += 1
                 case HostLoop() | GridControl() if step.counter:
                     touch((step.limit,) * bool(step.limit), start, start)
                     number = visit(step.body, number + 1) + 1
@@ -280,8 +296,8 @@ def _inside(steps: Sequence[Step]) -> Iterator[str]:
                 yield from (step.source, step.target)
             case HostSet():
                 yield step.target
-            case HostCall() | GridCall():
-                yield from (*step.args, *step.results, *step.reads)
+            case HostCall() | GridCall() | Fork():
+                yield from (name for x in every_call((step,)) for name in (*x.args, *x.results, *x.reads))
             case HostLoop() | GridControl() if step.counter:
                 yield from (step.condition,) * bool(step.condition)
                 yield from (step.limit,) * bool(step.limit)
@@ -292,7 +308,7 @@ def _inside(steps: Sequence[Step]) -> Iterator[str]:
                     yield from _inside(side)
 
 
-def touched(parts: Sequence[Phase | GridControl | GridCall]) -> Iterator[str]:
+def touched(parts: Sequence[Phase | GridControl | GridCall | Fork]) -> Iterator[str]:
     """Names of the values that units read or write, those that control and calls depend on included."""
     yield from conditions_of(parts)
     for call in every_call(parts):

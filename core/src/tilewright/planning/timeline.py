@@ -18,8 +18,10 @@ from tilewright.ir.expr import Expr
 from tilewright.ir.program import (
     UNIT,
     BlockControl,
+    Fork,
     GridCall,
     GridControl,
+    HostCall,
     HostIf,
     HostLoop,
     HostStep,
@@ -31,6 +33,7 @@ from tilewright.ir.program import (
     Signal,
     Task,
     Wait,
+    every_call,
 )
 from tilewright.ir.verify.calls import reached
 from tilewright.ir.verify.tree import Leaf, tasks_of
@@ -202,8 +205,9 @@ class _Player:
             if isinstance(part, Phase):
                 self._phase(launch, part)
                 continue
-            if isinstance(part, GridCall):
-                self._call(launch, part)
+            if isinstance(part, GridCall | Fork):
+                for call in every_call((part,)):
+                    self._call(launch, call)
                 continue
             if not part.counter:
                 self._branch(launch, part)
@@ -212,7 +216,7 @@ class _Player:
                 self._env[part.counter] = trip
                 self._parts(launch, part.body)
 
-    def _call(self, launch: Launch, call: GridCall) -> None:
+    def _call(self, launch: Launch, call: HostCall | GridCall) -> None:
         """A procedure, without the calls of it that it makes: how many there are, data decide."""
         if call.procedure not in self._called:
             self._called.add(call.procedure)

@@ -9,7 +9,7 @@ host, and the record says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
@@ -18,17 +18,20 @@ from tilewright.ir.choice import TileChoice
 from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.ops import Call, If, Loop, Value
 from tilewright.ir.program import Envelope, HostIf, HostLoop, HostStep, Launch, Part, Step, calls, reads_back
+from tilewright.ir.subgrids import Subgrids
 from tilewright.ir.verify.graphs import FEATURE
 from tilewright.planning.place.host import Placer
 from tilewright.planning.record import shape_of
 from tilewright.planning.requests import Context, Place, Planned, Request
 from tilewright_grinder.options import GrinderOptions
+from tilewright_grinder.placement import forks
+from tilewright_grinder.placement.forks import MOST_LEVELS, Spread
 from tilewright_grinder.placement.graphs import marked, torn, unmarked, without_graph
 from tilewright_grinder.placement.keep import resident
 from tilewright_grinder.placement.lift import Called, Lifter, Refused
 from tilewright_grinder.placement.limits import NoRoomError, fitting, reserved
-from tilewright_grinder.placement.predict import Predictor
-from tilewright_grinder.placement.recursion import Recursion, component, procedures
+from tilewright_grinder.placement.predict import Predictor, meeting_seconds
+from tilewright_grinder.placement.recursion import Recursion, component, procedures, region_bytes
 
 
 def make(options: GrinderOptions) -> Place:
@@ -237,8 +240,12 @@ class GrinderPlacer(Placer):
         lifter = self._lifter(name, steps, predictor, placed)
         return lifter.block(name, steps) if level == "block" else lifter.grid(name, steps)
 
-    def _lifter(self, name: str, steps: Sequence[HostStep], predictor: Predictor, placed: dict[str, str]) -> Lifter:
+    def _lifter(
+        self, name: str, steps: Sequence[HostStep], predictor: Predictor, placed: dict[str, str], apart: bool = False
+    ) -> Lifter:
         """What makes launches of the steps of a loop, a branch or a call, or of a function's ("")."""
+        called = self._called(steps)
+        apart |= any(x.subgrids.levels for x in called.values())
 
         def note(step: HostLoop | HostIf, inner: str) -> None:
             placed.update(dict.fromkeys(self._names.get(_key(step), []), inner))
@@ -247,7 +254,7 @@ class GrinderPlacer(Placer):
             own = self._names.get(_key(step), [name])
             return "grid" if name in own else next((x for x in map(self._asked, own) if x in ("grid", "block")), "")
 
-        return Lifter(self.session, self._value, predictor, asked, note, self._called(steps))
+        return Lifter(self.session, self._value, predictor, asked, note, called, apart)
 
     def _called(self, steps: Sequence[HostStep]) -> dict[str, Called]:
         """The functions among those that some steps call which launches call."""
@@ -343,21 +350,60 @@ class GrinderPlacer(Placer):
             if fixed:
                 refused |= dict.fromkeys(("block", "grid"), f"{fixed[0]}, which is inside, is kept on the host")
                 return
-        for level in ("block", "grid"):
+        for level, apart in (("block", False), ("grid", False), ("grid", True)):
             placed: dict[str, str] = {}
-            lifters = {x: y._lifter("", bodies[x], y._predictor(), placed) for x, y in placers.items()}
-            made = procedures(bodies, lifters, self.session, level == "block")
+            lifters = {x: y._lifter("", bodies[x], y._predictor(), placed, apart) for x, y in placers.items()}
+            levels = (MOST_LEVELS if self.options.forks == "auto" else int(self.options.forks)) * apart
+            made = procedures(bodies, lifters, self.session, level == "block", levels)
             if isinstance(made, Refused):
                 refused[level] = made.why
                 continue
             parts, called = made
-            leads = {"auto": (False, True), "always": (True,), "never": (False,)}[self.options.lead]
-            for led in leads if level == "grid" else (False,):
-                each = [placers[x]._predictor().parts(y, called[x].units, led) for x, y in parts.items()]
-                seconds = self.options.calls * sum(each) / len(each)
-                if level not in found or seconds < found[level].seconds[level]:
-                    how = {x: attrs.evolve(y, led=led) for x, y in called.items()}
-                    found[level] = Recursion(level, {level: seconds}, {}, parts, how, placed, threads)
+            for led, how in self._ways(level, apart, parts, called, lifters):
+                each = self._seconds_of(placers, parts, called, led)
+                units = max(x.units for x in called.values())
+                seconds = Spread(how, units, each, meeting_seconds(self.session.device)).seconds(self.options.calls)
+                with_it = {x: attrs.evolve(y, led=led, subgrids=how) for x, y in called.items()}
+                new = Recursion(level, {level: seconds}, {}, parts, with_it, placed, threads)
+                found[level] = min((found.get(level, new), new), key=self._rank)
+
+    def _rank(self, made: Recursion) -> tuple[bool, float]:
+        """What comes first among ways to run functions at a level: forks that are asked for, then what is faster."""
+        plain = not any(x.subgrids.levels for x in made.called.values())
+        return plain and self.options.forks != "auto", made.seconds[made.level]
+
+    def _ways(
+        self,
+        level: str,
+        apart: bool,
+        parts: Mapping[str, Sequence[Part]],
+        called: Mapping[str, Called],
+        lifters: Mapping[str, Lifter],
+    ) -> list[tuple[bool, Subgrids]]:
+        """Whether unit 0 leads, and which forks run their calls side by side: what is to be priced."""
+        leads = {"auto": (False, True), "always": (True,), "never": (False,)}[self.options.lead]
+        if not apart:
+            return [(led, Subgrids()) for led in (leads if level == "grid" else (False,))]
+        wanted = MOST_LEVELS if self.options.forks == "auto" else int(self.options.forks)
+        units = max(x.units for x in called.values())
+        size = region_bytes(parts, lifters, self.session)
+        found = [x for x in forks.possible(forks.widths(parts.values()), units, size) if x.levels <= wanted]
+        return [(True, x) for x in (found if self.options.forks == "auto" else found[-1:]) if True in leads]
+
+    def _seconds_of(
+        self,
+        placers: Mapping[str, GrinderPlacer],
+        parts: Mapping[str, Sequence[Part]],
+        called: Mapping[str, Called],
+        led: bool,
+    ) -> Callable[[int, bool], float]:
+        """What a call takes, without those that it makes: the mean of all functions."""
+
+        def seconds(on: int, apart: bool) -> float:
+            each = [placers[x]._predictor().parts(y, called[x].units, led, on, apart) for x, y in parts.items()]
+            return sum(each) / len(each)
+
+        return seconds
 
     def _predictor(self) -> Predictor:
         session, options = self.session, self.options

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import attrs
 from attrs.validators import and_, deep_mapping, ge, in_, instance_of, le, optional
 
+from tilewright_grinder.placement.forks import MOST_LEVELS
+
 _WHEN = ("auto", "always", "never")
 LEVELS = ("host", "graph", "grid", "block")
 """Where control flow may run: on the host, in the device's graph of launches, over all units of a launch, in one unit.
@@ -34,8 +36,11 @@ class GrinderOptions:
         levels: the level of single loops and branches, by their names in the decision record.
         trips: that a loop is assumed to make where nothing says how many.
         calls: that a function is assumed to make of itself, and of those that call each other with it, in all.
+        forks: levels of calls that need nothing of each other and run side by side, each on a part of a launch's units,
+            as far as these go: "auto" as many as are predicted to be fastest, 0: such calls run one after another.
         lead: whether unit 0 alone takes control of launches that make calls, and tells the others what to do: "auto"
-            where that is predicted to be faster than that all units take it together, "always", "never".
+            where that is predicted to be faster than that all units take it together, "always", "never". Calls run
+            side by side only in such launches.
         gain: the least share of the time at host level that another level must save.
     """
 
@@ -50,5 +55,6 @@ class GrinderOptions:
     levels: Mapping[str, str] = attrs.field(factory=dict, validator=deep_mapping(instance_of(str), in_(LEVELS)))
     trips: int = attrs.field(default=32, validator=[instance_of(int), ge(0)])
     calls: int = attrs.field(default=32, validator=[instance_of(int), ge(1)])
+    forks: int | str = attrs.field(default="auto", validator=in_(("auto", *range(MOST_LEVELS + 1))))
     lead: str = attrs.field(default="auto", validator=in_(_WHEN))
     gain: float = attrs.field(default=0.03, converter=float)

@@ -28,7 +28,9 @@ from tilewright.ir.events import LINE, TRACE_BYTES, set_bytes, trace_bytes, trac
 from tilewright.ir.expr import Expr
 from tilewright.ir.program import UNIT, Kernel, Launch, Program
 from tilewright.ir.stack import STACK, WORD, table_bytes, words_of
+from tilewright_backends.build.cuda.led import PLAYED, RANK, UNITS, records_of
 from tilewright_backends.build.cuda.records import (
+    ASIDE,
     ENDLESS,
     FRAMED,
     KIND_BITS,
@@ -40,9 +42,10 @@ from tilewright_backends.build.cuda.records import (
     Kind,
     Records,
     counter,
-    records_of,
 )
 from tilewright_backends.build.cuda.source import DeviceKernel, cuda_target, device_function
+from tilewright_backends.build.cuda.subgrids import LOST, TOLD, SubgridText
+from tilewright_backends.build.cuda.subgrids import PREAMBLE as SUBGRIDS
 from tilewright_backends.emit.gpu.body import i32
 from tilewright_backends.lower.code import Code, symbol_dtype
 from tilewright_backends.lower.types import Prim
@@ -136,6 +139,7 @@ __forceinline__ __device__ bool tw_holds(uint64_t address) {
   return holds;
 }
 """
+PREAMBLE += SUBGRIDS
 """Source in front of persistent kernels: what they read, and how units meet."""
 
 
@@ -175,6 +179,8 @@ def persistent(
     words = len(buffers) + len(program.symbols)
     if words > _MOST_WORDS:
         raise InternalError(f"launch {launch.name} takes {words} addresses and numbers; {_MOST_WORDS} are the most.")
+    if launch.led and TOLD + 2 * records.depth > LOST:
+        raise InternalError(f"launch {launch.name} has {records.depth} nested loops, too many to tell of.")
     envelope = launch.envelope
     if records.waiting and not envelope.cooperative:
         raise InternalError(f"launch {launch.name}: units wait for each other, and the launch is not cooperative.")
@@ -202,6 +208,9 @@ def _form(name: str, form: Form, records: Records, launch: Launch, program: Prog
     counters = [tirx.Var(counter(i), "int32") for i in range(records.depth)]
     symbols = [tirx.Var(x.name, symbol_dtype(x)) for x in program.symbols]
     code.env[UNIT], code.bounds[UNIT] = unit, Interval(0, launch.envelope.units - 1)
+    grid = [tirx.Var(x, "int32") for x in ("rank", "here")] if launch.subgrids.levels else []
+    for name_of, variable, low in zip((PLAYED, RANK, UNITS), (unit, *grid), (0, 0, 1), strict=False):
+        code.env[name_of], code.bounds[name_of] = variable, Interval(low, launch.envelope.units - 1 + low)
     for variable in counters:
         code.env[variable.name], code.bounds[variable.name] = variable, Interval(0, ENDLESS)
     for symbol, variable in zip(program.symbols, symbols, strict=True):
@@ -211,7 +220,7 @@ def _form(name: str, form: Form, records: Records, launch: Launch, program: Prog
     for place, expr in enumerate(form.numbers):
         if expr is not None:
             code.emit(tirx.BufferStore(cells, _int32(code, expr), [i32(place)]))
-    params = [out, unit, *counters, *symbols]
+    params = [out, unit, *grid, *counters, *symbols]
     function = device_function(name, params, code.finish(), cuda_target(arch), launched=False)
     return DeviceKernel(name, (), 0, 0, 0, False, function, role="helper")
 
@@ -243,6 +252,17 @@ class _Source:
             x.name: f"({'int' if symbol_dtype(x) == 'int32' else 'int64_t'})t.at[{first + i}]"
             for i, x in enumerate(program.symbols)
         }
+
+    @property
+    def subgrids(self) -> SubgridText | None:
+        """What a kernel whose blocks divide among calls has besides."""
+        if not self.launch.subgrids.levels:
+            return None
+        r = self.records
+        owned = [x.bytes for x in self.program.storage.buffers.values() if x.owner == "region"]
+        loops, kept, status = self._loops(r.depth), self._loops(r.loops), f"t.at[{r.status}]"
+        about = (self.name, self.launch, self.program.depth, loops, kept)
+        return SubgridText(*about, max(owned, default=0), status, self._deep_words(), r.sites)
 
     def text(self) -> str:
         """Tables, then the kernel."""
@@ -328,7 +348,8 @@ class _Source:
         if not self.records.forms:
             return []
         first = Kind.KERNEL + len(self.records.kernels)
-        given = ["n", "unit", *(counter(i) for i in range(self.records.depth)), *self.symbols.values()]
+        units = ["played", "unit - here.first", "here.units"] if self.subgrids else ["unit"]
+        given = ["n", *units, *(counter(i) for i in range(self.records.depth)), *self.symbols.values()]
         cases = [
             f"      case {first + i}: {self.name}_form{i}({', '.join(given)}); kind = {form.kind}; break;"
             for i, form in enumerate(self.records.forms)
@@ -337,7 +358,9 @@ class _Source:
 
     def _meetings(self) -> list[str]:
         lines: list[str] = []
-        if self.launch.envelope.cooperative:
+        if self.subgrids:
+            lines += [f"      case {Kind.BARRIER:d}:", *self._fetch(), *self.subgrids.barrier(), "        break;"]
+        elif self.launch.envelope.cooperative:
             units = self.launch.envelope.units
             lines += [
                 f"      case {Kind.BARRIER:d}:",
@@ -421,21 +444,27 @@ class _Source:
         if not r.sites:
             return []
         e, each = self.launch.envelope, words_of(r.loops)
-        held = max(e.stack_bytes - table_bytes(r.sites), 0) // (WORD * each)
         frames = [x for x in self.program.storage.buffers.values() if x.owner == "frame" and x.kind == "workspace"]
         size = max((x.bytes for x in frames), default=0)
         memory = [] if e.own_bytes else ["  extern __shared__ __align__(1024) uchar shared_memory_ptr[];"]
         table = f"((const int*)({self.name}_code + {self.name}_starts[unit] * 2))[-1 - i]"
+        if self.subgrids:
+            own = self.subgrids.declarations()
+        else:
+            held = max(e.stack_bytes - table_bytes(r.sites), 0) // (WORD * each)
+            own = [
+                f"  int* const stack = back + {r.sites};",
+                *[f"  volatile int* const told = (volatile int*)t.at[{r.status}] + 1;"] * self.launch.led,
+                f"  const int held = {held}, each = {each}, deep_each = {self._deep_words()};",
+            ]
         return [
             *memory,
             f"  const uint64_t frame_bytes = {size}ull;",
             "  uint64_t frame = 0 - frame_bytes;  // of the launch itself there is none",
             "  int active = 0;",
             f"  int* const back = (int*)(shared_memory_ptr + {e.stack_offset});  // records to return to, by call",
-            f"  int* const stack = back + {r.sites};",
             f"  int* const deep = (int*)t.at[{r.stack}];",
-            *[f"  volatile int* const told = (volatile int*)t.at[{r.status}] + 1;"] * self.launch.led,
-            f"  const int held = {held}, each = {each}, deep_each = {self._deep_words()};",
+            *own,
             f"  for (int i = thread; i < {r.sites}; i += {e.threads}) back[i] = {table};",
             "  __syncthreads();",
         ]
@@ -448,8 +477,9 @@ class _Source:
         r = self.records
         if not r.sites:
             return []
-        kept = [counter(i) for i in range(r.loops)]
-        kept += [f"limit{i}" for i in range(r.loops if r.limited else 0)]
+        if self.subgrids:
+            return self.subgrids.cases()
+        kept = self._loops(r.loops)
         led = self.launch.led
         place = "active < held ? stack + active * each : deep + active * (int64_t)deep_each"
         return [
@@ -483,11 +513,14 @@ class _Source:
             *(self._told() if led else ()),
         ]
 
+    def _loops(self, depth: int) -> list[str]:
+        """The variables of the outermost loops."""
+        limits = depth if self.records.limited else 0
+        return [*map(counter, range(depth)), *(f"limit{i}" for i in range(limits))]
+
     def _told(self) -> list[str]:
         """What the leading unit tells the others: a place of theirs, and the call and the trips in which it is."""
         counters = [counter(i) for i in range(self.records.depth)]
-        if 3 + len(counters) > LINE // WORD:
-            raise InternalError(f"launch {self.launch.name} has {len(counters)} nested loops, too many to tell of.")
         return [
             f"      case {Kind.TELL:d}:",
             "        if (thread == 0) {",
@@ -512,6 +545,8 @@ class _Source:
         there = f"t.at[{argument} >> {OFFSET_BITS}]"
         if not self.records.sites:
             return f"{there} + ({argument} & {(1 << OFFSET_BITS) - 1}ull)"
+        if self.subgrids:
+            return f"{there} + ({argument} & {ASIDE - 1}ull) + {self.subgrids.address(argument)}"
         framed = f"({argument} & {FRAMED}ull ? frame : 0)"
         return f"{there} + ({argument} & {FRAMED - 1}ull) + {framed}"
 

@@ -29,8 +29,10 @@ from tilewright.ir.expr import Const, Expr, Var, apply, const, static, substitut
 from tilewright.ir.program import (
     UNIT,
     BlockControl,
+    Buffer,
     Copy,
     Fetch,
+    Fork,
     GridCall,
     GridControl,
     Item,
@@ -46,7 +48,7 @@ from tilewright.ir.program import (
     copied_part,
 )
 from tilewright.ir.stack import STACK, STATUS, loops_around, sharing
-from tilewright.ir.verify.calls import reached, wide
+from tilewright.ir.verify.calls import reached
 from tilewright.ir.verify.tree import conditions_of, tasks_of
 
 KIND_BITS = 10
@@ -55,6 +57,12 @@ OFFSET_BITS = 48
 """Bits of an argument that are its offset in a buffer; the buffer's number stands above them."""
 FRAMED = 1 << 47
 """What marks an argument whose buffer is one of frames, in a launch that makes calls."""
+REGIONAL = 1 << 46
+"""What marks one whose buffer a region owns, in a launch whose forks run calls side by side."""
+ASIDE = 1 << 45
+"""What marks there one of the caller, which may be in another region."""
+HERE, DEEPER, CALLER = range(3)
+"""Whose frame an argument is in: that of the call at work, of one that it makes, of one that has made it elsewhere."""
 ENDLESS = (1 << 31) - 1
 TARGET_BITS = 16
 """Bits of a wait among others that say its counter; its target stands above them."""
@@ -79,12 +87,19 @@ class Kind(IntEnum):
     SET = 11  # number, its bytes; the row is the target
     FETCH = 12  # first byte, bytes, where in the unit's own memory; the row is the source
     FETCHED = 13  # what was fetched is there from here on
-    ROOM = 14  # what the status is where as many calls are active as may be
+    ROOM = 14  # what the status is where as many calls are active as may be, 0, records to skip then as of LEAVE
     CALL = 15  # records to skip, number of the call in the text
     RETURN = 16
     TELL = 17  # number of what the other units are to do, -1: end
     LISTEN = 18
-    KERNEL = 19  # first task, count, stride; this is the first kernel's
+    FOLLOW = 19  # records to skip for units that do not lead their sub-grid
+    FORK = 20  # records to skip where calls run one after another, `part_word`, records to skip as of LEAVE
+    SPLIT = 21  # records to skip for units of other parts, for those of this part that do not lead it, `part_word`
+    LEAVE = 22  # records to skip for the unit that leads the larger sub-grid from now on, 0, and for others
+    JOINED = 23  # 0, 0, records to skip as of LEAVE if a call was too deep
+    TURNS = 24  # records to skip for units that play none, first unit that is played, how many are
+    AGAIN = 25  # records to skip (back) as long as there is another unit to play
+    KERNEL = 26  # first task, count, stride; this is the first kernel's
 
 
 Number = int | Expr
@@ -146,33 +161,30 @@ def counter(depth: int) -> str:
     return f"counter{depth}"
 
 
-def records_of(launch: Launch, program: Program) -> Records:
-    """The records of a launch."""
-    return (LedWriter if launch.led else Writer)(launch, program).write()
-
-
 def nearby(program: Program) -> frozenset[str]:
     """The kernels of which some tasks read slices in their unit's own memory."""
     return frozenset(x.kernel for x in tasks_of(program.parts) if x.near is not None)
 
 
 @attrs.frozen
-class _Record:
+class Record:
+    """A record with the row of its arguments and its numbers, as far as these are known."""
+
     kind: int
     numbers: tuple[Number, ...] = ()
     row: int = 0
 
 
 @attrs.frozen
-class _Scope:
+class Scope:
     """Where a record is: what the counters of the loops around it are called, and how many there are."""
 
     env: Mapping[str, Expr] = attrs.field(factory=dict)
     depth: int = 0
 
-    def inside(self, name: str) -> _Scope:
+    def inside(self, name: str) -> Scope:
         """The scope in a loop with a counter of that name."""
-        return _Scope({**self.env, name: Var(counter(self.depth))}, self.depth + 1)
+        return Scope({**self.env, name: Var(counter(self.depth))}, self.depth + 1)
 
 
 class Writer:
@@ -197,7 +209,7 @@ class Writer:
         self.depth = 0
         self.limited = False
         self.used: set[int] = set()
-        self.calls: list[str] = []  # the procedure of each call in the text
+        self.calls: dict[int, str] = {}  # the procedure of each call in the text
 
     def write(self) -> Records:
         pieces: list[Array] = []
@@ -234,9 +246,9 @@ class Writer:
 
     def _codes(self) -> list[tuple[Array, Array]]:
         """Of each unit the table of its places, and its records."""
-        bodies = [self._parts(self.launch.body, _Scope(), outermost=True)]
-        bodies += [self._parts(x, _Scope()) for x in self.called.values()]
-        ends = [self._packed(_Record(Kind.END)), *[self._packed(_Record(Kind.RETURN))] * len(self.called)]
+        bodies = [self._parts(self.launch.body, Scope(), outermost=True)]
+        bodies += [self._parts(x, Scope()) for x in self.called.values()]
+        ends = [self._packed(Record(Kind.END)), *[self._packed(Record(Kind.RETURN))] * len(self.called)]
         streams = ([[*x[unit], end] for x, end in zip(bodies, ends, strict=True)] for unit in range(self.units))
         return [self._linked(x) for x in streams]
 
@@ -246,7 +258,7 @@ class Writer:
         Args:
             streams: what the launch does, and each procedure.
         """
-        firsts = np.cumsum([0, *(_length(x) for x in streams)])
+        firsts = np.cumsum([0, *(length_of(x) for x in streams)])
         code = np.concatenate([piece for stream in streams for piece in stream])
         entries = dict(zip(self.called, firsts[1:].tolist(), strict=False))
         table = np.zeros((-(-self.places // 4), 4), np.int64)
@@ -257,7 +269,7 @@ class Writer:
             table.reshape(-1)[-1 - site] = at + 1
         return table, code
 
-    def _packed(self, record: _Record, units: Array | None = None) -> Array:
+    def _packed(self, record: Record, units: Array | None = None) -> Array:
         """The four numbers of a record on each of some units, or on all alike."""
         units = np.zeros(1, np.int64) if units is None else units
         packed = np.zeros((len(units), 4), np.int64)
@@ -287,7 +299,7 @@ class Writer:
         """How many entries tables have."""
         return self.sites
 
-    def _parts(self, parts: Sequence[Part], scope: _Scope, outermost: bool = False) -> Streams:
+    def _parts(self, parts: Sequence[Part], scope: Scope, outermost: bool = False) -> Streams:
         streams: Streams = [[] for _ in range(self.units)]
         for number, part in enumerate(parts):
             match part:
@@ -295,11 +307,16 @@ class Writer:
                     made = self._phase(part, scope)
                 case GridCall():
                     made = self._call(part)
+                case Fork():
+                    made = [[] for _ in range(self.units)]
+                    for call in part.calls:
+                        for stream, added in zip(made, self._call(call), strict=True):
+                            stream += [*added, *self._barrier()]
                 case GridControl():
                     made = self._grid(part, scope)
             after = parts[number + 1] if number + 1 < len(parts) else None
             joined = (isinstance(part, GridCall) and part.late) or (isinstance(after, GridCall) and after.early)
-            meet = not isinstance(part, GridControl) and not joined and (not outermost or after is not None)
+            meet = not isinstance(part, GridControl | Fork) and not joined and (not outermost or after is not None)
             behind = self._barrier() if meet else []
             for stream, added in zip(streams, made, strict=True):
                 stream += [*added, *behind]
@@ -307,18 +324,26 @@ class Writer:
 
     def _barrier(self, deep: int = 0) -> list[Array]:
         """A barrier of all units; one unit alone does everything in order."""
-        return [self._packed(_Record(Kind.BARRIER, (deep,)))] if self.units > 1 else []
+        return [self._packed(Record(Kind.BARRIER, (deep,)))] if self.units > 1 else []
 
-    def _call(self, call: GridCall) -> Streams:
-        """Room for a call, copies of its arguments, the call, and copies of its results, behind which units meet."""
-        site = self.sites
+    def _site(self) -> int:
+        """A place more in the table in front of the records."""
         self.sites += 1
-        self.calls.append(call.procedure)
+        return self.sites - 1
+
+    def _call(self, call: GridCall, caller: int = HERE) -> Streams:
+        """Room for a call, copies of its arguments, the call, and copies of its results, behind which units meet.
+
+        Args:
+            caller: where the frame is that arguments come from and results go to.
+        """
+        site = self._site()
+        self.calls[site] = call.procedure
         procedure = self.program.procedures[call.procedure]
         status = list(self.program.procedures).index(call.procedure) + 1
-        before, records = self._packed(_Record(Kind.ROOM, (status,))), _Record(Kind.CALL, (0, site))
-        given = self._copies(call.args, procedure.params, (0, 1))
-        taken = self._copies(procedure.results, call.results, (1, 0))
+        before, records = self._packed(Record(Kind.ROOM, (status,))), Record(Kind.CALL, (0, site))
+        given = self._copies(call.args, procedure.params, (caller, DEEPER))
+        taken = self._copies(procedure.results, call.results, (DEEPER, caller))
         middle = [*self._before(call), self._packed(records)]
         return [[before, *x, *middle, *y] for x, y in zip(given, taken, strict=True)]
 
@@ -329,39 +354,39 @@ class Writer:
         """
         return self._barrier(int(call.direct))
 
-    def _copies(self, sources: Sequence[str], targets: Sequence[str], deeper: tuple[int, int]) -> Streams:
+    def _copies(self, sources: Sequence[str], targets: Sequence[str], frames: tuple[int, int]) -> Streams:
         """Copies between the frame of a call and the next deeper one, large ones shared out among the units.
 
         Args:
-            deeper: for source and target whether they are of the next deeper one.
+            frames: where source and target are.
         """
         streams: Streams = [[] for _ in range(self.acting)]
         for source, target in zip(sources, targets, strict=True):
             value = self.program.storage.placements[source].value
             size = static(value.num_elements() * dtypes.size_of(value.dtype), f"size of {source}")
-            row = self._addresses([(source, deeper[0]), (target, deeper[1])], size)
+            row = self._addresses([(source, frames[0]), (target, frames[1])], size)
             parts = sharing(size, self.acting)
             for unit in range(parts if size else 0):
                 part = Copy(source, target, part=const(unit), parts=parts)
                 low, high = (int(evaluate(x, {})) for x in copied_part(part, const(size)))
-                streams[unit].append(self._packed(_Record(Kind.COPY, (0, low, high - low), row)))
+                streams[unit].append(self._packed(Record(Kind.COPY, (0, low, high - low), row)))
         return streams
 
-    def _phase(self, phase: Phase, scope: _Scope) -> Streams:
+    def _phase(self, phase: Phase, scope: Scope) -> Streams:
         streams: Streams = [[] for _ in range(self.units)]
         for lane in phase.lanes:
             units = np.arange(lane.first, lane.first + bounds_of(lane.units, self.symbols).high)
             records = self._items(lane.items, scope)
             if not isinstance(lane.units, Const):
                 there = apply("select", Var(UNIT) - lane.first < lane.units, const(1), const(0))
-                records = [_Record(Kind.BRANCH, (len(records), there)), *records]
+                records = [Record(Kind.BRANCH, (len(records), there)), *records]
             if records:
                 table = np.stack([self._packed(x, units) for x in records], axis=1)
                 for unit, rows in zip(units.tolist(), table, strict=True):
                     streams[unit].append(rows)
         return streams
 
-    def _grid(self, control: GridControl, scope: _Scope) -> Streams:
+    def _grid(self, control: GridControl, scope: Scope) -> Streams:
         if not control.counter:
             both = (self._parts(x, scope) for x in (control.body, control.orelse))
             return [self._branch(control, body, orelse) for body, orelse in zip(*both, strict=True)]
@@ -369,21 +394,21 @@ class Writer:
         streams: Streams = []
         for body in self._parts(control.body, scope.inside(control.counter)):
             over, back = test.copy(), step.copy()
-            over[0, 1], back[0, 1] = (_length(body) + 1, -_length(body) - 2)
+            over[0, 1], back[0, 1] = (length_of(body) + 1, -length_of(body) - 2)
             streams.append([enter, over, *body, back])
         return streams
 
     def _branch(self, control: GridControl, body: list[Array], orelse: list[Array]) -> list[Array]:
-        over = [self._packed(_Record(Kind.JUMP, (_length(orelse),)))] if orelse else []
+        over = [self._packed(Record(Kind.JUMP, (length_of(orelse),)))] if orelse else []
         row = self._row((control.condition,))
-        return [self._packed(_Record(Kind.BRANCH, (_length(body) + len(over), 1), row)), *body, *over, *orelse]
+        return [self._packed(Record(Kind.BRANCH, (length_of(body) + len(over), 1), row)), *body, *over, *orelse]
 
-    def _items(self, items: Sequence[Item], scope: _Scope) -> list[_Record]:
-        records: list[_Record] = []
+    def _items(self, items: Sequence[Item], scope: Scope) -> list[Record]:
+        records: list[Record] = []
         coming = False  # what was fetched
         for number, item in enumerate(items):
             if coming and (isinstance(item, BlockControl) or (isinstance(item, Task) and item.near is not None)):
-                records.append(_Record(Kind.FETCHED))
+                records.append(Record(Kind.FETCHED))
                 coming = False
             match item:
                 case Task():
@@ -391,19 +416,19 @@ class Writer:
                     close = item.near or Near(0, 0)
                     size = self.program.kernels[item.kernel].choice.slice_bytes(close.count)
                     near = (close.offset, close.count, size) if item.kernel in self.nearby else ()
-                    records.append(_Record(self.kinds[item.kernel], numbers, self._row(item.args, *near)))
+                    records.append(Record(self.kinds[item.kernel], numbers, self._row(item.args, *near)))
                 case Fetch():
                     place = (*self._numbers(scope, item.first), item.bytes, item.offset)
-                    records.append(_Record(Kind.FETCH, place, self._row((item.source,))))
+                    records.append(Record(Kind.FETCH, place, self._row((item.source,))))
                     coming = True
                 case Copy():
                     records.append(self._copy(item, scope))
                 case Set():
                     value = self.program.storage.placements[item.target].value
                     numbers = (*self._numbers(scope, item.value), dtypes.size_of(value.dtype))
-                    records.append(_Record(Kind.SET, numbers, self._row((item.target,))))
+                    records.append(Record(Kind.SET, numbers, self._row((item.target,))))
                 case Signal():
-                    records.append(_Record(Kind.SIGNAL, self._numbers(scope, self._counter(item))))
+                    records.append(Record(Kind.SIGNAL, self._numbers(scope, self._counter(item))))
                 case Wait() if not number or not isinstance(items[number - 1], Wait):
                     records += self._waits(_first_waits(items[number:]), scope)
                 case BlockControl() if item.counter:
@@ -412,18 +437,18 @@ class Writer:
                     records += [enter, test, *body, step]
                 case BlockControl():
                     body, orelse = self._items(item.body, scope), self._items(item.orelse, scope)
-                    over = [_Record(Kind.JUMP, (len(orelse),))] if orelse else []
+                    over = [Record(Kind.JUMP, (len(orelse),))] if orelse else []
                     row = self._row((item.condition,))
-                    records += [_Record(Kind.BRANCH, (len(body) + len(over), 1), row), *body, *over, *orelse]
-        return [*records, _Record(Kind.FETCHED)] if coming else records
+                    records += [Record(Kind.BRANCH, (len(body) + len(over), 1), row), *body, *over, *orelse]
+        return [*records, Record(Kind.FETCHED)] if coming else records
 
-    def _waits(self, waits: Sequence[Wait], scope: _Scope) -> list[_Record]:
+    def _waits(self, waits: Sequence[Wait], scope: Scope) -> list[Record]:
         """Waits that stand in a row, several in a record where their numbers allow it."""
         each = [self._numbers(scope, self._counter(x), x.target) for x in waits]
         packed = [self._together(*x) for x in each]
-        records = [_Record(Kind.WAIT, (*x, 0)) for x, number in zip(each, packed, strict=True) if number is None]
+        records = [Record(Kind.WAIT, (*x, 0)) for x, number in zip(each, packed, strict=True) if number is None]
         small = [x for x in packed if x is not None]
-        records += [_Record(Kind.WAITS, tuple(small[i : i + TOGETHER])) for i in range(0, len(small), TOGETHER)]
+        records += [Record(Kind.WAITS, tuple(small[i : i + TOGETHER])) for i in range(0, len(small), TOGETHER)]
         last = records.pop()
         if last.kind == Kind.WAIT:
             return [*records, attrs.evolve(last, numbers=(*last.numbers[:2], 1))]
@@ -441,36 +466,36 @@ class Writer:
                 return None
         return counter + target * (1 << TARGET_BITS)
 
-    def _loop(self, control: GridControl | BlockControl, scope: _Scope, length: int) -> tuple[_Record, ...]:
+    def _loop(self, control: GridControl | BlockControl, scope: Scope, length: int) -> tuple[Record, ...]:
         """The records around the body of a loop: two in front of it, one behind."""
         depth = scope.depth
         self.depth = max(self.depth, depth + 1)
         row = self._row((control.condition,)) if control.condition else 0
         (trips,) = (ENDLESS,) if control.trip is None else self._numbers(scope, control.trip)
-        test = _Record(Kind.TEST, (length + 1, trips, depth), row)
+        test = Record(Kind.TEST, (length + 1, trips, depth), row)
         self.limited |= bool(control.limit)
         limit = self._row((control.limit,)) if control.limit else 0
-        return _Record(Kind.ENTER, (depth,), limit), test, _Record(Kind.NEXT, (-length - 2, depth))
+        return Record(Kind.ENTER, (depth,), limit), test, Record(Kind.NEXT, (-length - 2, depth))
 
-    def _copy(self, copy: Copy, scope: _Scope) -> _Record:
+    def _copy(self, copy: Copy, scope: Scope) -> Record:
         value = self.program.storage.placements[copy.source].value
         size = static(value.num_elements() * dtypes.size_of(value.dtype), f"size of {copy.source}")
         low, high = copied_part(copy, const(size))
         numbers = self._numbers(scope, const(0) if copy.row is None else copy.row, low, high - low)
-        return _Record(Kind.COPY, numbers, self._row((copy.source, copy.target), size))
+        return Record(Kind.COPY, numbers, self._row((copy.source, copy.target), size))
 
     def _counter(self, item: Signal | Wait) -> Expr:
         return item.index + self.events[item.event]
 
-    def _numbers(self, scope: _Scope, *numbers: Expr) -> tuple[Number, ...]:
+    def _numbers(self, scope: Scope, *numbers: Expr) -> tuple[Number, ...]:
         return tuple(substitute(x, scope.env) if scope.env else x for x in numbers)
 
     def _row(self, names: tuple[str, ...], *numbers: int) -> int:
         """The place of the addresses of some values, and of numbers behind them, among the rows."""
-        return self._addresses([(x, 0) for x in names], *numbers)
+        return self._addresses([(x, HERE) for x in names], *numbers)
 
     def _addresses(self, places: Sequence[tuple[str, int]], *numbers: int) -> int:
-        """As `_row`; a value with 1 behind it is one of the next deeper call, if it stands in a frame."""
+        """As `_row`; behind each value stands in whose frame it is, if it is in one."""
         key: tuple[tuple[str, int] | int, ...] = (*places, *numbers)
         if key not in self.known_rows:
             self.known_rows[key] = len(self.rows)
@@ -480,74 +505,21 @@ class Writer:
     def _buffer(self, name: str) -> int:
         return self.buffers.setdefault(name, len(self.buffers) + 1)
 
-    def _argument(self, name: str, deeper: int) -> int:
+    def _argument(self, name: str, frame: int) -> int:
         placement = self.program.storage.placements[name]
         buffer = self.program.storage.buffers[placement.buffer]
-        if buffer.owner not in ("program", "frame") or buffer.level != "global":
+        if buffer.owner not in ("program", "frame", "region") or buffer.level != "global":
             raise InternalError(
                 f"launch {self.launch.name}: {name!r} is at level {buffer.level}, owned by a {buffer.owner}, which is "
                 "not generated for CUDA yet."
             )
-        offset = placement.offset
-        if self.called and buffer.owner == "frame":
-            offset = FRAMED | offset + deeper * buffer.bytes
-        return self._buffer(buffer.name) << OFFSET_BITS | offset
+        return self._buffer(buffer.name) << OFFSET_BITS | self._offset(placement.offset, buffer, frame)
 
-
-class LedWriter(Writer):
-    """The records of a launch that unit 0 leads: its own say all, those of others what they do when they are told."""
-
-    def __init__(self, launch: Launch, program: Program) -> None:
-        super().__init__(launch, program)
-        self.acting = 1
-        self.runs: list[Streams] = []  # what the other units do of phases in a row
-
-    @property
-    def places(self) -> int:
-        """See `Writer.places`: calls of unit 0, and runs of the others."""
-        return max(self.sites, len(self.runs))
-
-    def _codes(self) -> list[tuple[Array, Array]]:
-        bodies = [self._parts(self.launch.body, _Scope())]
-        bodies += [self._parts(x, _Scope()) for x in self.called.values()]
-        over = [self._packed(_Record(Kind.TELL, (-1,))), *self._barrier(), self._packed(_Record(Kind.END))]
-        ends = [over, *[[self._packed(_Record(Kind.RETURN))]] * len(self.called)]
-        leader = [[*x, *end] for (x,), end in zip(bodies, ends, strict=True)]
-        listen = [*self._barrier(), self._packed(_Record(Kind.LISTEN))]
-        codes = [self._linked(leader)]
-        for unit in range(self.units - 1):
-            table = np.zeros((-(-self.places // 4), 4), np.int64)
-            code, length = list(listen), _length(listen)
-            for number, run in enumerate(self.runs):
-                table.reshape(-1)[-1 - number] = length
-                length += _length(run[unit]) + 1
-                code += [*run[unit], self._packed(_Record(Kind.JUMP, (-length,)))]
-            codes.append((table, np.concatenate(code)))
-        return codes
-
-    def _parts(self, parts: Sequence[Part], scope: _Scope, outermost: bool = False) -> Streams:
-        """The records of unit 0 alone; those of the others are kept."""
-        stream: list[Array] = []
-        for at, part in enumerate(parts):
-            match part:
-                case GridControl():
-                    stream += self._grid(part, scope)[0]
-                case GridCall():
-                    stream += self._call(part)[0]
-                case Phase() if not wide(part):
-                    stream += self._phase(part, scope)[0]
-                case Phase():
-                    if not at or not wide(parts[at - 1]):
-                        stream += [self._packed(_Record(Kind.TELL, (len(self.runs),))), *self._barrier()]
-                        self.runs.append([[] for _ in range(self.units - 1)])
-                    mine, *others = self._phase(part, scope)
-                    stream += [*mine, *self._barrier()]
-                    for run, records in zip(self.runs[-1], others, strict=True):
-                        run += [*records, *self._barrier()]
-        return [stream]
-
-    def _before(self, call: GridCall) -> list[Array]:
-        return []
+    def _offset(self, offset: int, buffer: Buffer, frame: int) -> int:
+        """An offset in a buffer with its marks."""
+        if not self.called or buffer.owner != "frame":
+            return offset
+        return FRAMED | offset + (frame == DEEPER) * buffer.bytes
 
 
 def _first_waits(items: Sequence[Item]) -> list[Wait]:
@@ -555,5 +527,6 @@ def _first_waits(items: Sequence[Item]) -> list[Wait]:
     return [x for x in takewhile(lambda x: isinstance(x, Wait), items) if isinstance(x, Wait)]
 
 
-def _length(pieces: Sequence[Array]) -> int:
+def length_of(pieces: Sequence[Array]) -> int:
+    """How many records there are."""
     return sum(map(len, pieces))

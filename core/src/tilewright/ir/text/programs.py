@@ -9,6 +9,7 @@ from tilewright.ir.program import (
     BlockControl,
     Copy,
     Fetch,
+    Fork,
     GridCall,
     GridControl,
     HostCall,
@@ -116,7 +117,7 @@ def _steps(steps: tuple[Step, ...]) -> Iterator[str]:
                 yield _call(step)
             case HostSet():
                 yield _set(step)
-            case Phase() | GridControl() | GridCall():
+            case Phase() | GridControl() | GridCall() | Fork():
                 yield from _parts((step,))
 
 
@@ -153,6 +154,9 @@ def _launch(launch: Launch) -> Iterator[str]:
     parts += [f"own {e.own_bytes} bytes"] * bool(e.own_bytes)
     parts += [f"stack {e.stack_bytes} bytes"] * bool(e.stack_bytes) + ["cooperative"] * e.cooperative
     parts += ["led"] * launch.led
+    if launch.subgrids.levels:
+        widths = ", ".join(map(str, launch.subgrids.widths))
+        parts.append(f"forks of {widths} in {launch.subgrids.levels} levels")
     parts += [f"event {quote(name)}[{count}]" for name, count in launch.events.items()]
     parts += [f"traced {launch.traced}"] * bool(launch.traced)
     yield f"launch {quote(launch.name)} ({', '.join(parts)}) {{"
@@ -173,6 +177,10 @@ def _parts(parts: tuple[Part, ...]) -> Iterator[str]:
         elif isinstance(part, GridCall):
             haste = [x for x in ("early", "direct", "late") if getattr(part, x)]
             yield " ".join([f"grid {_call(part)}", *haste])
+        elif isinstance(part, Fork):
+            yield "fork {"
+            yield from indent(_parts(part.calls))
+            yield "}"
         else:
             yield from _branches("grid", part, _parts(part.body), _parts(part.orelse))
 

@@ -17,6 +17,7 @@ from tilewright.ir.program import (
     Wait,
     calls,
     every_call,
+    forks,
     launches,
 )
 from tilewright.ir.stack import STACK, STATUS, WORD, alone, stack_words, table_bytes
@@ -30,7 +31,7 @@ LEVEL = (
 )
 ROOM = (
     "a launch that makes calls has room in each unit for the table of where they return to, or of what unit 0 tells it "
-    "to do, and buffers for the stack and for its status"
+    "to do, and of the sub-grids that it is a part of, and buffers for the stack and for its status"
 )
 SETTLED = (
     "a barrier is the last thing in a procedure that units run together: results are copied to where another unit may "
@@ -109,6 +110,20 @@ def wide(part: Part) -> bool:
     return isinstance(part, Phase) and not by_first(part)
 
 
+def places(parts: Sequence[Part], led: bool, apart: bool) -> int:
+    """Places in the tables of units that parts need: where calls return to, or what unit 0 may tell the others.
+
+    Args:
+        led: whether it tells them.
+        apart: whether calls of forks may run side by side. Then any unit may lead others, and has places for both; and
+            a fork stands in the text once for each way, and has a place where it begins.
+    """
+    calls, runs = len(every_call(parts)), runs_in(parts) if led else 0
+    if not apart:
+        return max(calls, runs)
+    return calls + runs + sum(len(x.calls) + 1 for x in forks(parts))
+
+
 def check_haste(before: Part | None, part: Part | None, program: Program, place: Place) -> None:
     """Refuses a part that begins without a barrier where it needs one, and an end without a barrier."""
     early = isinstance(part, GridCall) and part.early
@@ -123,7 +138,7 @@ def check_haste(before: Part | None, part: Part | None, program: Program, place:
         if not by_first(first) or (early and not by_first(before)):
             raise place.broken(HASTE, f"{part.procedure} is called directly, and other units than unit 0 are at work")
     if late and isinstance(before, GridCall):
-        if part is None or isinstance(part, GridControl):
+        if not isinstance(part, Phase | GridCall):
             raise place.broken(HASTE, f"no phase or call is behind the call of {before.procedure}, which is late")
         _check_alone(before.results, part, program, place, writes=False)
         if isinstance(part, GridCall):
@@ -163,8 +178,9 @@ def _check_room(program: Program, place: Place) -> None:
             continue
         there = place.at(f"launch {launch.name}")
         bodies = (launch.body, *(program.procedures[x].parts for x in reached(launch.body, program)))
-        sites = sum(max(len(every_call(x)), runs_in(x) if launch.led else 0) for x in bodies)
-        if launch.envelope.stack_bytes < table_bytes(sites):
+        levels = launch.subgrids.levels
+        sites = sum(places(x, launch.led, levels > 0) for x in bodies)
+        if launch.envelope.stack_bytes < table_bytes(sites, levels):
             raise there.broken(ROOM, f"{sites} places, and {launch.envelope.stack_bytes} bytes in each unit")
         for name, needed, owner in ((STATUS, WORD, "program"), (STACK, words * WORD, "frame")):
             buffer = program.storage.buffers.get(name)

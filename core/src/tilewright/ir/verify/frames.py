@@ -14,7 +14,8 @@ OWN = (
     "say it reads of the host program"
 )
 FRAME = (
-    "parameters of a procedure, and results that are its own, stand in its frame, and nothing of the host program does"
+    "parameters of a procedure, and results that are its own, stand in its frame, and nothing of the host program "
+    "stands in one, or in what a region owns"
 )
 ACROSS = "a value that is needed after a call stands in a frame, or in bytes that the call does not touch"
 
@@ -23,7 +24,7 @@ def check_frames(program: Program, touched: Sequence[Touch], place: Place) -> No
     """Refuses values of procedures in places that other calls reach."""
     if not program.procedures:
         for placement in program.storage.placements.values():
-            if program.storage.buffers[placement.buffer].owner == "frame":
+            if program.storage.buffers[placement.buffer].owner in ("frame", "region"):
                 raise place.at(f"value {placement.value.name}").broken(FRAME, "it stands in a frame of no procedure")
         return
     sites = call_sites(program)
@@ -71,7 +72,7 @@ def _check_frames(program: Program, touched: Sequence[Touch], place: Place) -> N
     storage, elsewhere = program.storage, of_host(program, touched) | set(program.weights)
     for touch in touched:
         buffer = storage.buffers[storage.placements[touch.value].buffer]
-        if not touch.procedure and buffer.owner == "frame":
+        if not touch.procedure and buffer.owner in ("frame", "region"):
             raise place.at(f"value {touch.value}").broken(FRAME, f"step {touch.step} of the host program touches it")
     for name, procedure in program.procedures.items():
         for value in (*procedure.params, *procedure.results):
@@ -108,8 +109,8 @@ def _check_across(
 def _needed(site: CallSite, own: Mapping[str, Placement]) -> Iterator[str]:
     """The values of the caller that must be whole while the call runs."""
     yield from site.call.reads
-    if isinstance(site.call, GridCall) and not site.procedure:
-        # What comes before a call of a launch, and what comes after it, is in one step.
+    if site.others or (isinstance(site.call, GridCall) and not site.procedure):
+        # What other calls of a fork take and give, and what comes before and after a call of a launch, is in one step.
         yield from (name for name, x in own.items() if x.first <= site.step <= x.last)
         return
     yield from (name for name, x in own.items() if x.first < site.step < x.last)

@@ -13,6 +13,7 @@ from tilewright.ir.ops import Value
 from tilewright.ir.program import (
     UNIT,
     Copy,
+    Fork,
     GridCall,
     HostCall,
     HostCopy,
@@ -34,6 +35,7 @@ from tilewright.ir.program import (
 from tilewright.ir.verify.calls import check_calls, check_haste, reached
 from tilewright.ir.verify.choice import check_resources
 from tilewright.ir.verify.flow import WRITTEN
+from tilewright.ir.verify.forks import check_fork, check_subgrids
 from tilewright.ir.verify.graphs import check_graphs
 from tilewright.ir.verify.groups import check_group
 from tilewright.ir.verify.laws import Place, show, show_value
@@ -41,7 +43,7 @@ from tilewright.ir.verify.near import Held, check_control
 from tilewright.ir.verify.ordering import Footprint, accesses, same_bytes, whole
 from tilewright.ir.verify.phases import EVENTS, Run, run_phase, signalled
 from tilewright.ir.verify.storage import check_storage
-from tilewright.ir.verify.tree import controls_of, decides, first_phases, leaves, tasks_of, work_of
+from tilewright.ir.verify.tree import controls_of, decides, first_phases, leaves, tasks_of, touches, work_of
 from tilewright.ir.verify.turns import Used, check_turns
 from tilewright.ir.verify.unroll import TRIPS, call_of, number
 
@@ -96,6 +98,7 @@ def verify_program(program: Program, device: DeviceModel | None = None, footprin
         _check_signature(call, program, place.at(f"call {call.procedure}"))
     check_calls(program, place)
     check_storage(program, symbols, place)
+    check_subgrids(program, touches(program), place)
     check_graphs(program, device, place)
     checker = _Checker(program, device, footprint)
     env = {name: x.high for name, x in symbols.items()}
@@ -406,6 +409,13 @@ class _Checker:
             if isinstance(part, GridCall):
                 written = self._call(part, written, there.at(f"call {part.procedure}"))
                 run.phases.append(Used(dict.fromkeys((*part.args, *part.reads, *part.results), ())))
+                continue
+            if isinstance(part, Fork):
+                check_fork(part, self._program, there)
+                given = [self._call(x, written, there.at(f"call {x.procedure}")) for x in part.calls]
+                written = written.union(*given)
+                touched = (name for x in part.calls for name in (*x.args, *x.reads, *x.results))
+                run.phases.append(Used(dict.fromkeys(touched, ())))
                 continue
             if part.trip is not None and UNIT in variables(part.trip):
                 raise there.broken(UNIFORM, f"the trip count {show(part.trip)} depends on the unit")

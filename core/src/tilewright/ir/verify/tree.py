@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
@@ -10,6 +11,7 @@ from tilewright.ir.program import (
     BlockControl,
     Copy,
     Fetch,
+    Fork,
     GridCall,
     GridControl,
     HostCall,
@@ -120,7 +122,7 @@ def _first(parts: Sequence[Part]) -> tuple[list[Phase], bool]:
     for part in parts:
         if isinstance(part, Phase):
             return [*found, part], False
-        if isinstance(part, GridCall):
+        if isinstance(part, GridCall | Fork):
             return found, False
         (body, none), (orelse, no_other) = _first(part.body), _first(part.orelse)
         found += [*body, *orelse]
@@ -158,11 +160,16 @@ def touches(program: Program) -> list[Touch]:
 
 @attrs.frozen
 class CallSite:
-    """A call at a step of a procedure, or of the host tree ("")."""
+    """A call at a step of a procedure, or of the host tree ("").
+
+    Args:
+        others: that are made in the same step, before it, after it or beside it.
+    """
 
     call: HostCall | GridCall
     step: int
     procedure: str
+    others: bool = False
 
 
 def call_sites(program: Program) -> list[CallSite]:
@@ -170,7 +177,9 @@ def call_sites(program: Program) -> list[CallSite]:
     where = spans(program.body, program.procedures.values())
     found = [CallSite(call, step, "") for step, call in numbered_calls(program.body)]
     for name, procedure in program.procedures.items():
-        found += [CallSite(call, step, name) for step, call in numbered_calls(procedure.body, where[name][0] + 1)]
+        sites = list(numbered_calls(procedure.body, where[name][0] + 1))
+        count = Counter(step for step, _ in sites)
+        found += [CallSite(call, step, name, count[step] > 1) for step, call in sites]
     return found
 
 
@@ -178,8 +187,8 @@ def numbered_calls(steps: Sequence[Step], number: int = 0) -> Iterator[tuple[int
     """The calls among some steps, of which the first has a number, and inside them; those of a launch have its."""
     for step in steps:
         match step:
-            case HostCall() | GridCall():
-                yield number, step
+            case HostCall() | GridCall() | Fork():
+                yield from ((number, x) for x in every_call((step,)))
             case Launch():
                 yield from ((number, x) for x in every_call(step.body))
             case _:
@@ -209,6 +218,9 @@ def _touches(
                 yield from _called(step, number, loops)
                 if isinstance(step, GridCall) and step.late:
                     yield from (Touch(name, number + 1, False, loops) for name in step.results)
+            case Fork():
+                for call in step.calls:
+                    yield from _called(call, number, loops)
             case HostLoop() | GridControl() if step.counter:
                 if step.limit:
                     yield Touch(step.limit, number, False, loops)

@@ -18,6 +18,7 @@ from tilewright.ir.program import (
     BlockControl,
     Copy,
     Fetch,
+    Fork,
     GridCall,
     GridControl,
     HostCall,
@@ -135,10 +136,15 @@ class Turned:
             lanes = tuple(attrs.evolve(x, items=tuple(map(self._item, x.items))) for x in part.lanes)
             return Phase(lanes)
         if isinstance(part, GridCall):
-            args, results = (tuple(map(self._name, x)) for x in (part.args, part.results))
-            return attrs.evolve(part, args=args, results=results)
+            return self._call(part)
+        if isinstance(part, Fork):
+            return Fork(tuple(map(self._call, part.calls)))
         body, orelse = (tuple(map(self.part, x)) for x in (part.body, part.orelse))
         return attrs.evolve(self._control(part), body=body, orelse=orelse)
+
+    def _call(self, call: GridCall) -> GridCall:
+        args, results = (tuple(map(self._name, x)) for x in (call.args, call.results))
+        return attrs.evolve(call, args=args, results=results)
 
     def _item(self, item: Item) -> Item:
         match item:

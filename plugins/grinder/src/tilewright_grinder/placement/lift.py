@@ -31,16 +31,17 @@ from tilewright.ir.program import (
     Set,
     Task,
     calls,
-    every_call,
     launches,
 )
 from tilewright.ir.stack import alone, table_bytes
-from tilewright.ir.verify.calls import runs_in, settles
+from tilewright.ir.subgrids import Subgrids
+from tilewright.ir.verify.calls import places, settles
 from tilewright.ir.verify.tree import tasks_of
 from tilewright.planning.session import Session
 from tilewright.planning.storage import byte_size
 from tilewright.planning.tracing import MOST
 from tilewright_grinder.placement.barriers import EMPTY, hastened, joined, settled
+from tilewright_grinder.placement.forks import siblings, widths, without_haste
 from tilewright_grinder.placement.keep import kept
 from tilewright_grinder.placement.limits import STACK, ValueOf, calling_envelope, envelope_of, needs_of, outside
 from tilewright_grinder.placement.predict import Predictor
@@ -76,6 +77,7 @@ class Called:
         sites: places in the tables of units that it and what it calls need.
         direct: whether it begins with a phase of unit 0.
         led: whether unit 0 leads them.
+        subgrids: which forks run their calls side by side.
     """
 
     units: int = 0
@@ -83,6 +85,7 @@ class Called:
     sites: int = 0
     direct: bool = False
     led: bool = False
+    subgrids: Subgrids = attrs.field(factory=Subgrids)
 
 
 @attrs.frozen
@@ -93,6 +96,7 @@ class Lifter:
         inner: what is asked of loops and branches inside.
         placed: is told the level of each of them.
         called: the procedures that launches call.
+        apart: whether calls that need nothing of each other are forks.
     """
 
     session: Session
@@ -101,6 +105,7 @@ class Lifter:
     inner: Inner
     placed: Callable[[HostLoop | HostIf, str], None]
     called: Mapping[str, Called] = attrs.field(factory=dict)
+    apart: bool = False
 
     def grid(self, name: str, steps: Sequence[HostStep]) -> Launch | Refused:
         """A launch of as many units as have something to do, which take control together."""
@@ -128,11 +133,15 @@ class Lifter:
     ) -> Launch | Refused:
         """A launch that calls procedures."""
         parts = settled(parts, self.session.table.kernels)
-        sites = places_in(parts) + sum(self.called[x].sites for x in names)
-        if table_bytes(sites) > STACK:
+        levels = max(self.called[x].subgrids.levels for x in names)
+        each = {*widths((parts,)), *(y for x in names for y in self.called[x].subgrids.widths)}
+        subgrids = Subgrids(levels, tuple(sorted(each))) if levels else Subgrids()
+        sites = places_in(parts, levels > 0) + sum(self.called[x].sites for x in names)
+        if table_bytes(sites, levels) > STACK:
             return Refused(f"units need a table of {sites} places, and have room for {STACK // table_bytes(1)}")
         led = envelope.units > 1 and any(self.called[x].led for x in names)
-        return Launch(name, envelope, self.hastened(parts, lambda name: self.called[name].direct), led=led)
+        body = self.hastened(parts, lambda name: self.called[name].direct)
+        return Launch(name, envelope, body, led=led, subgrids=subgrids)
 
     def hastened(self, parts: Sequence[Part], direct: Callable[[str], bool]) -> tuple[Part, ...]:
         """The parts without barriers around calls where they need none; `direct` as `Called` says it."""
@@ -214,9 +223,9 @@ class Lifter:
         return byte_size(value, {x.name: x.interval for x in self.session.symbols})
 
 
-def places_in(parts: Sequence[Part]) -> int:
-    """Places in the tables of units that parts need: where calls return to, or what unit 0 may tell the others."""
-    return max(len(every_call(parts)), runs_in(parts))
+def places_in(parts: Sequence[Part], apart: bool) -> int:
+    """Places in the tables of units that parts need, whether unit 0 leads or not; `apart` as of `places`."""
+    return places(parts, True, apart)
 
 
 class _NotKnownError(Exception):
@@ -237,9 +246,12 @@ class _Grid:
     def parts(self, steps: Sequence[HostStep]) -> tuple[Part, ...]:
         """The parts of some steps, with barriers where values cross units."""
         made: list[Part] = []
-        spread = _spread(steps, self._kernels)
-        for number, step in enumerate(steps):
+        ordered = siblings(steps, self._kernels) if self.lifter.apart else list(steps)
+        spread = _spread(ordered, self._kernels)
+        for number, step in enumerate(ordered):
             match step:
+                case tuple():
+                    made.append(without_haste(step))
                 case Launch():
                     made += self._launch(attrs.evolve(step, traced=0))
                 case HostCopy():
@@ -293,7 +305,7 @@ class _Grid:
         return Phase((Lane(unit, const(parts), (Copy(copy.source, copy.target, copy.row, part, parts),)),))
 
 
-def _spread(steps: Sequence[HostStep], kernels: Mapping[str, Kernel]) -> dict[int, int]:
+def _spread(steps: Sequence[HostStep | tuple[HostCall, ...]], kernels: Mapping[str, Kernel]) -> dict[int, int]:
     """The units of copies that stand in a row, by their places: of many that are independent each has its own.
 
     What a kernel of one task makes beside them is left to the unit that has made it.

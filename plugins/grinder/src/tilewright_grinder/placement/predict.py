@@ -22,6 +22,7 @@ from tilewright.ir.program import (
     BlockControl,
     Copy,
     Fetch,
+    Fork,
     GridCall,
     GridControl,
     HostCall,
@@ -60,7 +61,7 @@ _RECORDS = 8.0
 """Steps that wait for each other (`step_seconds`) in what a unit of a GPU does between two tasks."""
 
 
-def _meeting_seconds(device: DeviceModel) -> float:
+def meeting_seconds(device: DeviceModel) -> float:
     """Seconds from the end of a phase to the beginning of the next one: on an H200 1.3 µs, for units that have the
     registers to go through their records."""
     return device.barrier_seconds * (1.0 if device.kind == "cpu" else 1.3)
@@ -150,24 +151,34 @@ class Predictor:
         free = self._cpu and launch.envelope.units == 1
         return (0.0 if free else start) + self.parts(launch.body, launch.envelope.units, launch.led)
 
-    def parts(self, parts: Sequence[Part], units: int, led: bool = False) -> float:
+    def parts(
+        self, parts: Sequence[Part], units: int, led: bool = False, on: int = 0, apart: bool = False
+    ) -> float:
         """Of parts of a launch, with a barrier behind each phase where there is more than one unit.
 
         Args:
             led: whether unit 0 leads: then barriers stand around phases of other units, and nowhere else.
+            on: how many units do what so many would; 0: all.
+            apart: whether calls of forks run side by side.
         """
-        barrier = _meeting_seconds(self.device) if units > 1 else 0.0
+        barrier = meeting_seconds(self.device) if units > 1 else 0.0
         total = 0.0
         for at, part in enumerate(parts):
             if isinstance(part, Phase):
                 told = led and wide(part) and (not at or not wide(parts[at - 1]))
                 total += (not led or wide(part)) * barrier + told * (barrier + _RECORDS * self.device.step_seconds)
-                total += max((self._lane(x, {}) for x in part.lanes), default=0.0)
+                busy = sum(self._number(x.units, {}) for x in part.lanes)
+                total += -(-busy // (on or units)) * max((self._lane(x, {}) for x in part.lanes), default=0.0)
                 continue
             if isinstance(part, GridCall):
                 total += self._call(part, 0.0 if led else barrier, 1 if led else units)
                 continue
-            sides = [self.parts(x, units, led) for x in (part.body, part.orelse)]
+            if isinstance(part, Fork):
+                each = [self._call(x, 0.0 if led else barrier, 1 if led else units) for x in part.calls]
+                # Units are told to divide, and when a call is over; then all meet.
+                total += max(each) + 3 * barrier if apart else sum(each)
+                continue
+            sides = [self.parts(x, units, led, on, apart) for x in (part.body, part.orelse)]
             total += self._control(part, sides)
         return total
 
