@@ -224,6 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--small", action="store_true", help="the models in the sizes for tests")
     parser.add_argument("--out", type=Path, help="file for all times, as JSON")
     options = parser.parse_args(arguments)
+    tiny = Cell("seq2seq", 0, 1, small=True).given().model
+    _Planner(load(tiny), options.target, options.threads, True).plan({})  # what is imported once is not planning
     found = [
         sweep(cell, options.target, options.threads, not options.predict, options.most, not options.plain)
         for cell in chosen(cells(options.cells, options.small), options)

@@ -9,7 +9,7 @@ host, and the record says why.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
@@ -18,20 +18,18 @@ from tilewright.ir.choice import TileChoice
 from tilewright.ir.group import ControlItem, Cover, Group
 from tilewright.ir.ops import Call, If, Loop, Value
 from tilewright.ir.program import Envelope, HostIf, HostLoop, HostStep, Launch, Part, Step, calls, reads_back
-from tilewright.ir.subgrids import Subgrids
 from tilewright.ir.verify.graphs import FEATURE
 from tilewright.planning.place.host import Placer
 from tilewright.planning.record import shape_of
 from tilewright.planning.requests import Context, Place, Planned, Request
 from tilewright_grinder.options import GrinderOptions
-from tilewright_grinder.placement import forks
-from tilewright_grinder.placement.forks import MOST_LEVELS, Spread
+from tilewright_grinder.placement.calling import Trials, inside
 from tilewright_grinder.placement.graphs import marked, torn, unmarked, without_graph
 from tilewright_grinder.placement.keep import resident
 from tilewright_grinder.placement.lift import Called, Lifter, Refused
 from tilewright_grinder.placement.limits import NoRoomError, fitting, reserved
-from tilewright_grinder.placement.predict import Predictor, meeting_seconds
-from tilewright_grinder.placement.recursion import Recursion, component, procedures, region_bytes
+from tilewright_grinder.placement.predict import Predictor
+from tilewright_grinder.placement.recursion import Recursion, component
 
 
 def make(options: GrinderOptions) -> Place:
@@ -108,7 +106,7 @@ class GrinderPlacer(Placer):
         around = self.around(item, request)
         if any(x.procedure in self._open for x in calls(around)):
             return around
-        predictor = self._predictor()
+        predictor = self.predictor()
         if isinstance(item.op, Call):
             return self._call(item, item.op, around, predictor)
         session = self.session
@@ -117,7 +115,7 @@ class GrinderPlacer(Placer):
         self._try_around(item, around, predictor, found, refused)
         kept = resident(item, session)
         on_trial = attrs.evolve(request, context=Context(request.context.trips, "grid"), resident=kept)
-        rooms = self._rooms(around)
+        rooms = self.rooms(around)
         for threads in rooms:
             self._try(item, on_trial, threads, predictor, found, refused)
         costs = {level: x.seconds for level, x in found.items()}
@@ -132,6 +130,10 @@ class GrinderPlacer(Placer):
         if level not in AROUND:
             self._record_inside(item, level, found[level].inside)
         return found[level].steps
+
+    def begin(self, threads: int) -> None:
+        """What is placed from now on is a trial of launches whose units have so many threads; 0: no matter."""
+        self._threads, self._names = threads, {}
 
     def planned(self, group: Group, request: Request) -> Planned:
         """See `Placer.planned`: inside a launch the best kernel that leaves room for the others."""
@@ -164,7 +166,7 @@ class GrinderPlacer(Placer):
         except UnsupportedError:
             return ()  # the proposer has none
 
-    def _rooms(self, steps: Sequence[HostStep], within: Sequence[str] = ()) -> tuple[int, ...]:
+    def rooms(self, steps: Sequence[HostStep], within: Sequence[str] = ()) -> tuple[int, ...]:
         """Numbers of threads that units may have; 0: as many as the kernels take that each run fastest alone.
 
         Args:
@@ -212,7 +214,7 @@ class GrinderPlacer(Placer):
         refused: dict[str, str],
     ) -> None:
         """Works out the levels inside a launch whose units have so many threads; keeps what is faster than before."""
-        self._threads, self._names = threads, {}
+        self.begin(threads)
         if threads:
             request = attrs.evolve(request, envelope=Envelope(self.session.device.units, threads))
         try:
@@ -233,14 +235,14 @@ class GrinderPlacer(Placer):
     def _launch(
         self, name: str, level: str, steps: Sequence[HostStep], predictor: Predictor, placed: dict[str, str]
     ) -> Launch | Refused:
-        fixed = [x for names in self._names.values() for x in names if self._asked(x) in AROUND and x != name]
+        fixed = [x for names in self._names.values() for x in names if self.asked(x) in AROUND and x != name]
         if fixed:
-            return Refused(f"{fixed[0]}, which is inside, is kept at level {self._asked(fixed[0])}")
+            return Refused(f"{fixed[0]}, which is inside, is kept at level {self.asked(fixed[0])}")
 
-        lifter = self._lifter(name, steps, predictor, placed)
+        lifter = self.lifter(name, steps, predictor, placed)
         return lifter.block(name, steps) if level == "block" else lifter.grid(name, steps)
 
-    def _lifter(
+    def lifter(
         self, name: str, steps: Sequence[HostStep], predictor: Predictor, placed: dict[str, str], apart: bool = False
     ) -> Lifter:
         """What makes launches of the steps of a loop, a branch or a call, or of a function's ("")."""
@@ -252,7 +254,7 @@ class GrinderPlacer(Placer):
 
         def asked(step: HostLoop | HostIf) -> str:
             own = self._names.get(_key(step), [name])
-            return "grid" if name in own else next((x for x in map(self._asked, own) if x in ("grid", "block")), "")
+            return "grid" if name in own else next((x for x in map(self.asked, own) if x in ("grid", "block")), "")
 
         return Lifter(self.session, self._value, predictor, asked, note, called, apart)
 
@@ -281,9 +283,9 @@ class GrinderPlacer(Placer):
         if found is None or not found.bodies:
             return ()
         why = f"inside {function}, which launches call"
-        inside = found.inside if found.level == "grid" else {}
-        for inner in _inside(self.cover):
-            chosen = {"level": inside.get(inner.name, found.level), "inside": function}
+        placed = found.inside if found.level == "grid" else {}
+        for inner in inside(self.cover):
+            chosen = {"level": placed.get(inner.name, found.level), "inside": function}
             self.session.decide("control_place", inner.name, chosen, why=why)
         return found.bodies[function]
 
@@ -299,113 +301,22 @@ class GrinderPlacer(Placer):
         for name, placer in placers.items():
             placer._open = functions
             bodies[name] = placer.steps(covers[name], Request(session, function=name))
-        each = [placers[x]._predictor().steps(steps) for x, steps in bodies.items()]
-        found = {"host": Recursion("host", {"host": self.options.calls * sum(each) / len(each)})}
-        refused: dict[str, str] = {}
-        if session.device.kind == "cpu":
-            refused = dict.fromkeys(("block", "grid"), "on a CPU calls are steps of the host program")
-        else:
-            for threads in self._recursion_rooms(placers):
-                self._try_recursion(placers, threads, found, refused)
-        refused = {x: why for x, why in refused.items() if x not in found}
-        costs = {level: x.seconds[level] for level, x in found.items()}
-        calling = [x.name for x in _inside(self.cover) if isinstance(x.op, Call) and x.op.function in functions]
-        names = [*calling, *(x.name for y in placers.values() for x in _inside(y.cover) if isinstance(x.op, Call))]
+        each = [placers[x].predictor().steps(steps) for x, steps in bodies.items()]
+        trials = Trials(placers, session, self.options)
+        trials.found["host"] = Recursion("host", {"host": self.options.calls * sum(each) / len(each)})
+        trials.attempt_all()
+        refused = {x: why for x, why in trials.refused.items() if x not in trials.found}
+        costs = {level: x.seconds[level] for level, x in trials.found.items()}
+        calling = [x.name for x in inside(self.cover) if isinstance(x.op, Call) and x.op.function in functions]
+        names = [*calling, *(x.name for y in placers.values() for x in inside(y.cover) if isinstance(x.op, Call))]
         name = next((x for x in names if x in self.options.levels), names[0])
-        chosen = found[self._level(name, costs, refused)]
+        chosen = trials.found[self._level(name, costs, refused)]
         if chosen.bodies:  # what is recorded of kernels is of the last time they were asked for
-            self._try_recursion(placers, chosen.threads, {}, {})
+            Trials(placers, session, self.options).attempt(chosen.threads)
         return attrs.evolve(chosen, seconds=costs, refused=refused)
 
-    def _recursion_rooms(self, placers: Mapping[str, GrinderPlacer]) -> tuple[int, ...]:
-        """As `_rooms`, for all functions together."""
-        rooms: tuple[int, ...] = (0,)
-        for name, placer in placers.items():
-            placer._threads = 0
-            steps = placer.steps(placer.cover, placer._trial(name))
-            rooms = max(rooms, placer._rooms(steps, tuple(placers)), key=len)
-        return rooms
-
-    def _trial(self, function: str, threads: int = 0) -> Request:
-        limit = Envelope(self.session.device.units, threads) if threads else None
-        return Request(self.session, limit, Context(1, "grid"), function=function)
-
-    def _try_recursion(
-        self,
-        placers: Mapping[str, GrinderPlacer],
-        threads: int,
-        found: dict[str, Recursion],
-        refused: dict[str, str],
-    ) -> None:
-        """Works out what launches call whose units have so many threads; keeps what is faster than before."""
-        bodies: dict[str, list[HostStep]] = {}
-        for name, placer in placers.items():
-            placer._threads, placer._names = threads, {}
-            try:
-                bodies[name] = placer.steps(placer.cover, placer._trial(name, threads))
-            except NoRoomError as error:
-                refused |= dict.fromkeys(("block", "grid"), str(error))
-                return
-            fixed = [x.name for x in _inside(placer.cover) if self._asked(x.name) == "host"]
-            if fixed:
-                refused |= dict.fromkeys(("block", "grid"), f"{fixed[0]}, which is inside, is kept on the host")
-                return
-        for level, apart in (("block", False), ("grid", False), ("grid", True)):
-            placed: dict[str, str] = {}
-            lifters = {x: y._lifter("", bodies[x], y._predictor(), placed, apart) for x, y in placers.items()}
-            levels = (MOST_LEVELS if self.options.forks == "auto" else int(self.options.forks)) * apart
-            made = procedures(bodies, lifters, self.session, level == "block", levels)
-            if isinstance(made, Refused):
-                refused[level] = made.why
-                continue
-            parts, called = made
-            for led, how in self._ways(level, apart, parts, called, lifters):
-                each = self._seconds_of(placers, parts, called, led)
-                units = max(x.units for x in called.values())
-                seconds = Spread(how, units, each, meeting_seconds(self.session.device)).seconds(self.options.calls)
-                with_it = {x: attrs.evolve(y, led=led, subgrids=how) for x, y in called.items()}
-                new = Recursion(level, {level: seconds}, {}, parts, with_it, placed, threads)
-                found[level] = min((found.get(level, new), new), key=self._rank)
-
-    def _rank(self, made: Recursion) -> tuple[bool, float]:
-        """What comes first among ways to run functions at a level: forks that are asked for, then what is faster."""
-        plain = not any(x.subgrids.levels for x in made.called.values())
-        return plain and self.options.forks != "auto", made.seconds[made.level]
-
-    def _ways(
-        self,
-        level: str,
-        apart: bool,
-        parts: Mapping[str, Sequence[Part]],
-        called: Mapping[str, Called],
-        lifters: Mapping[str, Lifter],
-    ) -> list[tuple[bool, Subgrids]]:
-        """Whether unit 0 leads, and which forks run their calls side by side: what is to be priced."""
-        leads = {"auto": (False, True), "always": (True,), "never": (False,)}[self.options.lead]
-        if not apart:
-            return [(led, Subgrids()) for led in (leads if level == "grid" else (False,))]
-        wanted = MOST_LEVELS if self.options.forks == "auto" else int(self.options.forks)
-        units = max(x.units for x in called.values())
-        size = region_bytes(parts, lifters, self.session)
-        found = [x for x in forks.possible(forks.widths(parts.values()), units, size) if x.levels <= wanted]
-        return [(True, x) for x in (found if self.options.forks == "auto" else found[-1:]) if True in leads]
-
-    def _seconds_of(
-        self,
-        placers: Mapping[str, GrinderPlacer],
-        parts: Mapping[str, Sequence[Part]],
-        called: Mapping[str, Called],
-        led: bool,
-    ) -> Callable[[int, bool], float]:
-        """What a call takes, without those that it makes: the mean of all functions."""
-
-        def seconds(on: int, apart: bool) -> float:
-            each = [placers[x]._predictor().parts(y, called[x].units, led, on, apart) for x, y in parts.items()]
-            return sum(each) / len(each)
-
-        return seconds
-
-    def _predictor(self) -> Predictor:
+    def predictor(self) -> Predictor:
+        """What prices the steps of this function."""
         session, options = self.session, self.options
 
         def called(function: str) -> float:
@@ -417,12 +328,12 @@ class GrinderPlacer(Placer):
         about = (session.device, session.table.kernels, session.symbols, self._value)
         return Predictor(*about, options.trips, options.taken, called)
 
-    def _asked(self, name: str) -> str:
+    def asked(self, name: str) -> str:
         """The level that options name for a loop or branch, "" for none."""
         return self.options.levels.get(name, "" if self.options.level == "auto" else self.options.level)
 
     def _level(self, name: str, costs: dict[str, float], refused: dict[str, str]) -> str:
-        asked = self._asked(name)
+        asked = self.asked(name)
         if asked in costs:
             return asked
         if name in self.options.levels:
@@ -445,10 +356,10 @@ class GrinderPlacer(Placer):
     ) -> None:
         others = [x for x in costs if x != level]
         ordered = [costs[level], *(costs[x] for x in others)]
-        told = self.session.device.has(FEATURE) or self._asked(name) == "graph"
+        told = self.session.device.has(FEATURE) or self.asked(name) == "graph"
         reasons = [f"not {x}: {reason}" for x, reason in refused.items() if x != "graph" or told]
         if costs[level] > min(costs.values()):
-            reasons.append("asked for" if self._asked(name) else "no other level saves enough")
+            reasons.append("asked for" if self.asked(name) else "no other level saves enough")
         why = "; ".join(reasons) or "the fastest by prediction"
         self.session.decide("control_place", name, {"level": level}, [{"level": x} for x in others], ordered, why)
         for launch in made if level not in AROUND else ():
@@ -458,7 +369,7 @@ class GrinderPlacer(Placer):
 
     def _record_inside(self, item: ControlItem, level: str, placed: dict[str, str]) -> None:
         why = f"inside {item.name}, which is one launch"
-        for inner in _inside(*item.bodies):
+        for inner in inside(*item.bodies):
             chosen = {"level": placed.get(inner.name, level), "inside": item.name}
             self.session.decide("control_place", inner.name, chosen, why=why)
 
@@ -474,14 +385,6 @@ class GrinderPlacer(Placer):
 def _key(step: HostLoop | HostIf) -> str:
     """What tells loops and branches apart while they are host steps."""
     return f"loop {step.counter}" if isinstance(step, HostLoop) else f"if {step.condition}"
-
-
-def _inside(*covers: Cover) -> Iterator[ControlItem]:
-    """The loops, branches and calls in some covers, outer ones first."""
-    for item in (x for cover in covers for x in cover.items):
-        if isinstance(item, ControlItem):
-            yield item
-            yield from _inside(*item.bodies)
 
 
 def _values(cover: Cover) -> Iterator[Value]:
