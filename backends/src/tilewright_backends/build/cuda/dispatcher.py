@@ -15,6 +15,7 @@ from the frame of the call that runs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 
 import attrs
 import numpy as np
@@ -27,12 +28,11 @@ from tilewright.ir.bounds import Interval
 from tilewright.ir.events import LINE, TRACE_BYTES, set_bytes, trace_bytes, trace_offset
 from tilewright.ir.expr import Expr
 from tilewright.ir.program import UNIT, Kernel, Launch, Program
-from tilewright.ir.stack import STACK, WORD, table_bytes, words_of
+from tilewright.ir.stack import STACK, WORD, words_of
+from tilewright_backends.build.cuda.calls import CallText
 from tilewright_backends.build.cuda.led import PLAYED, RANK, UNITS, records_of
 from tilewright_backends.build.cuda.records import (
-    ASIDE,
     ENDLESS,
-    FRAMED,
     KIND_BITS,
     OFFSET_BITS,
     TARGET_BITS,
@@ -253,16 +253,20 @@ class _Source:
             for i, x in enumerate(program.symbols)
         }
 
-    @property
-    def subgrids(self) -> SubgridText | None:
-        """What a kernel whose blocks divide among calls has besides."""
-        if not self.launch.subgrids.levels:
+    @cached_property
+    def calls(self) -> CallText | SubgridText | None:
+        """What a kernel whose blocks make calls has besides; None where they make none."""
+        r, program = self.records, self.program
+        if not r.sites:
             return None
-        r = self.records
-        owned = [x.bytes for x in self.program.storage.buffers.values() if x.owner == "region"]
-        loops, kept, status = self._loops(r.depth), self._loops(r.loops), f"t.at[{r.status}]"
-        about = (self.name, self.launch, self.program.depth, loops, kept)
-        return SubgridText(*about, max(owned, default=0), status, self._deep_words(), r.sites)
+        kept, status = self._loops(r.loops), f"t.at[{r.status}]"
+        deep = program.storage.buffers[STACK].bytes // WORD
+        if not self.launch.subgrids.levels:
+            told = [counter(i) for i in range(r.depth)]
+            return CallText(self.name, self.launch, program.depth, told, kept, status, words_of(r.loops), deep, r.sites)
+        owned = [x.bytes for x in program.storage.buffers.values() if x.owner == "region"]
+        about = (self.name, self.launch, program.depth, self._loops(r.depth), kept)
+        return SubgridText(*about, max(owned, default=0), status, deep, r.sites)
 
     def text(self) -> str:
         """Tables, then the kernel."""
@@ -300,7 +304,7 @@ class _Source:
             "      case 0: return;",
             *self._meetings(),
             *self._control(),
-            *self._calls(),
+            *(self.calls.cases() if self.calls else ()),
             *self._moves(),
             *(line for number, x in enumerate(r.kernels) for line in self._call(number, self.members[x])),
             "    }",
@@ -348,7 +352,7 @@ class _Source:
         if not self.records.forms:
             return []
         first = Kind.KERNEL + len(self.records.kernels)
-        units = ["played", "unit - here.first", "here.units"] if self.subgrids else ["unit"]
+        units = ["played", "unit - here.first", "here.units"] if isinstance(self.calls, SubgridText) else ["unit"]
         given = ["n", *units, *(counter(i) for i in range(self.records.depth)), *self.symbols.values()]
         cases = [
             f"      case {first + i}: {self.name}_form{i}({', '.join(given)}); kind = {form.kind}; break;"
@@ -358,8 +362,8 @@ class _Source:
 
     def _meetings(self) -> list[str]:
         lines: list[str] = []
-        if self.subgrids:
-            lines += [f"      case {Kind.BARRIER:d}:", *self._fetch(), *self.subgrids.barrier(), "        break;"]
+        if isinstance(self.calls, SubgridText):
+            lines += [f"      case {Kind.BARRIER:d}:", *self._fetch(), *self.calls.barrier(), "        break;"]
         elif self.launch.envelope.cooperative:
             units = self.launch.envelope.units
             lines += [
@@ -439,24 +443,14 @@ class _Source:
         return [*lines, f"      case {Kind.BRANCH:d}: if (!(n[1] && {condition})) {skip} break;"]
 
     def _stack(self) -> list[str]:
-        """The frame of the call that runs, and a stack of which the first calls are in shared memory."""
-        r = self.records
-        if not r.sites:
+        """The frame of the call that runs, and where calls keep what they need."""
+        r, e = self.records, self.launch.envelope
+        if self.calls is None:
             return []
-        e, each = self.launch.envelope, words_of(r.loops)
         frames = [x for x in self.program.storage.buffers.values() if x.owner == "frame" and x.kind == "workspace"]
         size = max((x.bytes for x in frames), default=0)
         memory = [] if e.own_bytes else ["  extern __shared__ __align__(1024) uchar shared_memory_ptr[];"]
         table = f"((const int*)({self.name}_code + {self.name}_starts[unit] * 2))[-1 - i]"
-        if self.subgrids:
-            own = self.subgrids.declarations()
-        else:
-            held = max(e.stack_bytes - table_bytes(r.sites), 0) // (WORD * each)
-            own = [
-                f"  int* const stack = back + {r.sites};",
-                *[f"  volatile int* const told = (volatile int*)t.at[{r.status}] + 1;"] * self.launch.led,
-                f"  const int held = {held}, each = {each}, deep_each = {self._deep_words()};",
-            ]
         return [
             *memory,
             f"  const uint64_t frame_bytes = {size}ull;",
@@ -464,53 +458,9 @@ class _Source:
             "  int active = 0;",
             f"  int* const back = (int*)(shared_memory_ptr + {e.stack_offset});  // records to return to, by call",
             f"  int* const deep = (int*)t.at[{r.stack}];",
-            *own,
+            *self.calls.declarations(),
             f"  for (int i = thread; i < {r.sites}; i += {e.threads}) back[i] = {table};",
             "  __syncthreads();",
-        ]
-
-    def _deep_words(self) -> int:
-        return self.program.storage.buffers[STACK].bytes // WORD
-
-    def _calls(self) -> list[str]:
-        """Calls: what is kept is written by one thread, and read behind the barrier of all units, or of the block."""
-        r = self.records
-        if not r.sites:
-            return []
-        if self.subgrids:
-            return self.subgrids.cases()
-        kept = self._loops(r.loops)
-        led = self.launch.led
-        place = "active < held ? stack + active * each : deep + active * (int64_t)deep_each"
-        return [
-            f"      case {Kind.ROOM:d}:",
-            f"        if (active == {self.program.depth}) {{",
-            f"          if (unit == 0 && thread == 0) *(volatile int*)t.at[{r.status}] = n[0];",
-            *[f"          if (thread == 0) told[0] = -1, tw_gpu_ticket((uint64_t*)(t.at[0] + {LINE}));"] * led,
-            "          return;",
-            "        }",
-            "        break;",
-            f"      case {Kind.CALL:d}: {{",
-            "        if (thread == 0 && (active < held || unit == 0)) {",
-            f"          int* kept = {place};",
-            "          kept[0] = n[1];",
-            *(f"          kept[{i}] = {x};" for i, x in enumerate(kept, 1)),
-            "        }",
-            "        ++active, frame += frame_bytes;",
-            "        next += n[0] - 1, ahead = *next++;",
-            "        __syncthreads();",
-            "        break;",
-            "      }",
-            f"      case {Kind.RETURN:d}: {{",
-            "        --active, frame -= frame_bytes;",
-            f"        const volatile int* kept = {place};",
-            f"        next = (const tw_record*){self.name}_code + {self.name}_starts[unit] + back[kept[0]];",
-            *(f"        {x} = kept[{i}];" for i, x in enumerate(kept, 1)),
-            "        ahead = *next++;",
-            "        __syncthreads();",
-            "        break;",
-            "      }",
-            *(self._told() if led else ()),
         ]
 
     def _loops(self, depth: int) -> list[str]:
@@ -518,37 +468,12 @@ class _Source:
         limits = depth if self.records.limited else 0
         return [*map(counter, range(depth)), *(f"limit{i}" for i in range(limits))]
 
-    def _told(self) -> list[str]:
-        """What the leading unit tells the others: a place of theirs, and the call and the trips in which it is."""
-        counters = [counter(i) for i in range(self.records.depth)]
-        return [
-            f"      case {Kind.TELL:d}:",
-            "        if (thread == 0) {",
-            "          told[0] = n[0], told[1] = active;",
-            *(f"          told[{i}] = {x};" for i, x in enumerate(counters, 2)),
-            "        }",
-            "        break;",
-            f"      case {Kind.LISTEN:d}: {{",
-            "        const int place = told[0];",
-            "        if (place < 0) return;",
-            "        active = told[1], frame = (uint64_t)(active - 1) * frame_bytes;",
-            *(f"        {x} = told[{i}];" for i, x in enumerate(counters, 2)),
-            f"        next = (const tw_record*){self.name}_code + {self.name}_starts[unit] + back[place];",
-            "        ahead = *next++;",
-            "        __syncthreads();  // before thread 0 meets the leading unit, which may tell something else",
-            "        break;",
-            "      }",
-        ]
-
     def _address(self, argument: str) -> str:
         """The address that an argument of a row stands for."""
         there = f"t.at[{argument} >> {OFFSET_BITS}]"
-        if not self.records.sites:
+        if self.calls is None:
             return f"{there} + ({argument} & {(1 << OFFSET_BITS) - 1}ull)"
-        if self.subgrids:
-            return f"{there} + ({argument} & {ASIDE - 1}ull) + {self.subgrids.address(argument)}"
-        framed = f"({argument} & {FRAMED}ull ? frame : 0)"
-        return f"{there} + ({argument} & {FRAMED - 1}ull) + {framed}"
+        return f"{there} + ({argument} & {self.calls.marks - 1}ull) + {self.calls.address(argument)}"
 
     def _moves(self) -> list[str]:
         """Copies and settings, of which the block's threads see the results behind them, and fetches."""

@@ -79,6 +79,9 @@ class SubgridText:
     each: int
     places: int
 
+    marks = ASIDE
+    """The lowest bit of an argument that says something besides its place in a buffer."""
+
     def declarations(self) -> list[str]:
         """Behind those of the table of places, and of where calls keep what they need."""
         units, how = self.launch.envelope.units, self.launch.subgrids
