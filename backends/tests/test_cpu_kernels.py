@@ -13,10 +13,13 @@ from tilewright.compiler import plan_module
 from tilewright.config.binding import bind
 from tilewright.config.schema import Config
 from tilewright.frontend import load
+from tilewright.ir.choice import TileChoice
 from tilewright.plugins.manager import Registry
+from tilewright.recipes import Match
 from tilewright.runtime.immediate import run
 from tilewright.testing import conformance
 from tilewright.testing.cases import case, node
+from tilewright_backends.emit.cpu.panel import Panel
 
 LENGTHS = (1, 7, 16, 37)
 """Scalars, partial vectors, a whole one, and both."""
@@ -148,3 +151,34 @@ def test_any_number_of_vectors_side_by_side_covers_every_point() -> None:
     allowed = [x for x, good in zip(params, match.allowed(columns), strict=True) if good]
     assert {x["unroll"] for x in allowed} == {1, 2, 3, 4}
     assert not conformance.wrong(one, module, [(group, match.choice(x)) for x in allowed], settings)
+
+
+@pytest.mark.parametrize(("width", "tile"), [(7, 7), (14, 7), (14, 14), (30, 5), (28, 14), (9, 3)])
+def test_image_rows_of_whole_tiles_are_packed_tile_by_tile(
+    width: int, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((1, 5, 7, width)), rng.standard_normal((35, 5, 3, 3))
+    conv = node("Conv", "x w", "c", kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    # Channels are innermost in the result, so pixels are the rows of the product.
+    one = case(
+        "conv",
+        [conv, node("Transpose", "c", "y", perm=[0, 2, 3, 1])],
+        {"x": x.astype(np.float32)},
+        weights={"w": w.astype(np.float32)},
+    )
+    sample, begin, by_tile = conformance.sample, Panel.__init__, list[bool]()
+
+    def fitting(match: Match, count: int, rng: np.random.Generator) -> list[TileChoice]:
+        found = {x: dict(x.params) for x in sample(match, 2000, rng)}
+        return [x for x, y in found.items() if y["rows.tile"] == tile and y["block.inner"] % tile == 0][:3]
+
+    def begun(panel: Panel, *arguments: Any) -> None:
+        begin(panel, *arguments)
+        by_tile.append(panel.by_tile)
+
+    monkeypatch.setattr(conformance, "sample", fitting)
+    monkeypatch.setattr(Panel, "__init__", begun)
+    report = conformance.check_recipe("cpu.contraction", bind(Config(target="cpu"), Registry()), 3, cases=[one])
+    assert any(by_tile)
+    assert not report.failures, report.failures

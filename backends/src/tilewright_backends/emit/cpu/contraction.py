@@ -80,11 +80,12 @@ class _Emitter:
 
     def _panel(self, function: CpuFunction, block: Block, buffer: Prim = None) -> Panel:
         """The panel of a block, of vectors no wider than its rows."""
-        lanes = self.lanes
-        while lanes > 1 and lanes // 2 >= block.inner:
+        lanes, tile = self.lanes, self.tile[id(self.found.blocked)]
+        piece = tile if block.inner % tile == 0 and tile % lanes else block.inner
+        while lanes > 1 and lanes // 2 >= piece:
             lanes //= 2
         steps = self.depth_block * self.depth_inner
-        return Panel(function, self.found, block, self.tile[id(self.found.blocked)], steps, lanes, self.lanes, buffer)
+        return Panel(function, self.found, block, tile, steps, lanes, self.lanes, buffer)
 
     def _fill(self, start: Expr) -> None:
         """Packs the panel, if there is one, from step `start` of the depth on."""
@@ -119,9 +120,7 @@ class _Emitter:
             code.emit(tirx.BufferStore(sums, literal(0, found.dtype, self.lanes), [index]))
         with code.loop("step", code.simplify(ceil_div(found.depth_count, self.depth_block))) as step:
             self.depth_start = code.simplify(step * self.depth_block)
-            depth_here = code.simplify(
-                minimum(found.depth_count - self.depth_start, const(self.depth_block))
-            )
+            depth_here = code.simplify(minimum(found.depth_count - self.depth_start, const(self.depth_block)))
             self._fill(self.depth_start)
             with self._tiles(here) as tiles:
                 self._move(sums, held(tiles), acc, const(0))

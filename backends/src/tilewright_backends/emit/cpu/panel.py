@@ -35,7 +35,8 @@ class Block:
 class Panel:
     """`panel[tile, step of the depth, point of the tile]`, or else `panel[step of the depth, point of the block]`.
 
-    The first is read in one stream. It is taken where no vector that is packed lies across two tiles.
+    The first is read in one stream. It is taken where no vector that is packed lies across two tiles: tiles are whole
+    vectors, or image rows are whole tiles, which are then packed one by one.
 
     Args:
         tile: points of the register tile; the block is padded to whole tiles.
@@ -65,11 +66,15 @@ class Panel:
         self.width = -(-block.outer * block.inner // tile) * tile
         self.steps = steps
         self.tile = tile
-        in_tiles = tile % clear == 0 and (block.outer == 1 or block.inner % lanes == 0)
-        self.row = 0 if in_tiles else self._row_stride()
+        in_vectors = tile % clear == 0 and (block.outer == 1 or block.inner % lanes == 0)
+        self.by_tile = not in_vectors and block.inner % tile == 0
+        # The last vector of a tile may reach past its end: into the next step, which is written later, or beyond all.
+        self.stride = steps * tile + (clear if self.by_tile else 0)
+        self.row = 0 if in_vectors or self.by_tile else self._row_stride()
         self.buffer = buffer
         if buffer is None:  # the last vector of a row may reach past its end
-            self.buffer = self.code.local("panel", found.dtype, steps * (self.row or self.width) + clear)
+            size = steps * self.row or self.width // tile * self.stride
+            self.buffer = self.code.local("panel", found.dtype, size + clear)
 
     def _row_stride(self) -> int:
         """Elements between steps; rows a multiple of a page's fraction apart would share cache sets."""
@@ -79,7 +84,7 @@ class Panel:
         """Element number of a point at a step."""
         if self.row:
             return step * self.row + point
-        return (point // self.tile) * (self.steps * self.tile) + step * self.tile + point % self.tile
+        return (point // self.tile) * self.stride + step * self.tile + point % self.tile
 
     def fill(self, side: Side, batch: Mapping[str, Expr], depth_start: Expr, depth_here: Expr) -> None:
         """Packs `depth_here` points of the first depth axis from `depth_start`, and all of the others."""
@@ -91,7 +96,8 @@ class Panel:
             for name in rest:
                 step = step * extent(found.spec, name) + inner[name]
             at = {**batch, first: code.simplify(depth_start + d), **inner}
-            self._clear(code.simplify(step))
+            if not self.by_tile:  # then a tile's vectors cover all of it
+                self._clear(code.simplify(step))
             with code.loop("row", block.outer) as row:
                 digits = split_number(block.first_outer + row, side.counts[:-1])
                 at |= {n: code.once(x) for n, x in zip(side.axes[:-1], digits, strict=True)}
@@ -111,6 +117,9 @@ class Panel:
     def _row(self, side: Side, at: dict[str, Expr], step: Expr, start: Expr, lane: Expr) -> None:
         """One image row, or a piece of one, in vectors. Rows are written in order: each covers the excess before it."""
         code, count = self.code, -(-self.block.inner // self.lanes)
+        if self.by_tile:
+            self._tiles(side, at, step, start, lane)
+            return
         whole = count - 1 if self.block.inner % self.lanes or not _is_literal(self.block.width) else count
         if count <= _UNROLLED:
             for number in range(count):
@@ -120,6 +129,25 @@ class Panel:
             self._vector(side, at, step, start, v * self.lanes, lane, not _is_literal(self.block.width))
         for number in range(whole, count):
             self._vector(side, at, step, start, const(number * self.lanes), lane, True)
+
+    def _tiles(self, side: Side, at: dict[str, Expr], step: Expr, start: Expr, lane: Expr) -> None:
+        """One image row, tile by tile. The last tile's vectors may reach past the row."""
+        code, tiles, known = self.code, self.block.inner // self.tile, _is_literal(self.block.width)
+        inside = tiles - (self.tile % self.lanes != 0) if known else 0
+        numbers: list[tuple[Expr, bool]] = [(const(x), x >= inside) for x in range(tiles)]
+        if tiles > _UNROLLED:
+            with code.loop("t", inside or tiles) as t:
+                self._tile(side, at, step, start, t, lane, not known)
+            numbers = numbers[inside or tiles :]
+        for number, partial in numbers:
+            self._tile(side, at, step, start, number, lane, partial)
+
+    def _tile(
+        self, side: Side, at: dict[str, Expr], step: Expr, start: Expr, number: Expr, lane: Expr, partial: bool
+    ) -> None:
+        for first in range(0, self.tile, self.lanes):
+            begin = self.code.simplify(number * self.tile + first)
+            self._vector(side, at, step, start, begin, lane, partial)
 
     def _vector(
         self, side: Side, at: dict[str, Expr], step: Expr, start: Expr, first: Expr, lane: Expr, partial: bool

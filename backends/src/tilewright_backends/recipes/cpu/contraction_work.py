@@ -71,7 +71,8 @@ def work_of(found: FedContraction, sizes: Sizes, device: DeviceModel) -> Work:
     held = ceil_div(const(depth), depth_steps)
 
     near = device.level("l1").bytes * 3 // 4
-    read = {id(x): _bytes_per_step(x, found, tile[id(x)], element) for x in (blocked, other)}
+    streamed = sizes.inner % tile[id(blocked)]  # 0: image rows are whole tiles, which are packed one by one
+    read = {id(x): _bytes_per_step(x, found, tile[id(x)], streamed, element) for x in (blocked, other)}
     again = select(read[id(other)] * held <= const(near), const(0), read[id(other)])
     l2 = pairs * depth * (read[id(blocked)] + again)
 
@@ -117,12 +118,16 @@ def _half_cycles(found: FedContraction, sizes: Sizes, device: DeviceModel) -> Ex
     return taken
 
 
-def _bytes_per_step(side: Side, found: FedContraction, tile: Expr, element: int) -> Expr:
-    """Bytes of the cache lines that a tile's points at one step of the depth take up."""
+def _bytes_per_step(side: Side, found: FedContraction, tile: Expr, rest: Expr, element: int) -> Expr:
+    """Bytes of the cache lines that a tile's points at one step of the depth take up.
+
+    Args:
+        rest: points of an image row of the panel beyond whole tiles.
+    """
     if side.feed == "packed" or (side.feed == "panel" and side is found.cols):
         return tile * element
     if side.feed == "panel":
-        return maximum(tile * element, const(_LINE))
+        return select(rest < const(1), tile * element, maximum(tile * element, const(_LINE)))
     strides = {x: coefficient(_access(side, found), x) for x in (*side.axes[-1:], *found.depth[-1:])}
     if strides[found.depth[-1]] == 1:
         return tile * element  # each row has a line of its own, and it serves many steps
