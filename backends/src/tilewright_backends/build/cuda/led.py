@@ -90,7 +90,7 @@ class LedWriter(Writer):
         return codes
 
     def _parts(self, parts: Sequence[Part], scope: Scope, outermost: bool = False) -> Streams:
-        """The records of unit 0 alone; those of the others are kept."""
+        """The records of who leads; what the others do is kept where it stands apart (`_told`)."""
         stream: list[Array] = []
         for at, part in enumerate(parts):
             match part:
@@ -99,18 +99,31 @@ class LedWriter(Writer):
                 case GridCall():
                     stream += self._call(part)[0]
                 case Fork():
-                    stream += [x for call in part.calls for x in self._call(call)[0]]
+                    stream += self._fork(part)
                 case Phase() if not wide(part):
-                    stream += self._phase(part, scope)[0]
+                    stream += self._alone(part, scope)
                 case Phase():
-                    if not at or not wide(parts[at - 1]):
-                        stream += [self._packed(Record(Kind.TELL, (len(self.runs),))), *self._barrier()]
-                        self.runs.append([[] for _ in range(self.units - 1)])
-                    mine, *others = self._phase(part, scope)
-                    stream += [*mine, *self._barrier()]
-                    for run, records in zip(self.runs[-1], others, strict=True):
-                        run += [*records, *self._barrier()]
+                    first, last = not at or not wide(parts[at - 1]), at + 1 == len(parts) or not wide(parts[at + 1])
+                    stream += self._told(part, scope, first, last)
         return [stream]
+
+    def _fork(self, fork: Fork) -> list[Array]:
+        return [x for call in fork.calls for x in self._call(call)[0]]
+
+    def _alone(self, part: Phase, scope: Scope) -> list[Array]:
+        """A phase in which nobody but who leads does something."""
+        return self._phase(part, scope)[0]
+
+    def _told(self, part: Phase, scope: Scope, first: bool, last: bool) -> list[Array]:
+        """A phase of all units, the first or the last of some in a row."""
+        stream: list[Array] = []
+        if first:
+            stream += [self._packed(Record(Kind.TELL, (len(self.runs),))), *self._barrier()]
+            self.runs.append([[] for _ in range(self.units - 1)])
+        mine, *others = self._phase(part, scope)
+        for run, records in zip(self.runs[-1], others, strict=True):
+            run += [*records, *self._barrier()]
+        return [*stream, *mine, *self._barrier()]
 
     def _before(self, call: GridCall) -> list[Array]:
         return []
@@ -151,28 +164,14 @@ class ForkWriter(LedWriter):
             entries[-1 - code[at, 1]] = at + 2  # behind the barrier
         return table, code
 
-    def _parts(self, parts: Sequence[Part], scope: Scope, outermost: bool = False) -> Streams:
-        stream: list[Array] = []
-        for at, part in enumerate(parts):
-            match part:
-                case GridControl():
-                    stream += self._grid(part, scope)[0]
-                case GridCall():
-                    stream += self._call(part)[0]
-                case Fork():
-                    stream += self._fork(part)
-                case Phase() if not wide(part):
-                    alone = Scope({**scope.env, UNIT: const(0)}, scope.depth)
-                    items = [x for lane in part.lanes for x in self._items(lane.items, alone)]
-                    stream += map(self._packed, items)
-                case Phase():
-                    if not at or not wide(parts[at - 1]):
-                        stream += [self._packed(Record(Kind.TELL, (self._site(),))), *self._barrier()]
-                    played = [x for lane in part.lanes for x in self._lane(lane, scope)]
-                    stream += [*map(self._packed, played), *self._barrier()]
-                    if at + 1 == len(parts) or not wide(parts[at + 1]):
-                        stream.append(self._packed(Record(Kind.FOLLOW)))
-        return [stream]
+    def _alone(self, part: Phase, scope: Scope) -> list[Array]:
+        alone = Scope({**scope.env, UNIT: const(0)}, scope.depth)
+        return [self._packed(x) for lane in part.lanes for x in self._items(lane.items, alone)]
+
+    def _told(self, part: Phase, scope: Scope, first: bool, last: bool) -> list[Array]:
+        tell = [self._packed(Record(Kind.TELL, (self._site(),))), *self._barrier()] if first else []
+        played = [self._packed(x) for lane in part.lanes for x in self._lane(lane, scope)]
+        return [*tell, *played, *self._barrier(), *[self._packed(Record(Kind.FOLLOW))] * last]
 
     def _lane(self, lane: Lane, scope: Scope) -> list[Record]:
         """What a unit does for all units of a lane that it plays."""
@@ -189,7 +188,7 @@ class ForkWriter(LedWriter):
     def _fork(self, fork: Fork) -> list[Array]:
         """Calls side by side, and the same one after another."""
         width = len(fork.calls)
-        serial = [x for call in fork.calls for x in self._call(call)[0]]
+        serial = super()._fork(fork)
         if width not in self.launch.subgrids.widths:
             return serial
         told = [self._packed(Record(Kind.TELL, (self._site(),))), *self._barrier()]
