@@ -148,11 +148,11 @@ class Touch:
 
 def touches(program: Program) -> list[Touch]:
     """Every touch in the order of the text, with the numbers that `Placement` counts steps by."""
-    found = list(_touches(program.body, program.kernels, 0, ()))
+    found = list(touches_of(program.body, program.kernels, 0, ()))
     for name, (first, last) in spans(program.body, program.procedures.values()).items():
         procedure = program.procedures[name]
         inside = [Touch(x, first, True, ()) for x in procedure.params]
-        inside += _touches(procedure.body, program.kernels, first + 1, ())
+        inside += touches_of(procedure.body, program.kernels, first + 1, ())
         inside += [Touch(x, last, False, ()) for x in procedure.results]
         found += [attrs.evolve(x, procedure=name) for x in inside]
     return found
@@ -199,9 +199,15 @@ def numbered_calls(steps: Sequence[Step], number: int = 0) -> Iterator[tuple[int
         number = next_number((step,), number)
 
 
-def _touches(
-    steps: Sequence[Step], kernels: Mapping[str, Kernel], number: int, loops: tuple[tuple[int, int], ...]
+def touches_of(
+    steps: Sequence[Step], kernels: Mapping[str, Kernel], number: int = 0, loops: tuple[tuple[int, int], ...] = ()
 ) -> Iterator[Touch]:
+    """What some steps touch, and the calls in them by what they take and give.
+
+    Args:
+        number: of the first step.
+        loops: first and last step of each loop around them.
+    """
     for step in steps:
         after = next_number((step,), number)
         match step:
@@ -227,12 +233,12 @@ def _touches(
                 inside = (*loops, (number, after - 1))
                 if step.condition:
                     yield Touch(step.condition, number, False, inside)
-                yield from _touches(step.body, kernels, number + 1, inside)
+                yield from touches_of(step.body, kernels, number + 1, inside)
             case HostIf() | GridControl():
                 yield Touch(step.condition, number, False, loops)
                 first = number + 1
                 for side in sides_of(step):
-                    yield from _touches(side, kernels, first, loops)
+                    yield from touches_of(side, kernels, first, loops)
                     first = next_number(side, first)
         if isinstance(step, GridControl):
             # Some units may still decide while others begin with what comes behind.

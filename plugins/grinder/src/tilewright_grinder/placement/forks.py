@@ -16,19 +16,13 @@ from tilewright.ir.program import (
     Fork,
     GridCall,
     HostCall,
-    HostCopy,
-    HostIf,
-    HostLoop,
-    HostSet,
     HostStep,
     Kernel,
-    Launch,
     Part,
-    every_call,
     forks,
 )
 from tilewright.ir.subgrids import MOST_CALLS, Subgrids
-from tilewright.ir.verify.tree import conditions_of, operands, work_of
+from tilewright.ir.verify.tree import touches_of
 
 MOST_LEVELS = 5
 """Forks inside each other whose calls run side by side, at most."""
@@ -95,40 +89,10 @@ def _first_group(
     return [steps[x] for x in ahead], found, left
 
 
-def _uses(steps: Iterable[HostStep], kernels: Kernels) -> _Uses:
+def _uses(steps: Sequence[HostStep], kernels: Kernels) -> _Uses:
     found = _Uses()
-    for step in steps:
-        match step:
-            case Launch():
-                found.add(_parts(step.body, kernels))
-            case HostCall():
-                found.add(_calls((step,)))
-            case HostCopy():
-                found.add(_Uses({step.source}, {step.target}))
-            case HostSet():
-                found.writes.add(step.target)
-            case HostIf():
-                found.reads.add(step.condition)
-                found.add(_uses((*step.then, *step.orelse), kernels))
-            case HostLoop():
-                found.reads |= {x for x in (step.condition, step.limit) if x}
-                found.add(_uses(step.body, kernels))
-    return found
-
-
-def _parts(parts: Sequence[Part], kernels: Kernels) -> _Uses:
-    found = _calls(every_call(parts))
-    found.reads.update(conditions_of(parts))
-    for work in work_of(parts):
-        for name, write in operands(work, kernels):
-            (found.writes if write else found.reads).add(name)
-    return found
-
-
-def _calls(calls: Iterable[HostCall | GridCall]) -> _Uses:
-    found = _Uses()
-    for call in calls:
-        found.add(_Uses({*call.args, *call.reads}, {*call.results}))
+    for touch in touches_of(steps, kernels):
+        (found.writes if touch.write else found.reads).add(touch.value)
     return found
 
 
