@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
+from tilewright.bench.measure import REST
+
 ROOT = Path(__file__).resolve().parents[1]
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2}
 """Of ‖a − b‖ / ‖b‖ of an output and its reference, by the dtype of the cell."""
 _TURN, _LEAST = 0.05, 5  # seconds of a turn, rounds of one
-_REST = 0.3
-"""Seconds in front of a turn on the host: threads of the engine before spin for a while when it has nothing to do."""
 
 
 class Worker:
@@ -125,7 +125,7 @@ def measured(
         worker.rounds = min(max(int(_TURN / min(once)), _LEAST), rounds) if once else 1
     for _ in range(turns):
         for worker in workers:
-            time.sleep(_REST if host else 0.0)
+            time.sleep(REST if host else 0.0)
             worker.samples += worker.ask(do="measure", rounds=worker.rounds) or []
     return {worker.engine: summary(worker, folder, TOLERANCE[dtype]) for worker in workers}
 

@@ -16,7 +16,7 @@ from tilewright.runtime.native import Array
 from tilewright.testing.seeded import LIGHT_PREFIX
 from tilewright.workers import Worker, WorkerError
 
-_REST = 0.3
+REST = 0.3
 """Seconds before a turn on the host: threads of the engine before spin on, and make this one up to ten times slower."""
 
 
@@ -125,7 +125,7 @@ def interleaved(workers: Sequence[Worker], rounds: int, seconds: float, *, host:
             result = results[position]
             if isinstance(result, WorkerError):
                 continue
-            time.sleep(_REST if host else 0.0)
+            time.sleep(REST if host else 0.0)
             try:
                 reply = worker.call({"do": "time", "seconds": seconds})
             except WorkerError as error:
